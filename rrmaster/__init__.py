@@ -1,0 +1,68 @@
+"""rrmaster: one master accepts every connection and passes each to the least loaded of N workers.
+
+*A connection is in the kernel's backlog, in one worker's letterbox, or in one worker's hands.  Only in the last place
+can it die with a worker.  The master only carries it between them, and never without somebody to give it to.*
+
+The house, in reading order.  Laws know no trio, no sockets and no clock; hands carry out what laws decide; imports
+point upwards in this list, and ``worker/`` (the other process: a directory is a process) sees `wire` and `channel`.
+
+=============  ====================================================================
+wire           what is said on the line, and how it is spelled
+balance        how load is counted, who has room, who is late, who is next
+lifecycle      what may become of a worker: State x Event -> State, Actions
+restarts       when to try again, when to call it a crash loop
+fleet          what is to be done next: plan(goal, members) -> orders
+settings       one frozen class: flags, environment, file, defaults
+-------------  --------------------------------------------------------------------
+channel        the two ends of a line
+log            where what is said and printed goes
+listeners      which sockets we listen on
+process        how a worker's process is started, signalled and awaited
+recall         how a connection comes back from the late and the dead
+dispatcher     the hot path: accept, choose, hand over; settle reports
+supervisor     asks plan, LAW and restarts, and obeys
+master         wires the rooms together; signals; order of birth and death
+cli            the command line
+-------------  --------------------------------------------------------------------
+worker/        the other process: take, serve, report
+=============  ====================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .master import Master, open_master, run, serve
+    from .settings import Settings, SettingsError
+    from .worker import Worker, current_worker, is_worker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Master",
+    "Settings",
+    "SettingsError",
+    "Worker",
+    "__version__",
+    "current_worker",
+    "is_worker",
+    "open_master",
+    "run",
+    "serve",
+]
+
+_ROOMS = {
+    "Master": "master", "open_master": "master", "run": "master", "serve": "master",
+    "Settings": "settings", "SettingsError": "settings",
+    "Worker": "worker", "current_worker": "worker", "is_worker": "worker",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load public names when they are asked for (PEP 562): a worker loads no master, and a master no worker."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)

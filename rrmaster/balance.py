@@ -1,0 +1,442 @@
+"""Who gets the next connection: how load is counted, who has room, who is late, and the policies.
+
+Load is the difference of two counters, each kept by the side that knows: ``handed`` is ours, ``closed`` is told by
+the worker as a count since birth.  A late report only makes a worker look busier.  What was handed over and not taken
+(*unclaimed*) is the kernel's count, so no worker can fake it and none has to tell it.
+
+A policy is an index over the workers of one listener, kept up to date as they change (`Policy.offer`), and not a
+function over all of them: choosing must cost the same with 2 workers and with 128.  The rule that a policy stands for
+is in its `choose` all the same, and the policies that look at everybody (random-two, ip-hash, the user's own) are
+functions in all but name.
+
+This module knows numbers.  It does not know sockets, clocks or processes: counting the letterbox is a callable, time
+and randomness are arguments.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Any, ClassVar
+
+from attrs import Factory, define, field, frozen
+
+from . import wire
+
+Peer = Any
+"""An address as accept() returns it: (host, port, ...) for TCP; "" or bytes for a unix socket."""
+
+MAX_WINDOW = 250
+"""The largest window: a default socket buffer holds 278 handoffs (measured, Linux 6.18)."""
+
+NEWCOMER_S = 2.0
+"""Seconds for which a worker new to a serving fleet gets no more than its fair share of the new connections.
+Least-loaded alone would give it all of them: cold caches, and, if its code is bad, the largest possible damage."""
+
+MAX_RECALLS = 3
+"""How often a connection is taken back for lateness; then it stays where it is.  One that blocks whoever gets near it
+must not walk through the whole fleet, and where everybody is late, moving on helps nobody."""
+
+STICKY_BOUND = 1.25
+"""ip-hash: no worker gets more than this multiple of the mean load for stickiness' sake (Mirrokni et al., consistent
+hashing with bounded loads, 2016: the price of a bound of 1 + e is 1/e more moves; a quarter is the usual choice)."""
+
+POLICIES = ("least-loaded", "round-robin", "random-two", "ip-hash")
+
+
+class Breach(Exception):
+    """A worker said or did what no honest worker can.  It is not believed any more: killed and replaced."""
+
+
+@define(eq=False)
+class Post:
+    """What the dispatcher knows of one worker."""
+
+    id: int
+    slot: int
+    count: Callable[[], int]
+    """Asks the kernel how many messages lie in its letterbox."""
+    window: int = 8
+    limit: int = 10_000
+    handed: int = 0
+    closed: int = 0
+    busy: int = 0
+    unclaimed: int = 0
+    """An upper bound: the kernel's last count, and what was handed over since."""
+    nudges: int = 0
+    """How many nudges were sent to it, ..."""
+    nudges_read: int = 0
+    """... and how many it says it has read: the others lie in its letterbox, and are no connections."""
+    serving: bool = False
+    suspended: bool = False
+    turn: int = 0
+    """When it was last chosen, in choices: the smallest is whose turn it is."""
+    entry: Any = None
+    """Its valid place in a policy's index; any other is stale."""
+    newcomer: bool = False
+    joined_at: int = 0
+    """The policy's total of choices when it joined, ..."""
+    given: int = 0
+    """... and how many of those since were for this worker."""
+
+    @property
+    def load(self) -> int:
+        """Connections it has, taken or not."""
+        return self.handed - self.closed
+
+    @property
+    def taken(self) -> int:
+        """Connections it had taken when its letterbox was last counted."""
+        return self.handed - self.unclaimed
+
+    def recount(self) -> int:
+        """Ask the kernel how many are unclaimed."""
+        self.unclaimed = max(self.count() - self.nudged, 0)
+        return self.unclaimed
+
+    @property
+    def nudged(self) -> int:
+        """Nudges in its letterbox."""
+        return (self.nudges - self.nudges_read) % 65536
+
+    def has_room(self) -> bool:
+        """Whether one more may be handed to it.  The kernel is asked only when the last count says full."""
+        if not self.serving or self.suspended or self.handed - self.closed >= self.limit:
+            return False
+        return self.unclaimed < self.window or self.recount() < self.window
+
+    def settle(self, report: wire.Report) -> None:
+        """Take its report to heart.  Raises Breach for counts that cannot be."""
+        if report.nudges != self.nudges_read % 65536 and (self.nudges - report.nudges) % 65536 > self.nudged:
+            raise Breach(f"it has read {report.nudges} nudges, of {self.nudges}")
+        self.nudges_read = report.nudges
+        if not self.closed <= report.closed <= self.taken:
+            # `taken` may be old: only the kernel's count now makes it a lie.
+            self.recount()
+            if not self.closed <= report.closed <= self.taken:
+                raise Breach(f"it reports {report.closed} closed, of {self.taken} taken and {self.closed} before")
+        self.closed = report.closed
+        self.busy = report.busy
+        self.suspended = not report.taking
+
+
+@define(eq=False)
+class Policy:
+    """The workers of one listener, in the order in which they get connections."""
+
+    name: ClassVar[str]
+    members: dict[int, Post] = Factory(dict)
+    total: int = 0
+
+    def join(self, post: Post, newcomer: bool) -> None:
+        """A worker enters; a newcomer is one that joins others who have been serving for a while."""
+        self.members[post.id] = post
+        post.newcomer, post.joined_at, post.given = newcomer, self.total, 0
+        post.turn = self.total
+        self.offer(post)
+
+    def leave(self, post: Post) -> None:
+        """A worker leaves; nothing is chosen for it any more."""
+        self.members.pop(post.id, None)
+        post.entry = None
+
+    def mature(self, post: Post) -> None:
+        """Its time as a newcomer is over."""
+        post.newcomer = False
+        self.offer(post)
+
+    def offer(self, post: Post) -> None:
+        """It may have room (again), or its load has changed."""
+
+    def ready(self) -> bool:
+        """Whether somebody has room.  Asked before each accept: nothing is accepted that nobody can take."""
+        raise NotImplementedError
+
+    def choose(self, peer: Peer) -> Post:
+        """The next one.  Call it only when `ready`, with the peer's address."""
+        raise NotImplementedError
+
+    def handed(self, post: Post) -> None:
+        """One was handed to it."""
+        self.total += 1
+        post.handed += 1
+        post.unclaimed += 1
+        post.given += 1
+        post.turn = self.total
+        self.offer(post)
+
+    def fair(self, post: Post) -> bool:
+        """Whether one more keeps a newcomer within its fair share, 1/N of the choices since it joined."""
+        return not post.newcomer or post.given * len(self.members) <= self.total - post.joined_at
+
+
+@define(eq=False)
+class LeastLoaded(Policy):
+    """The fewest open connections, then the fewest busy requests, then whose turn it is.
+
+    Busy comes late, with a report, so it only breaks ties: added to the connections it spoils bursts (8 of 200
+    simulated bursts exact, against 200 of 200).  Two heaps with lazy deletion: an entry that is not its worker's
+    `entry` is stale, and is dropped when it comes up.  Newcomers beyond their share wait in the second heap,
+    ordered by the total at which they have a share again; they serve early only if nobody else has room.
+    """
+
+    name = "least-loaded"
+    _heap: list[tuple[int, int, int, int, Post]] = Factory(list)
+    _waiting: list[tuple[int, int, int, int, Post]] = Factory(list)
+
+    def offer(self, post: Post) -> None:
+        if post.id not in self.members:
+            return
+        if self.fair(post):
+            post.entry = (post.handed - post.closed, post.busy, post.turn, post.id, post)
+            heappush(self._heap, post.entry)
+        else:
+            due = post.joined_at + post.given * len(self.members)
+            post.entry = (due, post.busy, post.turn, post.id, post)
+            heappush(self._waiting, post.entry)
+        if len(self._heap) + len(self._waiting) > 4 * len(self.members) + 64:
+            self._rebuild()
+
+    def ready(self) -> bool:
+        self._admit()
+        return self._top(self._heap) is not None or self._top(self._waiting) is not None
+
+    def choose(self, peer: Peer) -> Post:
+        post = self._top(self._heap) or self._top(self._waiting)
+        if post is None:
+            raise LookupError("nobody has room; ask `ready` first")
+        return post
+
+    def _admit(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self.total:
+            entry = heappop(self._waiting)
+            if entry[-1].entry is entry:
+                self.offer(entry[-1])
+
+    @staticmethod
+    def _top(heap: list[tuple[int, int, int, int, Post]]) -> Post | None:
+        while heap:
+            post = heap[0][4]
+            if post.entry is heap[0] and post.has_room():
+                return post
+            heappop(heap)
+        return None
+
+    def _rebuild(self) -> None:
+        self._heap = [entry for entry in self._heap if entry[4].entry is entry]
+        self._waiting = [entry for entry in self._waiting if entry[4].entry is entry]
+        heapify(self._heap)
+        heapify(self._waiting)
+
+
+@define(eq=False)
+class RoundRobin(Policy):
+    """Node's: whoever has taken what it was given queues up again, and the first in the queue is next.
+
+    (lib/internal/cluster/round_robin_handle.js: an insertion-ordered list of free workers, paced by their
+    acknowledgements.)  Here the acknowledgement is an empty letterbox, so at each choice the workers handed to
+    longest ago are asked; with nobody free, the window still lets one wait behind another.
+    """
+
+    name = "round-robin"
+    LOOKS: ClassVar[int] = 4
+    """Letterboxes counted for one choice: more than are filled by it, so that the free list catches up."""
+    _free: dict[Post, None] = Factory(dict)
+    _given: dict[Post, None] = Factory(dict)
+
+    def offer(self, post: Post) -> None:
+        if post.id in self.members and post not in self._free:
+            self._given.setdefault(post)
+
+    def leave(self, post: Post) -> None:
+        Policy.leave(self, post)
+        self._free.pop(post, None)
+        self._given.pop(post, None)
+
+    def handed(self, post: Post) -> None:
+        self._free.pop(post, None)
+        self._given.pop(post, None)
+        Policy.handed(self, post)
+
+    def ready(self) -> bool:
+        return self._next() is not None
+
+    def choose(self, peer: Peer) -> Post:
+        post = self._next()
+        if post is None:
+            raise LookupError("nobody has room; ask `ready` first")
+        return post
+
+    def _next(self) -> Post | None:
+        self._collect()
+        return self._first(self._free) or self._first(self._given)
+
+    def _collect(self) -> None:
+        """Move those whose letterbox is empty to the end of the free list; the others keep for the next time."""
+        for _ in range(min(self.LOOKS, len(self._given))):
+            post = next(iter(self._given))
+            del self._given[post]
+            free = post.serving and not post.suspended and (post.unclaimed == 0 or post.recount() == 0)
+            (self._free if free else self._given)[post] = None
+
+    @staticmethod
+    def _first(queue: dict[Post, None]) -> Post | None:
+        return next((post for post in queue if post.has_room()), None)
+
+
+@define(eq=False)
+class _Survey(Policy):
+    """A policy that looks at everybody with room.  Newcomers beyond their share are not shown, if others are."""
+
+    _candidates: list[Post] = Factory(list)
+
+    def ready(self) -> bool:
+        roomy = [post for post in self.members.values() if post.has_room()]
+        self._candidates = [post for post in roomy if self.fair(post)] or roomy
+        return bool(roomy)
+
+    def choose(self, peer: Peer) -> Post:
+        return self.among(self._candidates, peer)
+
+    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
+        """The rule itself."""
+        raise NotImplementedError
+
+
+@define(eq=False)
+class RandomTwo(_Survey):
+    """Two at random, and the less loaded of them (Mitzenmacher, The power of two choices, 2001)."""
+
+    name = "random-two"
+    random: random.Random = Factory(random.Random)
+
+    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
+        pair = self.random.sample(candidates, min(2, len(candidates)))
+        return min(pair, key=lambda post: (post.load, post.busy))
+
+
+@define(eq=False)
+class IpHash(_Survey):
+    """The same client address gets the same slot, while that slot has room and is not overloaded.
+
+    Rendezvous hashing over slots (Thaler and Ravishankar, 1998): a worker's replacement inherits its clients, and
+    one more worker moves only its own share.  Bounded by `STICKY_BOUND`.  Clients of a unix socket have no
+    address; they go to the least loaded.
+    """
+
+    name = "ip-hash"
+
+    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
+        host = peer[0] if isinstance(peer, tuple) and peer else None
+        if host is None:
+            return min(candidates, key=lambda post: (post.load, post.turn))
+        mean = (sum(post.load for post in candidates) + 1) / len(candidates)
+        bound = max(mean * STICKY_BOUND, 1)
+        fitting = [post for post in candidates if post.load + 1 <= bound] or candidates
+        return max(fitting, key=lambda post: (_score(host, post.slot), -post.load))
+
+
+def _score(host: str, slot: int) -> int:
+    """A number that host and slot decide together.  crc32 alone is linear: the multiplication mixes it (Knuth's
+    golden ratio, and a fold of the upper half)."""
+    mixed = zlib.crc32(f"{slot}/{host}/{slot}".encode()) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    return (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
+
+
+@frozen
+class Candidate:
+    """A worker with room, as a policy of the user's sees it."""
+
+    id: int
+    slot: int
+    load: int
+    """Open connections, handed over and not yet closed."""
+    busy: int
+    """Requests in progress, as last reported."""
+
+
+@define(eq=False)
+class UserPolicy(_Survey):
+    """A callable ``(candidates, peer) -> candidate``.  An error in it is told, and the least loaded gets it."""
+
+    name = "user"
+    rule: Callable[[Sequence[Candidate], Peer], Candidate] = field(kw_only=True)
+    complain: Callable[[str], None] = field(kw_only=True)
+
+    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
+        shown = {Candidate(p.id, p.slot, p.load, p.busy): p for p in candidates}
+        try:
+            return shown[self.rule(tuple(shown), peer)]
+        except Exception as error:
+            self.complain(f"the policy failed ({type(error).__name__}: {error}); the least loaded worker was chosen")
+            return min(candidates, key=lambda post: (post.load, post.busy, post.turn))
+
+
+def policy_named(name: str, rng: random.Random) -> Policy:
+    """One of `POLICIES`, new and empty."""
+    if name == RandomTwo.name:
+        return RandomTwo(random=rng)
+    kinds: dict[str, type[Policy]] = {kind.name: kind for kind in (LeastLoaded, RoundRobin, IpHash)}
+    return kinds[name]()
+
+
+@define(eq=False)
+class Lateness:
+    """Who has something unclaimed and has taken nothing for a while.
+
+    Each worker with something unclaimed stands once in a queue, with the time by which it must have taken
+    something; all wait equally long, so the queue is in order, and looking costs what is due and no more.
+    """
+
+    after: float
+    """Seconds."""
+    _queue: deque[tuple[float, int, Post]] = Factory(deque)
+    _watched: set[Post] = Factory(set)
+
+    def watch(self, post: Post, now: float) -> None:
+        """Something was just handed to it."""
+        if post not in self._watched:
+            self._watched.add(post)
+            self._queue.append((now + self.after, post.taken, post))
+
+    @property
+    def due(self) -> float:
+        """When to look next."""
+        return self._queue[0][0] if self._queue else float("inf")
+
+    def late(self, now: float) -> list[Post]:
+        """Those who are late now; they are watched no more.  Judge only after all waiting reports are read."""
+        found = []
+        while self._queue and self._queue[0][0] <= now:
+            _, before, post = self._queue.popleft()
+            self._watched.discard(post)
+            if not post.serving or post.recount() == 0:
+                continue
+            if post.taken > before:
+                self.watch(post, now)
+            else:
+                found.append(post)
+        return found
+
+    def restart(self, now: float) -> None:
+        """We were away ourselves (stopped, asleep): everybody gets the whole time again."""
+        posts = [post for _, _, post in self._queue]
+        self._queue.clear()
+        self._watched.clear()
+        for post in posts:
+            self.watch(post, now)
+
+
+def receivers(late: Post, members: Iterable[Post]) -> int:
+    """How many of a late worker's connections others could begin at once.
+
+    Idle is who has room, nothing waiting, and less to do than the late one: to move a connection elsewhere only
+    to wait there would be pains for nothing.
+    """
+    return sum(
+        post is not late and post.load < late.load and post.has_room() and (not post.unclaimed or not post.recount())
+        for post in members
+    )

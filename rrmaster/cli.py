@@ -1,0 +1,267 @@
+"""The command line.
+
+argparse, and not cyclopts or click: the options are declared once, in `settings`, so what is left for a library is to
+split the arguments and to print the help, and both others cost what they add.  Measured on Python 3.11 (import time,
+resident memory): argparse 6 ms, 1.6 MiB; click 8.5 24 ms, 4.9 MiB, without option groups in its help; cyclopts 5.4
+57 ms, 7.7 MiB, and 110 to 160 ms with rich once it prints, and its errors would have to be put into our words again.
+The master keeps that memory for life.  Workers import none of this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .settings import (
+    Option,
+    Settings,
+    SettingsError,
+    Source,
+    conventions,
+    flag,
+    from_environment,
+    from_table,
+    options,
+    parse_port,
+    read,
+    suggestion,
+)
+
+OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
+"""Exit statuses: part of the interface, see the README."""
+
+_EPILOG = """\
+Every option is also an environment variable (RRMASTER_WORKERS for --workers) and a key of rrmaster.toml or of
+[tool.rrmaster] in pyproject.toml.  Flags win over the environment, the environment over the file.
+Durations are written 500ms, 30s, 2m.
+
+signals:
+  TERM, INT   finish what is in hand, then end; a second one ends now
+  QUIT        end fast: connections are cut
+  HUP         replace all workers by new ones, once those are all ready
+  TTIN, TTOU  one worker more, one less
+
+exit status:
+  0 stopped as asked    1 error, or something had to be killed    2 usage
+  3 no worker ever became ready    4 an address could not be bound
+
+example:
+  rrmaster --workers 4 --bind 127.0.0.1:8000 rrmaster.demo:hello
+"""
+
+
+class _Usage(Exception):
+    """The arguments are wrong, and why."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says one line where argparse prints the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Usage(message)
+
+
+class _RefuseDaemon(argparse.Action):
+    def __call__(self, *_: Any, **__: Any) -> None:
+        raise _Usage(
+            "--daemon: rrmaster stays in the foreground; let systemd, a container or `nohup` put it into the background"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `rrmaster`; returns the exit status."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except (_Usage, SettingsError) as error:
+        return _complain(f"{error}", USAGE)
+    except KeyboardInterrupt:
+        return _complain("interrupted before anything was served", ERROR)
+
+
+def _main(argv: Sequence[str]) -> int:
+    if not sys.platform.startswith("linux"):
+        return _complain(f"it needs Linux (SIOCOUTQ, pidfd, epoll); this is {sys.platform}", ERROR)
+    arguments = _parse(argv)
+    if arguments.chdir is not None:
+        _change_directory(arguments.chdir)
+    settings, origins, warnings = _settings(arguments)
+    if arguments.chdir is None and settings.chdir is not None:
+        _change_directory(settings.chdir)
+    for warning in warnings:
+        _complain(warning, OK)
+    if settings.umask is not None:
+        os.umask(settings.umask)
+    return _serve(settings, origins["bind"] != "default")
+
+
+def _serve(settings: Settings, explicit_bind: bool) -> int:
+    # Here, so that --help and mistakes answer before trio is loaded.
+    import trio
+
+    from .log import to_descriptor
+    from .master import BindError, CannotStart, Hopeless, run_with_signals
+    from .process import raise_descriptor_limit
+
+    raise_descriptor_limit()
+    end_log = to_descriptor(2, settings.log_level)
+    try:
+        return trio.run(run_with_signals, settings, explicit_bind, strict_exception_groups=True)
+    except BindError as error:
+        end_log()
+        return _complain(f"{error}", CANNOT_BIND)
+    except CannotStart as error:
+        end_log()
+        return _complain(f"{error}", ERROR)
+    except Hopeless as error:
+        end_log()
+        return _complain(f"no worker became ready; {settings.application} says:\n{error}", NEVER_READY)
+    finally:
+        end_log()
+
+
+def _complain(message: str, status: int) -> int:
+    try:
+        sys.stderr.write(f"rrmaster: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody listens there any more; the status says it too
+    return status
+
+
+# --- arguments
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="rrmaster",
+        usage="rrmaster [OPTIONS] module:attribute",
+        description="Serve an application with one master that accepts every connection and passes it to the least\n"
+        "loaded of N workers.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=100),
+        allow_abbrev=False,
+        add_help=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "application", nargs="?", help="what to serve: an `async def handler(stream)` by its import name"
+    )
+    groups: dict[str, Any] = {}
+    for name, option in options().items():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        _add(groups[option.group], name, option)
+        if name == "bind":
+            _add_aliases(groups[option.group])
+    other = groups["configuration and output"]
+    other.add_argument(
+        "-c", "--config", metavar="FILE", help="read this TOML file (default: rrmaster.toml, pyproject.toml)"
+    )
+    other.add_argument("-h", "--help", action="help", help="show this and exit")
+    other.add_argument(
+        "--version", action="version", version=f"rrmaster {__version__}", help="show the version and exit"
+    )
+    other.add_argument("--daemon", action=_RefuseDaemon, nargs=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add(group: Any, name: str, option: Option) -> None:
+    default = option.shown or _default(name)
+    text = f"{option.help} (default: {default})" if default else option.help
+    action = "append" if option.repeatable else "store"
+    group.add_argument(
+        *option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text.replace("%", "%%")
+    )
+
+
+def _default(name: str) -> str:
+    value = next(f.default for f in Settings.__attrs_attrs__ if f.name == name)
+    if value is None:
+        return ""
+    return f"{value:g}s" if isinstance(value, float) else str(value)
+
+
+def _add_aliases(group: Any) -> None:
+    group.add_argument("--host", metavar="HOST", help="with --port, another way to write --bind (uvicorn's)")
+    group.add_argument("--port", metavar="PORT", help="see --host")
+    group.add_argument("--uds", metavar="PATH", help="the same as --bind unix:PATH")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        word = unknown[0].partition("=")[0]
+        what = "option" if word.startswith("-") else "second application"
+        raise _Usage(f"{word}: there is no such {what}{suggestion(word, known)} (see rrmaster --help)")
+    for name in ("chdir", "config", "application"):
+        setattr(arguments, name, getattr(arguments, name, None))
+    return arguments
+
+
+def _from_arguments(arguments: argparse.Namespace) -> Source:
+    given = vars(arguments)
+    values = {name: given[name] for name in ("application", *options()) if given.get(name) is not None}
+    binds = list(values.get("bind", []))
+    if "host" in given or "port" in given:
+        binds.append(_join(given.get("host", "127.0.0.1"), given.get("port", "8000")))
+    if "uds" in given:
+        binds.append(f"unix:{given['uds']}")
+    if binds:
+        values["bind"] = binds
+    return Source("command line", values, lambda name: "application" if name == "application" else flag(name))
+
+
+def _join(host: str, port: str) -> str:
+    try:
+        parse_port(port)
+    except ValueError as error:
+        raise SettingsError(f"--port: {error}") from None
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str], list[str]]:
+    environment, warnings = from_environment(os.environ)
+    sources = [_from_arguments(arguments), environment, *_file(arguments.config), conventions(os.environ)]
+    settings, origins = read(sources)
+    return settings, origins, warnings
+
+
+def _change_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise SettingsError(f"--chdir: cannot change to {path!r}: {error.strerror}") from None
+
+
+def _file(named: str | None) -> list[Source]:
+    """The table of the configuration file, if there is one."""
+    if named is not None:
+        return [from_table(_table(Path(named), required=True), named)]
+    if Path("rrmaster.toml").exists():
+        return [from_table(_table(Path("rrmaster.toml"), required=False), "rrmaster.toml")]
+    if Path("pyproject.toml").exists():
+        return [from_table(_table(Path("pyproject.toml"), required=False), "pyproject.toml")]
+    return []
+
+
+def _table(path: Path, required: bool) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is no TOML: {error}") from None
+    if path.name != "pyproject.toml":
+        return document
+    table = document.get("tool", {}).get("rrmaster")
+    if table is None and required:
+        raise SettingsError(f"{path}: has no table [tool.rrmaster]")
+    return table if isinstance(table, dict) else {}

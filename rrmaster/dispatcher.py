@@ -1,0 +1,491 @@
+"""The hot path: accept, choose, hand over; settle what the workers report.
+
+All sockets of interest stand in an epoll of our own, and trio waits for that one descriptor.  A turn is synchronous:
+read the waiting reports, judge who is late, then accept and hand over while somebody has room; no await, no task and
+no timer between accept and sendmsg (one ``await accept()`` each costs two to three times as much).  When nobody has
+room nothing is accepted: the kernel's backlog is the only queue.
+
+A connection's descriptor is in the master from accept to sendmsg, and closed right after.  It is never registered
+anywhere: epoll keeps firing for a descriptor that is closed here and alive elsewhere.
+
+This module knows workers by their `Link` only; what becomes of one is the `supervisor`'s affair.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import trio
+from attrs import Factory, define
+
+from . import wire
+from .balance import NEWCOMER_S, Breach, Lateness, Peer, Policy, Post
+from .channel import Line
+from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
+from .log import logger
+from .recall import Link, Recall
+
+TURN = 0.002
+"""Seconds of work before the other tasks get a turn."""
+
+READS = 64
+"""Messages read from one worker in a turn, so that a chatterbox keeps nobody waiting."""
+
+REPORTS_PER_S = 5_000
+"""An honest worker reports 500 times a second at most; ten times that is a flood, and a breach."""
+
+RETRY = 0.010
+"""Seconds to wait when a descriptor cannot be sent just now (too many in flight for this user)."""
+
+PEEP = 0.001
+"""Seconds between looks at full letterboxes with a window of 1, whose emptying the kernel does not announce."""
+
+_OURS = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of sendmsg that are not the worker's doing."""
+
+_TCP_INFO_QUEUED = struct.Struct("=24xI")
+"""tcpi_unacked of a listening socket: how many wait in its backlog."""
+
+
+@define(eq=False)
+class Door:
+    """A listener, and the workers that serve it."""
+
+    number: int
+    listener: Listener
+    policy: Policy
+    accept: Callable[[], tuple[int, Peer]]
+    """Returns a bare descriptor.  `socket.accept` would make an object of it that lives for 10 us: a fifth of all
+    that a connection costs here."""
+    handoff: bytes
+    quota: int = -1
+    """How many may still be accepted; -1: any number."""
+
+    @classmethod
+    def of(cls, number: int, listener: Listener, policy: Policy) -> Door:
+        handoff = wire.Handoff(number, family=int(listener.socket.family))
+        return cls(number, listener, policy, listener.socket._accept, wire.encode(handoff))  # type: ignore[attr-defined]
+
+    def queued(self) -> int | None:
+        """How many wait in the backlog; None where the kernel does not say (unix sockets)."""
+        if self.listener.socket.family == socket.AF_UNIX:
+            return None
+        info = self.listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_QUEUED.size)
+        return int(_TCP_INFO_QUEUED.unpack(info)[0])
+
+
+@define(eq=False)
+class _Ear:
+    """A worker's voice: where its messages go, and how many it has sent lately."""
+
+    link: Link
+    tell: Callable[[wire.Up], None]
+    credit: float = REPORTS_PER_S
+    credited: float = 0.0
+    armed: bool = False
+
+    def afford(self, count: int, now: float) -> bool:
+        self.credit = min(self.credit + (now - self.credited) * REPORTS_PER_S, REPORTS_PER_S) - count
+        self.credited = now
+        return self.credit >= 0
+
+
+@define(eq=False)
+class Dispatcher:
+    """Accepts for all listeners, and gives to all workers."""
+
+    policy: Policy
+    breach: Callable[[int, str], None]
+    """Called with a worker's id, and what it did."""
+    recall_after: float = 0.005
+    accepted: int = 0
+    breaches: int = 0
+    doors: list[Door] = Factory(list)
+    links: dict[int, Link] = Factory(dict)
+    recall: Recall = None  # type: ignore[assignment]
+    _ears: dict[int, _Ear] = Factory(dict)
+    _doors_by_fd: dict[int, Door] = Factory(dict)
+    _pending: dict[Door, None] = Factory(dict)
+    """Doors at which somebody may wait: epoll said so, and accept has not yet denied it."""
+    _strays: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
+    """In the master's own hands, for milliseconds: the kernel would not pass them on just now.  Nothing is accepted
+    meanwhile, so there is one, or as many as a recall had brought."""
+    _paused_until: float = 0.0
+    _peep_at: float = float("inf")
+    _newcomers: deque[tuple[float, Post]] = Factory(deque)
+    _serving_since: float = float("inf")
+    _closing: bool = False
+    _closed: trio.Event = Factory(trio.Event)
+    _rest: trio.CancelScope = Factory(trio.CancelScope)
+    _epoll: select.epoll = Factory(select.epoll)
+    _nursery: trio.Nursery | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.recall = Recall(Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached)
+
+    # --- who is there
+
+    def open(self, listener: Listener) -> Door:
+        """Accept from this listener.  The dispatcher closes it."""
+        door = Door.of(len(self.doors), listener, self.policy)
+        self.doors.append(door)
+        self._doors_by_fd[listener.socket.fileno()] = door
+        # Edge-triggered: while nobody has room the event needs no taking back and putting in again.
+        self._epoll.register(listener.socket.fileno(), select.EPOLLIN | select.EPOLLET)
+        self._pending[door] = None
+        return door
+
+    def connect(self, post: Post, line: Line, tell: Callable[[wire.Up], None]) -> Link:
+        """Listen to a new worker.  The dispatcher closes the line, once the worker is buried."""
+        link = Link(post, line)
+        self.links[post.id] = link
+        self._ears[line.fileno()] = _Ear(link, tell, credited=trio.current_time())
+        self._epoll.register(line.fileno(), select.EPOLLIN)
+        return link
+
+    def enlist(self, link: Link) -> None:
+        """Give it connections from now on."""
+        now = trio.current_time()
+        link.post.serving = True
+        if not self.policy.members:
+            self._serving_since = now
+        newcomer = now - self._serving_since >= NEWCOMER_S
+        self.policy.join(link.post, newcomer)
+        if newcomer:
+            self._newcomers.append((now + NEWCOMER_S, link.post))
+        self._stir()
+
+    def leave_out(self, link: Link) -> None:
+        """Give it nothing more."""
+        link.post.serving = False
+        self.policy.leave(link.post)
+        self.recall.forget(link.post)
+
+    async def dismiss(self, link: Link, recall: bool = True) -> None:
+        """Give it nothing more, take back what others have room for, and tell it that there will be no more."""
+        self.leave_out(link)
+        if recall and not link.breached and link.post.recount() and self.policy.ready():
+            room = sum(max(p.window - p.unclaimed, 0) for p in self.policy.members.values() if p.has_room())
+            await self.recall.take_back(link, min(room, link.post.unclaimed), False)
+        link.line.half_close()
+
+    def bury(self, link: Link) -> int:
+        """Its process is dead: hear its last words, give what it had not taken to others.
+
+        Returns how many connections died in its hands.
+        """
+        self._hear(self._ears[link.line.fileno()], READS * 64)
+        self.leave_out(link)
+        if not link.breached:
+            self._epoll.unregister(link.line.fileno())
+        del self._ears[link.line.fileno()]
+        del self.links[link.post.id]
+        self.recall.bury(link)
+        return link.lost
+
+    def catch_up(self) -> None:
+        """Read all reports that wait.  Nobody is judged for his silence before."""
+        for ear in list(self._ears.values()):
+            self._hear(ear, READS * 4)
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Dispatch until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                while True:
+                    if self._turn():
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        with trio.CancelScope(deadline=self._due()) as self._rest:
+                            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            finally:
+                self._nursery = None
+
+    async def last_call(self, patience: float) -> None:
+        """Accept what the backlogs hold, hand it over, and close each listener when its backlog is empty.
+
+        Takes `patience` seconds at most; where clients keep coming, what waited at the beginning is accepted.
+        """
+        for door in self.doors:
+            queued = door.queued()
+            door.quota = -1 if queued is None else queued
+            self._pending[door] = None
+        self._closing = True
+        self._stir()
+        if self.policy.members:
+            with trio.move_on_after(patience):
+                await self._closed.wait()
+
+    def close_doors(self) -> None:
+        """Close the listeners, whatever waits there."""
+        for door in list(self.doors):
+            self._close_door(door)
+
+    def _close_door(self, door: Door) -> None:
+        self._epoll.unregister(door.listener.socket.fileno())
+        del self._doors_by_fd[door.listener.socket.fileno()]
+        self.doors.remove(door)
+        self._pending.pop(door, None)
+        door.listener.close()
+        if not self.doors:
+            self._closed.set()
+
+    def close(self) -> None:
+        """Close everything that is left."""
+        self.close_doors()
+        for link in self.links.values():
+            link.line.close()
+        self.links.clear()
+        self.recall.close()
+        for _, fd, _ in self._strays:
+            os.close(fd)
+        self._strays.clear()
+        trio.lowlevel.notify_closing(self._epoll.fileno())
+        self._epoll.close()
+
+    def _due(self) -> float:
+        due = min(self.recall.lateness.due, self._peep_at)
+        if self._paused_until > trio.current_time():
+            due = min(due, self._paused_until)
+        if self._newcomers:
+            due = min(due, self._newcomers[0][0])
+        return due
+
+    def _turn(self) -> bool:
+        """Work for a while.  Whether there is more to do at once."""
+        end = trio.current_time() + TURN
+        while True:
+            events = self._epoll.poll(0)
+            for fd, what in events:
+                self._notice(fd, what)
+            now = trio.current_time()
+            if now >= self.recall.lateness.due:
+                self.recall.judge(now)
+            self._mind(now)
+            if not (self._admit(now, end) or events):
+                return False
+            if now >= end:
+                return True
+
+    def _notice(self, fd: int, what: int) -> None:
+        door = self._doors_by_fd.get(fd)
+        if door is not None:
+            self._pending[door] = None
+            return
+        ear = self._ears.get(fd)
+        if ear is None:
+            return  # buried by what the same turn has read before
+        if what & select.EPOLLOUT:
+            self._disarm(ear)
+        if what & ~select.EPOLLOUT:
+            self._hear(ear, READS)
+
+    def _mind(self, now: float) -> None:
+        """What is rarely to do."""
+        if self.recall.lateness_to_mend and self._nursery is not None:
+            self.recall.start(self._nursery)
+        while self._strays and now >= self._paused_until:
+            handoff, fd, peer = self._strays.popleft()
+            if not self._hand(handoff, fd, peer):
+                break
+        if self.recall.unrest:
+            self.recall.exhume()
+            if self.recall.unrest:
+                self._starve(now)
+        if now >= self._peep_at:
+            self._peep_at = float("inf")
+            self._look_again()
+        while self._newcomers and self._newcomers[0][0] <= now:
+            self.policy.mature(self._newcomers.popleft()[1])
+
+    # --- accept, choose, hand over
+
+    def _admit(self, now: float, end: float) -> bool:
+        """Accept from each door in turn, one at a time, so that none starves.  Whether anything was done."""
+        if not self._pending or now < self._paused_until or self._strays:
+            return False
+        worked = False
+        while True:
+            progress = False
+            for door in tuple(self._pending):
+                if not door.policy.ready():
+                    self._starve(now)
+                elif self._admit_one(door, now):
+                    progress = worked = True
+                if self._strays or now < self._paused_until:
+                    return worked
+            now = trio.current_time()
+            if not progress or now >= end:
+                return worked
+
+    def _admit_one(self, door: Door, now: float) -> bool:
+        try:
+            fd, peer = door.accept()
+        except BlockingIOError:
+            self._pending.pop(door, None)
+            if self._closing:
+                self._close_door(door)
+            return False
+        except OSError as error:
+            return self._accept_failed(error, now)
+        self.accepted += 1
+        if door.quota >= 0 and self._closing:
+            self._use_quota(door)
+        # Everything below is `_hand`, written out: this is where the time goes.
+        policy = door.policy
+        post = policy.choose(peer)
+        link = self.links[post.id]
+        try:
+            link.line.hand_over(door.handoff, fd)
+        except OSError as error:
+            self._hand_failed(link, error)
+            return self._hand(wire.Handoff(door.number, family=int(door.listener.socket.family)), fd, peer)
+        policy.handed(post)
+        self.recall.lateness.watch(post, now)
+        os.close(fd)
+        return True
+
+    def _use_quota(self, door: Door) -> None:
+        door.quota -= 1
+        if door.quota < 0:
+            self._close_door(door)
+
+    def _accept_failed(self, error: OSError, now: float) -> bool:
+        if error.errno in CONNECTION_TROUBLE:
+            return True
+        if error.errno not in CAPACITY_TROUBLE:
+            raise error
+        if now - self._paused_until > 1.0:
+            logger.error(
+                "cannot accept: %s (%s); connections wait in the backlog until there is room",
+                error.strerror, errno.errorcode[error.errno or 0],
+            )  # fmt: skip
+        self._paused_until = now + ACCEPT_PAUSE
+        return False
+
+    def _hand(self, handoff: wire.Handoff, fd: int, peer: Peer) -> bool:
+        """Hand a connection to somebody; it is the dispatcher's to keep if nobody can be given it now."""
+        policy = self.doors_policy(handoff.listener)
+        message = wire.encode(handoff)
+        for post in self._takers(policy, peer):
+            link = self.links[post.id]
+            try:
+                link.line.hand_over(message, fd)
+            except OSError as error:
+                self._hand_failed(link, error)
+                continue
+            policy.handed(post)
+            self.recall.lateness.watch(post, trio.current_time())
+            os.close(fd)
+            return True
+        self._strays.append((handoff, fd, peer))
+        self._paused_until = max(self._paused_until, trio.current_time() + RETRY)
+        return False
+
+    def _takers(self, policy: Policy, peer: Peer) -> Iterator[Post]:
+        """The one to choose, then, should it not work, whoever else has room."""
+        if policy.ready():
+            first = policy.choose(peer)
+            yield first
+            yield from (post for post in list(policy.members.values()) if post is not first and post.has_room())
+
+    def doors_policy(self, number: int) -> Policy:
+        """The policy over those who serve a listener.  All serve all, so far."""
+        return self.policy
+
+    def _hand_failed(self, link: Link, error: OSError) -> None:
+        if error.errno not in _OURS:
+            self._breached(link, f"its line refuses connections ({errno.errorcode.get(error.errno or 0, error)})")
+
+    def _has_taker(self, number: int) -> bool:
+        return not self._strays and self.doors_policy(number).ready()
+
+    def _give_back(self, handoff: wire.Handoff, fd: int) -> bool:
+        """A recalled connection.  It is ours whatever happens: with nobody to give it to it waits as a stray."""
+        peer: Any = ""
+        try:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                peer = sock.getpeername()
+        except OSError:
+            pass  # the client has left meanwhile, or the table is full: only stickiness is lost
+        self._hand(handoff, fd, peer)
+        self._stir()
+        return True
+
+    # --- room
+
+    def _stir(self) -> None:
+        """Something changed while the loop rests: somebody has room who had none, or there is something to give."""
+        self._rest.cancel()
+
+    def _starve(self, now: float) -> None:
+        """Nobody has room: have the kernel say when a full letterbox has been emptied by half."""
+        for ear in self._ears.values():
+            post = ear.link.post
+            if not post.serving or post.suspended or ear.armed or post.unclaimed < post.window:
+                continue
+            if post.window == 1:
+                self._peep_at = min(self._peep_at, now + PEEP)
+            else:
+                ear.armed = True
+                self._epoll.modify(ear.link.line.fileno(), select.EPOLLIN | select.EPOLLOUT)
+
+    def _disarm(self, ear: _Ear) -> None:
+        ear.armed = False
+        self._epoll.modify(ear.link.line.fileno(), select.EPOLLIN)
+        ear.link.post.recount()
+        self.policy.offer(ear.link.post)
+
+    def _look_again(self) -> None:
+        for post in list(self.policy.members.values()):
+            if post.unclaimed >= post.window and post.recount() < post.window:
+                self.policy.offer(post)
+
+    # --- reports
+
+    def _hear(self, ear: _Ear, most: int) -> None:
+        link, now = ear.link, trio.current_time()
+        count = 0
+        while count < most and not link.breached:
+            datagram = link.line.receive()
+            if datagram is None:
+                break
+            count += 1
+            try:
+                self._hear_one(ear, datagram, now)
+            except (Breach, wire.ProtocolError) as error:
+                self._breached(link, str(error))
+        if count and not ear.afford(count, now):
+            self._breached(link, f"it sends more than {REPORTS_PER_S} messages a second")
+
+    def _hear_one(self, ear: _Ear, datagram: bytes, now: float) -> None:
+        if not datagram:
+            raise Breach("it closed its side of the line, or sent an empty message")
+        message = wire.decode_up(datagram)
+        if isinstance(message, wire.Report):
+            post = ear.link.post
+            post.settle(message)
+            self.recall.forgive(post, now)
+            self.policy.offer(post)
+        if message is not None:
+            ear.tell(message)
+
+    def _breached(self, link: Link, what: str) -> None:
+        """It is not believed any more."""
+        if link.breached:
+            return
+        link.breached = True
+        self.breaches += 1
+        self.leave_out(link)
+        self._epoll.unregister(link.line.fileno())  # it may go on shouting; nobody listens
+        self.breach(link.post.id, what)

@@ -1,0 +1,249 @@
+"""Which sockets do we listen on: bind, inherit, unlink; and what to make of a failing accept.
+
+A listener is opened once and belongs to the master until it stops; no worker ever holds one, so a leaked worker can
+keep no port.  Options are set here and inherited by every accepted socket (Linux copies them from the listener),
+which costs nothing per connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Mapping
+
+from attrs import define, frozen
+
+from .settings import Bind, Inherited, Tcp, Unix
+
+LISTEN_FDS_START = 3
+"""sd_listen_fds(3): the first descriptor passed by socket activation."""
+
+MAX_UNIX_PATH = 107
+"""Bytes; sun_path of unix(7) less the closing zero."""
+
+CONNECTION_TROUBLE = frozenset(
+    {
+        # The connection's own trouble: it is gone, and the next one is none the worse.  accept(2) asks to treat the
+        # network's errors so, EPERM included (a firewall's refusal).
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+        errno.EINTR,
+    }
+)
+CAPACITY_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""The machine's trouble: the connection still waits in the backlog, and there is no use in trying at once."""
+
+ACCEPT_PAUSE = 0.100
+"""Seconds to leave the backlog alone after capacity trouble (trio's figure, and ranch's).  Level-triggered loops
+that do not pause spin: 48,000 times in 0.2 s."""
+
+
+class BindError(Exception):
+    """An address could not be opened.  The message names it and says what to do."""
+
+
+@frozen
+class Place:
+    """A unix socket's file, as it was when we made it."""
+
+    path: str
+    device: int
+    inode: int
+
+    def remove(self) -> None:
+        """Unlink the file if it is still ours; another server may have replaced it meanwhile."""
+        with contextlib.suppress(OSError):  # gone already, or its directory is: nothing is left behind either way
+            found = os.lstat(self.path)
+            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+                os.unlink(self.path)
+
+
+@define(eq=False)
+class Listener:
+    """One listening socket.  It owns the descriptor, and a unix socket's file."""
+
+    socket: socket.socket
+    name: str
+    """The address as a person writes it, port 0 resolved."""
+    place: Place | None = None
+
+    def close(self) -> None:
+        """Close the socket, and remove its file if it is ours."""
+        if self.place is not None:
+            self.place.remove()
+        self.socket.close()
+
+
+def open_listeners(bind: Bind, backlog: int = 2048, unix_mode: int = 0o666) -> list[Listener]:
+    """Open one address; a host name may stand for several.  The listeners are the caller's to close.
+
+    Raises BindError, with nothing left open.
+    """
+    match bind:
+        case Tcp(host, port):
+            return _open_tcp(host, port, backlog)
+        case Unix(path):
+            return [_open_unix(path, backlog, unix_mode)]
+        case Inherited(fd):
+            return [adopt(fd)]
+
+
+def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
+    opened: list[Listener] = []
+    try:
+        for family, address in _resolve(host, port):
+            if port == 0 and opened:
+                # One port for all addresses of a name: the first one's.
+                address = (address[0], opened[0].socket.getsockname()[1], *address[2:])
+            opened.append(_listen_tcp(family, address, backlog))
+    except OSError as error:
+        for listener in opened:
+            listener.close()
+        shown = f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
+        raise BindError(f"cannot listen on {shown}: {_why(error, port)}") from None
+    return opened
+
+
+def _resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+    if host in ("", "*"):
+        return [(socket.AF_INET6, ("::", port))] if _has_ipv6() else [(socket.AF_INET, ("0.0.0.0", port))]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _listen_tcp(family: int, address: tuple[object, ...], backlog: int) -> Listener:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Without it a restart finds the port busy for a minute (TIME_WAIT); on Linux it lets nobody steal it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # [::] is everybody, IPv4 included, whatever the sysctl says; any other v6 address is only itself.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
+        # Inherited: without NODELAY a keep-alive answer in two writes waits 40 ms for the client's delayed ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Inherited: a peer that vanished without a word would count as load for ever.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.bind(address)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(sock, name_of(sock))
+
+
+def _why(error: OSError, port: int) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"the name cannot be resolved ({error.strerror})"
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; stop it or choose another port"
+    if error.errno == errno.EACCES and port < 1024:
+        return "ports below 1024 are for root (or CAP_NET_BIND_SERVICE, or a systemd socket)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address"
+    return error.strerror or str(error)
+
+
+def _open_unix(path: str, backlog: int, mode: int) -> Listener:
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise BindError(f"cannot listen on unix:{path}: a socket's path may have {MAX_UNIX_PATH} bytes")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Before the bind: the file is then made with this mode, and there is no moment with another.
+        os.fchmod(sock.fileno(), mode)
+        old = os.umask(0)
+        try:
+            _bind_unix(sock, path)
+        finally:
+            os.umask(old)
+        sock.listen(backlog)
+        sock.setblocking(False)
+        found = os.lstat(path)
+    except OSError as error:
+        sock.close()
+        raise BindError(f"cannot listen on unix:{path}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(sock, f"unix:{path}", Place(os.path.abspath(path), found.st_dev, found.st_ino))
+
+
+def _bind_unix(sock: socket.socket, path: str) -> None:
+    """Bind, over a file that a dead server left behind if need be; a live one, and any other file, is refused."""
+    try:
+        sock.bind(path)
+        return
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise BindError(f"cannot listen on unix:{path}: a file that is no socket stands there; move it away")
+    if not _is_stale(path):
+        raise BindError(f"cannot listen on unix:{path}: another program listens there; stop it or choose another path")
+    os.unlink(path)
+    sock.bind(path)
+
+
+def _is_stale(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def adopt(fd: int) -> Listener:
+    """Take over a listening socket that this process was started with.  It owns the descriptor from now on."""
+    shown = f"fd://{fd}"
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise BindError(f"cannot listen on {shown}: {error.strerror}") from None
+    try:
+        stream = sock.type == socket.SOCK_STREAM
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    except OSError:
+        stream = listening = False
+    if not (stream and listening):
+        sock.detach()  # whatever it is, it is not ours to close
+        raise BindError(f"cannot listen on {shown}: it is no listening stream socket")
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Listener(sock, name_of(sock))
+
+
+def activated(environ: Mapping[str, str], pid: int) -> list[int]:
+    """The descriptors passed by systemd's socket activation to the process `pid`, sd_listen_fds(3)."""
+    if environ.get("LISTEN_PID") != str(pid) or not environ.get("LISTEN_FDS", "").isdigit():
+        return []
+    return list(range(LISTEN_FDS_START, LISTEN_FDS_START + int(environ["LISTEN_FDS"])))
+
+
+def name_of(sock: socket.socket) -> str:
+    """The address of a bound socket as a person writes it."""
+    address = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(address) if isinstance(address, bytes) else address}"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,426 @@
+"""Wires the rooms together; signals; order of birth and death.
+
+Birth: addresses are bound, privileges dropped, then workers start; the master accepts when the first is ready, and
+until then clients wait in the backlog.  Death: what the backlog holds is accepted and handed over, the listeners are
+closed, the workers are told that there will be no more, and have the graceful timeout to finish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import importlib
+import json
+import os
+import pwd
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from . import __version__
+from .balance import POLICIES, Candidate, Peer, Policy, UserPolicy, policy_named
+from .dispatcher import Dispatcher
+from .fleet import Goal
+from .lifecycle import Patience
+from .listeners import BindError, Listener, activated, adopt, open_listeners
+from .log import logger, open_pipe
+from .process import package_root, start, usable_cpus, worker_command
+from .settings import Inherited, Settings, SettingsError
+from .supervisor import Birth, Born, Hopeless, Supervisor
+
+LAST_CALL = 0.5
+"""The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""
+
+NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""systemd's messages to the master, which a worker must not take for its own."""
+
+
+class CannotStart(Exception):
+    """The machine or its configuration does not allow what was asked; the message says what to do."""
+
+
+@define(eq=False)
+class Master:
+    """A running master: listeners, dispatcher and workers.  Made by `open_master`."""
+
+    settings: Settings
+    size: int
+    listeners: list[Listener]
+    dispatcher: Dispatcher = field(init=False)
+    supervisor: Supervisor = field(init=False)
+    _stopped: bool = False
+    _last_call: trio.CancelScope = field(factory=trio.CancelScope)
+    _cwd: str = field(factory=os.getcwd)
+
+    def __attrs_post_init__(self) -> None:
+        chosen = self.settings
+        self.dispatcher = Dispatcher(
+            _policy(chosen), lambda id_, what: self.supervisor.breached(id_, what), chosen.recall_after
+        )
+        for listener in self.listeners:
+            self.dispatcher.open(listener)
+        self.supervisor = Supervisor(
+            self.dispatcher,
+            self._spawn,
+            Goal(self.size, surge=self.size, at_once=usable_cpus()),
+            Patience(chosen.ready_timeout, chosen.graceful_timeout, chosen.hang_timeout),
+            chosen.window,
+            chosen.worker_connections,
+        )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The bound addresses as a person writes them, port 0 resolved."""
+        return tuple(listener.name for listener in self.listeners)
+
+    def reload(self) -> None:
+        """Replace all workers by new ones, once those are all ready; the old serve until then."""
+        self.supervisor.reload()
+
+    def scale(self, size: int) -> None:
+        """Have so many workers from now on; at least one."""
+        self.supervisor.scale(size)
+
+    async def run(self) -> None:
+        """Serve until `stop` has done its work.  Raises Hopeless if no worker ever becomes ready."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.dispatcher.run)
+            await self.supervisor.run()
+            nursery.cancel_scope.cancel()
+
+    async def stop(self) -> None:
+        """Accept what the backlog holds, close the listeners, and let the workers finish; `run` returns then."""
+        if self._stopped:
+            return
+        self._stopped = True
+        with self._last_call:
+            await self.dispatcher.last_call(self.settings.graceful_timeout * LAST_CALL)
+        self.dispatcher.close_doors()
+        self.supervisor.stop()
+
+    def hurry(self, graceful: float = 0.0, term: float = 5.0) -> None:
+        """Have no more patience than this with workers that are to go, in seconds before TERM and before KILL."""
+        self._last_call.cancel()
+        self.supervisor.hurry(graceful, term)
+
+    def close(self) -> None:
+        """Close what is still open."""
+        self.dispatcher.close()
+
+    async def _spawn(self, birth: Birth) -> Born:
+        """Start a worker's process.  Raises OSError."""
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            outputs = [open_pipe() for _ in range(2)]
+            for mine, its in outputs:
+                ours.callback(os.close, mine)
+                theirs.callback(os.close, its)
+            title = ["--slot", str(birth.slot), self.settings.application]
+            process = await start(
+                worker_command(title),
+                self._environment(birth),
+                birth.line,
+                outputs[0][1],
+                outputs[1][1],
+                package_root(),
+            )
+            ours.pop_all()
+        return Born(process, tuple(mine for mine, _ in outputs))
+
+    def _environment(self, birth: Birth) -> dict[str, str]:
+        environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS}
+        launch = {
+            "application": self.settings.application,
+            "app_dir": os.path.join(self._cwd, self.settings.app_dir or ""),
+            "chdir": self._cwd,
+            "heartbeat": self.settings.heartbeat,
+            "graceful": self.settings.graceful_timeout,
+        }
+        return environ | {
+            "PYTHONUNBUFFERED": "1",
+            "RRMASTER_LINE": str(birth.line),
+            "RRMASTER_LAUNCH": json.dumps(launch),
+            "RRMASTER_WORKER_ID": str(birth.id),
+            "RRMASTER_WORKER_SLOT": str(birth.slot),
+            "RRMASTER_WORKER_COUNT": str(self.supervisor.goal.size),
+            "RRMASTER_GENERATION": str(birth.generation),
+        }
+
+
+def _policy(settings: Settings) -> Policy:
+    if settings.policy in POLICIES:
+        return policy_named(settings.policy, random.Random())
+    return UserPolicy(rule=_load_rule(settings), complain=_once_a_second(logger.error))
+
+
+def _load_rule(settings: Settings) -> Callable[[Sequence[Candidate], Peer], Candidate]:
+    """The user's policy.  It runs in the master: it is the operator's own, and small."""
+    module, _, attribute = settings.policy.partition(":")
+    directory = os.path.abspath(settings.app_dir or "")
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        rule = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise SettingsError(f"policy {settings.policy!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(rule):
+        raise SettingsError(f"policy {settings.policy!r} is no callable; it is called with (candidates, peer)")
+    return rule  # type: ignore[no-any-return]
+
+
+def _once_a_second(say: Callable[[str], None]) -> Callable[[str], None]:
+    last = float("-inf")
+
+    def say_sometimes(text: str) -> None:
+        nonlocal last
+        now = trio.current_time()
+        if now - last >= 1.0:
+            last = now
+            say(text)
+
+    return say_sometimes
+
+
+def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
+    """Open all addresses.  Sockets passed by systemd come first, and replace a bind that nobody asked for.
+
+    Raises BindError, with nothing left open.
+    """
+    opened: list[Listener] = []
+    passed = activated(os.environ, os.getpid())
+    named = [bind.fd for bind in settings.binds if isinstance(bind, Inherited)] if explicit else []
+    try:
+        for fd in sorted(set(passed) - set(named)):
+            opened.append(adopt(fd))  # noqa: PERF401  # one that fails must find the others in the list, to be closed
+        if explicit or not passed:
+            for bind in settings.binds:
+                opened.extend(open_listeners(bind, settings.backlog, settings.unix_mode))
+    except BaseException:
+        for listener in opened:
+            listener.close()
+        raise
+    return opened
+
+
+def drop_privileges(user: str | None, group: str | None) -> None:
+    """Become another user and group, for good.  Raises CannotStart."""
+    if user is None and group is None:
+        return
+    uid, gid, name = _who(user, group)
+    try:
+        # In this order: without root neither the groups nor the group can be left any more.
+        if name is not None:
+            os.initgroups(name, gid)
+        else:
+            os.setgroups([gid])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except PermissionError:
+        raise CannotStart("only root can become another user (--user, --group)") from None
+    if uid != 0:
+        with contextlib.suppress(PermissionError):  # this refusal is what we want
+            os.setuid(0)
+            raise CannotStart("root's rights could not be given up")
+
+
+def _who(user: str | None, group: str | None) -> tuple[int, int, str | None]:
+    uid, gid, name = os.getuid(), os.getgid(), None
+    try:
+        if user is not None:
+            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
+    except KeyError:
+        if user is None or not user.isdigit():
+            raise SettingsError(f"--user: there is no user {user!r}") from None
+        uid = gid = int(user)  # a container knows no name for it
+    try:
+        if group is not None:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SettingsError(f"--group: there is no group {group!r}") from None
+    return uid, gid, name
+
+
+@contextlib.contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    try:
+        with open(path, "x") as file:
+            file.write(f"{os.getpid()}\n")
+    except FileExistsError:
+        _replace_pid_file(path)
+    except OSError as error:
+        raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
+    path = os.path.abspath(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # not ours any more, or not ours to remove as another user
+            with open(path) as file:
+                ours = int(file.read(32)) == os.getpid()
+            if ours:
+                os.unlink(path)
+
+
+def _replace_pid_file(path: str) -> None:
+    try:
+        with open(path) as file:
+            old = int(file.read(32))
+        if old != os.getpid():
+            os.kill(old, 0)
+            raise CannotStart(f"--pid {path}: process {old} lives; stop it, or remove the file if it is not a master")
+    except (ValueError, ProcessLookupError):
+        pass  # a number that means nobody: left behind by a master that was killed
+    except PermissionError:
+        raise CannotStart(f"--pid {path}: the process named there lives, and is another user's") from None
+    try:
+        with open(path, "w") as file:
+            file.write(f"{os.getpid()}\n")
+    except OSError as error:
+        raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
+
+
+@contextlib.asynccontextmanager
+async def open_master(settings: Settings, *, explicit_bind: bool = True) -> AsyncIterator[Master]:
+    """A fleet for the time of the block.  Leaving it, by whatever way, drains and stops it.
+
+    Raises BindError before anything runs, Hopeless (in an ExceptionGroup, as trio does) if no worker becomes ready.
+    """
+    listeners = listen(settings, explicit_bind)
+    try:
+        master = Master(settings, settings.workers or usable_cpus(), listeners)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_run_shielded, master, nursery.cancel_scope)
+            try:
+                yield master
+            finally:
+                with trio.CancelScope(shield=True):
+                    await master.stop()
+    finally:
+        master.close()
+
+
+async def _run_shielded(master: Master, caller: trio.CancelScope) -> None:
+    """Run, and when the caller is cancelled, stop in peace."""
+    with trio.CancelScope(shield=True):
+        try:
+            await master.run()
+        finally:
+            # Without workers there is nothing left to wait for.
+            caller.cancel()
+
+
+async def serve(
+    application: str | Settings, *, task_status: trio.TaskStatus[Master] = trio.TASK_STATUS_IGNORED, **options: Any
+) -> None:
+    """Serve inside a trio program, until cancelled; no signal is handled.  `options` are those of `Settings`."""
+    settings = application if isinstance(application, Settings) else Settings(application, **options)
+    async with open_master(settings) as master:
+        task_status.started(master)
+        await trio.sleep_forever()
+
+
+def run(application: str | Settings, **options: Any) -> int:
+    """Serve until a signal says otherwise, and return the exit status.  `options` are those of `Settings`.
+
+    TERM and INT finish what is in hand and end, a second one ends now, QUIT ends fast; HUP replaces the workers; TTIN
+    and TTOU add and remove one.
+    """
+    settings = application if isinstance(application, Settings) else Settings(application, **options)
+    return trio.run(run_with_signals, settings)
+
+
+async def run_with_signals(settings: Settings, explicit_bind: bool = True) -> int:
+    """What `run` does.  0: stopped as asked; 1: something had to be killed.
+
+    Raises BindError, CannotStart, SettingsError, Hopeless.
+    """
+    listeners = listen(settings, explicit_bind)
+    with contextlib.ExitStack() as cleanup:
+        for listener in listeners:
+            cleanup.callback(listener.close)
+        drop_privileges(settings.user, settings.group)
+        cleanup.enter_context(_pid_file(settings.pid))
+        for name in NOT_FOR_WORKERS:
+            os.environ.pop(name, None)
+        master = Master(settings, settings.workers or usable_cpus(), listeners)
+        cleanup.callback(master.close)
+        _greet(master)
+        try:
+            await _run_obeying(master)
+        except BaseExceptionGroup as group:
+            raise _unwrap(group) from None
+        logger.info("stopped: %d connections accepted", master.dispatcher.accepted)
+        return 1 if master.supervisor.killed_while_stopping else 0
+
+
+async def _run_obeying(master: Master) -> None:
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, master, signals)
+            nursery.start_soon(_say_when_ready, master)
+            await master.run()
+            nursery.cancel_scope.cancel()
+
+
+def _unwrap(group: BaseException) -> BaseException:
+    """The one error in a group of one; trio wraps what a nursery's body raises."""
+    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
+        group = group.exceptions[0]
+    return group
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+
+
+def _greet(master: Master) -> None:
+    workers = "1 worker" if master.size == 1 else f"{master.size} workers"
+    logger.info(
+        "rrmaster %s (pid %d) serves %s on %s with %s, %s",
+        __version__, os.getpid(), master.settings.application, ", ".join(master.addresses), workers,
+        master.settings.policy,
+    )  # fmt: skip
+
+
+async def _say_when_ready(master: Master) -> None:
+    await master.supervisor.complete.wait()
+    logger.info("ready: %d of %d workers serve", master.supervisor.serving, master.size)
+
+
+async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
+    async with trio.open_nursery() as nursery:
+        asked = False
+        async for number in signals:
+            logger.info("received %s", signal.Signals(number).name)
+            match number:
+                case signal.SIGHUP:
+                    master.reload()
+                case signal.SIGTTIN:
+                    master.scale(master.supervisor.goal.size + 1)
+                case signal.SIGTTOU:
+                    master.scale(master.supervisor.goal.size - 1)
+                case signal.SIGQUIT:
+                    master.hurry(graceful=0.0)
+                    nursery.start_soon(master.stop)
+                case _ if asked:
+                    master.hurry(graceful=0.0, term=0.0)
+                case _:
+                    nursery.start_soon(master.stop)
+            asked = asked or number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+__all__ = [
+    "BindError", "CannotStart", "Hopeless", "Master", "drop_privileges", "listen", "open_master", "run",
+    "run_with_signals", "serve",
+]  # fmt: skip

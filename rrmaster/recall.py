@@ -1,0 +1,235 @@
+"""How a connection comes back: from a late worker's letterbox, and from a dead one's.
+
+What was handed over and not taken is in the kernel's queue, and whoever reads it first gets it, whole, exactly once.
+The master reads it with the letterbox key, only when somebody is there to give it to:
+
+- from the *late* (something unclaimed, nothing taken for `recall_after`) one for each worker that could begin at once,
+  and nothing more is handed to them until they report (*suspended*); a Nudge in their letterbox asks for that report;
+- from the *dead* everything, at once or as fast as the others have room;
+- from one about to be *dismissed* what others have room for.
+
+Without the suspension a recall would make a stuck worker the emptiest, hence the favourite.
+
+The living are read in a thread with a second to return: a worker stalled inside its recvmsg holds the kernel's lock.
+The dead are read in the loop, by copy, so that a full descriptor table destroys nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import trio
+from attrs import Factory, define
+
+from .balance import MAX_RECALLS, Lateness, Post, receivers
+from .channel import DescriptorLost, Line
+from .wire import Handoff
+
+STALL = 1.0
+"""Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
+
+GAP = 1.0
+"""Seconds by which we must wake up too late to conclude that it was us who were stopped or asleep."""
+
+
+@define(eq=False)
+class Link:
+    """A worker's line, with what is known of the worker."""
+
+    post: Post
+    line: Line
+    breached: bool = False
+    recalling: bool = False
+    lost: int = 0
+    """Connections that died in its hands; known once it is buried."""
+
+
+@define(eq=False)
+class Recall:
+    """Takes connections back, and has them given to others."""
+
+    lateness: Lateness
+    links: dict[int, Link]
+    """The living, by id; the dispatcher's."""
+    has_taker: Callable[[int], bool]
+    """Whether somebody has room for a connection of this listener."""
+    give: Callable[[Handoff, int], bool]
+    """Hand a connection to somebody.  It owns the descriptor if it says yes."""
+    breach: Callable[[Link, str], None]
+    from_late: int = 0
+    from_dead: int = 0
+    suspensions: int = 0
+    _late: dict[int, Link] = Factory(dict)
+    _graves: deque[Link] = Factory(deque)
+    _reserve: int = Factory(lambda: os.open(os.devnull, os.O_RDONLY))
+    """A place in the descriptor table.  Opened early, so its number is low: giving it up makes room even under a
+    limit that was lowered since."""
+
+    def judge(self, now: float) -> None:
+        """Suspend who is late now.  Call it after all waiting reports are read."""
+        if now - self.lateness.due > GAP:
+            self.lateness.restart(now)
+            return
+        for post in self.lateness.late(now):
+            link = self.links.get(post.id)
+            if link is None:
+                continue
+            if not post.suspended:
+                post.suspended = True
+                self.suspensions += 1
+                if not post.nudged and link.line.nudge():
+                    post.nudges += 1
+            self._late[post.id] = link
+
+    def forgive(self, post: Post, now: float) -> None:
+        """It has reported: its loop serves.  What still lies there is waited for anew."""
+        if self._late.pop(post.id, None) is not None and post.recount():
+            self.lateness.watch(post, now)
+
+    def forget(self, post: Post) -> None:
+        """It is not to be recalled from for lateness any more."""
+        self._late.pop(post.id, None)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin to take back from the late, as many as others could begin with at once."""
+        for link in list(self._late.values()):
+            if link.recalling or link.breached or not link.post.recount():
+                continue
+            idle = receivers(link.post, (other.post for other in self.links.values()))
+            if idle:
+                nursery.start_soon(self.take_back, link, min(idle, link.post.unclaimed), True)
+
+    async def take_back(self, link: Link, count: int, for_lateness: bool) -> None:
+        """Take back up to `count` connections from a live worker."""
+        if link.recalling:
+            return
+        token = trio.lowlevel.current_trio_token()
+        link.recalling = True
+        with trio.move_on_after(STALL) as patience:
+            await trio.to_thread.run_sync(
+                self._pull, link, count, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
+            )
+        if patience.cancelled_caught:
+            self.breach(link, f"its letterbox could not be read for {STALL:g} s: it keeps the kernel's lock")
+
+    def _pull(self, link: Link, count: int, for_lateness: bool, token: trio.lowlevel.TrioToken) -> None:
+        """In a thread.  What is read is delivered even if nobody waits for this thread any more."""
+        try:
+            self._read_back(link, count, for_lateness, token)
+        finally:
+            with contextlib.suppress(trio.RunFinishedError):  # the master is over
+                token.run_sync_soon(self._pulled, link)
+
+    def _read_back(self, link: Link, count: int, for_lateness: bool, token: trio.lowlevel.TrioToken) -> None:
+        for _ in range(count):
+            if not _has_free_descriptor(link.line) or (for_lateness and link.line.oldest_recalls() >= MAX_RECALLS):
+                return
+            try:
+                found = link.line.recall()
+            except (DescriptorLost, OSError):
+                return
+            if found is None:
+                return
+            try:
+                token.run_sync_soon(self._deliver, link, *found, for_lateness)
+            except trio.RunFinishedError:
+                os.close(found[1])  # the master is over, and nobody is left to give it to
+                return
+
+    def _deliver(self, link: Link, handoff: Handoff, fd: int, for_lateness: bool) -> None:
+        link.post.handed -= 1
+        link.post.recount()
+        self.from_late += 1
+        times = min(handoff.recalled + for_lateness, 255)
+        self.give(Handoff(handoff.listener, times, handoff.probe, handoff.family), fd)
+
+    def _pulled(self, link: Link) -> None:
+        """The thread has ended: nobody else reads this letterbox now."""
+        link.recalling = False
+        self.exhume()
+
+    def bury(self, link: Link) -> None:
+        """It is dead.  Its letterbox is kept until it is empty; then the line is closed."""
+        self._late.pop(link.post.id, None)
+        link.lost = max(link.post.load - link.post.recount(), 0)
+        self._graves.append(link)
+        self.exhume()
+
+    def exhume(self) -> None:
+        """Give what lies in dead workers' letterboxes to others, as far as they have room."""
+        for link in list(self._graves):
+            # While a thread still reads it, a copy could be of what the thread has just taken.
+            if not link.recalling and self._empty(link):
+                self._graves.remove(link)
+                link.line.close()
+
+    @property
+    def lateness_to_mend(self) -> bool:
+        """Whether there are late workers."""
+        return bool(self._late)
+
+    @property
+    def unrest(self) -> bool:
+        """Whether dead workers' connections still wait for somebody."""
+        return bool(self._graves)
+
+    def _empty(self, link: Link) -> bool:
+        while True:
+            try:
+                found = self._copy(link.line)
+            except DescriptorLost:
+                return False
+            if found is None:
+                return True
+            handoff, fd = found
+            if not self.has_taker(handoff.listener) or not self.give(handoff, fd):
+                os.close(fd)
+                self._keep_reserve()
+                return False
+            link.line.drop_oldest()
+            self.from_dead += 1
+            self._keep_reserve()
+
+    def _copy(self, line: Line) -> tuple[Handoff, int] | None:
+        try:
+            return line.copy_oldest()
+        except DescriptorLost:
+            if self._reserve < 0:
+                raise
+            os.close(self._reserve)
+            self._reserve = -1
+            return line.copy_oldest()
+
+    def _keep_reserve(self) -> None:
+        if self._reserve < 0:
+            with contextlib.suppress(OSError):  # the table is still full; the next recall tries again
+                self._reserve = os.open(os.devnull, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close what is left: the connections in it find nobody."""
+        for link in self._graves:
+            link.line.close()
+        self._graves.clear()
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+
+_UNLIMITED = trio.CapacityLimiter(1024)
+"""Recalls are few, and one that stalls must not make the others wait for its thread."""
+
+
+def _has_free_descriptor(line: Line) -> bool:
+    try:
+        os.close(os.dup(line.fileno()))
+    except OSError:
+        return False
+    return True
+
+
+def in_letterboxes(links: Iterable[Link]) -> int:
+    """Connections handed over and not taken, as the kernel counts them."""
+    return sum(link.post.recount() for link in links)

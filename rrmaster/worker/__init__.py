@@ -1,0 +1,241 @@
+"""The worker's side of the line: its counters and its voice, whatever async library serves.
+
+A line of this package runs in a worker's process, never in the master's.  It imports `wire` and `channel` and no async
+library: a worker that serves on asyncio loads no trio.
+
+`Duty` is what a runtime (see `on_trio`) keeps with the master: take connections, count them, report.  `Worker` is what
+the application sees of it, through `current_worker`.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from attrs import Factory, define, frozen
+
+from .. import wire
+from ..channel import DescriptorLost, HungUp, Letterbox
+
+REPORT_AFTER = 0.002
+"""Seconds over which news is gathered into one report: 500 a second at most, and load is never older than this."""
+
+RESERVE = 16
+"""Descriptors kept free for the application: a worker that takes connections up to its limit can open no file."""
+
+BATCH = 8
+"""Connections taken at once, at most, while each is begun quickly."""
+
+QUICK = 0.001
+"""Seconds a connection may take to begin for the batch to grow: what is taken dies with us, or waits behind us."""
+
+_PAGE = resource.getpagesize()
+
+
+class Draining(Protocol):
+    """Set once no more connections will come; what is open should end soon."""
+
+    def is_set(self) -> bool:
+        """Whether it has begun."""
+
+    async def wait(self) -> object:
+        """Wait until it begins."""
+
+
+@frozen
+class Facts:
+    """What a worker is told about itself."""
+
+    id: int
+    """Counts up from 1 over the master's life, never reused."""
+    slot: int
+    """0 to N-1; a replacement has the slot of the one it replaces."""
+    generation: int
+    """1, and one more with each reload."""
+
+
+@define(eq=False)
+class Worker:
+    """This worker, as its application sees it."""
+
+    id: int
+    slot: int
+    generation: int
+    draining: Draining
+    """``await me.draining.wait()``, ``me.draining.is_set()``."""
+    _duty: Duty
+
+    def set_ready(self, ready: bool) -> None:
+        """Take no connections for the time being (False), or again (True).  Those open are not touched."""
+        self._duty.willing = ready
+        self._duty.news()
+
+    def retire(self, reason: str = "") -> None:
+        """Ask to be replaced: connections come until the replacement serves, then this worker is drained."""
+        self._duty.retire(reason)
+
+
+_current: Worker | None = None
+
+
+def current_worker() -> Worker:
+    """This worker.  Raises RuntimeError outside of one: ask `is_worker`."""
+    if _current is None:
+        raise RuntimeError("this process is no worker of rrmaster, or does not serve yet")
+    return _current
+
+
+def is_worker() -> bool:
+    """Whether this code runs in a worker."""
+    return _current is not None
+
+
+def enter(worker: Worker) -> None:
+    """Make it the current worker; called by the runtime, once."""
+    global _current
+    _current = worker
+
+
+@frozen
+class Taken:
+    """A connection in this worker's hands.  Whoever holds it closes the descriptor and calls `Duty.finished`."""
+
+    fd: int
+    listener: int
+    family: int
+    probe: bool
+
+
+@define(eq=False)
+class Duty:
+    """What a worker owes its master: its counters, and its voice."""
+
+    letterbox: Letterbox
+    facts: Facts
+    heartbeat: float = 0.5
+    """Seconds."""
+    wake: Callable[[], None] = lambda: None
+    """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
+    taken: int = 0
+    closed: int = 0
+    busy: int | None = None
+    """Requests in progress, where something counts them; None: as many as connections."""
+    willing: bool = True
+    able: bool = True
+    """There are descriptors left."""
+    lag: float = 0.0
+    """Seconds the loop was late, at worst since the last report."""
+    _rss: int = 0
+    _nudges: int = 0
+    _leaving: str | None = None
+    _news: bool = False
+    _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+    @property
+    def open(self) -> int:
+        """Connections in hand."""
+        return self.taken - self.closed
+
+    @property
+    def taking(self) -> bool:
+        """Whether this worker wants connections."""
+        return self.willing and self.able
+
+    def take(self) -> Taken | None:
+        """One connection, or None if none waits or none can be taken now.  Raises HungUp: there will be no more."""
+        while self.able:
+            try:
+                found = self.letterbox.take()
+            except DescriptorLost:
+                # It is closed already, and the client knows.  Count it as served, or its place is lost too.
+                self.taken += 1
+                self.closed += 1
+                self._run_short()
+                return None
+            if found is None:
+                return None
+            message, fd = found
+            if isinstance(message, wire.Handoff) and fd is not None:
+                return self._begin(message, fd)
+            if isinstance(message, wire.Nudge):
+                self._nudges += 1
+                self.report()
+        return None
+
+    def _begin(self, handoff: wire.Handoff, fd: int) -> Taken:
+        # Descriptors are given lowest first, so the number tells how full the table is.
+        if fd >= self._limit - RESERVE:
+            self._run_short()
+        if not handoff.probe:  # a probe stands outside all counters
+            self.taken += 1
+            self.news()
+        return Taken(fd, handoff.listener, handoff.family, handoff.probe)
+
+    def finished(self, taken: Taken) -> None:
+        """A connection was closed."""
+        if not taken.probe:
+            self.closed += 1
+            self.news()
+
+    def news(self) -> None:
+        """There is something to report."""
+        if not self._news:
+            self._news = True
+            self.wake()
+
+    def report(self) -> None:
+        """Report now.  Only the loop that serves may call it: silence is how the master learns that it does not."""
+        busy = self.open if self.busy is None else self.busy
+        lag = int(self.lag * 1e6)
+        cpu = int(time.process_time() * 1e6)
+        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._nudges)
+        self._news = not self.letterbox.say(report)
+        self.lag = 0.0
+
+    def beat(self) -> None:
+        """Look after descriptors and memory, and report.  Called every `heartbeat`."""
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.able = self._room_for_descriptors()
+        self._rss = resident()
+        if self._leaving is not None:
+            self.retire(self._leaving)
+        self.report()
+
+    def retire(self, reason: str) -> None:
+        """Ask to be replaced; said again with each beat if the line is full."""
+        said = self.letterbox.say(wire.Retiring(reason))
+        self._leaving = None if said else reason
+
+    def ready(self) -> None:
+        """Say that connections can come."""
+        self.letterbox.say(wire.Ready(os.getpid()))
+
+    def _run_short(self) -> None:
+        self.able = False
+        self.news()
+
+    def _room_for_descriptors(self) -> bool:
+        try:
+            fd = os.dup(self.letterbox.fileno())
+        except OSError:
+            return False
+        os.close(fd)
+        return fd < self._limit - RESERVE
+
+
+def resident() -> int:
+    """Bytes of resident memory of this process; 0 where it cannot be read (no descriptor left, no /proc)."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read(100).split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+__all__ = [
+    "BATCH", "QUICK", "REPORT_AFTER", "Draining", "Duty", "Facts", "HungUp", "Taken", "Worker",
+    "current_worker", "enter", "is_worker",
+]  # fmt: skip

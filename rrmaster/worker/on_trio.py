@@ -1,0 +1,122 @@
+"""Serve a stream handler, ``async def handler(stream: trio.SocketStream)``, on trio.
+
+One task takes connections, one speaks, one minds signals, and each connection has one of its own.  What a connection
+raises stays in it.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import traceback
+from collections.abc import Awaitable, Callable
+
+import trio
+from attrs import Factory, define
+
+from . import BATCH, QUICK, REPORT_AFTER, Duty, HungUp, Taken, Worker, enter
+
+Handler = Callable[[trio.SocketStream], Awaitable[object]]
+
+BEGIN = 3
+"""Checkpoints after a batch, in which what was taken can begin: a task starts at the first, has read at the second,
+and has answered at the third if it ever does so at once."""
+
+SHORT_PAUSE = 0.05
+"""Seconds between looks at a full descriptor table."""
+
+
+async def serve(handler: Handler, duty: Duty) -> None:
+    """Take and serve connections until the master sends no more and those taken are done."""
+    await _Service(handler, duty).run()
+
+
+@define(eq=False)
+class _Service:
+    handler: Handler
+    duty: Duty
+    draining: trio.Event = Factory(trio.Event)
+    _news: trio.Event = Factory(trio.Event)
+
+    async def run(self) -> None:
+        self.duty.wake = lambda: self._news.set()
+        facts = self.duty.facts
+        enter(Worker(facts.id, facts.slot, facts.generation, self.draining, self.duty))
+        async with trio.open_nursery() as service:
+            async with trio.open_nursery() as connections:
+                await service.start(self._mind_signals, connections.cancel_scope)
+                service.start_soon(self._speak)
+                self.duty.ready()
+                await self._take(connections)
+            service.cancel_scope.cancel()
+        self.duty.report()
+
+    async def _take(self, connections: trio.Nursery) -> None:
+        """Take a few, let them begin, and only then the next: what is in our hands dies with us.
+
+        While they begin quickly the batch doubles, for a turn of the loop costs more than a connection; when one
+        does not, it falls to one.
+        """
+        duty, batch = self.duty, 1
+        try:
+            while True:
+                began, count = trio.current_time(), 0
+                while count < batch and (taken := duty.take()) is not None:
+                    connections.start_soon(self._serve_one, taken)
+                    count += 1
+                if count:
+                    for _ in range(BEGIN):
+                        await trio.lowlevel.checkpoint()
+                    quick = trio.current_time() - began < QUICK * count
+                    batch = min(2 * batch, BATCH) if quick else 1
+                elif duty.able:
+                    await trio.lowlevel.wait_readable(duty.letterbox.fileno())
+                else:
+                    await trio.sleep(SHORT_PAUSE)
+                    duty.beat()
+        except HungUp:
+            self.draining.set()
+
+    async def _serve_one(self, taken: Taken) -> None:
+        # The family is known: asking the socket would be three system calls.
+        sock = socket.socket(taken.family or -1, socket.SOCK_STREAM if taken.family else -1, 0, fileno=taken.fd)
+        try:
+            await self.handler(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+        except Exception:
+            # The application's fault, and only this connection's affair.
+            traceback.print_exc()
+        finally:
+            trio.lowlevel.notify_closing(sock)
+            sock.close()
+            self.duty.finished(taken)
+
+    async def _speak(self) -> None:
+        """Report what is new, gathered over `REPORT_AFTER`, and every heartbeat in any case."""
+        duty = self.duty
+        beat_at = trio.current_time() + duty.heartbeat
+        while True:
+            with trio.move_on_at(beat_at):
+                await self._news.wait()
+            late = trio.current_time() - beat_at
+            if late >= 0:
+                duty.lag = max(duty.lag, late)
+                duty.beat()
+                beat_at = trio.current_time() + duty.heartbeat
+            else:
+                await trio.sleep(REPORT_AFTER)
+                self._news = trio.Event()
+                duty.report()
+
+    async def _mind_signals(
+        self, connections: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """SIGTERM and SIGINT: ask to be replaced.  Once draining, or said twice: end now."""
+        asked = False
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                if asked or self.draining.is_set():
+                    connections.cancel()
+                    return
+                asked = True
+                self.duty.retire(signal.Signals(number).name)

@@ -14,8 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -80,19 +79,21 @@ async def start(
 
     Raises OSError (EAGAIN at a process limit, ENOMEM, ENOENT, ...).
     """
-    popen: Callable[[], subprocess.Popen[bytes]] = partial(
-        subprocess.Popen,
-        argv,
-        env=dict(environ),
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=(line,),
-        process_group=0,
-    )
+
+    def launch() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            argv,
+            env=dict(environ),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=(line,),
+            process_group=0,
+        )
+
     # In a thread: exec of a fresh interpreter takes milliseconds, which the dispatcher has a use for.
-    child = await trio.to_thread.run_sync(popen)
+    child = await trio.to_thread.run_sync(launch)
     return Child(child, os.pidfd_open(child.pid))
 
 

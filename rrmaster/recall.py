@@ -3,8 +3,9 @@
 What was handed over and not taken is in the kernel's queue, and whoever reads it first gets it, whole, exactly once.
 The master reads it with the letterbox key, only when somebody is there to give it to:
 
-- from the *late* (something unclaimed, nothing taken for `recall_after`) one for each worker that could begin at once,
-  and nothing more is handed to them until they report (*suspended*); a Nudge in their letterbox asks for that report;
+- from the *late* (something unclaimed, nothing taken for `recall_after`) one for each worker that could begin at once;
+  if there is one, or when they are late for long (*stuck*), nothing more is handed to them until they report
+  (*suspended*), and a Nudge in their letterbox asks for that report;
 - from the *dead* everything, at once or as fast as the others have room;
 - from one about to be *dismissed* what others have room for.
 
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable
 import trio
 from attrs import Factory, define
 
-from .balance import MAX_RECALLS, Lateness, Post, receivers
+from .balance import MAX_RECALLS, STUCK, Lateness, Post, receivers
 from .channel import DescriptorLost, Line
 from .wire import Handoff
 
@@ -77,12 +78,18 @@ class Recall:
             link = self.links.get(post.id)
             if link is None:
                 continue
+            if post.strikes < STUCK and not self._receivers(post):
+                self.lateness.watch(post, now)  # everybody is busy: so is the machine
+                continue
             if not post.suspended:
                 post.suspended = True
                 self.suspensions += 1
                 if not post.nudged and link.line.nudge():
                     post.nudges += 1
             self._late[post.id] = link
+
+    def _receivers(self, late: Post) -> int:
+        return receivers(late, (link.post for link in self.links.values()))
 
     def forgive(self, post: Post, now: float) -> None:
         """It has reported: its loop serves.  What still lies there is waited for anew."""
@@ -98,8 +105,7 @@ class Recall:
         for link in list(self._late.values()):
             if link.recalling or link.breached or not link.post.recount():
                 continue
-            idle = receivers(link.post, (other.post for other in self.links.values()))
-            if idle:
+            if idle := self._receivers(link.post):
                 nursery.start_soon(self.take_back, link, min(idle, link.post.unclaimed), True)
 
     async def take_back(self, link: Link, count: int, for_lateness: bool) -> None:

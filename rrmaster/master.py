@@ -115,10 +115,12 @@ class Master:
     async def _spawn(self, birth: Birth) -> Born:
         """Start a worker's process.  Raises OSError."""
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            outputs = [open_pipe() for _ in range(2)]
-            for mine, its in outputs:
+            outputs: list[tuple[int, int]] = []
+            for _ in range(2):
+                mine, its = open_pipe()
                 ours.callback(os.close, mine)
                 theirs.callback(os.close, its)
+                outputs.append((mine, its))
             title = ["--slot", str(birth.slot), self.settings.application]
             process = await start(
                 worker_command(title),

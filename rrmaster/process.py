@@ -94,7 +94,12 @@ async def start(
 
     # In a thread: exec of a fresh interpreter takes milliseconds, which the dispatcher has a use for.
     child = await trio.to_thread.run_sync(launch)
-    return Child(child, os.pidfd_open(child.pid))
+    try:
+        return Child(child, os.pidfd_open(child.pid))
+    except OSError:  # no descriptor left: it cannot be watched, so it cannot be
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
 
 
 def worker_command(title: Sequence[str]) -> list[str]:

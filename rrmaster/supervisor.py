@@ -34,6 +34,10 @@ STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
 
 
+RETRY_S = 1.0
+"""Seconds to wait when a line cannot be opened (out of descriptors)."""
+
+
 class Hopeless(Exception):
     """No worker ever became ready.  The message is the application's own."""
 
@@ -114,6 +118,8 @@ class Supervisor:
     _before: Goal | None = None
     """While a reload is undecided: the goal to go back to."""
     _again: bool = False
+    _not_before: float = 0.0
+    """When to try again after the machine had no room for another line."""
     _crashed: set[int] = Factory(set)
     """Slots to be filled when the back-off is over."""
     _failed_first: dict[int, str] = Factory(dict)
@@ -209,7 +215,7 @@ class Supervisor:
 
     def _may_start(self, slot: int) -> bool:
         now = trio.current_time()
-        if not self.ever_ready and slot in self._failed_first:
+        if now < self._not_before or (not self.ever_ready and slot in self._failed_first):
             return False
         if slot in self._crashed and self.restarts.wait(now, self.serving > 0) > 0:
             return False
@@ -217,17 +223,21 @@ class Supervisor:
 
     def _begin(self, slot: int) -> None:
         now = trio.current_time()
-        self.restarts.started(now)
-        retry = slot in self._crashed
-        if retry:
-            self._crashed.discard(slot)
-            self.restarts.tried(now)
+        try:
+            line = Line.open(self.window)
+        except OSError as error:
+            logger.error("cannot start worker %d: %s; trying again", slot, error.strerror)
+            self._not_before = now + RETRY_S
+            return
         self._last_id += 1
-        line = Line.open(self.window)
         post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
         # `ward` is bound before the dispatcher's next turn can hear anything.
         link = self.dispatcher.connect(post, line, lambda message: self._told_by(ward, message))
-        ward = Ward(self._last_id, slot, self.goal.generation, link, now, now, retry=retry)
+        ward = Ward(self._last_id, slot, self.goal.generation, link, now, now, retry=slot in self._crashed)
+        self.restarts.started(now)
+        if ward.retry:
+            self._crashed.discard(slot)
+            self.restarts.tried(now)
         self.wards[ward.id] = ward
         assert self._nursery is not None
         self._nursery.start_soon(self._live, ward)
@@ -446,6 +456,8 @@ class Supervisor:
         due = min((self._deadline(ward) for ward in self.wards.values()), default=float("inf"))
         if self._crashed:
             due = min(due, now + max(self.restarts.wait(now, self.serving > 0), 0.01))
+        if self._not_before > now:
+            due = min(due, self._not_before)
         if pace := self.restarts.pace(now):
             due = min(due, now + pace)
         for ward in self.wards.values():

@@ -93,6 +93,8 @@ def _main(argv: Sequence[str]) -> int:
     settings, origins, warnings = _settings(arguments)
     if arguments.chdir is None and settings.chdir is not None:
         _change_directory(settings.chdir)
+    if settings.app_dir is not None and not os.path.isdir(settings.app_dir):
+        raise SettingsError(f"--app-dir: {settings.app_dir!r} is no directory")
     for warning in warnings:
         _complain(warning, OK)
     if settings.umask is not None:
@@ -199,8 +201,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         word = unknown[0].partition("=")[0]
-        what = "option" if word.startswith("-") else "second application"
-        raise _Usage(f"{word}: there is no such {what}{suggestion(word, known)} (see rrmaster --help)")
+        if not word.startswith("-"):
+            raise _Usage(f"{word}: one application is served, and {arguments.application} is already named")
+        raise _Usage(f"{word}: there is no such option{suggestion(word, known)} (see rrmaster --help)")
     for name in ("chdir", "config", "application"):
         setattr(arguments, name, getattr(arguments, name, None))
     return arguments

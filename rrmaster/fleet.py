@@ -15,7 +15,7 @@ one worker is `lifecycle`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from attrs import frozen
 
@@ -61,8 +61,11 @@ class Orders:
     """Ids of those who go."""
 
 
-def plan(goal: Goal, members: Iterable[Member]) -> Orders:
-    """The difference between what is wanted and what is there, as far as it may be made up now."""
+def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> Orders:
+    """The difference between what is wanted and what is there, as far as it may be made up now.
+
+    `held` are slots in which nobody may be started yet.
+    """
     members = list(members)
     staying = [m for m in members if m.state in STAYING]
     fresh = [m for m in staying if m.generation == goal.generation and not m.leaving]
@@ -77,15 +80,15 @@ def plan(goal: Goal, members: Iterable[Member]) -> Orders:
     # Of the stale as many stay as are still needed for `size`; those that do not serve are no loss.
     too_many = len(stale) - max(goal.size - good, 0)
     return Orders(
-        spawn=_free_slots(goal.size, fresh)[: max(missing, 0)],
+        spawn=_free_slots(goal.size, fresh, held)[: max(missing, 0)],
         retire=_least_useful(stale, too_many) + _least_useful(fresh, len(fresh) - goal.size),
     )
 
 
-def _free_slots(size: int, fresh: Iterable[Member]) -> tuple[int, ...]:
+def _free_slots(size: int, fresh: Iterable[Member], held: Collection[int]) -> tuple[int, ...]:
     """The slots of 0..size-1 that nobody of this generation holds for good: a replacement shares its slot with the
     one that leaves."""
-    taken = {m.slot for m in fresh}
+    taken = {m.slot for m in fresh}.union(held)
     return tuple(slot for slot in range(size) if slot not in taken)
 
 

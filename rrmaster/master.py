@@ -137,7 +137,7 @@ class Master:
         environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS}
         launch = {
             "application": self.settings.application,
-            "app_dir": os.path.join(self._cwd, self.settings.app_dir or ""),
+            "app_dir": os.path.normpath(os.path.join(self._cwd, self.settings.app_dir or ".")),
             "chdir": self._cwd,
             "heartbeat": self.settings.heartbeat,
             "graceful": self.settings.graceful_timeout,

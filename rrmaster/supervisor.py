@@ -199,9 +199,9 @@ class Supervisor:
         self._decide_reload()
         self._crashed &= set(range(self.goal.size))
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
-        orders = plan(self.goal, members)
+        orders = plan(self.goal, members, self._held())
         for slot in orders.spawn:
-            if self._may_start(slot):
+            if self.restarts.pace(trio.current_time()) <= 0:
                 self._begin(slot)
         for id_ in orders.retire:
             self._happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
@@ -213,13 +213,20 @@ class Supervisor:
             return "its replacement serves"
         return "reload" if ward.generation != self.goal.generation else "scaled down"
 
-    def _may_start(self, slot: int) -> bool:
+    def _held(self) -> set[int]:
+        """Slots in which nobody may be started yet."""
         now = trio.current_time()
-        if now < self._not_before or (not self.ever_ready and slot in self._failed_first):
-            return False
-        if slot in self._crashed and self.restarts.wait(now, self.serving > 0) > 0:
-            return False
-        return self.restarts.pace(now) <= 0
+        if now < self._not_before:
+            return set(range(self.goal.size))
+        # Whoever is on its way out before it ever served has not been counted yet.
+        held = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
+        if not self.ever_ready:
+            held |= self._failed_first.keys()
+        if self._crashed and self.restarts.wait(now, self.serving > 0) > 0:
+            held |= self._crashed
+        elif self.restarts.streak > 1:
+            held |= set(sorted(self._crashed)[1:])  # in a loop, one tries for all
+        return held
 
     def _begin(self, slot: int) -> None:
         now = trio.current_time()
@@ -354,6 +361,8 @@ class Supervisor:
             level = logging.WARNING
         elif ward.state is State.PROVING:
             level = logging.DEBUG
+        if not self.ever_ready and ward.reason:
+            level = logging.DEBUG  # its own words follow, once
         logger.log(level, "%s: %s -> %s, %s", ward.name, before.value, ward.state.value, why)
 
     def _act(self, ward: Ward, action: Action) -> None:
@@ -480,6 +489,7 @@ class Supervisor:
 
 _NEW = frozenset({State.BOOTING, State.PROVING})
 _STAYING = frozenset({State.BOOTING, State.PROVING, State.SERVING})
+_GOING = frozenset({State.STOPPING, State.KILLED})
 _TIMEOUTS = {
     State.BOOTING: "not ready in time",
     State.PROVING: "silent for too long",

@@ -37,7 +37,7 @@ MAX_UP = 16 * 1024
 """Bytes, the largest message a worker may send: a traceback has room, a flood does not."""
 
 MAX_REASON = 12 * 1024
-"""Bytes of text in `Failed` and `Retiring`.  Longer text keeps its end, where a traceback says what happened."""
+"""Bytes of text in `Failed` and `Retiring`.  Longer text loses its middle; a traceback ends with what happened."""
 
 DOWN_SIZE = 16
 """Bytes of every message to a worker.  Up to some 200 bytes weigh the same in the kernel; 16 are enough."""
@@ -219,7 +219,9 @@ def _reason(body: Any) -> str:
 
 
 def _bounded(text: str) -> str:
-    """The end of the text, as far as it fits: JSON may spell one character in six bytes."""
+    """The beginning and the end of the text, as far as they fit: JSON may spell one character in twelve bytes."""
+    keep = len(text)
     while len(json.dumps(text)) > MAX_REASON:
-        text = "..." + text[3 + max(len(text) // 8, 1) :]
+        keep -= keep // 8 + 1
+        text = f"{text[: keep // 4]} [...] {text[-(keep - keep // 4) :]}"
     return text

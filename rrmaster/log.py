@@ -120,7 +120,8 @@ class Lines:
     _partial: bytes = b""
     _budget: float = RATE
     _filled: float = float("-inf")
-    _dropped: int = 0
+    dropped: int = 0
+    """Lines thrown away and not yet told."""
 
     def feed(self, data: bytes) -> None:
         """Take some output."""
@@ -129,11 +130,11 @@ class Lines:
             self._budget = min(self._budget + (now - self._filled) * RATE, RATE)
         self._filled = now
         if len(data) > self._budget:
-            self._dropped += data.count(b"\n")
+            self.dropped += data.count(b"\n")
             self._partial = b""
             return
         self._budget -= len(data)
-        self._say_dropped()
+        self.say_dropped()
         *whole, self._partial = (self._partial + data).split(b"\n")
         for line in whole:
             self._line(line)
@@ -146,15 +147,16 @@ class Lines:
         if self._partial:
             self._line(self._partial)
             self._partial = b""
-        self._say_dropped()
+        self.say_dropped()
 
     def _line(self, line: bytes) -> None:
         for start in range(0, max(len(line), 1), LINE):
             self.emit(printable(line[start : start + LINE]))
 
-    def _say_dropped(self) -> None:
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
+    def say_dropped(self) -> None:
+        """Tell what was thrown away, if anything was."""
+        if self.dropped:
+            dropped, self.dropped = self.dropped, 0
             self.emit(f"({dropped} lines dropped: more than {RATE >> 20} MiB a second)")
 
 
@@ -182,8 +184,11 @@ async def relay(fd: int, lines: Lines) -> None:
     """
     try:
         while True:
-            await trio.lowlevel.wait_readable(fd)
-            if not _read(fd, lines):
+            with trio.move_on_after(1.0 if lines.dropped else float("inf")) as quiet:
+                await trio.lowlevel.wait_readable(fd)
+            if quiet.cancelled_caught:
+                lines.say_dropped()
+            elif not _read(fd, lines):
                 return
     finally:
         # Bounded, or a grandchild that keeps writing would keep us here.

@@ -336,6 +336,8 @@ class Supervisor:
         law = step(before, event)
         if event is Event.RETIRE:
             ward.asked = True
+        if event is Event.TIMEOUT and before is State.BOOTING and not ward.reason:
+            ward.reason = f"it was not ready after {self.patience.ready:g} s (--ready-timeout)"
         if law.state is not before:
             ward.state, ward.since = law.state, trio.current_time()
             self._log_change(ward, before, why or event.value)

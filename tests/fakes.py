@@ -1,0 +1,505 @@
+"""Stand-ins for what the hands hold on to: a worker's process, its end of a line, the clients outside.
+
+Lines, listeners and clients are real throughout; only the workers' processes are played by the test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import trio
+from attrs import Factory, define
+from trio.testing import wait_all_tasks_blocked
+
+from rrmaster import wire
+from rrmaster.balance import LeastLoaded, Policy, Post
+from rrmaster.channel import HungUp, Letterbox, Line
+from rrmaster.dispatcher import Dispatcher
+from rrmaster.fleet import Goal
+from rrmaster.lifecycle import Patience, State
+from rrmaster.listeners import open_listeners
+from rrmaster.recall import Link
+from rrmaster.restarts import Exit
+from rrmaster.settings import Bind, Tcp
+from rrmaster.supervisor import Birth, Born, Hopeless, Supervisor
+
+DEADLINE = 5.0
+"""Real seconds that anything awaited here may take; on an idle machine it takes milliseconds."""
+
+FAR = 3600.0
+"""Seconds after which nothing in a test happens."""
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Let everybody work until it is so; for what happens in a thread, in the kernel, or at a real time.
+
+    Its deadline is a real one and it never rests, so a mock clock neither stops nor hurries it.
+    """
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become so"
+        await trio.lowlevel.checkpoint()
+
+
+def run_alone(program: str) -> None:
+    """Run a program that does to its process what the test's own must be spared; it ends with an assertion."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def fill_the_table() -> Callable[[], None]:
+    """Leave this process without a free descriptor; returns what ends that.  For `run_alone`."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # all below are in use, so none is left below this
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# --- one line
+
+
+@contextmanager
+def a_line(window: int = 8) -> Iterator[tuple[Line, Letterbox]]:
+    """A line, and the worker's end of it as the worker would have inherited it."""
+    line = Line.open(window)
+    letterbox = Letterbox.inherit(os.dup(line.key.fileno()))
+    try:
+        yield line, letterbox
+    finally:
+        letterbox.close()
+        line.close()
+
+
+# --- a worker's process
+
+
+@define(eq=False)
+class FakeProcess:
+    """Behind the `Process` protocol: remembers its signals, and dies as it is told."""
+
+    pid: int
+    deaf: frozenset[int] = frozenset()
+    """Signals that it survives.  (None of ours survives SIGKILL, but for those in the kernel's own trouble.)"""
+    signals: list[int] = Factory(list)
+    to_group: list[int] = Factory(list)
+    how: Exit | None = None
+    ended: trio.Event = Factory(trio.Event)
+
+    async def wait(self) -> Exit:
+        await self.ended.wait()
+        assert self.how is not None
+        return self.how
+
+    def signal(self, number: int, group: bool = False) -> None:
+        if self.how is not None:
+            return
+        (self.to_group if group else self.signals).append(number)
+        if number in (signal.SIGTERM, signal.SIGKILL) and number not in self.deaf:
+            self.end(Exit(signal=number))
+
+    def end(self, how: Exit) -> None:
+        """Die."""
+        if self.how is None:
+            self.how = how
+            self.ended.set()
+
+
+@define(eq=False)
+class Actor:
+    """A worker, played by a script."""
+
+    birth: Birth
+    letterbox: Letterbox
+    process: FakeProcess
+    taken: int = 0
+    nudges: int = 0
+
+    def say(self, message: wire.Up) -> None:
+        assert self.letterbox.say(message)
+
+    def ready(self) -> None:
+        self.say(wire.Ready(self.process.pid))
+
+    def report(self) -> None:
+        self.say(wire.Report(self.taken, nudges=self.nudges))
+
+    async def serve(self) -> None:
+        """Take, close, and report, until the end of the stream."""
+        while True:
+            try:
+                found = self.letterbox.take()
+            except HungUp:
+                return
+            if found is None:
+                await trio.lowlevel.wait_readable(self.letterbox.fileno())
+                continue
+            self.nudges += isinstance(found[0], wire.Nudge)
+            if found[1] is not None:
+                os.close(found[1])
+                self.taken += 1
+            self.report()
+
+
+Script = Callable[[Actor], Awaitable[Exit]]
+
+
+async def serves(actor: Actor) -> Exit:
+    """A good worker; it never beats, so give it no hang timeout."""
+    actor.ready()
+    await actor.serve()
+    return Exit(code=0)
+
+
+async def boots_for_ever(actor: Actor) -> Exit:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def falls_silent(actor: Actor) -> Exit:
+    """Ready, and then stuck for good."""
+    actor.ready()
+    return await boots_for_ever(actor)
+
+
+async def crashes(actor: Actor) -> Exit:
+    return Exit(code=1)
+
+
+def fails(words: str) -> Script:
+    """A worker whose application cannot be loaded."""
+
+    async def script(actor: Actor) -> Exit:
+        actor.say(wire.Failed(words))
+        return Exit(code=1)
+
+    return script
+
+
+@define(eq=False)
+class Troupe:
+    """A spawn that starts actors for processes."""
+
+    nursery: trio.Nursery
+    script: Script = serves
+    """For those who have none of their own in `casting`."""
+    casting: dict[int, Script] = Factory(dict)
+    """By id."""
+    deaf: frozenset[int] = frozenset()
+    actors: list[Actor] = Factory(list)
+    refuse: OSError | None = None
+    """What the kernel says instead of a new process."""
+
+    async def spawn(self, birth: Birth) -> Born:
+        await trio.lowlevel.checkpoint()
+        if self.refuse is not None:
+            raise self.refuse
+        process = FakeProcess(10_000 + birth.id, self.deaf)
+        actor = Actor(birth, Letterbox.inherit(os.dup(birth.line)), process)
+        self.actors.append(actor)
+        self.nursery.start_soon(self._play, actor)
+        return Born(process)
+
+    async def _play(self, actor: Actor) -> None:
+        """The script's end is the process's end, and the other way round."""
+        script = self.casting.get(actor.birth.id, self.script)
+
+        async def perform() -> None:
+            actor.process.end(await script(actor))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(perform)
+            try:
+                await actor.process.ended.wait()
+            finally:
+                nursery.cancel_scope.cancel()
+                actor.process.end(Exit(signal=signal.SIGKILL))
+        actor.letterbox.close()
+
+    @property
+    def living(self) -> list[Actor]:
+        return [actor for actor in self.actors if actor.process.how is None]
+
+
+# --- a supervised fleet
+
+
+@define(eq=False)
+class Fleet:
+    """A supervisor with a troupe for its workers, and a real dispatcher between them."""
+
+    supervisor: Supervisor
+    troupe: Troupe
+    dispatching: trio.CancelScope = Factory(trio.CancelScope)
+    over: trio.Event = Factory(trio.Event)
+    """Set when the supervisor's `run` has returned, or raised:"""
+    hopeless: Hopeless | None = None
+
+    @property
+    def serving(self) -> list[Actor]:
+        """Those who get connections, by slot."""
+        found = {ward.id for ward in self.supervisor.wards.values() if ward.state is State.SERVING}
+        return sorted((a for a in self.troupe.actors if a.birth.id in found), key=lambda actor: actor.birth.slot)
+
+    @property
+    def slots(self) -> list[int]:
+        return [actor.birth.slot for actor in self.serving]
+
+    async def until(self, condition: Callable[[], bool], within: float = FAR) -> float:
+        """Wait for it on the (autojumping) clock; returns how many of its seconds it took."""
+        begun = trio.current_time()
+        while not condition():
+            assert trio.current_time() - begun < within, "it did not become so"
+            await trio.sleep(0.01)
+        return trio.current_time() - begun
+
+    async def _supervise(self) -> None:
+        try:
+            await self.supervisor.run()
+        except* Hopeless as group:
+            (self.hopeless,) = group.exceptions  # type: ignore[assignment]
+        finally:
+            self.over.set()
+
+    async def _dispatch(self) -> None:
+        with self.dispatching:
+            await self.supervisor.dispatcher.run()
+
+
+@asynccontextmanager
+async def a_fleet(
+    size: int = 2,
+    script: Script = serves,
+    casting: dict[int, Script] | None = None,
+    patience: Patience | None = None,
+    deaf: frozenset[int] = frozenset(),
+    at_once: int = 100,
+    complete: bool = True,
+) -> AsyncIterator[Fleet]:
+    """A supervised fleet, complete if it can be.  Unless told, nobody is killed for silence."""
+    async with trio.open_nursery() as nursery:
+        troupe = Troupe(nursery, script, casting or {}, deaf)
+        dispatcher = Dispatcher(LeastLoaded(), lambda id_, what: supervisor.breached(id_, what), FAR)
+        supervisor = Supervisor(
+            dispatcher, troupe.spawn, Goal(size, surge=size, at_once=at_once), patience or Patience(hang=0.0)
+        )
+        fleet = Fleet(supervisor, troupe)
+        nursery.start_soon(fleet._dispatch)
+        nursery.start_soon(fleet._supervise)
+        try:
+            if complete:
+                await supervisor.complete.wait()
+            yield fleet
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            dispatcher.close()
+
+
+# --- a dispatcher among clients
+
+
+@define(eq=False)
+class Player:
+    """A worker as the dispatcher sees it: whatever is on the other end of the line.  The test moves it."""
+
+    post: Post
+    line: Line
+    letterbox: Letterbox
+    link: Link
+    held: list[socket.socket] = Factory(list)
+    """Connections in its hands."""
+    seen: list[wire.Handoff] = Factory(list)
+    """All that it took, in order."""
+    closed: int = 0
+    nudges: int = 0
+    hung_up: bool = False
+    """It was told that there will be no more."""
+
+    @property
+    def waiting(self) -> int:
+        """What lies in its letterbox, nudges included."""
+        return self.line.unclaimed()
+
+    def take(self, most: int = 1000) -> int:
+        """Take connections, and keep them; returns how many."""
+        count = 0
+        while count < most:
+            try:
+                found = self.letterbox.take()
+            except HungUp:
+                self.hung_up = True
+                break
+            if found is None:
+                break
+            message, fd = found
+            if isinstance(message, wire.Handoff) and fd is not None:
+                self.seen.append(message)
+                self.held.append(socket.socket(fileno=fd))
+                count += 1
+            elif isinstance(message, wire.Nudge):
+                self.nudges += 1
+        return count
+
+    def answer(self) -> None:
+        """Answer and close all that it holds."""
+        for sock in self.held:
+            with sock:
+                sock.send(b"served\n")
+            self.closed += 1
+        self.held.clear()
+
+    def report(self, taking: bool = True) -> None:
+        assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, nudges=self.nudges))
+
+    def die(self) -> None:
+        """As SIGKILL does it: what it held ends without a word, what it had not taken stays where it is."""
+        for sock in self.held:
+            sock.close()
+        self.held.clear()
+        self.letterbox.close()
+
+
+@define(eq=False)
+class House:
+    """A dispatcher at work, its doors, its workers, and a ledger of the clients."""
+
+    dispatcher: Dispatcher
+    nursery: trio.Nursery
+    players: list[Player] = Factory(list)
+    clients: list[socket.socket] = Factory(list)
+    breaches: dict[int, str] = Factory(dict)
+    window: int = 8
+
+    def hire(self, limit: int = 10_000, enlist: bool = True, kind: type[Line] = Line) -> Player:
+        """One more worker."""
+        number = len(self.players) + 1
+        line = kind.open(self.window)
+        letterbox = Letterbox.inherit(os.dup(line.key.fileno()))
+        post = Post(number, number - 1, line.unclaimed, self.window, limit)
+        player = Player(post, line, letterbox, self.dispatcher.connect(post, line, lambda message: None))
+        self.players.append(player)
+        if enlist:
+            self.dispatcher.enlist(player.link)
+        return player
+
+    def call(self, count: int = 1, door: int = 0) -> None:
+        """So many clients connect; the kernel takes them into the backlog."""
+        for _ in range(count):
+            client = socket.create_connection(self.dispatcher.doors[door].listener.socket.getsockname()[:2], DEADLINE)
+            self.clients.append(client)
+
+    async def calls(self, count: int = 1, door: int = 0) -> None:
+        """So many clients connect, and the dispatcher does with them what it can at once."""
+        self.call(count, door)
+        await wait_all_tasks_blocked()
+
+    async def calls_one_by_one(self, count: int) -> None:
+        """So many clients connect, each after the one before has been dealt with and taken."""
+        for _ in range(count):
+            await self.calls()
+            for player in self.players:
+                player.take()
+
+    async def listen(self) -> None:
+        """What the workers have said is read now, and not only once something depends on it."""
+        self.dispatcher._stir()
+        await wait_all_tasks_blocked()
+
+    @property
+    def in_letterboxes(self) -> int:
+        return sum(player.waiting for player in self.players if player.line.fileno() >= 0)
+
+    @property
+    def recall(self):  # type: ignore[no-untyped-def]
+        return self.dispatcher.recall
+
+    def bury(self, player: Player) -> int:
+        """Its process is found dead.  Returns what was lost with it."""
+        player.die()
+        return self.dispatcher.bury(player.link)
+
+    async def settle(self, lost: int = 0) -> None:
+        """The ledger: all living workers serve on until every client has its answer, exactly one each."""
+        living = [p for p in self.players if p.letterbox.line.fileno() >= 0 and p.post.id in self.dispatcher.links]
+
+        def all_answered() -> bool:
+            for player in living:
+                if not player.link.breached:
+                    moved = player.take()
+                    player.answer()
+                    if moved or player.post.suspended or player.post.closed != player.closed:
+                        player.report()
+            self.dispatcher._stir()
+            answered = sum(player.closed for player in self.players)
+            return answered + lost == len(self.clients)
+
+        await eventually(all_answered)
+        answers = [_read_all(client) for client in self.clients]
+        assert sorted(answers) == [b""] * lost + [b"served\n"] * (len(self.clients) - lost)
+        for player in self.players:
+            if player.letterbox.line.fileno() >= 0 and not player.link.breached:
+                assert player.take() == 0, "a connection was in two places"
+
+    def close(self) -> None:
+        for player in self.players:
+            player.die()
+        self.dispatcher.close()
+        for client in self.clients:
+            client.close()
+
+
+def _read_all(client: socket.socket) -> bytes:
+    data = b""
+    try:
+        while piece := client.recv(100):
+            data += piece
+    except ConnectionResetError:
+        pass  # a connection that died with its worker may say it so
+    return data
+
+
+@asynccontextmanager
+async def a_house(
+    workers: int = 2,
+    window: int = 8,
+    policy: Policy | None = None,
+    recall_after: float = FAR,
+    binds: tuple[Bind, ...] = (Tcp("127.0.0.1", 0),),
+    limit: int = 10_000,
+) -> AsyncIterator[House]:
+    """A dispatcher at work for some players."""
+    breaches: dict[int, str] = {}
+    dispatcher = Dispatcher(policy or LeastLoaded(), breaches.__setitem__, recall_after)
+    for bind in binds:
+        for listener in open_listeners(bind):
+            dispatcher.open(listener)
+    async with trio.open_nursery() as nursery:
+        house = House(dispatcher, nursery, breaches=breaches, window=window)
+        try:
+            for _ in range(workers):
+                house.hire(limit)
+            nursery.start_soon(dispatcher.run)
+            await wait_all_tasks_blocked()
+            yield house
+            nursery.cancel_scope.cancel()
+        finally:
+            # Nobody may wait for the epoll when it is closed: let `run` leave first.
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            house.close()

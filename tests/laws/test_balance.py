@@ -1,0 +1,888 @@
+"""Who gets the next connection: bursts are dealt evenly, nobody gets too many, no honest worker is accused."""
+
+import random
+from collections import deque
+from math import ceil
+
+import pytest
+from attrs import Factory, define
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrmaster import balance, wire
+from rrmaster.balance import (
+    PATIENCE,
+    STICKY_BOUND,
+    STUCK,
+    Breach,
+    Candidate,
+    IpHash,
+    Lateness,
+    LeastLoaded,
+    Policy,
+    Post,
+    RandomTwo,
+    RoundRobin,
+    UserPolicy,
+    policy_named,
+    receivers,
+)
+
+LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+PEER = ("192.0.2.1", 40_000)
+
+
+@define(eq=False)
+class Worker:
+    """A worker and its letterbox, both simulated; `post` is what the master knows of it."""
+
+    post: Post = None  # type: ignore[assignment]
+    letterbox: deque[str] = Factory(deque)
+    taken: int = 0
+    closed: int = 0
+    nudges: int = 0
+
+    def take(self) -> None:
+        """Take one message, if there is one."""
+        if self.letterbox:
+            nudge = self.letterbox.popleft() == "nudge"
+            self.nudges += nudge
+            self.taken += not nudge
+
+    def close(self, count: int) -> None:
+        self.closed += min(count, self.taken - self.closed)
+
+    def report(self, busy: int = 0, taking: bool = True) -> wire.Report:
+        """As it arrives: spelled and read."""
+        message = wire.decode_up(wire.encode(wire.Report(self.closed, busy, taking, nudges=self.nudges)))
+        assert isinstance(message, wire.Report)
+        return message
+
+    @property
+    def has_room(self) -> bool:
+        """The truth, without touching what the master remembers."""
+        post, handoffs = self.post, self.letterbox.count("handoff")
+        return post.serving and not post.suspended and post.load < post.limit and handoffs < post.window
+
+
+def hire(id_: int, window: int = 8, limit: int = 10_000, slot: int | None = None) -> Worker:
+    worker = Worker()
+    slot = id_ if slot is None else slot
+    worker.post = Post(id_, slot, lambda: len(worker.letterbox), window, limit, serving=True)
+    return worker
+
+
+def fleet(policy: Policy, size: int, window: int = 250, limit: int = 10_000) -> dict[int, Worker]:
+    workers = {n: hire(n, window, limit) for n in range(size)}
+    for worker in workers.values():
+        policy.join(worker.post, newcomer=False)
+    return workers
+
+
+def hand(policy: Policy, workers: dict[int, Worker], peer: object = PEER) -> Worker | None:
+    """Hand one connection over, as the dispatcher does; None if nobody has room."""
+    if not policy.ready():
+        return None
+    worker = workers[policy.choose(peer).id]
+    worker.letterbox.append("handoff")
+    policy.handed(worker.post)
+    return worker
+
+
+def settle(policy: Policy, worker: Worker, **said: int) -> None:
+    worker.post.settle(worker.report(**said))
+    policy.offer(worker.post)
+
+
+def serve_all(policy: Policy, workers: dict[int, Worker]) -> None:
+    """Everybody takes what lies in its letterbox, and says so."""
+    for worker in workers.values():
+        while worker.letterbox:
+            worker.take()
+        settle(policy, worker)
+
+
+def loads(workers: dict[int, Worker]) -> list[int]:
+    return [worker.post.load for worker in workers.values()]
+
+
+def first_shown(candidates, peer):
+    return candidates[0]
+
+
+POLICIES = {
+    "least-loaded": LeastLoaded,
+    "round-robin": RoundRobin,
+    "random-two": lambda: RandomTwo(random=random.Random(1)),
+    "ip-hash": IpHash,
+    "user": lambda: UserPolicy(rule=first_shown, complain=pytest.fail),
+}
+every_policy = pytest.mark.parametrize("new", POLICIES.values(), ids=POLICIES)
+surveys = pytest.mark.parametrize("new", [POLICIES[n] for n in ("random-two", "ip-hash", "user")])
+
+
+# --- least loaded
+
+
+@LAW
+@given(st.integers(1, 40), st.integers(0, 250), st.booleans())
+def test_a_burst_is_spread_exactly(size, count, reported):
+    policy = LeastLoaded()
+    workers = fleet(policy, size)
+    for _ in range(count):
+        assert hand(policy, workers)
+        if reported:
+            serve_all(policy, workers)
+    assert sum(loads(workers)) == count
+    assert max(loads(workers)) - min(loads(workers)) <= 1
+
+
+@LAW
+@given(st.integers(2, 12), st.integers(1, 8), st.lists(st.integers(0, 11), max_size=200))
+def test_a_burst_is_spread_evenly_also_when_one_takes_faster_than_the_others(size, window, takers):
+    """The emptier one is waited for: whoever happens to run first would get up to twice its share, and keep it."""
+    policy = LeastLoaded()
+    workers = fleet(policy, size, window)
+    for taker in takers:
+        while hand(policy, workers):
+            pass
+        worker = workers[taker % size]
+        worker.take()
+        settle(policy, worker)
+        assert max(loads(workers)) - min(loads(workers)) <= 1 + PATIENCE
+
+
+def test_ties_go_in_turn():
+    policy = LeastLoaded()
+    workers = fleet(policy, 5)
+    order = []
+    for _ in range(15):
+        worker = hand(policy, workers)
+        order.append(worker.post.id)
+        worker.take()
+        worker.close(1)
+        settle(policy, worker)
+    assert order == [0, 1, 2, 3, 4] * 3
+
+
+@LAW
+@given(st.integers(2, 10), st.integers(1, 30), st.data())
+def test_after_closings_the_emptied_workers_fill_first(size, each, data):
+    policy = LeastLoaded()
+    workers = fleet(policy, size)
+    for _ in range(size * each):
+        hand(policy, workers)
+    serve_all(policy, workers)
+    emptied = data.draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=size - 1))
+    for n in emptied:
+        workers[n].close(each)
+        settle(policy, workers[n])
+    for _ in range(len(emptied) * each):
+        assert hand(policy, workers).post.id in emptied
+    assert loads(workers) == [each] * size
+
+
+def test_busy_only_breaks_ties():
+    policy = LeastLoaded()
+    workers = fleet(policy, 3)
+    for _ in range(3):
+        hand(policy, workers)
+    for n, busy in enumerate((1, 7, 0)):
+        settle(policy, workers[n], busy=busy)
+    assert [hand(policy, workers).post.id for _ in range(3)] == [2, 0, 1], "at equal loads the least busy is first"
+    for n, worker in workers.items():
+        worker.take()
+        worker.take()
+        worker.close(1 if n == 1 else 0)
+        settle(policy, worker, busy=1000 if n == 1 else 0)
+    assert hand(policy, workers).post.id == 1, "the fewest connections come first, however busy"
+
+
+def naive_choice(policy: LeastLoaded, workers: dict[int, Worker]) -> Post | None:
+    """The rule, as one would write it down: a look at everybody."""
+
+    def rank(post: Post) -> tuple[int, int, int, int]:
+        return post.load, post.busy, post.turn, post.id
+
+    mine = [w for w in workers.values() if w.post.id in policy.members]
+    roomy = [w.post for w in mine if w.has_room]
+    full = [w.post for w in mine if w.post.is_merely_full() and not w.has_room]
+    best = min(roomy, key=rank, default=None)
+    if best and full and best.load > min(post.load for post in full) + PATIENCE:
+        return None  # better to wait for the emptier one
+    return best
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["hand"] * 6 + ["take", "take all", "close", "suspend", "report", "join", "leave"]),
+        st.integers(0, 9),
+        st.integers(0, 9),
+    ),
+    max_size=120,
+)
+
+
+def go(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, int], window: int, limit: int) -> None:
+    """One step of a random world; whatever changes is told to the policy, as the dispatcher tells it."""
+    what, which, number = step
+    worker = workers[sorted(workers)[which % len(workers)]]
+    match what:
+        case "hand":
+            hand(policy, workers, (f"192.0.2.{number}", 1))
+            return
+        case "join":
+            newest = max(workers) + 1
+            workers[newest] = hire(newest, window, limit, slot=newest % 16)
+            policy.join(workers[newest].post, newcomer=False)
+            return
+        case "leave":
+            worker.post.serving = False
+            policy.leave(worker.post)
+            return
+        case "suspend":
+            worker.post.suspended = True  # late: nobody tells the policy
+            return
+        case "take":
+            worker.take()
+        case "take all":
+            while worker.letterbox:
+                worker.take()
+        case "close":
+            worker.close(number)
+    settle(policy, worker, busy=number, taking=what != "report" or number < 8)
+
+
+@LAW
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 12), STEPS)
+def test_the_index_chooses_as_a_look_at_everybody_would(size, window, limit, steps):
+    policy = LeastLoaded()
+    workers = fleet(policy, size, window, limit)
+    for step in steps:
+        go(policy, workers, step, window, limit)
+        wanted = naive_choice(policy, workers)
+        assert policy.ready() == (wanted is not None)
+        if wanted:
+            assert policy.choose(PEER) is wanted
+
+
+def test_the_index_does_not_grow_with_the_connections():
+    policy = LeastLoaded()
+    workers = fleet(policy, 3)
+    for _ in range(5_000):
+        worker = hand(policy, workers)
+        worker.take()
+        worker.close(1)
+        settle(policy, worker)
+    assert len(policy._heap) + len(policy._full) + len(policy._waiting) < 200
+
+
+# --- any policy
+
+
+@every_policy
+@LAW
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 12), STEPS, st.randoms(use_true_random=False))
+def test_nobody_without_room_is_ever_chosen(new, size, window, limit, steps, chance):
+    """Also where workers take without saying so, and the master's last count of a letterbox is old."""
+    policy = new()
+    workers = fleet(policy, size, window, limit)
+    for step in steps:
+        go(policy, workers, step, window, limit)
+        for worker in workers.values():
+            if chance.random() < 0.1:
+                worker.take()
+        if policy.ready():
+            chosen = workers[policy.choose(PEER).id]
+            assert chosen.has_room
+            assert chosen.post.id in policy.members
+    # Whoever has room, and has said so, can be chosen.
+    for worker in workers.values():
+        settle(policy, worker)
+    if not policy.ready():
+        full = [w.post.load for w in workers.values() if w.post.is_merely_full() and not w.has_room]
+        assert not [w for w in workers.values() if w.has_room and w.post.load <= min(full, default=10**9) + PATIENCE]
+
+
+@every_policy
+def test_when_everybody_is_full_nobody_is_ready_and_one_taken_makes_room(new):
+    policy = new()
+    workers = fleet(policy, 3, window=2)
+    for n in range(6):
+        assert hand(policy, workers, (f"192.0.2.{n}", 1))
+    assert not policy.ready()
+    workers[1].take()
+    settle(policy, workers[1])
+    assert hand(policy, workers) is workers[1]
+    assert not policy.ready()
+
+
+@every_policy
+def test_a_worker_at_its_limit_gets_no_more_until_it_closes_one(new):
+    policy = new()
+    workers = fleet(policy, 2, limit=3)
+    for n in range(6):
+        assert hand(policy, workers, (f"192.0.2.{n}", 1))
+        serve_all(policy, workers)
+    assert not policy.ready()
+    workers[0].close(1)
+    settle(policy, workers[0])
+    assert hand(policy, workers) is workers[0]
+
+
+@every_policy
+def test_who_wants_none_gets_none_until_it_says_so(new):
+    policy = new()
+    workers = fleet(policy, 2)
+    settle(policy, workers[0], taking=False)
+    assert {hand(policy, workers, (f"192.0.2.{n}", 1)).post.id for n in range(20)} == {1}
+    settle(policy, workers[0], taking=True)
+    serve_all(policy, workers)
+    assert 0 in {hand(policy, workers, (f"192.0.2.{n}", 1)).post.id for n in range(20)}
+
+
+@every_policy
+def test_who_has_left_is_never_chosen(new):
+    policy = new()
+    workers = fleet(policy, 3)
+    policy.ready()
+    policy.leave(workers[1].post)
+    policy.offer(workers[1].post)  # a late report of its own
+    for n in range(30):
+        assert hand(policy, workers, (f"192.0.2.{n}", 1)) is not workers[1]
+
+
+@every_policy
+def test_with_nobody_there_nobody_is_ready(new):
+    assert not new().ready()
+
+
+def test_policies_have_the_names_that_the_settings_know():
+    assert {name: type(policy_named(name, random.Random())).name for name in balance.POLICIES} == {
+        name: name for name in balance.POLICIES
+    }
+
+
+# --- newcomers
+
+
+not_round_robin = pytest.mark.parametrize(
+    "new", [POLICIES[n] for n in ("least-loaded", "random-two", "ip-hash", "user")]
+)
+
+
+@not_round_robin
+@LAW
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(0, 20), st.lists(st.integers(0, 30), max_size=150))
+def test_a_newcomer_gets_no_more_than_its_fair_share(new, old, fresh, held, closings):
+    policy = new()
+    workers = fleet(policy, old)
+    for _ in range(held * old):
+        hand(policy, workers)
+    serve_all(policy, workers)
+    newcomers = {n: hire(n) for n in range(old, old + fresh)}
+    workers |= newcomers
+    for worker in newcomers.values():
+        policy.join(worker.post, newcomer=True)
+    given_before = {n: worker.post.handed for n, worker in workers.items()}
+    for choices, which in enumerate(closings, 1):
+        assert hand(policy, workers)
+        serve_all(policy, workers)
+        workers[which % len(workers)].close(1)
+        settle(policy, workers[which % len(workers)])
+        for n, worker in newcomers.items():
+            assert worker.post.handed - given_before[n] <= ceil(choices / len(workers))
+
+
+def test_least_loaded_gives_a_newcomer_its_whole_share_and_then_what_it_lacks():
+    policy = LeastLoaded()
+    workers = fleet(policy, 3)
+    for _ in range(300):
+        hand(policy, workers)
+    workers[3] = hire(3, 250)
+    policy.join(workers[3].post, newcomer=True)
+    for _ in range(40):
+        hand(policy, workers)
+    assert workers[3].post.load == 10
+    policy.mature(workers[3].post)
+    for _ in range(100):
+        assert hand(policy, workers) is workers[3]
+    assert max(loads(workers)) - min(loads(workers)) <= 1
+
+
+@not_round_robin
+def test_a_newcomer_gets_all_if_nobody_else_has_room(new):
+    policy = new()
+    workers = fleet(policy, 3, window=2)
+    while hand(policy, workers):
+        pass
+    workers[3] = hire(3, window=8)
+    policy.join(workers[3].post, newcomer=True)
+    for _ in range(8):
+        assert hand(policy, workers) is workers[3]
+    assert not policy.ready()
+
+
+# --- round robin
+
+
+@LAW
+@given(st.integers(1, 40), st.integers(0, 300))
+def test_round_robin_deals_in_turn_to_those_who_take_at_once(size, count):
+    policy = RoundRobin()
+    workers = fleet(policy, size)
+    for _ in range(count):
+        hand(policy, workers).take()
+    assert max(loads(workers)) - min(loads(workers)) <= 1
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_round_robin_is_the_order_of_taking(order):
+    """Node's free list: who has taken queues up again."""
+    policy = RoundRobin()
+    workers = fleet(policy, 4)
+    assert [hand(policy, workers).post.id for _ in range(4)] == [0, 1, 2, 3]
+    for n in order:
+        workers[n].take()
+        policy.ready()  # the master looks
+    assert tuple(hand(policy, workers).post.id for _ in range(4)) == order
+
+
+def test_round_robin_skips_who_has_not_taken_while_others_are_free():
+    policy = RoundRobin()
+    workers = fleet(policy, 4)
+    for _ in range(60):
+        worker = hand(policy, workers)
+        if worker is not workers[2]:
+            worker.take()
+    assert loads(workers)[2] == 1
+    workers[2].take()
+    assert workers[2] in [hand(policy, workers) for _ in range(4)]
+
+
+@pytest.mark.parametrize("size", range(1, 25))
+def test_round_robin_deals_in_turn_also_when_nobody_takes(size):
+    """With nobody free the window lets one wait behind another, and still it goes round."""
+    policy = RoundRobin()
+    workers = fleet(policy, size, window=8)
+    for _ in range(8 * size):
+        assert hand(policy, workers)
+        assert max(loads(workers)) - min(loads(workers)) <= 1
+
+
+# --- random two
+
+
+@LAW
+@given(st.integers(1, 10), st.integers(0, 2**32), st.lists(st.integers(0, 9), max_size=60))
+def test_random_two_never_picks_the_more_loaded_of_its_pair(size, seed, closings):
+    policy, twin = RandomTwo(random=random.Random(seed)), random.Random(seed)
+    workers = fleet(policy, size)
+    for which in closings:
+        pair = twin.sample([w.post for w in workers.values()], min(2, size))
+        before = [post.load for post in pair]
+        assert hand(policy, workers).post.load - 1 == min(before)
+        serve_all(policy, workers)
+        workers[which % size].close(2)
+        settle(policy, workers[which % size])
+
+
+def test_random_two_keeps_the_load_close_to_the_mean():
+    """Two choices: log log n above the mean, where one choice would be some 40 above it."""
+    policy = RandomTwo(random=random.Random(7))
+    workers = fleet(policy, 16)
+    for _ in range(1600):
+        hand(policy, workers)
+        serve_all(policy, workers)
+    assert max(loads(workers)) <= 105
+
+
+# --- ip-hash
+
+
+hosts = st.ip_addresses().map(str)
+
+
+@LAW
+@given(hosts, st.integers(1, 20), st.lists(st.integers(1, 65535), min_size=1, max_size=5))
+def test_the_same_client_gets_the_same_worker(host, size, ports):
+    policy = IpHash()
+    workers = fleet(policy, size)
+    chosen = set()
+    for port in ports:
+        worker = hand(policy, workers, (host, port))
+        chosen.add(worker.post.slot)
+        worker.take()
+        worker.close(1)
+        settle(policy, worker)
+    assert len(chosen) == 1
+
+
+@LAW
+@given(st.lists(hosts, max_size=60), st.integers(1, 12))
+def test_stickiness_overloads_nobody(clients, size):
+    """Consistent hashing with bounded loads: nobody above ceil(1.25 of the mean), the new one included."""
+    policy = IpHash()
+    workers = fleet(policy, size)
+    for host in clients:
+        worker = hand(policy, workers, (host, 1))
+        assert worker.post.load <= ceil(STICKY_BOUND * sum(loads(workers)) / size)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_a_single_client_with_many_connections_overloads_nobody(size):
+    policy = IpHash()
+    workers = fleet(policy, size)
+    for _ in range(10 * size):
+        worker = hand(policy, workers, PEER)
+        assert worker.post.load <= ceil(STICKY_BOUND * sum(loads(workers)) / size)
+
+
+@LAW
+@given(st.lists(hosts, min_size=1, max_size=50), st.integers(2, 12), st.data())
+def test_a_worker_that_leaves_moves_only_its_own_clients(clients, size, data):
+    policy = IpHash()
+    workers = fleet(policy, size)
+
+    def homes() -> dict[str, int]:
+        assert policy.ready()
+        return {host: policy.choose((host, 1)).slot for host in clients}
+
+    before, gone = homes(), data.draw(st.integers(0, size - 1))
+    policy.leave(workers[gone].post)
+    after = homes()
+    assert all(after[host] == before[host] for host in clients if before[host] != gone)
+    policy.join(hire(99, slot=gone).post, newcomer=False)
+    assert homes() == before, "a replacement inherits its slot's clients"
+
+
+def test_clients_are_spread_over_all_slots():
+    policy = IpHash()
+    fleet(policy, 8)
+    policy.ready()
+    counts = [0] * 8
+    for n in range(8_000):
+        counts[policy.choose((f"10.{n % 7}.{n // 256}.{n % 256}", 1)).slot] += 1
+    assert min(counts) > 850
+    assert max(counts) < 1150
+
+
+@pytest.mark.parametrize("peer", ["", b"\0abstract", None])
+def test_clients_without_an_address_go_to_the_least_loaded(peer):
+    policy = IpHash()
+    workers = fleet(policy, 4)
+    for _ in range(40):
+        assert hand(policy, workers, peer)
+    assert loads(workers) == [10] * 4
+
+
+# --- the user's own
+
+
+def test_the_users_policy_sees_who_has_room_and_who_asks():
+    seen = []
+
+    def rule(candidates, peer):
+        seen.append((candidates, peer))
+        return candidates[-1]
+
+    policy = UserPolicy(rule=rule, complain=pytest.fail)
+    workers = fleet(policy, 3, window=1)
+    assert [hand(policy, workers).post.id for _ in range(3)] == [2, 1, 0]
+    assert seen[1] == ((Candidate(0, 0, 0, 0), Candidate(1, 1, 0, 0)), PEER)
+
+
+def raises(candidates, peer):
+    raise RuntimeError("no idea")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        raises,
+        lambda candidates, peer: None,
+        lambda candidates, peer: 0,
+        lambda candidates, peer: list(candidates),
+        lambda candidates, peer: Candidate(77, 77, 0, 0),
+        lambda candidates, peer: candidates[99],
+        lambda candidates: candidates[0],
+    ],
+)
+def test_a_policy_that_fails_is_told_of_and_the_least_loaded_gets_it(rule):
+    complaints = []
+    policy = UserPolicy(rule=rule, complain=complaints.append)
+    workers = fleet(policy, 4)
+    for n in range(8):
+        assert hand(policy, workers)
+        assert len(complaints) == n + 1
+    assert loads(workers) == [2] * 4
+    assert "the policy failed" in complaints[0]
+
+
+# --- reports that cannot be
+
+
+def test_closed_cannot_go_down():
+    policy = LeastLoaded()
+    worker = fleet(policy, 1)[0]
+    for _ in range(5):
+        hand(policy, {0: worker})
+        worker.take()
+    worker.close(3)
+    worker.post.settle(worker.report())
+    with pytest.raises(Breach):
+        worker.post.settle(wire.Report(closed=2))
+
+
+@pytest.mark.parametrize("closed", [3, 4, 6, 2**63])
+def test_nobody_closes_more_than_it_has_taken(closed):
+    """The kernel knows what it has taken."""
+    policy = LeastLoaded()
+    worker = fleet(policy, 1)[0]
+    for _ in range(5):
+        hand(policy, {0: worker})
+    worker.take()
+    worker.take()
+    with pytest.raises(Breach):
+        worker.post.settle(wire.Report(closed=closed))
+
+
+@pytest.mark.parametrize("nudges", [0, 3, 65535])
+def test_nobody_reads_nudges_that_were_not_sent_or_unreads_them(nudges):
+    worker = hire(0)
+    worker.letterbox.extend(["nudge", "nudge"])
+    worker.post.nudges = 2
+    worker.take()
+    worker.post.settle(worker.report())
+    with pytest.raises(Breach):
+        worker.post.settle(wire.Report(closed=0, nudges=nudges))
+
+
+def test_a_report_that_was_refused_changes_no_count():
+    worker = hire(0)
+    with pytest.raises(Breach):
+        worker.post.settle(wire.Report(closed=9, busy=9, taking=False))
+    assert (worker.post.closed, worker.post.busy, worker.post.suspended) == (0, 0, False)
+
+
+HONEST = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["hand"] * 4 + ["take"] * 5 + ["close"] * 3 + ["say"] * 3 + ["hear"] * 3 + ["nudge", "recall", "deliver"]
+        ),
+        st.integers(1, 5),
+    ),
+    max_size=200,
+)
+
+
+@define(eq=False)
+class Correspondence:
+    """A worker and its master, who hears its reports late, and recalls in a thread."""
+
+    worker: Worker
+    swallows: bool
+    """A recall that finds a nudge before the first handoff reads it too, and nobody ever reports that one."""
+    reports: deque[wire.Report] = Factory(deque)
+    pulled: int = 0
+
+    @property
+    def post(self) -> Post:
+        return self.worker.post
+
+    def hand(self, number: int) -> None:
+        if self.post.has_room():
+            self.worker.letterbox.append("handoff")
+            self.post.handed += 1
+            self.post.unclaimed += 1
+
+    def nudge(self, number: int) -> None:
+        if not self.post.nudged:
+            self.worker.letterbox.append("nudge")
+            self.post.nudges += 1
+
+    def recall(self, number: int) -> None:
+        """In its thread ..."""
+        letterbox = self.worker.letterbox
+        while self.swallows and letterbox and letterbox[0] == "nudge":
+            letterbox.popleft()
+        if letterbox and letterbox[0] == "handoff":
+            letterbox.popleft()
+            self.pulled += 1
+
+    def deliver(self, number: int) -> None:
+        """... and later in the loop."""
+        if self.pulled:
+            self.pulled -= 1
+            self.post.handed -= 1
+            self.post.recount()
+
+    def take(self, number: int) -> None:
+        for _ in range(number):
+            self.worker.take()
+
+    def close(self, number: int) -> None:
+        self.worker.close(number)
+
+    def say(self, number: int) -> None:
+        self.reports.append(self.worker.report(busy=number))
+
+    def hear(self, number: int) -> None:
+        if self.reports:
+            self.post.settle(self.reports.popleft())
+
+
+@settings(LAW, max_examples=400)
+@given(HONEST, st.sampled_from([0, 3, 65_530]), st.booleans())
+def test_an_honest_worker_is_never_accused(steps, nudges, swallows):
+    """Whatever the order of handoffs, nudges, takes, reports that wait to be read, and recalls in their thread."""
+    world = Correspondence(hire(0), swallows)
+    worker, post = world.worker, world.post
+    post.nudges = post.nudges_read = worker.nudges = nudges
+    for what, number in steps:
+        getattr(world, what)(number)
+    while world.pulled:
+        world.deliver(0)
+    world.say(0)
+    while world.reports:
+        world.hear(0)
+    assert post.load == worker.taken - worker.closed + worker.letterbox.count("handoff")
+    if not swallows:
+        assert post.recount() == worker.letterbox.count("handoff")
+
+
+# --- lateness
+
+
+def late_at(lateness: Lateness, now: float, *posts: Post) -> list[Post]:
+    return [post for post in lateness.late(now) if post in posts]
+
+
+def give(lateness: Lateness, worker: Worker, now: float) -> None:
+    worker.letterbox.append("handoff")
+    worker.post.handed += 1
+    worker.post.unclaimed += 1
+    lateness.watch(worker.post, now)
+
+
+def test_late_is_who_takes_nothing_for_the_time():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    assert lateness.due == 15
+    assert lateness.late(14) == []
+    assert lateness.late(15) == [worker.post]
+    assert lateness.due == float("inf"), "it is watched no more"
+    assert worker.post.strikes == 1
+
+
+def test_who_has_taken_all_is_not_late():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    worker.take()
+    assert lateness.late(15) == []
+    assert lateness.due == float("inf")
+
+
+def test_progress_gives_the_whole_time_again():
+    lateness, worker = Lateness(5), hire(0)
+    worker.post.strikes = 2
+    give(lateness, worker, 10)
+    give(lateness, worker, 10)
+    worker.take()
+    assert lateness.late(15) == []
+    assert worker.post.strikes == 0
+    assert lateness.late(19) == []
+    assert lateness.late(20) == [worker.post]
+
+
+def test_who_was_dismissed_meanwhile_is_not_late():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    worker.post.serving = False
+    assert lateness.late(15) == []
+
+
+def test_a_nudge_in_the_letterbox_is_no_connection_to_be_late_with():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    worker.letterbox.append("nudge")
+    worker.post.nudges += 1
+    worker.take()
+    assert lateness.late(15) == []
+
+
+def test_after_an_absence_of_our_own_everybody_gets_the_whole_time():
+    lateness, workers = Lateness(5), [hire(n) for n in range(3)]
+    for now, worker in enumerate(workers):
+        give(lateness, worker, now)
+    lateness.restart(100)
+    assert lateness.due == 105
+    assert lateness.late(104) == []
+    assert lateness.late(105) == [worker.post for worker in workers]
+
+
+@LAW
+@given(
+    st.lists(st.tuples(st.sampled_from(["give", "take", "look"]), st.integers(0, 2), st.integers(0, 4)), max_size=80)
+)
+def test_nobody_is_late_who_has_taken_something_within_the_time(steps):
+    after, now = 5, 0
+    lateness, workers = Lateness(after), [hire(n) for n in range(3)]
+    moved = {worker.post: 0 for worker in workers}  # when it last took something, or last had nothing to take
+    for what, which, wait in steps:
+        now += wait
+        worker = workers[which]
+        if what == "give":
+            if not worker.letterbox:
+                moved[worker.post] = now
+            give(lateness, worker, now)
+        elif what == "take" and worker.letterbox:
+            worker.take()
+            moved[worker.post] = now
+        elif what == "look":
+            for post in lateness.late(now):
+                assert now - moved[post] >= after
+                lateness.watch(post, now)
+
+
+@LAW
+@given(st.lists(st.integers(0, 3), max_size=20))
+def test_who_takes_nothing_any_more_is_late_within_twice_the_time(gives):
+    """Twice: the count that its progress is measured by may be old at first."""
+    lateness, worker, now = Lateness(5), hire(0), 0
+    for wait in gives:
+        now += wait
+        give(lateness, worker, now)
+        lateness.late(now)
+        worker.take()
+    give(lateness, worker, now)
+    found = [moment for moment in range(now, now + 11) if lateness.late(moment)]
+    assert len(found) == 1
+
+
+def test_looking_costs_what_is_due_and_no_more():
+    """Each worker stands once in the queue, however many it was handed."""
+    lateness, worker = Lateness(5), hire(0)
+    for _ in range(1000):
+        give(lateness, worker, 10)
+    assert len(lateness._queue) == 1
+
+
+# --- to whom the late one's connections may go
+
+
+def test_receivers_are_the_idle_with_less_to_do():
+    late, idle, waiting, busier, suspended, gone = (hire(n) for n in range(6))
+    late.letterbox.extend(["handoff"] * 2)
+    late.post.handed = late.post.unclaimed = 2
+    waiting.letterbox.append("handoff")
+    waiting.post.handed = waiting.post.unclaimed = 1
+    busier.post.handed = 5
+    suspended.post.suspended = True
+    gone.post.serving = False
+    posts = [w.post for w in (late, idle, waiting, busier, suspended, gone)]
+    assert receivers(late.post, posts) == 1
+    late.post.strikes = STUCK
+    assert receivers(late.post, posts) == 2, "from a stuck one it is moved to a busier one, too"
+    waiting.take()
+    assert receivers(late.post, posts) == 3, "who has taken meanwhile is idle: the kernel is asked"

@@ -1,0 +1,294 @@
+"""When to try again: at once the first time, seldom in a loop, and never in step with the crash."""
+
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from attrs import Factory, define
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrmaster import restarts
+from rrmaster.restarts import CAP_S, JITTER, LOOP, STABLE_S, STARTS_PER_S, WINDOW_S, Exit, Restarts, is_crash
+
+LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+jitters = st.floats(0, 1)
+
+BOOT = 0.125
+"""Seconds that a simulated worker needs to be ready, or to fail."""
+
+TICK = 1 / 64
+"""Seconds, the clock of the simulation; a power of two adds up exactly."""
+
+
+@define(eq=False)
+class Fleet:
+    """Uses `Restarts` the way the supervisor does, with a clock of its own."""
+
+    size: int
+    life: Callable[[int, float], float]
+    """How long a worker started in this slot at this time lives; less than `BOOT`: it never serves."""
+    jitter: float = 0.5
+    law: Restarts = Factory(Restarts)
+    now: float = 0.0
+    born: dict[int, float] = Factory(dict)
+    dies: dict[int, float] = Factory(dict)
+    crashed: set[int] = Factory(set)
+    retries: set[int] = Factory(set)
+    starts: list[tuple[float, int]] = Factory(list)
+
+    def run(self, until: float) -> None:
+        while self.now < until:
+            for slot, when in list(self.dies.items()):
+                if when <= self.now:
+                    self.bury(slot)
+            for slot in list(self.retries):
+                if self.now - self.born[slot] - BOOT >= STABLE_S:
+                    self.retries.discard(slot)
+                    self.law.calm()
+            for slot in range(self.size):
+                if slot not in self.dies and self.may_start(slot):
+                    self.start(slot)
+            self.now += TICK
+
+    def bury(self, slot: int) -> None:
+        del self.dies[slot]
+        served = max(self.now - self.born.pop(slot) - BOOT, 0.0)
+        self.retries.discard(slot)
+        self.law.crashed(self.now, served, self.jitter)
+        self.crashed.add(slot)
+
+    def may_start(self, slot: int) -> bool:
+        serves = any(self.now - born >= BOOT for born in self.born.values())
+        if slot in self.crashed and self.law.wait(self.now, serves) > 0:
+            return False
+        return self.law.pace(self.now) <= 0
+
+    def start(self, slot: int) -> None:
+        self.law.started(self.now)
+        if slot in self.crashed:
+            self.crashed.discard(slot)
+            self.retries.add(slot)
+            self.law.tried(self.now)
+        self.born[slot] = self.now
+        self.dies[slot] = self.now + self.life(slot, self.now)
+        self.starts.append((self.now, slot))
+
+    def tries(self, since: float, until: float) -> int:
+        return sum(since < when <= until for when, _ in self.starts)
+
+
+# --- back-off
+
+
+def test_the_first_replacement_comes_at_once():
+    law = Restarts()
+    assert law.crashed(100.0, 0.0, 0.5) == 0
+    assert law.wait(100.0, anybody_serves=True) == 0
+
+
+def test_then_the_back_off_doubles_up_to_a_cap():
+    law, now, delays = Restarts(), 0.0, []
+    for _ in range(9):
+        delays.append(law.crashed(now, 0.0, 0.5))
+        now += delays[-1]
+    assert delays == [0, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+@LAW
+@given(st.lists(jitters, min_size=2, max_size=40))
+def test_the_jitter_is_a_share_of_the_back_off(chances):
+    law, now = Restarts(), 0.0
+    law.crashed(now, 0.0, 0.5)
+    for n, jitter in enumerate(chances):
+        delay = law.crashed(now, 0.0, jitter)
+        middle = min(2.0**n, CAP_S)
+        assert delay == pytest.approx(middle * (1 - JITTER + 2 * JITTER * jitter))
+        assert law.wait(now, anybody_serves=True) == pytest.approx(delay)
+        now += delay
+
+
+def test_several_masters_do_not_come_back_in_step():
+    delays = set()
+    for jitter in (0.0, 0.3, 1.0):
+        law = Restarts()
+        law.crashed(0.0, 0.0, jitter)
+        delays.add(law.crashed(0.0, 0.0, jitter))
+    assert len(delays) == 3
+
+
+def test_after_a_long_peace_the_first_is_at_once_again():
+    law, now = Restarts(), 0.0
+    for _ in range(6):
+        now += law.crashed(now, 0.0, 0.5)
+    now += WINDOW_S + CAP_S + 1
+    assert law.crashed(now, 0.0, 0.5) == 0
+
+
+def test_new_code_is_not_blamed_for_the_old():
+    law = Restarts()
+    for _ in range(6):
+        law.crashed(0.0, 0.0, 0.5)
+    law.calm()
+    assert law.wait(0.0, anybody_serves=True) == 0
+    assert law.crashed(1.0, 0.0, 0.5) == 0
+
+
+@LAW
+@given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 20), jitters), max_size=30), st.floats(0, 100))
+def test_while_nobody_serves_the_next_try_is_a_second_away_at_most(crashes, later):
+    law, now = Restarts(), 0.0
+    for gap, served, jitter in crashes:
+        now += gap
+        law.crashed(now, served, jitter)
+        law.tried(now)
+    assert 0 <= law.wait(now + later, anybody_serves=False) <= restarts.ALONE_CAP_S
+    assert law.wait(now + later, anybody_serves=False) <= law.wait(now + later, anybody_serves=True)
+
+
+@LAW
+@given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 20), jitters), max_size=30))
+def test_nothing_is_ever_given_up(crashes):
+    law, now = Restarts(), 0.0
+    for gap, served, jitter in crashes:
+        now += gap
+        law.crashed(now, served, jitter)
+        assert law.wait(now, anybody_serves=True) <= CAP_S * (1 + JITTER)
+        assert law.wait(now + CAP_S * (1 + JITTER), anybody_serves=True) == 0
+
+
+# --- a whole fleet
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("failing", [1, 2, 4, 7])
+def test_a_crash_loop_beside_those_who_serve_is_tried_seldom(failing, jitter):
+    """Ten times in the first minute, two a minute later: eight slots do not try eight times as often."""
+    breaks = 100.0
+
+    def life(slot: int, now: float) -> float:
+        if slot >= failing:
+            return 10_000.0
+        return breaks if now < breaks else BOOT / 2
+
+    fleet = Fleet(8, life, jitter)
+    fleet.run(breaks + 600)
+    assert 2 <= fleet.tries(breaks - 1, breaks + 60) <= 10
+    for minute in range(1, 10):
+        assert 1 <= fleet.tries(breaks + 60 * minute, breaks + 60 * minute + 60) <= 2
+
+
+def test_a_crash_loop_of_all_is_tried_every_second():
+    fleet = Fleet(1, lambda slot, now: 50.0 if now < 1 else BOOT / 2)
+    fleet.run(110)
+    starts = [when for when, _ in fleet.starts if when >= 50]
+    assert max(b - a for a, b in pairwise(starts)) <= 1.0 + BOOT
+    assert len(starts) <= 65, "and not much more often"
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_eight_healthy_workers_that_crash_together_all_come_back_at_once(jitter):
+    """Also the second time, and the third."""
+    fleet = Fleet(8, lambda slot, now: 20.0, jitter)
+    fleet.run(65)
+    assert [when for when, _ in fleet.starts] == [0.0] * 8 + [20.0] * 8 + [40.0] * 8 + [60.0] * 8
+
+
+def test_who_lasts_ends_the_loop():
+    """Three bad tries, then a good one: the next crash is the first one again."""
+    lives = iter([1.0, 0.1, 0.1, 0.1, 60.0, 10_000.0])
+    fleet = Fleet(2, lambda slot, now: next(lives) if slot == 0 else 10_000.0)
+    fleet.run(200)
+    starts = [when for when, slot in fleet.starts if slot == 0]
+    assert starts[5] - starts[4] == 60.0
+
+
+# --- pace
+
+
+@LAW
+@given(st.lists(st.floats(0, 0.5), max_size=120))
+def test_no_more_than_twenty_are_started_in_any_second(gaps):
+    law, now, starts = Restarts(), 0.0, []
+    for gap in gaps:
+        now += gap
+        if law.pace(now) <= 0:
+            law.started(now)
+            starts.append(now)
+    for first, last in zip(starts, starts[STARTS_PER_S:], strict=False):
+        assert last - first >= 1.0 - 1e-9
+
+
+@LAW
+@given(st.floats(0, 1e6))
+def test_who_waits_as_long_as_it_is_told_may_start(now):
+    law = Restarts()
+    for _ in range(STARTS_PER_S):
+        assert law.pace(now) == 0
+        law.started(now)
+    wait = law.pace(now)
+    assert wait == pytest.approx(1.0)
+    assert law.pace(now + wait) <= 0
+
+
+# --- is it a loop?
+
+
+def test_five_crashes_in_a_minute_are_a_loop():
+    law = Restarts()
+    for n in range(LOOP):
+        assert not law.looping(n)
+        law.crashed(float(n), 0.0, 0.5)
+    assert law.looping(LOOP)
+    assert not law.looping(LOOP + WINDOW_S)
+
+
+def test_crashes_far_apart_are_no_loop():
+    law = Restarts()
+    for n in range(50):
+        law.crashed(n * 20.0, 0.0, 0.5)
+        assert not law.looping(n * 20.0)
+
+
+@LAW
+@given(st.lists(st.floats(0, 30), max_size=100))
+def test_no_more_is_remembered_than_a_minute(gaps):
+    law, now = Restarts(), 0.0
+    for gap in gaps:
+        now += gap
+        law.crashed(now, 0.0, 0.5)
+        assert all(now - crash <= WINDOW_S for crash in law.crashes)
+
+
+# --- what is a crash?
+
+FAULTS = ["SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"]
+
+
+@pytest.mark.parametrize("how", [Exit(code=0), Exit(code=1), Exit(signal=signal.SIGKILL), Exit(signal=signal.SIGSEGV)])
+def test_any_end_before_ready_is_a_crash(how):
+    assert is_crash(how, was_ready=False)
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 255])
+def test_an_exit_of_its_own_that_nobody_asked_for_is_a_crash(code):
+    assert is_crash(Exit(code=code), was_ready=True)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_a_crash(name):
+    assert is_crash(Exit(signal=signal.Signals[name]), was_ready=True)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
+def test_who_is_killed_from_outside_has_not_crashed_unless_memory_ran_out(name):
+    how = Exit(signal=signal.Signals[name])
+    assert not is_crash(how, was_ready=True)
+    assert is_crash(how, was_ready=True, out_of_memory=True)
+
+
+def test_an_end_is_told_by_name():
+    assert str(Exit(code=3)) == "exited with status 3"
+    assert str(Exit(signal=9)) == "was ended by SIGKILL"
+    assert str(Exit(signal=40)) == "was ended by signal 40"

@@ -1,0 +1,399 @@
+"""What is to be served: what is understood, what is refused, with which words, and who wins."""
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrmaster import settings as law
+from rrmaster.balance import MAX_WINDOW, POLICIES
+from rrmaster.settings import (
+    Inherited,
+    Settings,
+    SettingsError,
+    Source,
+    Tcp,
+    Unix,
+    conventions,
+    flag,
+    from_environment,
+    from_table,
+    options,
+    parse_bind,
+    parse_binds,
+    parse_duration,
+    read,
+    variable,
+)
+
+LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+
+APP = "shop.main:app"
+HUGE = 10**400
+"""A number that TOML can write and a float cannot hold."""
+
+anything = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.just(HUGE), st.floats(), st.text(), st.binary(),
+    st.lists(st.text(max_size=5) | st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+def served(**values: object) -> Source:
+    """A command line with an application."""
+    return Source("command line", {"application": APP} | values)
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "bind"),
+    [
+        ("127.0.0.1:8000", Tcp("127.0.0.1", 8000)),
+        ("localhost:80", Tcp("localhost", 80)),
+        ("localhost", Tcp("localhost", 8000)),
+        (":8080", Tcp("", 8080)),
+        ("*:8080", Tcp("*", 8080)),
+        ("0.0.0.0:0", Tcp("0.0.0.0", 0)),
+        ("[::1]:65535", Tcp("::1", 65535)),
+        ("[::]:80", Tcp("::", 80)),
+        ("[::1]", Tcp("::1", 8000)),
+        ("[fe80::1%eth0]:80", Tcp("fe80::1%eth0", 80)),
+        ("unix:/run/app.sock", Unix("/run/app.sock")),
+        ("unix:///run/app.sock", Unix("/run/app.sock")),
+        ("unix:app.sock", Unix("app.sock")),
+        ("fd://3", Inherited(3)),
+    ],
+)
+def test_an_address_is_understood(text, bind):
+    assert parse_bind(text) == bind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", ":", "localhost:", "localhost:http", "localhost:-1", "localhost:65536", "localhost:8e3", "a b:80",
+        "::1", "::1:8000", "[::1]:", "[::1]8000", "[::1", "http://localhost:80", "localhost:80/path", "unix:",
+        "fd://", "fd://x", "fd://-1", "localhost:80\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_with_words(text):
+    with pytest.raises(ValueError, match=r"."):
+        parse_bind(text)
+
+
+def test_several_addresses_may_be_given_as_a_list_or_with_commas():
+    assert parse_binds("localhost:1, unix:a.sock") == ("localhost:1", "unix:a.sock")
+    assert parse_binds(["localhost:1", "fd://3"]) == ("localhost:1", "fd://3")
+    assert Settings(APP, bind="localhost:1,localhost:2").binds == (Tcp("localhost", 1), Tcp("localhost", 2))
+
+
+@pytest.mark.parametrize("value", [8000, None, True, b"localhost", "", "a:1,", "a:1,,b:1", ["a:1", 2], ["a:1", "a:1"]])
+def test_what_is_no_list_of_addresses_is_refused(value):
+    with pytest.raises(ValueError, match=r"."):
+        parse_binds(value)
+
+
+def test_a_master_without_any_address_is_refused():
+    """It would start, serve nobody, and look well."""
+    with pytest.raises(SettingsError, match="bind"):
+        Settings(APP, bind=())
+
+
+# --- numbers, times, names
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("500ms", 0.5), ("30s", 30.0), ("30", 30.0), ("2m", 120.0), ("1h", 3600.0), ("1d", 86400.0), ("250us", 250e-6),
+        ("1.5s", 1.5), (".5s", 0.5), ("2.m", 120.0), (" 3 s ", 3.0), (7, 7.0), (0.25, 0.25), (0, 0.0), ("0", 0.0),
+    ],
+)  # fmt: skip
+def test_a_duration_is_understood(value, seconds):
+    assert parse_duration(value) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", "s", "ms", "-1s", "1 s s", "1e3", "5S", "3 weeks", "1,5s", "nan", "inf", -1, -0.5, True, None, [], b"1s",
+        float("nan"), float("inf"), pytest.param("9" * 400, id="digits"), pytest.param(HUGE, id="huge"),
+    ],
+)  # fmt: skip
+def test_what_is_no_duration_is_refused_and_told_how_to_write_one(value):
+    with pytest.raises(ValueError, match="write 500ms, 30s, 2m"):
+        parse_duration(value)
+
+
+GOOD = {
+    "application": [("shop.main:app", "shop.main:app"), ("m:a.b", "m:a.b"), ("ümlaut:x", "ümlaut:x")],
+    "bind": [("a:1", ("a:1",)), (["a:1", "b:2"], ("a:1", "b:2"))],
+    "unix_mode": [("660", 0o660), ("0o660", 0o660), ("0", 0), (0o600, 0o600), ("777", 0o777)],
+    "backlog": [("1", 1), (65535, 65535)],
+    "workers": [("4", 4), (1, 1), (" 8 ", 8), ("auto", None), (None, None), (1024, 1024)],
+    "app_dir": [("src", "src"), (None, None)],
+    "chdir": [("/srv", "/srv"), (None, None)],
+    "policy": [*((name, name) for name in POLICIES), ("shop.balance:choose", "shop.balance:choose")],
+    "window": [("1", 1), (MAX_WINDOW, MAX_WINDOW)],
+    "recall_after": [("5ms", 0.005), (0.1, 0.1)],
+    "worker_connections": [("1", 1), (10_000_000, 10_000_000)],
+    "ready_timeout": [("1m", 60.0)],
+    "graceful_timeout": [("0", 0.0), (10, 10.0)],
+    "hang_timeout": [("0", 0.0), ("2m", 120.0)],
+    "heartbeat": [("100ms", 0.1)],
+    "user": [("www", "www"), ("1000", "1000"), (None, None)],
+    "group": [("www", "www"), (None, None)],
+    "umask": [("027", 0o027), (0o077, 0o077), (None, None)],
+    "pid": [("/run/app.pid", "/run/app.pid"), (None, None)],
+    "log_level": [(level, level) for level in law.LOG_LEVELS],
+}
+BAD = {
+    "application": ["", "shop", "shop:", ":app", "shop.main", "a b:c", "shop..main:app", "shop:app()", 5, None],
+    "bind": ["", "localhost:x", 80, ["a:1", "a:1"]],
+    "unix_mode": ["", "888", "1777", "rw", -1, 0o1000, True, None],
+    "backlog": ["0", 0, -1, 65536, "many", 1.5, True, None],
+    "workers": ["0", 0, -1, 1025, "four", "", 2.0, True],
+    "app_dir": ["", 5],
+    "chdir": ["", 5],
+    "policy": ["", "least_loaded", "random", "module:", None, 5, ["least-loaded"]],
+    "window": ["0", 0, MAX_WINDOW + 1, "x", None, True],
+    "recall_after": ["0", 0, "-1ms", "soon", None],
+    "worker_connections": ["0", 10_000_001, "x", None],
+    "ready_timeout": ["0s", "x", None],
+    "graceful_timeout": ["-1", "x", None],
+    "hang_timeout": ["-1", "x", None],
+    "heartbeat": [0, "0ms", "x", None],
+    "user": ["", 5],
+    "group": ["", 5],
+    "umask": ["8", -1, "rwx"],
+    "pid": ["", 5],
+    "log_level": ["", "INFO", "verbose", None, 5],
+}
+
+
+def pairs(table: dict[str, list]) -> list[tuple]:
+    return [(name, value) for name, values in table.items() for value in values]
+
+
+def test_these_tables_show_every_option():
+    assert GOOD.keys() == BAD.keys() == {"application", *options()}
+
+
+@pytest.mark.parametrize(("name", "case"), pairs(GOOD))
+def test_a_good_value_is_understood(name, case):
+    value, wanted = case
+    chosen = Settings(**({"application": APP} | {name: value}))
+    assert getattr(chosen, name) == (pytest.approx(wanted) if isinstance(wanted, float) else wanted)
+
+
+@pytest.mark.parametrize(("name", "value"), pairs(BAD))
+def test_a_bad_value_is_refused_and_the_field_is_named(name, value):
+    with pytest.raises(SettingsError, match=rf"^{name}: \S"):
+        Settings(**({"application": APP} | {name: value}))
+
+
+@pytest.mark.parametrize(("name", "value"), pairs(BAD))
+def test_a_bad_value_is_named_as_it_is_spelled_in_its_source(name, value):
+    good = {"application": APP}
+    for source, spelled in (
+        (Source("command line", good | {name: value}), flag(name)),
+        (Source("environment", good | {name: value}, variable), variable(name)),
+        (from_table(good | {name: value}, "rrmaster.toml"), f"rrmaster.toml: {name}"),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            read([source])
+        assert str(caught.value).startswith(f"{spelled}: ")
+        assert "\n" not in str(caught.value).strip()
+
+
+@pytest.mark.parametrize("key", ["recall-after", "recall_after"])
+def test_a_key_of_the_file_is_named_as_it_is_written_there(key):
+    with pytest.raises(SettingsError, match=f"^rrmaster.toml: {key}: "):
+        read([served(), from_table({key: "soon"}, "rrmaster.toml")])
+
+
+@LAW
+@given(st.sampled_from(sorted(GOOD)), anything)
+def test_any_value_at_all_is_understood_or_refused(name, value):
+    try:
+        chosen = Settings(**({"application": APP} | {name: value}))
+    except SettingsError:
+        return
+    assert Settings(**attrs.asdict(chosen)) == chosen, "what was understood is understood again"
+
+
+@LAW
+@given(st.text(alphabet="[]:/.*%@ unixfd0123456789localhost\n", max_size=20) | st.text(max_size=20))
+def test_any_text_at_all_is_an_address_or_refused(text):
+    try:
+        bind = parse_bind(text)
+    except ValueError:
+        return
+    assert isinstance(bind, Tcp | Unix | Inherited)
+
+
+def test_a_worker_is_not_called_hung_between_two_heartbeats():
+    with pytest.raises(SettingsError, match="at least twice the heartbeat"):
+        Settings(APP, heartbeat="1s", hang_timeout="1.5s")
+    Settings(APP, heartbeat="1s", hang_timeout="2s")
+    Settings(APP, heartbeat="1s", hang_timeout=0)
+
+
+# --- the class
+
+
+def test_the_defaults_are_those_that_were_promised():
+    assert attrs.asdict(Settings(APP)) == {
+        "application": APP,
+        "bind": ("127.0.0.1:8000",),
+        "unix_mode": 0o666,
+        "backlog": 2048,
+        "workers": None,
+        "app_dir": None,
+        "chdir": None,
+        "policy": "least-loaded",
+        "window": 8,
+        "recall_after": 0.005,
+        "worker_connections": 10_000,
+        "ready_timeout": 30.0,
+        "graceful_timeout": 30.0,
+        "hang_timeout": 30.0,
+        "heartbeat": 0.5,
+        "user": None,
+        "group": None,
+        "umask": None,
+        "pid": None,
+        "log_level": "info",
+    }
+
+
+@pytest.mark.parametrize("name", options())
+def test_the_default_shown_is_the_default(name):
+    """--help shows `shown`; where it is a value, it must be the value."""
+    option, default = options()[name], getattr(Settings(APP), name)
+    if option.shown is not None and default is not None and name != "bind":
+        assert option.parse(option.shown) == default
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Settings(APP).window = 9
+
+
+def test_an_option_that_does_not_exist_is_a_type_error():
+    with pytest.raises(TypeError):
+        Settings(APP, worker=4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [("policy", "least-loded", "least-loaded"), ("policy", "iphash", "ip-hash"), ("log_level", "warn", "warning")],
+)
+def test_a_typing_error_in_a_word_gets_a_suggestion(field, value, instead):
+    with pytest.raises(SettingsError, match=rf"did you mean {instead}\?"):
+        Settings(APP, **{field: value})
+
+
+# --- the sources
+
+ORDER = ("command line", "environment", "rrmaster.toml")
+
+
+@LAW
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {}, optional={"workers": st.integers(1, 9), "window": st.integers(1, 9), "backlog": st.integers(1, 9)}
+        ),
+        min_size=3,
+        max_size=3,
+    )
+)
+def test_flags_come_before_environment_before_file_before_default(tables):
+    flags, environ, file = tables
+    environment, complaints = from_environment({variable(name): str(value) for name, value in environ.items()})
+    chosen, origins = read([served(**flags), environment, from_table(file, "rrmaster.toml")])
+    assert complaints == []
+    for name in ("workers", "window", "backlog"):
+        origin = next((where for where, table in zip(ORDER, tables, strict=True) if name in table), "default")
+        assert origins[name] == origin
+        wanted = getattr(Settings(APP), name) if origin == "default" else tables[ORDER.index(origin)][name]
+        assert getattr(chosen, name) == wanted
+    assert origins["application"] == "command line"
+
+
+def test_every_value_has_an_origin():
+    _, origins = read([served()])
+    assert origins.keys() == {"application", *options()}
+    assert set(origins.values()) == {"command line", "default"}
+
+
+def test_what_the_platform_says_comes_after_all_that_was_written_for_us():
+    """WEB_CONCURRENCY and PORT, as gunicorn and uvicorn read them."""
+    environ = {"WEB_CONCURRENCY": "3", "PORT": "5000"}
+    chosen, origins = read([served(), conventions(environ)])
+    assert (chosen.workers, chosen.bind) == (3, ("0.0.0.0:5000",))
+    assert (origins["workers"], origins["bind"]) == ("environment", "environment")
+    chosen, _ = read([served(workers="7"), from_table({"bind": "localhost:1"}, "x.toml"), conventions(environ)])
+    assert (chosen.workers, chosen.bind) == (7, ("localhost:1",))
+
+
+def test_empty_variables_of_the_platform_say_nothing():
+    chosen, origins = read([served(), conventions({"WEB_CONCURRENCY": "", "PORT": ""})])
+    assert chosen == Settings(APP)
+    assert origins["workers"] == "default"
+
+
+@pytest.mark.parametrize("name", ["WEB_CONCURRENCY", "PORT"])
+def test_a_bad_variable_of_the_platform_is_named(name):
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        read([served(), conventions({name: "many"})])
+
+
+@pytest.mark.parametrize("name", options())
+def test_every_option_is_a_variable_and_a_key(name):
+    value = next(value for value, wanted in GOOD[name] if isinstance(value, str))
+    environment, _ = from_environment({f"RRMASTER_{name.upper()}": value})
+    for source in (environment, from_table({name.replace("_", "-"): value}, "f"), from_table({name: value}, "f")):
+        chosen, origins = read([served(), source])
+        assert getattr(chosen, name) == getattr(Settings(APP, **{name: value}), name)
+        assert origins[name] == source.name
+
+
+def test_a_variable_that_looks_like_an_option_and_is_none_is_told_of():
+    source, complaints = from_environment({"RRMASTER_WORKER": "4", "HOME": "/", "RRMASTER_WINDOW": "4"})
+    assert complaints == ["RRMASTER_WORKER is no setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?"]
+    assert source.values == {"window": "4"}
+
+
+def test_what_a_master_says_to_its_workers_is_no_mistake():
+    """A master that is started by a worker of another one sees these."""
+    _, complaints = from_environment(dict.fromkeys(law.WORKER_VARIABLES, "1"))
+    assert complaints == []
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"), [("worker", "workers"), ("bindd", "bind"), ("graceful-timeot", "graceful_timeout")]
+)
+def test_an_unknown_key_is_refused_with_a_suggestion(key, instead):
+    with pytest.raises(SettingsError, match=rf"^rrmaster\.toml: there is no setting '{key}'; did you mean {instead}\?"):
+        from_table({"application": APP, key: 4}, "rrmaster.toml")
+
+
+def test_an_unknown_key_like_no_other_is_refused_without_one():
+    with pytest.raises(SettingsError) as caught:
+        from_table({"zzz": 4}, "rrmaster.toml")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_the_application_may_stand_in_the_file():
+    chosen, origins = read([Source("command line", {}), from_table({"application": APP}, "rrmaster.toml")])
+    assert chosen.application == APP
+    assert origins["application"] == "rrmaster.toml"
+
+
+def test_nothing_to_serve_is_said_with_what_to_try():
+    with pytest.raises(SettingsError, match=r"rrmaster\.demo:hello"):
+        read([])

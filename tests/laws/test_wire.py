@@ -1,0 +1,216 @@
+"""What is said on the line: every message survives it, and nothing that may come down it does any harm."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrmaster import wire
+from rrmaster.wire import Failed, Handoff, Nudge, ProtocolError, Ready, Report, Retiring
+
+LAW = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+
+
+def unsigned(bits: int) -> st.SearchStrategy[int]:
+    return st.integers(0, 2**bits - 1)
+
+
+reports = st.builds(
+    Report, unsigned(64), unsigned(32), st.booleans(), unsigned(32), unsigned(64), unsigned(64), unsigned(16)
+)
+readies = st.builds(
+    Ready, st.integers(), st.just(wire.PROTOCOL), st.none() | st.lists(st.integers(), max_size=50).map(tuple)
+)
+words = st.builds(Failed, st.text()) | st.builds(Retiring, st.text())
+ups = reports | readies | words
+downs = st.builds(Handoff, unsigned(16), unsigned(8), st.booleans(), unsigned(8)) | st.just(Nudge())
+
+any_text = st.text(st.characters())  # lone surrogates too: a traceback may hold what os.fsdecode made
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+json_bodies = json_values | st.fixed_dictionaries(
+    {}, optional={"pid": json_values, "protocol": st.just(1) | json_values, "listeners": json_values}
+)
+KINDS = [wire.READY, wire.REPORT, wire.FAILED, wire.RETIRING, wire.HANDOFF, wire.NUDGE]
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    return struct.pack("<BxH", kind, len(body)) + body
+
+
+garbage = (
+    st.binary(max_size=100)
+    | st.builds(frame, st.sampled_from(KINDS) | unsigned(8), st.binary(max_size=100))
+    | st.builds(frame, st.sampled_from(KINDS), json_bodies.map(lambda value: json.dumps(value).encode()))
+)
+
+
+@LAW
+@given(ups)
+def test_what_a_worker_says_is_what_the_master_reads(message):
+    assert wire.decode_up(wire.encode(message)) == message
+
+
+@LAW
+@given(downs)
+def test_what_the_master_says_is_what_the_worker_reads(message):
+    assert wire.decode_down(wire.encode(message)) == message
+
+
+@LAW
+@given(downs)
+def test_everything_down_a_line_has_the_same_length(message):
+    """The number of unread messages is a division only then."""
+    assert len(wire.encode(message)) == wire.DOWN_SIZE
+
+
+@LAW
+@given(ups | downs)
+def test_no_message_is_empty_or_too_long(message):
+    """An empty datagram reads as the end of the stream, a longer one would be cut off."""
+    assert 0 < len(wire.encode(message)) <= wire.MAX_UP
+
+
+@LAW
+@given(garbage)
+def test_garbage_is_read_skipped_or_refused_and_nothing_else(datagram):
+    for decode, kinds in ((wire.decode_up, wire.Up), (wire.decode_down, wire.Down)):
+        try:
+            message = decode(datagram)
+        except ProtocolError:
+            continue
+        assert message is None or isinstance(message, kinds)
+
+
+@LAW
+@given(ups | downs, st.integers(0, 200), unsigned(8))
+def test_one_wrong_byte_is_read_skipped_or_refused_and_nothing_else(message, place, value):
+    datagram = bytearray(wire.encode(message))
+    datagram[place % len(datagram)] = value
+    for decode in (wire.decode_up, wire.decode_down):
+        try:
+            decode(bytes(datagram))
+        except ProtocolError:
+            pass  # refused, as it should be
+
+
+@LAW
+@given(ups | downs, st.data())
+def test_half_a_message_is_refused(message, data):
+    datagram = wire.encode(message)
+    half = datagram[: data.draw(st.integers(0, len(datagram) - 1))]
+    with pytest.raises(ProtocolError):
+        wire.decode_up(half)
+    with pytest.raises(ProtocolError):
+        wire.decode_down(half)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 16_000,  # deeper than Python recurses
+        b'{"a":' * 3_000,
+        b'{"protocol":1,"pid":' + b"9" * 5_000 + b"}",  # more digits than int() takes
+        b"\xff\xfe\x00\xd8",  # half of a surrogate pair in UTF-16
+        b"",
+        b"null",
+        b'{"reason":null}',
+        b'{"reason":["text"]}',
+        b'{"protocol":2,"pid":1}',
+        b'{"protocol":1}',
+        b'{"protocol":1,"pid":true}',
+        b'{"protocol":1,"pid":1.5}',
+        b'{"protocol":1,"pid":1,"listeners":0}',
+        b'{"protocol":1,"pid":1,"listeners":["0"]}',
+        b'{"protocol":1,"pid":1,"listeners":[true]}',
+    ],
+)
+@pytest.mark.parametrize("kind", [wire.READY, wire.FAILED, wire.RETIRING])
+def test_json_that_says_something_else_is_refused(kind, body):
+    with pytest.raises(ProtocolError):
+        wire.decode_up(frame(kind, body))
+
+
+def test_a_report_or_handoff_that_is_too_short_is_refused():
+    for kind, decode in ((wire.REPORT, wire.decode_up), (wire.HANDOFF, wire.decode_down)):
+        with pytest.raises(ProtocolError, match="malformed"):
+            decode(frame(kind, b"\0\0\0"))
+
+
+@LAW
+@given(reports | downs, st.binary(min_size=1, max_size=50))
+def test_a_body_longer_than_known_is_read_as_far_as_it_is_known(message, news):
+    """So an old worker survives a new master, and the other way round."""
+    datagram = wire.encode(message)
+    longer = frame(datagram[0], datagram[4:] + news)
+    decode = wire.decode_up if isinstance(message, Report) else wire.decode_down
+    assert decode(longer) == message
+
+
+@LAW
+@given(readies | words, json_values)
+def test_a_key_that_is_not_known_is_passed_over(message, news):
+    datagram = wire.encode(message)
+    body = json.loads(datagram[4:]) | {"something new": news}
+    assert wire.decode_up(frame(datagram[0], json.dumps(body).encode())) == message
+
+
+@LAW
+@given(unsigned(8), st.binary(max_size=50))
+def test_a_kind_that_is_not_known_is_skipped(kind, body):
+    if kind not in (wire.READY, wire.REPORT, wire.FAILED, wire.RETIRING):
+        assert wire.decode_up(frame(kind, body)) is None
+    if kind not in (wire.HANDOFF, wire.NUDGE):
+        assert wire.decode_down(frame(kind, body)) is None
+
+
+def test_the_numbers_of_the_kinds_are_all_different():
+    kinds = [*KINDS, wire.LISTEN, wire.LISTENING, wire.NOTE]
+    assert len(set(kinds)) == len(kinds)
+
+
+@LAW
+@given(any_text.filter(bool), st.integers(0, 20_000), any_text, st.sampled_from([Failed, Retiring]))
+def test_a_reason_of_any_length_and_script_fits(text, length, tail, kind):
+    reason = (text * (length // len(text) + 1))[:length] + tail
+    datagram = wire.encode(kind(reason))
+    assert len(datagram) <= wire.MAX_UP
+    assert isinstance(wire.decode_up(datagram), kind)
+
+
+@pytest.mark.parametrize("letter", ["a", "ä", "你", "😀", '"', "\\", "\n", "\0", "\ud800"])
+@pytest.mark.parametrize("length", [5_000, 15_000, 30_000, 100_000])
+def test_a_reason_that_is_too_long_loses_its_middle(letter, length):
+    """A traceback says at its end what happened, and at its beginning where."""
+    reason = "In shop.py" + letter * max(length, wire.MAX_REASON) + "ValueError: this"
+    read = wire.decode_up(wire.encode(Failed(reason))).reason
+    head, mark, tail = read.partition(" [...] ")
+    assert head.startswith("In shop.py")
+    assert mark
+    assert tail.endswith("ValueError: this")
+    assert reason.startswith(head)
+    assert reason.endswith(tail)
+    assert len(json.dumps(read)) > wire.MAX_REASON // 2, "no more is cut out than must be"
+
+
+def test_a_reason_that_fits_is_not_touched():
+    reason = "x" * (wire.MAX_REASON - 2)
+    assert wire.decode_up(wire.encode(Failed(reason))).reason == reason
+
+
+def test_a_loop_that_was_stuck_for_hours_reports_as_much_as_fits():
+    assert wire.decode_up(wire.encode(Report(0, lag_us=2**40))).lag_us == 2**32 - 1
+
+
+def test_nudges_are_counted_modulo_65536():
+    assert wire.decode_up(wire.encode(Report(0, nudges=65536 + 3))).nudges == 3
+
+
+def test_a_worker_of_another_protocol_is_refused_by_name():
+    with pytest.raises(ProtocolError, match=f"must speak protocol {wire.PROTOCOL}"):
+        wire.decode_up(wire.encode(Ready(1, protocol=wire.PROTOCOL + 1)))

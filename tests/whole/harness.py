@@ -1,0 +1,224 @@
+"""A master of its own for a test, started as a user starts it, and clients for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from attrs import Factory, define
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+
+PATIENCE = 20.0
+"""Seconds until a test gives up on anything it waits for; a busy machine may take a few."""
+
+
+@define(eq=False)
+class Running:
+    """A running master: what it has said, and who its workers are."""
+
+    process: trio.Process
+    lines: list[str] = Factory(list)
+    deaf: bool = False
+    """Read nothing more of what it says."""
+    clients: list[trio.SocketStream] = Factory(list)
+    """Connections that are held until the end of the test."""
+    _news: trio.Event = Factory(trio.Event)
+
+    async def read(self) -> None:
+        """Collect what it says, until it ends."""
+        unread = b""
+        assert self.process.stderr is not None
+        async for data in self.process.stderr:
+            *whole, unread = (unread + data).split(b"\n")
+            self.lines += [line.decode() for line in whole]
+            self._tell()
+            if self.deaf:
+                await trio.sleep_forever()
+        self.lines += [unread.decode()] if unread else []
+        self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    async def until(self, true: Callable[[], bool], what: str = "") -> None:
+        """Wait until something holds that follows from what the master says."""
+        with trio.move_on_after(PATIENCE):
+            while not true():
+                await self._news.wait()
+            return
+        raise AssertionError(f"in vain: {what or true}\n{self.text}")
+
+    async def said(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """Wait until it has said this so many times; the last match."""
+        await self.until(lambda: len(re.findall(pattern, self.text)) >= times, pattern)
+        return list(re.finditer(pattern, self.text))[times - 1]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def port(self) -> int:
+        match = re.search(r" on \S*?:(\d+)", self.text)
+        assert match, self.text
+        return int(match[1])
+
+    @property
+    def workers(self) -> dict[int, int]:
+        """Pid to slot, of those who serve."""
+        serving: dict[int, int] = {}
+        for slot, pid, state in re.findall(r"worker (\d+) \(pid (\d+)\): \w+ -> (\w+)", self.text):
+            if state == "serving":
+                serving[int(pid)] = int(slot)
+            else:
+                serving.pop(int(pid), None)
+        return serving
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def stop(self) -> int:
+        """Ask it to end, and return its exit status."""
+        self.signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        with trio.fail_after(PATIENCE):
+            return await self.process.wait()
+
+    async def hold(self, count: int) -> dict[trio.SocketStream, int]:
+        """So many connections, opened one after the other, each with the pid that answered it."""
+        held = {}
+        for _ in range(count):
+            stream = await connect(self.port)
+            self.clients.append(stream)
+            with trio.fail_after(PATIENCE):
+                held[stream] = int(await stream.receive_some())
+        return held
+
+    async def burst(self, count: int) -> list[trio.SocketStream]:
+        """So many connections, opened at once; nothing is read from them."""
+        opened = [await connect(self.port) for _ in range(count)]
+        self.clients += opened
+        return opened
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+@asynccontextmanager
+async def running(
+    application: str,
+    *options: str,
+    workers: int = 4,
+    bind: str | None = "127.0.0.1:0",
+    app_dir: Path = PROGRAMS,
+    ready: bool = True,
+    environ: dict[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    user: int | None = None,
+) -> AsyncIterator[Running]:
+    """A master, ready; killed at the end if the test has not stopped it, its workers with it."""
+    where = ["--bind", bind] if bind is not None else []
+    command = [sys.executable, "-m", "rrmaster", "--workers", str(workers), *where, "--app-dir", str(app_dir)]
+    async with trio.open_nursery() as nursery:
+        process = await trio.lowlevel.open_process(
+            [*command, *options, application],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (environ or {}),
+            pass_fds=tuple(pass_fds),
+            user=user,
+        )
+        master = Running(process)
+        nursery.start_soon(master.read)
+        try:
+            if ready:
+                await master.said(r"ready: \d+ of \d+ workers serve")
+            yield master
+        finally:
+            nursery.cancel_scope.shield = True
+            for client in master.clients:
+                client.socket.close()
+            if process.returncode is None:
+                workers_left = master.workers
+                process.kill()
+                await process.wait()
+                for pid in workers_left:
+                    _kill(pid)
+            nursery.cancel_scope.cancel()
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has left with its master already
+
+
+async def connect(port: int) -> trio.SocketStream:
+    with trio.fail_after(PATIENCE):
+        return await trio.open_tcp_stream("127.0.0.1", port)
+
+
+async def ask(port: int, question: bytes = b"?", ledger: Counter[str] | None = None) -> bytes:
+    """One connection, one question, one answer.  With a ledger every end is counted there, under exactly one name."""
+    try:
+        with trio.fail_after(PATIENCE):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(question)
+                answer = bytes(await stream.receive_some())
+        end = "answered" if answer else "cut off"
+    except trio.TooSlowError:
+        answer, end = b"", "hung"
+    except trio.BrokenResourceError:
+        answer, end = b"", "cut off"
+    except OSError as error:
+        answer, end = b"", "refused" if isinstance(error, ConnectionRefusedError) or not error.errno else "cut off"
+    if ledger is not None:
+        ledger[end] += 1
+    elif not answer:
+        raise AssertionError(end)
+    return answer
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process that is not our child has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with trio.fail_after(PATIENCE):
+            await trio.lowlevel.wait_readable(fd)
+    finally:
+        trio.lowlevel.notify_closing(fd)
+        os.close(fd)
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+raise RuntimeError("the application cannot be imported")

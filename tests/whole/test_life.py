@@ -1,0 +1,197 @@
+"""Start, reload, scale and stop of a real fleet, and what its exit status says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+from harness import PROGRAMS, ask, gone, running
+from test_faults import crowd
+
+
+async def test_term_finishes_what_is_in_hand_and_ends_with_0():
+    async with running("handlers:slow") as master:
+        streams = await master.burst(20)
+        for stream in streams:
+            await stream.send_all(b"?")
+        assert await master.stop() == 0
+        # All of the backlog was accepted, handed over and answered.
+        answers = Counter([bool(await stream.receive_some()) for stream in streams])
+        assert answers == {True: 20}
+        assert not any("SIGKILL" in line for line in master.lines)
+
+
+async def test_who_ignores_everything_is_killed_and_the_status_says_1():
+    async with running("handlers:ignores_term", "--graceful-timeout", "200ms", workers=2) as master:
+        await master.hold(2)
+        master.signal(signal.SIGTERM)
+        await master.said("draining -> stopping, not done in time", 2)
+        master.signal(signal.SIGTERM)  # the second: the five seconds after SIGTERM are cut short
+        assert await master.ended() == 1
+
+
+async def test_a_second_signal_ends_it_now():
+    async with running("handlers:ident", workers=2) as master:
+        await master.hold(4)
+        master.signal(signal.SIGINT)
+        await master.said("-> draining", 2)
+        master.signal(signal.SIGINT)
+        assert await master.ended() in (0, 1)
+
+
+async def test_quit_cuts_connections_and_ends():
+    async with running("handlers:ident", workers=2) as master:
+        held = await master.hold(4)
+        master.signal(signal.SIGQUIT)
+        assert await master.ended() == 0
+        for stream in held:
+            with pytest.raises((trio.BrokenResourceError, AssertionError)):  # reset, or the end
+                assert await stream.receive_some()
+
+
+async def test_a_reload_under_load_loses_nothing():
+    async with running("handlers:quick", workers=3) as master:
+        before = set(master.workers)
+        over = False
+
+        async def reload() -> None:
+            nonlocal over
+            for generation in (2, 3):
+                master.signal(signal.SIGHUP)
+                await master.said(f"generation {generation} is ready and serves")
+                await master.said("draining -> gone, exited with status 0", 3 * (generation - 1))
+            over = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload)
+            ledger = await crowd(master.port, 6, lambda: over)
+        assert ledger.keys() == {"answered"}
+        assert not before & set(master.workers)
+        assert sorted(master.workers.values()) == [0, 1, 2]
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a program at once, as a deployment does, and so that no stale bytecode is taken for it."""
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").rename(path)
+
+
+GOOD = (PROGRAMS / "handlers.py").read_text()
+
+
+async def test_a_reload_onto_bad_code_leaves_the_old_untouched_and_a_good_one_follows(tmp_path: Path):
+    write(tmp_path / "app.py", GOOD)
+    async with running("app:quick", workers=2, app_dir=tmp_path, environ={"PYTHONDONTWRITEBYTECODE": "1"}) as master:
+        before = master.workers
+        write(tmp_path / "app.py", "raise RuntimeError('bad code')\n")
+        master.signal(signal.SIGHUP)
+        await master.said("reload refused")
+        await master.said("RuntimeError: bad code")
+        assert master.workers == before
+        assert int(await ask(master.port)) in before
+        write(tmp_path / "app.py", GOOD)
+        master.signal(signal.SIGHUP)
+        await master.said("is ready and serves")
+        await master.said("draining -> gone", 2)
+        assert not before.keys() & master.workers.keys()
+        assert await master.stop() == 0
+
+
+async def test_ten_hups_are_two_reloads_at_most():
+    async with running("handlers:quick", workers=1) as master:
+        for _ in range(10):
+            master.signal(signal.SIGHUP)
+        await master.said("received SIGHUP")
+        await master.said("is ready and serves")
+        await master.said("draining -> gone")
+        assert await master.stop() == 0
+        assert master.text.count("is ready and serves") <= 2
+
+
+async def test_ttin_adds_a_worker_and_ttou_takes_the_highest_slot():
+    async with running("handlers:quick", workers=2) as master:
+        master.signal(signal.SIGTTIN)
+        await master.until(lambda: sorted(master.workers.values()) == [0, 1, 2], "three serve")
+        master.signal(signal.SIGTTOU)
+        await master.said(r"worker 2 \(pid \d+\): draining -> gone")
+        assert sorted(master.workers.values()) == [0, 1]
+
+
+async def test_a_killed_worker_is_replaced_in_its_slot():
+    async with running("handlers:quick", workers=3) as master:
+        victim, slot = next(iter(master.workers.items()))
+        os.kill(victim, signal.SIGKILL)
+        await master.until(
+            lambda: victim not in master.workers and sorted(master.workers.values()) == [0, 1, 2], "it is replaced"
+        )
+        assert slot in master.workers.values()
+
+
+@pytest.mark.parametrize("how", ["signal", "itself"])
+async def test_who_asks_to_retire_is_replaced_first_and_then_drained(how: str):
+    async with running("handlers:ill", workers=1) as master:
+        old = next(iter(master.workers))
+        if how == "signal":
+            os.kill(old, signal.SIGTERM)
+        else:
+            await ask(master.port, b"R")
+        await master.said(f"pid {old}.: serving -> draining, its replacement serves")
+        before, _, _ = master.text.partition("serving -> draining")
+        assert before.count("proving -> serving") == 2
+        await gone(old)
+
+
+async def test_a_worker_that_is_not_ready_gets_nothing():
+    async with running("handlers:ill", workers=2) as master:
+        paused = int(await ask(master.port, b"p"))
+        answers = set()
+        # It reports before it answers anybody else: the ones after the first may race with the report, no more.
+        for _ in range(10):
+            answers.add(int(await ask(master.port)))
+        last = {int(await ask(master.port)) for _ in range(6)}
+        assert paused not in last
+
+
+async def test_what_workers_print_is_logged_in_whole_lines_with_their_slot():
+    async with running("handlers:prints", workers=2) as master:
+        for number in range(10):
+            await ask(master.port, b"%d" % number)
+        await master.until(lambda: master.text.count("| out ") == 10 and master.text.count("| err ") == 10, "all lines")
+        assert all(f"| out {number}" in master.text and f"| err {number}" in master.text for number in range(10))
+
+
+async def test_a_flood_of_output_is_read_and_thrown_away():
+    async with running("handlers:floods", workers=1) as master:
+        for _ in range(2):
+            assert await ask(master.port)
+        await master.said("lines dropped")
+        assert len(master.text) < 30_000_000
+
+
+async def test_a_log_that_nobody_reads_stops_nobody():
+    async with running("handlers:floods", workers=2) as master:
+        port = master.port
+        master.deaf = True
+        for _ in range(4):
+            assert await ask(port)
+        with open(f"/proc/{master.pid}/statm") as file:
+            assert int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") < 80 * 2**20
+        master.signal(signal.SIGTERM)
+        assert await master.ended() == 0
+
+
+async def test_control_characters_in_output_are_escaped():
+    async with running("handlers:prints", workers=1) as master:
+        await ask(master.port, b"\x1b[31mred")
+        await master.said(r"\| out \\x1b\[31mred")
+
+
+async def test_a_crash_loop_is_slowed_down_and_the_others_serve():
+    async with running("dies_after_ready:handler", workers=2, ready=False) as master:
+        await master.said(r"started again in \d\.\d s", 2)
+        assert int(await ask(master.port)) > 0
+        assert await master.stop() == 0

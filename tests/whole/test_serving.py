@@ -1,0 +1,196 @@
+"""A fleet serves: who gets what, over which addresses, and what it says of itself."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import socket
+import stat
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+from harness import PATIENCE, ask, running
+
+
+async def test_held_connections_are_spread_evenly_one_by_one():
+    async with running("handlers:ident") as master:
+        counts = Counter((await master.hold(200)).values())
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert counts.keys() == master.workers.keys()
+
+
+async def test_held_connections_are_spread_evenly_in_a_burst():
+    async with running("handlers:ident") as master:
+        streams = await master.burst(200)
+        counts: Counter[int] = Counter()
+        with trio.fail_after(PATIENCE):
+            for stream in streams:
+                counts[int(await stream.receive_some())] += 1
+        assert sum(counts.values()) == 200
+        # 1.05 is what is promised; a machine so busy that workers are late may cost a few more here.
+        assert max(counts.values()) <= 55
+
+
+async def test_emptied_workers_are_filled_first():
+    async with running("handlers:ident") as master:
+        held = await master.hold(80)
+        emptied = set(sorted(master.workers)[:2])
+        for stream, pid in held.items():
+            if pid in emptied:
+                # The end of stream says that the worker has closed it too; it reports within milliseconds, and in
+                # any case before this many others have been given away.
+                await stream.send_all(b"bye")
+                assert await stream.receive_some() == b""
+        again = Counter((await master.hold(40)).values())
+        assert sum(again[pid] for pid in emptied) >= 38
+        assert sum(again.values()) == 40
+
+
+@pytest.mark.parametrize("policy", ["round-robin", "random-two", "ip-hash", "by_slot:highest"])
+async def test_every_policy_serves(policy: str):
+    async with running("handlers:quick", "--policy", policy) as master:
+        ledger: Counter[str] = Counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(ask, master.port, b"?", ledger)
+        assert ledger == {"answered": 40}
+
+
+async def test_a_policy_that_fails_is_told_and_serves_all_the_same():
+    async with running("handlers:quick", "--policy", "by_slot:broken") as master:
+        ledger: Counter[str] = Counter()
+        for _ in range(8):
+            await ask(master.port, b"?", ledger)
+        assert ledger == {"answered": 8}
+        await master.said("the policy failed .*ZeroDivisionError")
+
+
+async def test_round_robin_takes_turns():
+    async with running("handlers:ident", "--policy", "round-robin") as master:
+        pids = list((await master.hold(12)).values())
+        assert len(set(pids[:4])) == 4
+        assert pids[:4] == pids[4:8] == pids[8:]
+
+
+async def test_the_demo_speaks_http_with_keep_alive():
+    async with (
+        running("rrmaster.demo:hello", workers=2) as master,
+        await trio.open_tcp_stream("127.0.0.1", master.port) as stream,
+    ):
+        for _ in range(3):
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = bytes(await stream.receive_some())
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"Connection: close" not in answer
+        await stream.send_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        rest = b"".join([bytes(data) async for data in stream])
+        assert b"Connection: close" in rest
+        assert re.search(rb"pid \d+", rest)
+
+
+async def test_the_demo_says_goodbye_in_a_drain():
+    async with (
+        running("rrmaster.demo:hello", workers=1) as master,
+        await trio.open_tcp_stream("127.0.0.1", master.port) as stream,
+    ):
+        await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await stream.receive_some()
+        master.signal(15)
+        await master.said("draining")
+        # It may answer one more before it has heard of the drain; then it says that it closes, and does.
+        answer = b""
+        while b"Connection: close" not in answer:
+            await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            answer = bytes(await stream.receive_some())
+            assert b"200 OK" in answer
+        assert await stream.receive_some() == b""
+        assert await master.ended() == 0
+
+
+async def test_the_echo_demo_echoes():
+    async with running("rrmaster.demo:echo", workers=1) as master:
+        assert await ask(master.port, b"hear, hear") == b"hear, hear"
+
+
+async def test_workers_know_who_they_are():
+    async with running(
+        "handlers:facts", workers=2, environ={"NOTIFY_SOCKET": "/run/nobody", "LISTEN_FDS": "3", "LISTEN_PID": "1"}
+    ) as master:
+        answers = [ast.literal_eval((await ask(master.port)).decode()) for _ in range(2)]
+        assert sorted(answer[0] for answer in answers) == [0, 1]
+        for slot, id_, generation, seen, others, leads_group in answers:
+            assert seen == [str(slot), str(id_), "2", str(generation)]
+            assert others == []
+            assert leads_group
+
+
+async def test_several_addresses_are_served_at_once(tmp_path: Path):
+    path = tmp_path / "app.sock"
+    with socket.socket() as passed:
+        passed.bind(("127.0.0.1", 0))
+        passed.listen()
+        passed.set_inheritable(True)
+        options = ["-b", f"unix:{path}", "-b", f"fd://{passed.fileno()}", "--unix-mode", "600"]
+        async with running("handlers:quick", *options, workers=2, pass_fds=[passed.fileno()]) as master:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert await ask(master.port)
+            assert await ask(passed.getsockname()[1])
+            async with await trio.open_unix_socket(str(path)) as stream:
+                await stream.send_all(b"?")
+                assert int(await stream.receive_some()) in master.workers
+            assert await master.stop() == 0
+        assert not path.exists()
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+async def test_every_address_is_both_ip_versions():
+    async with running("handlers:quick", workers=1, bind="[::]:0") as master:
+        assert await ask(master.port)
+        async with await trio.open_tcp_stream("::1", master.port) as stream:
+            await stream.send_all(b"?")
+            assert int(await stream.receive_some()) in master.workers
+
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
+async def test_a_socket_passed_by_systemd_replaces_the_default_address():
+    with socket.socket() as passed:
+        passed.bind(("127.0.0.1", 0))
+        passed.listen()
+        command = ["-m", "rrmaster", "-w", "1", "rrmaster.demo:echo"]
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-c", ACTIVATE, str(passed.fileno()), *command],
+            pass_fds=[passed.fileno()],
+            env={name: value for name, value in os.environ.items() if name != "PORT"},
+        )
+        try:
+            assert await ask(passed.getsockname()[1], b"activated") == b"activated"
+        finally:
+            process.terminate()
+            with trio.fail_after(PATIENCE):
+                assert await process.wait() == 0
+
+
+async def test_what_is_served_is_said():
+    async with running("handlers:quick", "--policy", "ip-hash", workers=3) as master:
+        match = await master.said(r"serves handlers:quick on 127\.0\.0\.1:(\d+) with 3 workers, ip-hash")
+        assert int(match[1]) == master.port

@@ -1,0 +1,170 @@
+"""A start that cannot succeed: one clear line, the right status, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import PATIENCE, PROGRAMS, ROOT
+
+
+def rrmaster(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in ("PORT", "WEB_CONCURRENCY")}
+    return subprocess.run(
+        [sys.executable, "-m", "rrmaster", *arguments],
+        env=clean | {"PYTHONPATH": str(ROOT)} | environ,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+SERVE = ("--workers", "2", "--bind", "127.0.0.1:0", "--app-dir", str(PROGRAMS))
+
+
+@pytest.mark.parametrize(
+    ("application", "said"),
+    [
+        ("never_boots:app", "RuntimeError: the application cannot be imported"),
+        ("no_such_module:app", "there is no module 'no_such_module'"),
+        ("handlers:nothing", "module 'handlers' has no attribute 'nothing'"),
+        ("handlers:_kept", "cannot be called"),
+        ("by_slot:highest", "is not async"),
+    ],
+)
+def test_an_application_that_cannot_start_says_why_once(application: str, said: str):
+    ended = rrmaster(*SERVE, application)
+    assert ended.returncode == 3
+    assert ended.stderr.count(said) == 1
+    assert "rrmaster/" not in ended.stderr  # none of our own frames
+
+
+def test_every_worker_gets_its_try_whatever_the_number_of_processors():
+    assert rrmaster(*SERVE, "--workers", "7", "never_boots:app").returncode == 3
+
+
+def test_one_that_is_never_ready_is_given_up_with_its_stacks():
+    ended = rrmaster(*SERVE, "--ready-timeout", "500ms", "never_ready:app")
+    assert ended.returncode == 3
+    assert "it was not ready after 0.5 s" in ended.stderr
+    assert "never_ready.py" in ended.stderr
+
+
+def test_an_address_in_use_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ended = rrmaster("--bind", address, "rrmaster.demo:echo")
+    assert ended.returncode == 4
+    assert f"cannot listen on {address}: another program listens there" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_nothing_stays_open_when_the_second_address_fails(tmp_path: Path):
+    path = tmp_path / "first.sock"
+    ended = rrmaster("--bind", f"unix:{path}", "--bind", "192.0.2.1:1", "rrmaster.demo:echo")
+    assert ended.returncode == 4
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nothing to serve"),
+        (("handlers",), "module:attribute"),
+        (("a:b", "c:d"), "one application is served"),
+        (("a:b", "--wrokers", "3"), "did you mean --workers?"),
+        (("a:b", "--workers", "none"), "--workers: 'none' is no number of workers"),
+        (("a:b", "--workers"), "expected one argument"),
+        (("a:b", "--bind", "unix:"), "--bind: unix: needs a path"),
+        (("a:b", "--bind", "host:port"), "--bind: 'port' is no port"),
+        (("a:b", "--port", "70000"), "--port: '70000' is no port"),
+        (("a:b", "--unix-mode", "rw"), "--unix-mode"),
+        (("a:b", "--backlog", "-1"), "--backlog"),
+        (("a:b", "--policy", "fairest"), "--policy: 'fairest' is no policy"),
+        (("a:b", "--policy", "nowhere:rule"), "policy 'nowhere:rule' cannot be loaded"),
+        (("a:b", "--window", "0"), "--window"),
+        (("a:b", "--recall-after", "soon"), "--recall-after: 'soon' is no duration"),
+        (("a:b", "--worker-connections", "0"), "--worker-connections"),
+        (("a:b", "--ready-timeout", "0"), "--ready-timeout"),
+        (("a:b", "--graceful-timeout", "1 fortnight"), "--graceful-timeout"),
+        (("a:b", "--hang-timeout", "0.1"), "hang timeout"),
+        (("a:b", "--heartbeat", "0"), "--heartbeat"),
+        (("a:b", "--user", "nobody-by-this-name"), "--user: there is no user"),
+        (("a:b", "--group", "nobody-by-this-name"), "--group: there is no group"),
+        (("a:b", "--umask", "9"), "--umask"),
+        (("a:b", "--log-level", "shouting"), "--log-level"),
+        (("a:b", "--app-dir", "/nowhere"), "--app-dir: '/nowhere' is no directory"),
+        (("a:b", "--chdir", "/nowhere"), "--chdir: cannot change"),
+        (("a:b", "--config", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
+        (("a:b", "--daemon"), "systemd"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments: tuple[str, ...], said: str):
+    ended = rrmaster("-b", "127.0.0.1:0", *arguments) if arguments else rrmaster()
+    assert ended.returncode == 2, ended.stderr
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("rrmaster: ")
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"RRMASTER_WINDOW": "x"}, "RRMASTER_WINDOW"),
+        ({"WEB_CONCURRENCY": "many"}, "WEB_CONCURRENCY"),
+        ({"PORT": "http"}, "PORT"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(environ: dict[str, str], said: str):
+    ended = rrmaster("a:b", **environ)
+    assert ended.returncode == 2
+    assert f"rrmaster: {said}: " in ended.stderr
+
+
+def test_a_mistake_in_a_file_names_the_file_and_the_key(tmp_path: Path):
+    (tmp_path / "rrmaster.toml").write_text('application = "a:b"\nworker = 3\n')
+    ended = rrmaster(cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "rrmaster.toml: there is no setting 'worker'; did you mean workers?" in ended.stderr
+
+
+def test_a_file_is_read_and_flags_win(tmp_path: Path):
+    (tmp_path / "pyproject.toml").write_text('[tool.rrmaster]\napplication = "never_boots:app"\nworkers = 2\n')
+    ended = rrmaster("-b", "127.0.0.1:0", "-w", "1", "--app-dir", str(PROGRAMS), cwd=tmp_path)
+    assert ended.returncode == 3
+    assert "with 1 worker," in ended.stderr
+
+
+def test_a_misspelt_variable_is_told(tmp_path: Path):
+    ended = rrmaster(*SERVE, "never_boots:app", RRMASTER_WORKRES="3")
+    assert "RRMASTER_WORKRES is no setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?" in ended.stderr
+
+
+def test_only_root_becomes_another_user(tmp_path: Path):
+    if os.getuid() == 0:
+        pytest.skip("root may")
+    ended = rrmaster("--user", "root", "-b", "127.0.0.1:0", "rrmaster.demo:echo")
+    assert ended.returncode == 1
+    assert "only root" in ended.stderr
+
+
+def test_a_pid_file_of_a_living_process_is_respected(tmp_path: Path):
+    (tmp_path / "pid").write_text(str(os.getpid()))
+    ended = rrmaster("--pid", str(tmp_path / "pid"), "-b", "127.0.0.1:0", "rrmaster.demo:echo")
+    assert ended.returncode == 1
+    assert f"process {os.getpid()} lives" in ended.stderr
+    assert (tmp_path / "pid").read_text() == str(os.getpid())
+
+
+def test_help_names_every_option_and_signal():
+    said = rrmaster("--help").stdout
+    for word in ("--bind", "--workers", "--policy", "--graceful-timeout", "TTIN", "exit status", "rrmaster.demo:hello"):
+        assert word in said

@@ -15,6 +15,7 @@ and randomness are arguments.
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections import deque
@@ -325,7 +326,11 @@ class RoundRobin(Policy):
 
     def _next(self) -> Post | None:
         self._collect()
-        return self._first(self._free) or self._first(self._given)
+        free = next((post for post in self._free if post.has_room()), None)
+        if free is not None:
+            return free
+        roomy = (post for post in self._given if post.has_room())
+        return min(roomy, key=lambda post: post.turn, default=None)
 
     def _collect(self) -> None:
         """Move those whose letterbox is empty to the end of the free list; the others keep for the next time."""
@@ -334,10 +339,6 @@ class RoundRobin(Policy):
             del self._given[post]
             free = post.serving and not post.suspended and (post.unclaimed == 0 or post.recount() == 0)
             (self._free if free else self._given)[post] = None
-
-    @staticmethod
-    def _first(queue: dict[Post, None]) -> Post | None:
-        return next((post for post in queue if post.has_room()), None)
 
 
 @define(eq=False)
@@ -387,8 +388,8 @@ class IpHash(_Survey):
         if host is None:
             return min(candidates, key=lambda post: (post.load, post.turn))
         mean = (sum(post.load for post in candidates) + 1) / len(candidates)
-        bound = max(mean * STICKY_BOUND, 1)
-        fitting = [post for post in candidates if post.load + 1 <= bound] or candidates
+        bound = math.ceil(mean * STICKY_BOUND)  # at least one above the mean, so somebody always fits
+        fitting = [post for post in candidates if post.load + 1 <= bound]
         return max(fitting, key=lambda post: (_score(host, post.slot), -post.load))
 
 

@@ -131,16 +131,19 @@ class Line:
         with contextlib.suppress(OSError):  # ENOTCONN: the worker shut it down itself
             self.ours.shutdown(socket.SHUT_WR)
 
-    def recall(self) -> tuple[wire.Handoff, int] | None:
-        """Take back the oldest connection not taken.  The descriptor becomes the caller's.  None: there is none.
+    def recall(self) -> tuple[wire.Handoff, int] | wire.Nudge | None:
+        """Take back the oldest message not taken.  A descriptor becomes the caller's.  None: there is none.
 
         From a live worker, call it in a thread: a worker stalled inside its own recvmsg holds the kernel's lock,
         MSG_DONTWAIT or not.  Raises DescriptorLost if this process is out of descriptors.
         """
-        while (found := self._read(0)) is not None:
-            if isinstance(found[0], wire.Handoff) and found[1] is not None:
-                return found[0], found[1]
-        return None
+        found = self._read(0)
+        if found is None:
+            return None
+        message, fd = found
+        if isinstance(message, wire.Handoff) and fd is not None:
+            return message, fd
+        return wire.Nudge()  # we send nothing else
 
     def oldest_recalls(self) -> int:
         """How often the oldest connection in the letterbox was recalled before; it stays there.  In a thread, too."""

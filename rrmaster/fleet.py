@@ -68,8 +68,8 @@ def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> O
     """
     members = list(members)
     staying = [m for m in members if m.state in STAYING]
-    fresh = [m for m in staying if m.generation == goal.generation and not m.leaving]
-    stale = [m for m in staying if m.generation != goal.generation or m.leaving]
+    fresh = [m for m in staying if _fits(m, goal)]
+    stale = [m for m in staying if not _fits(m, goal)]
     living = sum(m.state in LIVING for m in members)
     booting = sum(m.state is State.BOOTING for m in members)
     good = sum(m.state is State.SERVING for m in fresh)
@@ -83,6 +83,11 @@ def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> O
         spawn=_free_slots(goal.size, fresh, held)[: max(missing, 0)],
         retire=_least_useful(stale, too_many) + _least_useful(fresh, len(fresh) - goal.size),
     )
+
+
+def _fits(member: Member, goal: Goal) -> bool:
+    """Whether it may stay as it is.  A slot that is no more does not stay: smaller fleets have the lower slots."""
+    return member.generation == goal.generation and not member.leaving and member.slot < max(goal.size, 1)
 
 
 def _free_slots(size: int, fresh: Iterable[Member], held: Collection[int]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from attrs import Factory, define
 
 from .balance import MAX_RECALLS, STUCK, Lateness, Post, receivers
 from .channel import DescriptorLost, Line
-from .wire import Handoff
+from .wire import Handoff, Nudge
 
 STALL = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
@@ -84,9 +84,18 @@ class Recall:
             if not post.suspended:
                 post.suspended = True
                 self.suspensions += 1
-                if not post.nudged and link.line.nudge():
-                    post.nudges += 1
+                self._nudge(link)
             self._late[post.id] = link
+
+    def _nudge(self, link: Link) -> None:
+        if not link.post.nudged and link.line.nudge():
+            link.post.nudges += 1
+
+    def _nudge_again(self, link: Link) -> None:
+        """We have read our own nudge: the worker never will."""
+        link.post.nudges -= 1
+        if link.post.suspended and link.post.serving:
+            self._nudge(link)
 
     def _receivers(self, late: Post) -> int:
         return receivers(late, (link.post for link in self.links.values()))
@@ -140,9 +149,13 @@ class Recall:
             if found is None:
                 return
             try:
-                token.run_sync_soon(self._deliver, link, *found, for_lateness)
+                if isinstance(found, Nudge):
+                    token.run_sync_soon(self._nudge_again, link)
+                else:
+                    token.run_sync_soon(self._deliver, link, *found, for_lateness)
             except trio.RunFinishedError:
-                os.close(found[1])  # the master is over, and nobody is left to give it to
+                if not isinstance(found, Nudge):
+                    os.close(found[1])  # the master is over, and nobody is left to give it to
                 return
 
     def _deliver(self, link: Link, handoff: Handoff, fd: int, for_lateness: bool) -> None:

@@ -91,6 +91,8 @@ def parse_binds(value: object) -> tuple[str, ...]:
         items = list(value)
     else:
         raise ValueError(f"{value!r} is no address or list of addresses")
+    if not items:
+        raise ValueError("there is no address")
     for item in items:
         if not isinstance(item, str):
             raise ValueError(f"{item!r} is no address; write HOST:PORT, [v6]:PORT, unix:PATH or fd://N")
@@ -116,7 +118,7 @@ def parse_duration(value: object) -> float:
     if isinstance(value, bool):
         raise ValueError(complaint)
     if isinstance(value, int | float):
-        seconds = float(value)
+        seconds = float(value) if value < 1e12 else math.inf  # TOML's integers are not bounded
     else:
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", value) if isinstance(value, str) else None
         if match is None or match[2] not in _UNITS:
@@ -443,13 +445,22 @@ def conventions(environ: Mapping[str, str]) -> Source:
 def from_table(table: Mapping[str, object], file: str) -> Source:
     """The table of a TOML file.  Keys may be written with - or _.  Raises SettingsError for an unknown one."""
     known = {*options(), "application"}
-    values = {}
+    values: dict[str, object] = {}
+    spelled: dict[str, str] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
             raise SettingsError(f"{file}: there is no setting {key!r}{suggestion(name, known)}")
-        values[name] = value
-    return Source(file, values, lambda name: f"{file}: {name}")
+        if name in values:
+            raise SettingsError(f"{file}: {spelled[name]} and {key} are the same setting")
+        if name in _OCTAL and isinstance(value, int):
+            # 440 would be taken for 0o670, and nobody would know.
+            raise SettingsError(f'{file}: {key}: write the mode as text, such as "660"')
+        values[name], spelled[name] = value, key
+    return Source(file, values, lambda name: f"{file}: {spelled[name]}")
+
+
+_OCTAL = ("unix_mode", "umask")
 
 
 def variable(name: str) -> str:

@@ -198,12 +198,12 @@ def test_a_bad_value_is_refused_and_the_field_is_named(name, value):
 def test_a_bad_value_is_named_as_it_is_spelled_in_its_source(name, value):
     good = {"application": APP}
     for source, spelled in (
-        (Source("command line", good | {name: value}), flag(name)),
-        (Source("environment", good | {name: value}, variable), variable(name)),
-        (from_table(good | {name: value}, "rrmaster.toml"), f"rrmaster.toml: {name}"),
+        (lambda: Source("command line", good | {name: value}), flag(name)),
+        (lambda: Source("environment", good | {name: value}, variable), variable(name)),
+        (lambda: from_table(good | {name: value}, "rrmaster.toml"), f"rrmaster.toml: {name}"),
     ):
         with pytest.raises(SettingsError) as caught:
-            read([source])
+            read([source()])
         assert str(caught.value).startswith(f"{spelled}: ")
         assert "\n" not in str(caught.value).strip()
 
@@ -397,3 +397,10 @@ def test_the_application_may_stand_in_the_file():
 def test_nothing_to_serve_is_said_with_what_to_try():
     with pytest.raises(SettingsError, match=r"rrmaster\.demo:hello"):
         read([])
+
+
+@pytest.mark.parametrize("key", ["unix_mode", "unix-mode", "umask"])
+def test_a_mode_in_a_file_is_text(key):
+    """A plain 440 would be 0o670."""
+    with pytest.raises(SettingsError, match=f"rrmaster.toml: {key}: write the mode as text"):
+        from_table({key: 440}, "rrmaster.toml")

@@ -77,10 +77,10 @@ class Post:
     busy: int = 0
     unclaimed: int = 0
     """An upper bound: the kernel's last count, and what was handed over since."""
-    nudges: int = 0
-    """How many nudges were sent to it, ..."""
-    nudges_read: int = 0
-    """... and how many it says it has read: the others lie in its letterbox, and are no connections."""
+    asides: int = 0
+    """How many nudges and probes were sent to it, ..."""
+    asides_read: int = 0
+    """... and how many it says it has read: the others lie in its letterbox, and are no clients."""
     serving: bool = False
     suspended: bool = False
     turn: int = 0
@@ -107,13 +107,13 @@ class Post:
 
     def recount(self) -> int:
         """Ask the kernel how many are unclaimed."""
-        self.unclaimed = max(self.count() - self.nudged, 0)
+        self.unclaimed = max(self.count() - self.aside, 0)
         return self.unclaimed
 
     @property
-    def nudged(self) -> int:
-        """Nudges in its letterbox."""
-        return (self.nudges - self.nudges_read) % 65536
+    def aside(self) -> int:
+        """Nudges and probes in its letterbox."""
+        return (self.asides - self.asides_read) % 65536
 
     def has_room(self) -> bool:
         """Whether one more may be handed to it.  The kernel is asked only when the last count says full."""
@@ -123,9 +123,9 @@ class Post:
 
     def settle(self, report: wire.Report) -> None:
         """Take its report to heart.  Raises Breach for counts that cannot be."""
-        if report.nudges != self.nudges_read % 65536 and (self.nudges - report.nudges) % 65536 > self.nudged:
-            raise Breach(f"it has read {report.nudges} nudges, of {self.nudges}")
-        self.nudges_read = report.nudges
+        if report.asides != self.asides_read % 65536 and (self.asides - report.asides) % 65536 > self.aside:
+            raise Breach(f"it has read {report.asides} nudges and probes, of {self.asides}")
+        self.asides_read = report.asides
         if not self.closed <= report.closed <= self.taken:
             # `taken` may be old: only the kernel's count now makes it a lie.
             self.recount()

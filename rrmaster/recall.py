@@ -44,6 +44,8 @@ class Link:
     line: Line
     breached: bool = False
     recalling: bool = False
+    probe_recalled: bool = False
+    """The last probe was taken back unread: the worker was late."""
     lost: int = 0
     """Connections that died in its hands; known once it is buried."""
 
@@ -88,12 +90,12 @@ class Recall:
             self._late[post.id] = link
 
     def _nudge(self, link: Link) -> None:
-        if not link.post.nudged and link.line.nudge():
-            link.post.nudges += 1
+        if not link.post.aside and link.line.nudge():
+            link.post.asides += 1
 
     def _nudge_again(self, link: Link) -> None:
         """We have read our own nudge: the worker never will."""
-        link.post.nudges -= 1
+        link.post.asides -= 1
         if link.post.suspended and link.post.serving:
             self._nudge(link)
 
@@ -159,6 +161,12 @@ class Recall:
                 return
 
     def _deliver(self, link: Link, handoff: Handoff, fd: int, for_lateness: bool) -> None:
+        if handoff.probe:
+            # Not taken in time: whoever probes sees nothing but our end closed, and is told why.
+            os.close(fd)
+            link.post.asides -= 1
+            link.probe_recalled = True
+            return
         link.post.handed -= 1
         link.post.recount()
         self.from_late += 1
@@ -204,6 +212,10 @@ class Recall:
             if found is None:
                 return True
             handoff, fd = found
+            if handoff.probe:
+                os.close(fd)
+                link.line.drop_oldest()
+                continue
             if not self.has_taker(handoff.listener) or not self.give(handoff, fd):
                 os.close(fd)
                 self._keep_reserve()

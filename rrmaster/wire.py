@@ -85,8 +85,9 @@ class Report:
     """Bytes of resident memory."""
     cpu_us: int = 0
     """Microseconds of processor time since birth."""
-    nudges: int = 0
-    """How many nudges it has read, modulo 65536: the master tells by it whether one still lies in the letterbox."""
+    asides: int = 0
+    """How many messages it has read that were no clients (asides and probes), modulo 65536: the master tells by it
+    how many of them still lie in the letterbox."""
 
 
 @frozen
@@ -152,8 +153,8 @@ def decode_up(datagram: bytes) -> Up | None:
     kind, body = _unframe(datagram)
     try:
         if kind == REPORT:
-            closed, busy, taking, nudges, lag, rss, cpu = _REPORT.unpack_from(body)
-            return Report(closed, busy, bool(taking), lag, rss, cpu, nudges)
+            closed, busy, taking, asides, lag, rss, cpu = _REPORT.unpack_from(body)
+            return Report(closed, busy, bool(taking), lag, rss, cpu, asides)
         if kind == READY:
             return _ready(json.loads(body))
         if kind == FAILED:
@@ -192,7 +193,7 @@ def _unframe(datagram: bytes) -> tuple[int, bytes]:
 
 
 def _pack_report(r: Report) -> bytes:
-    return _REPORT.pack(r.closed, r.busy, r.taking, r.nudges % 65536, min(r.lag_us, 2**32 - 1), r.rss, r.cpu_us)
+    return _REPORT.pack(r.closed, r.busy, r.taking, r.asides % 65536, min(r.lag_us, 2**32 - 1), r.rss, r.cpu_us)
 
 
 def _json(value: Any) -> bytes:

@@ -126,16 +126,16 @@ class Actor:
     letterbox: Letterbox
     process: FakeProcess
     taken: int = 0
-    nudges: int = 0
+    asides: int = 0
 
     def say(self, message: wire.Up) -> None:
-        assert self.letterbox.say(message)
+        self.letterbox.say(message)  # in vain if its master has let go of it already
 
     def ready(self) -> None:
         self.say(wire.Ready(self.process.pid))
 
     def report(self) -> None:
-        self.say(wire.Report(self.taken, nudges=self.nudges))
+        self.say(wire.Report(self.taken, asides=self.asides))
 
     async def serve(self) -> None:
         """Take, close, and report, until the end of the stream."""
@@ -147,7 +147,7 @@ class Actor:
             if found is None:
                 await trio.lowlevel.wait_readable(self.letterbox.fileno())
                 continue
-            self.nudges += isinstance(found[0], wire.Nudge)
+            self.asides += isinstance(found[0], wire.Nudge)
             if found[1] is not None:
                 os.close(found[1])
                 self.taken += 1
@@ -220,14 +220,18 @@ class Troupe:
         async def perform() -> None:
             actor.process.end(await script(actor))
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(perform)
-            try:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(perform)
                 await actor.process.ended.wait()
-            finally:
                 nursery.cancel_scope.cancel()
-                actor.process.end(Exit(signal=signal.SIGKILL))
-        actor.letterbox.close()
+        finally:
+            actor.process.end(Exit(signal=signal.SIGKILL))  # the test is over
+            actor.letterbox.close()
+
+    def actor(self, id_: int) -> Actor:
+        """The worker with this id.  (`actors` is in the order of birth, which trio leaves to chance.)"""
+        return next(actor for actor in self.actors if actor.birth.id == id_)
 
     @property
     def living(self) -> list[Actor]:
@@ -258,7 +262,7 @@ class Fleet:
     def slots(self) -> list[int]:
         return [actor.birth.slot for actor in self.serving]
 
-    async def until(self, condition: Callable[[], bool], within: float = FAR) -> float:
+    async def until(self, condition: Callable[[], bool], within: float = 100.0) -> float:
         """Wait for it on the (autojumping) clock; returns how many of its seconds it took."""
         begun = trio.current_time()
         while not condition():
@@ -326,7 +330,7 @@ class Player:
     seen: list[wire.Handoff] = Factory(list)
     """All that it took, in order."""
     closed: int = 0
-    nudges: int = 0
+    asides: int = 0
     hung_up: bool = False
     """It was told that there will be no more."""
 
@@ -352,7 +356,7 @@ class Player:
                 self.held.append(socket.socket(fileno=fd))
                 count += 1
             elif isinstance(message, wire.Nudge):
-                self.nudges += 1
+                self.asides += 1
         return count
 
     def answer(self) -> None:
@@ -364,7 +368,7 @@ class Player:
         self.held.clear()
 
     def report(self, taking: bool = True) -> None:
-        assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, nudges=self.nudges))
+        assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
 
     def die(self) -> None:
         """As SIGKILL does it: what it held ends without a word, what it had not taken stays where it is."""

@@ -129,7 +129,7 @@ class Duty:
     lag: float = 0.0
     """Seconds the loop was late, at worst since the last report."""
     _rss: int = 0
-    _nudges: int = 0
+    _asides: int = 0
     _leaving: str | None = None
     _news: bool = False
     _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -161,7 +161,7 @@ class Duty:
             if isinstance(message, wire.Handoff) and fd is not None:
                 return self._begin(message, fd)
             if isinstance(message, wire.Nudge):
-                self._nudges += 1
+                self._asides += 1
                 self.report()
         return None
 
@@ -169,7 +169,11 @@ class Duty:
         # Descriptors are given lowest first, so the number tells how full the table is.
         if fd >= self._limit - RESERVE:
             self._run_short()
-        if not handoff.probe:  # a probe stands outside all counters
+        if handoff.probe:
+            # Outside all counters, and said at once: until then the master takes it for unread.
+            self._asides += 1
+            self.report()
+        else:
             self.taken += 1
             self.news()
         return Taken(fd, handoff.listener, handoff.family, handoff.probe)
@@ -191,7 +195,7 @@ class Duty:
         busy = self.open if self.busy is None else self.busy
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
-        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._nudges)
+        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides)
         self._news = not self.letterbox.say(report)
         self.lag = 0.0
 

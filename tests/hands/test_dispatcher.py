@@ -361,7 +361,7 @@ HOSTILE = {
     "a report cut short": report(closed=0)[:20],
     "more than it was given": report(closed=1),
     "a count beyond all bounds": report(closed=2**64 - 1),
-    "nudges nobody sent": report(closed=0, nudges=7),
+    "nudges nobody sent": report(closed=0, asides=7),
     "more than may be said": b"\x03" * (wire.MAX_UP + 500),
     "a version nobody speaks": wire.encode(wire.Ready(1, protocol=99)),
     "brackets without end": wire._frame(wire.FAILED, b"[" * 9000),
@@ -529,7 +529,7 @@ async def test_a_late_worker_gets_nothing_until_it_reports(mock_clock: MockClock
         house.players[1].take()
         assert late.waiting == 1, "a nudge, and no connection"
         assert late.take() == 0
-        assert late.nudges == 1
+        assert late.asides == 1
         late.report()
         await house.calls(3)
         assert late.waiting == 3, "it is the emptier one, and serves again"
@@ -609,7 +609,7 @@ async def test_a_nudge_that_the_recall_swallowed_hides_no_connection(mock_clock:
         for _ in range(STUCK):  # late, and there is nobody to recall to; then stuck: nudged
             mock_clock.jump(LATE + 0.001)
             await wait_all_tasks_blocked()
-        assert late.post.nudges == 1
+        assert late.post.asides == 1
         assert late.take(1) == 1
         late.report()  # of its own accord; the nudge lies in its letterbox still
         await house.calls(1)

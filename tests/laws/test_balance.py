@@ -40,13 +40,13 @@ class Worker:
     letterbox: deque[str] = Factory(deque)
     taken: int = 0
     closed: int = 0
-    nudges: int = 0
+    asides: int = 0
 
     def take(self) -> None:
         """Take one message, if there is one."""
         if self.letterbox:
             nudge = self.letterbox.popleft() == "nudge"
-            self.nudges += nudge
+            self.asides += nudge
             self.taken += not nudge
 
     def close(self, count: int) -> None:
@@ -54,7 +54,7 @@ class Worker:
 
     def report(self, busy: int = 0, taking: bool = True) -> wire.Report:
         """As it arrives: spelled and read."""
-        message = wire.decode_up(wire.encode(wire.Report(self.closed, busy, taking, nudges=self.nudges)))
+        message = wire.decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides)))
         assert isinstance(message, wire.Report)
         return message
 
@@ -651,11 +651,11 @@ def test_nobody_closes_more_than_it_has_taken(closed):
 def test_nobody_reads_nudges_that_were_not_sent_or_unreads_them(nudges):
     worker = hire(0)
     worker.letterbox.extend(["nudge", "nudge"])
-    worker.post.nudges = 2
+    worker.post.asides = 2
     worker.take()
     worker.post.settle(worker.report())
     with pytest.raises(Breach):
-        worker.post.settle(wire.Report(closed=0, nudges=nudges))
+        worker.post.settle(wire.Report(closed=0, asides=nudges))
 
 
 def test_a_report_that_was_refused_changes_no_count():
@@ -697,9 +697,9 @@ class Correspondence:
             self.post.unclaimed += 1
 
     def nudge(self, number: int) -> None:
-        if not self.post.nudged:
+        if not self.post.aside:
             self.worker.letterbox.append("nudge")
-            self.post.nudges += 1
+            self.post.asides += 1
 
     def recall(self, number: int) -> None:
         """In its thread ..."""
@@ -738,7 +738,7 @@ def test_an_honest_worker_is_never_accused(steps, nudges, swallows):
     """Whatever the order of handoffs, nudges, takes, reports that wait to be read, and recalls in their thread."""
     world = Correspondence(hire(0), swallows)
     worker, post = world.worker, world.post
-    post.nudges = post.nudges_read = worker.nudges = nudges
+    post.asides = post.asides_read = worker.asides = nudges
     for what, number in steps:
         getattr(world, what)(number)
     while world.pulled:
@@ -806,7 +806,7 @@ def test_a_nudge_in_the_letterbox_is_no_connection_to_be_late_with():
     lateness, worker = Lateness(5), hire(0)
     give(lateness, worker, 10)
     worker.letterbox.append("nudge")
-    worker.post.nudges += 1
+    worker.post.asides += 1
     worker.take()
     assert lateness.late(15) == []
 

@@ -208,7 +208,7 @@ def test_a_loop_that_was_stuck_for_hours_reports_as_much_as_fits():
 
 
 def test_nudges_are_counted_modulo_65536():
-    assert wire.decode_up(wire.encode(Report(0, nudges=65536 + 3))).nudges == 3
+    assert wire.decode_up(wire.encode(Report(0, asides=65536 + 3))).asides == 3
 
 
 def test_a_worker_of_another_protocol_is_refused_by_name():

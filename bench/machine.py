@@ -1,0 +1,109 @@
+"""Where it was measured, what a process has cost so far, and how figures are summed up."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import frozen
+
+HOME = Path(__file__).resolve().parent
+RESULTS = HOME / "results"
+
+
+def cpu_ns(pid: int) -> int:
+    """Nanoseconds on a processor of all threads of a process, since each began.
+
+    The scheduler's own account, exact where utime and stime are sampled.  A thread that ended is not in it: the
+    difference of two readings is that of the threads that lived throughout.
+    """
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[0])
+        except FileNotFoundError:
+            pass  # it ended while we looked
+    return total
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any of its threads has started and that live."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            found += map(int, (task / "children").read_text().split())
+        except FileNotFoundError:
+            pass  # it ended while we looked
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """The machine and the versions."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "trio": trio.__version__,
+        "node": _version("node", "--version"),
+        "cc": _version("cc", "--version"),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _version(*command: str) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+@frozen
+class Spread:
+    """The middle of some figures, and their ends."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+    def show(self, digits: int = 1) -> str:
+        return f"{self.median:.{digits}f} ({self.least:.{digits}f}..{self.most:.{digits}f})"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows under their heads, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for head, *cells in rows:
+        rest = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([head.ljust(widths[0]), *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def keep(name: str, content: dict[str, Any]) -> Path:
+    """Write results, with the date, and return where."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    path.write_text(json.dumps({"date": date, **content}, indent=2) + "\n")
+    return path

@@ -216,7 +216,7 @@ class LeastLoaded(Policy):
     def offer(self, post: Post) -> None:
         if post.id not in self.members:
             return
-        if self.fair(post):
+        if not post.newcomer or self.fair(post):
             post.entry = (post.handed - post.closed, post.busy, post.turn, post.id, post)
             heappush(self._heap, post.entry)
         else:
@@ -227,10 +227,12 @@ class LeastLoaded(Policy):
             self._rebuild()
 
     def ready(self) -> bool:
-        self._admit()
-        self._top()  # moves those who are full to the others of their kind, ...
-        full = self._least_full()  # ... and those who are not any more back
-        best = self._top()
+        if self._waiting:
+            self._admit()
+        best, full = self._top(), None  # moves those who are full to the others of their kind, ...
+        if self._full:
+            full = self._least_full()  # ... and those who are not any more back
+            best = self._top()
         if full is not None and best is not None and best.load > full.load + PATIENCE:
             best = None
         elif best is None:

@@ -38,8 +38,11 @@ _SIOCOUTQ = 0x5411
 _SO_PASSRIGHTS = 83
 """asm-generic/socket.h since Linux 6.16: 0 refuses descriptors at the sender, with EPERM."""
 
-_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+# Plain numbers: to combine the flags of an enum runs Python code on every call.
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_RECEIVE = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_DONTWAIT, _PEEK = int(socket.MSG_DONTWAIT), int(socket.MSG_PEEK)
+_LEVEL, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
 _CONTROL = 256
 """Bytes of control buffer for a recall: a worker can set SO_PASSCRED on the shared end, and the credentials would
@@ -105,7 +108,7 @@ class Line:
         Raises OSError: EAGAIN (full) and ETOOMANYREFS (this user has too many descriptors in flight) are nobody's
         fault; any other errno is the worker's doing.
         """
-        self.ours.sendmsg([handoff], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd))], _SEND)
+        self.ours.sendmsg((handoff,), ((_LEVEL, _RIGHTS, _FD.pack(fd)),), _SEND)
 
     def nudge(self) -> bool:
         """Ask for a report.  False if it could not be said."""
@@ -122,7 +125,7 @@ class Line:
     def receive(self) -> bytes | None:
         """One message from the worker, empty if it closed its side, None if there is none."""
         try:
-            return self.ours.recv(wire.MAX_UP + 1, socket.MSG_DONTWAIT)
+            return self.ours.recv(wire.MAX_UP + 1, _DONTWAIT)
         except BlockingIOError:
             return None
 
@@ -148,7 +151,7 @@ class Line:
     def oldest_recalls(self) -> int:
         """How often the oldest connection in the letterbox was recalled before; it stays there.  In a thread, too."""
         try:
-            message = wire.decode_down(self.key.recv(wire.DOWN_SIZE, socket.MSG_DONTWAIT | socket.MSG_PEEK))
+            message = wire.decode_down(self.key.recv(wire.DOWN_SIZE, _DONTWAIT | _PEEK))
         except (OSError, wire.ProtocolError):
             return 0
         return message.recalled if isinstance(message, wire.Handoff) else 0
@@ -159,7 +162,7 @@ class Line:
         So a full table, a failed handover or our own death destroys nothing.  From a live worker it would make two
         of one connection.  The copy is the caller's.  Raises DescriptorLost: no free descriptor now, try later.
         """
-        while (found := self._read(socket.MSG_PEEK)) is not None:
+        while (found := self._read(_PEEK)) is not None:
             if isinstance(found[0], wire.Handoff) and found[1] is not None:
                 return found[0], found[1]
             self.drop_oldest()
@@ -175,7 +178,7 @@ class Line:
     def drop_oldest(self) -> None:
         """Remove the oldest message of a dead worker's letterbox; its descriptor is closed by the kernel."""
         with contextlib.suppress(BlockingIOError):  # it was empty, and that is what was wanted
-            self.key.recv(wire.DOWN_SIZE, socket.MSG_DONTWAIT)
+            self.key.recv(wire.DOWN_SIZE, _DONTWAIT)
 
     def close(self) -> None:
         """Close both ends.  What still lies in the letterbox is closed by the kernel."""
@@ -247,9 +250,7 @@ def _receive(sock: socket.socket, flags: int) -> tuple[wire.Down | None, int | N
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    rights = b"".join(
-        data for level, kind, data in ancillary if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
-    )
+    rights = b"".join(data for level, kind, data in ancillary if level == _LEVEL and kind == _RIGHTS)
     whole = len(rights) - len(rights) % _FD.size
     return [fd for (fd,) in _FD.iter_unpack(rights[:whole])]
 

@@ -44,6 +44,8 @@ class Link:
     line: Line
     breached: bool = False
     recalling: bool = False
+    promised: int = 0
+    """How many a recall under way may bring."""
     probe_recalled: bool = False
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
@@ -62,10 +64,14 @@ class Recall:
     give: Callable[[Handoff, int], bool]
     """Hand a connection to somebody.  It owns the descriptor if it says yes."""
     breach: Callable[[Link, str], None]
+    stir: Callable[[], None]
+    """Have the dispatcher look again."""
     from_late: int = 0
     from_dead: int = 0
     suspensions: int = 0
     _late: dict[int, Link] = Factory(dict)
+    _promised: int = 0
+    """Recalls under way: so many of the idle have something coming already."""
     _graves: deque[Link] = Factory(deque)
     _reserve: int = Factory(lambda: os.open(os.devnull, os.O_RDONLY))
     """A place in the descriptor table.  Opened early, so its number is low: giving it up makes room even under a
@@ -114,10 +120,13 @@ class Recall:
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to take back from the late, as many as others could begin with at once."""
         for link in list(self._late.values()):
-            if link.recalling or link.breached or not link.post.recount():
+            if link.recalling or link.promised or link.breached or not link.post.recount():
                 continue
-            if idle := self._receivers(link.post):
-                nursery.start_soon(self.take_back, link, min(idle, link.post.unclaimed), True)
+            count = min(self._receivers(link.post) - self._promised, link.post.unclaimed)
+            if count > 0:
+                link.promised = count
+                self._promised += count
+                nursery.start_soon(self.take_back, link, count, True)
 
     async def take_back(self, link: Link, count: int, for_lateness: bool) -> None:
         """Take back up to `count` connections from a live worker."""
@@ -176,7 +185,10 @@ class Recall:
     def _pulled(self, link: Link) -> None:
         """The thread has ended: nobody else reads this letterbox now."""
         link.recalling = False
+        self._promised -= link.promised
+        link.promised = 0
         self.exhume()
+        self.stir()
 
     def bury(self, link: Link) -> None:
         """It is dead.  Its letterbox is kept until it is empty; then the line is closed."""

@@ -131,7 +131,8 @@ class Duty:
     _rss: int = 0
     _asides: int = 0
     _leaving: str | None = None
-    _news: bool = False
+    has_news: bool = False
+    """Something has changed since the last report."""
     _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
     @property
@@ -186,8 +187,8 @@ class Duty:
 
     def news(self) -> None:
         """There is something to report."""
-        if not self._news:
-            self._news = True
+        if not self.has_news:
+            self.has_news = True
             self.wake()
 
     def report(self) -> None:
@@ -196,7 +197,7 @@ class Duty:
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
         report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides)
-        self._news = not self.letterbox.say(report)
+        self.has_news = not self.letterbox.say(report)
         self.lag = 0.0
 
     def beat(self) -> None:

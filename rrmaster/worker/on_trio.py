@@ -103,9 +103,19 @@ class _Service:
                 duty.beat()
                 beat_at = trio.current_time() + duty.heartbeat
             else:
-                await trio.sleep(REPORT_AFTER)
-                self._news = trio.Event()
-                duty.report()
+                await self._gather(beat_at)
+
+    async def _gather(self, beat_at: float) -> None:
+        """Report every `REPORT_AFTER` while there is news, without an event and two tasks' turns for each."""
+        duty = self.duty
+        while True:
+            await trio.sleep(REPORT_AFTER)
+            if not duty.has_news or trio.current_time() >= beat_at:
+                break
+            duty.report()
+        self._news = trio.Event()
+        if duty.has_news:
+            self._news.set()
 
     async def _mind_signals(
         self, connections: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

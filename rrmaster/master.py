@@ -11,27 +11,34 @@ import contextlib
 import grp
 import importlib
 import json
+import math
 import os
 import pwd
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import trio
 from attrs import define, field
 
-from . import __version__
-from .balance import POLICIES, Candidate, Peer, Policy, UserPolicy, policy_named
+from . import __version__, probe
+from .autoscale import Autoscaler, Scaling
+from .balance import POLICIES, Policy, UserPolicy, policy_named
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .lifecycle import Patience
 from .listeners import BindError, Listener, activated, adopt, open_listeners
 from .log import logger, open_pipe
 from .process import package_root, start, usable_cpus, worker_command
-from .settings import Inherited, Settings, SettingsError
-from .supervisor import Birth, Born, Hopeless, Supervisor
+from .probe import Question
+from .recycling import Limits
+from .rollout import Trial
+from .settings import Between, Inherited, Settings, SettingsError
+from .supervisor import Hopeless, Probing, Supervisor
+from .ward import Birth, Born
 
 LAST_CALL = 0.5
 """The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""
@@ -67,11 +74,22 @@ class Master:
         self.supervisor = Supervisor(
             self.dispatcher,
             self._spawn,
-            Goal(self.size, surge=self.size, at_once=usable_cpus()),
+            Goal(self.size, surge=surge_of(chosen, self.size), at_once=usable_cpus()),
             Patience(chosen.ready_timeout, chosen.graceful_timeout, chosen.hang_timeout),
             chosen.window,
             chosen.worker_connections,
+            question=_question(chosen),
+            probing=Probing(chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures),
+            limits=Limits(chosen.max_requests, chosen.max_age, chosen.max_memory),
         )
+        renewal = self.supervisor.renewal
+        renewal.surge = partial(surge_of, chosen)
+        renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)
+        renewal.heartbeat = chosen.heartbeat
+        if isinstance(chosen.workers, Between):
+            bounds = (chosen.workers.least, chosen.workers.most)
+            windows = (chosen.scale_up_window, chosen.scale_down_window)
+            renewal.autoscaler = Autoscaler(Scaling(*bounds, chosen.target_busy, *windows))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -153,25 +171,49 @@ class Master:
         }
 
 
+def fleet_size(settings: Settings) -> int:
+    """How many workers to begin with."""
+    if isinstance(settings.workers, Between):
+        return settings.workers.least
+    return settings.workers or usable_cpus()
+
+
+def surge_of(settings: Settings, size: int) -> int:
+    """How many more workers than `size` may live in a reload; a share is rounded up, and at least one."""
+    surge = settings.surge
+    return max(math.ceil(size * surge) if isinstance(surge, float) else min(surge, size), 1)
+
+
 def _policy(settings: Settings) -> Policy:
     if settings.policy in POLICIES:
         return policy_named(settings.policy, random.Random())
-    return UserPolicy(rule=_load_rule(settings), complain=_once_a_second(logger.error))
+    return UserPolicy(rule=_load(settings, "policy", settings.policy), complain=_once_a_second(logger.error))
 
 
-def _load_rule(settings: Settings) -> Callable[[Sequence[Candidate], Peer], Candidate]:
-    """The user's policy.  It runs in the master: it is the operator's own, and small."""
-    module, _, attribute = settings.policy.partition(":")
+def _question(settings: Settings) -> Question | None:
+    if settings.probe is None:
+        return None
+    if settings.probe == "tcp":
+        return probe.tcp
+    if settings.probe.startswith("http:"):
+        return probe.http(settings.probe.removeprefix("http:"))
+    question: Question = _load(settings, "probe", settings.probe)
+    return question
+
+
+def _load(settings: Settings, what: str, name: str) -> Any:
+    """A callable of the operator's own.  It runs in the master, unlike the application: it should be small."""
+    module, _, attribute = name.partition(":")
     directory = os.path.abspath(settings.app_dir or "")
     if directory not in sys.path:
         sys.path.insert(0, directory)
     try:
-        rule = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        raise SettingsError(f"policy {settings.policy!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not callable(rule):
-        raise SettingsError(f"policy {settings.policy!r} is no callable; it is called with (candidates, peer)")
-    return rule  # type: ignore[no-any-return]
+        raise SettingsError(f"--{what} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise SettingsError(f"--{what} {name!r} is no callable")
+    return found
 
 
 def _once_a_second(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -296,7 +338,7 @@ async def open_master(settings: Settings, *, explicit_bind: bool = True) -> Asyn
     """
     listeners = listen(settings, explicit_bind)
     try:
-        master = Master(settings, settings.workers or usable_cpus(), listeners)
+        master = Master(settings, fleet_size(settings), listeners)
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -356,7 +398,7 @@ async def run_with_signals(settings: Settings, explicit_bind: bool = True) -> in
         cleanup.enter_context(_pid_file(settings.pid))
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)
-        master = Master(settings, settings.workers or usable_cpus(), listeners)
+        master = Master(settings, fleet_size(settings), listeners)
         cleanup.callback(master.close)
         _greet(master)
         try:

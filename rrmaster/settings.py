@@ -102,11 +102,63 @@ def parse_binds(value: object) -> tuple[str, ...]:
     return tuple(items)
 
 
-def parse_workers(value: object) -> int | None:
-    """A number of workers; ``auto`` (None) is one for each processor this process may use."""
+@frozen
+class Between:
+    """``LEAST:MOST``: as many workers as the load asks for, within these bounds."""
+
+    least: int
+    most: int
+
+
+def parse_workers(value: object) -> int | Between | None:
+    """A number of workers, or bounds; ``auto`` (None) is one for each processor this process may use."""
     if value is None or value == "auto":
         return None
-    return _whole(value, f"{value!r} is no number of workers; write 1 to 1024, or auto", 1, 1024)
+    if isinstance(value, Between):
+        return value
+    complaint = f"{value!r} is no number of workers; write 1 to 1024, bounds such as 2:8, or auto"
+    if isinstance(value, str) and ":" in value:
+        least, _, most = value.partition(":")
+        bounds = Between(_whole(least, complaint, 1, 1024), _whole(most, complaint, 1, 1024))
+        if bounds.least > bounds.most:
+            raise ValueError(complaint)
+        return bounds
+    return _whole(value, complaint, 1, 1024)
+
+
+def parse_surge(value: object) -> int | float:
+    """How many more workers may live during a reload: a number, or a share of the fleet such as "25%"."""
+    complaint = f"{value!r} is no surge; write a number from 1 to 1024, or a share from 1% to 100%"
+    if isinstance(value, float):
+        if 0 < value <= 1:
+            return value
+        raise ValueError(complaint)
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return _whole(value.strip()[:-1], complaint, 1, 100) / 100
+    return _whole(value, complaint, 1, 1024)
+
+
+def parse_share(value: object) -> float:
+    """A share: "70%" or 0.7."""
+    complaint = f"{value!r} is no share; write 1% to 100%"
+    if isinstance(value, float) and 0 < value <= 1:
+        return value
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return _whole(value.strip()[:-1], complaint, 1, 100) / 100
+    raise ValueError(complaint)
+
+
+def parse_probe(value: object) -> str | None:
+    """tcp, http:/path, or module:attribute of a callable."""
+    if (
+        value is None
+        or value == "tcp"
+        or (isinstance(value, str) and value.startswith("http:/") and value.isprintable())
+    ):
+        return None if value is None else str(value)
+    if isinstance(value, str) and _is_name(value):
+        return value
+    raise ValueError(f"{value!r} is no probe; write tcp, http:/path or module:callable")
 
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
@@ -135,6 +187,19 @@ def positive_duration(value: object) -> float:
     if seconds <= 0:
         raise ValueError("must be above zero")
     return seconds
+
+
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(value: object) -> int:
+    """Bytes: 1048576, "512MB", "1GiB"."""
+    match = re.fullmatch(r"\s*(\d{1,15})\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if match is not None and match[2].upper() in _SIZES:
+        return int(match[1]) * _SIZES[match[2].upper()]
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**60:
+        return value
+    raise ValueError(f"{value!r} is no size; write 512MB, 1GiB or a number of bytes")
 
 
 def parse_mode(value: object) -> int:
@@ -177,6 +242,13 @@ def parse_text(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise ValueError(f"{value!r} is no text")
+
+
+def parse_own_name(value: object) -> str | None:
+    """A master's name; it becomes part of a file's."""
+    if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value)):
+        return value
+    raise ValueError(f"{value!r} is no name; write up to 64 letters, digits, and _ . - (not first)")
 
 
 def from_to(least: int, most: int) -> Callable[[object], int]:
@@ -247,6 +319,7 @@ def _option(default: Any, parse: Callable[[Any], Any], group: str, metavar: str,
 
 
 _WHERE, _WHO, _HOW = "where to serve", "workers", "which worker gets a connection"
+_RELOAD, _RENEW = "reload and health", "recycling and scaling"
 _PATIENCE, _PROCESS, _OTHER = "how long to wait", "process", "configuration and output"
 
 
@@ -287,12 +360,12 @@ class Settings:
         "connections that may wait in the kernel: the only queue there is",
     )
 
-    workers: int | None = _option(
+    workers: int | Between | None = _option(  # noqa: RUF009  # it sees a dataclass in the union
         None,
         parse_workers,
         _WHO,
-        "N|auto",
-        "worker processes; auto: one for each processor this process may use",
+        "N|auto|LEAST:MOST",
+        "worker processes; auto: one for each processor this process may use; 2:8: as many as the load asks for",
         flags=("-w",),
         shown="$WEB_CONCURRENCY, else auto",
     )
@@ -371,10 +444,82 @@ class Settings:
         shown="500ms",
     )
 
+    # The whole generation at once: then the old is untouched until the new has proved itself, and that is the rollback.
+    # It needs the memory of twice the fleet for some seconds; lean machines say 1.
+    surge: float = _option(
+        1.0,
+        parse_surge,
+        _RELOAD,
+        "N|P%",
+        "how many more workers than usual may live during a reload; with less than 100% there is no way back from "
+        "its second half",
+        shown="100%",
+    )
+    probation: float = _option(
+        2.0, parse_duration, _RELOAD, "TIME", "what new workers have to stand in a reload without traffic"
+    )
+    soak: float = _option(
+        2.0, parse_duration, _RELOAD, "TIME", "and then with their share of it, before the old ones go"
+    )
+    reload_timeout: float = _option(600.0, positive_duration, _RELOAD, "TIME", "for a whole reload")
+    probe: str | None = _option(
+        None,
+        parse_probe,
+        _RELOAD,
+        "PROBE",
+        "tcp, http:/path or module:callable: put to each worker before it serves, and then on; who fails is replaced",
+    )
+    probe_interval: float = _option(10.0, positive_duration, _RELOAD, "TIME", "between two probes of a worker")
+    probe_timeout: float = _option(2.0, positive_duration, _RELOAD, "TIME", "for its answer")
+    probe_failures: int = _option(3, from_to(1, 1000), _RELOAD, "N", "failures in a row that make a worker unwell")
+
+    max_requests: int = _option(
+        0,
+        from_to(0, 2**31),
+        _RENEW,
+        "N",
+        "replace a worker that has served so many connections, 10 % more or less; 0: never",
+    )
+    max_age: float = _option(
+        0.0, parse_duration, _RENEW, "TIME", "replace a worker that has served for so long, 10 % more or less; 0: never"
+    )
+    max_memory: int = _option(
+        0, parse_size, _RENEW, "SIZE", "replace a worker whose resident memory stays above this; 0: never"
+    )
+    # Kubernetes' names and numbers, where it has them; see `autoscale`.
+    target_busy: float = _option(
+        0.7,
+        parse_share,
+        _RENEW,
+        "P%",
+        "with --workers LEAST:MOST, the share of workers that should be busy",
+        shown="70%",
+    )
+    scale_up_window: float = _option(
+        3.0, parse_duration, _RENEW, "TIME", "more workers only if so many were wanted for so long"
+    )
+    scale_down_window: float = _option(300.0, parse_duration, _RENEW, "TIME", "and fewer likewise")
+
     user: str | None = _option(None, parse_text, _PROCESS, "NAME|UID", "become this user once the addresses are bound")
     group: str | None = _option(None, parse_text, _PROCESS, "NAME|GID", "and this group")
     umask: int | None = _option(None, parse_umask, _PROCESS, "MODE", "file mode creation mask, in octal")
     pid: str | None = _option(None, parse_text, _PROCESS, "FILE", "write the master's process id there")
+    name: str | None = _option(
+        None,
+        parse_own_name,
+        _PROCESS,
+        "NAME",
+        "what `rrmaster status` and the other verbs know this master by",
+        shown="default",
+    )
+    control: str | None = _option(
+        None,
+        parse_text,
+        _PROCESS,
+        "PATH",
+        "the unix socket through which they reach it",
+        shown="NAME.sock in $XDG_RUNTIME_DIR/rrmaster, or see docs/control.md",
+    )
 
     log_level: str = _option(
         "info",

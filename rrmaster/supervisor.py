@@ -26,9 +26,14 @@ from .dispatcher import Dispatcher
 from .fleet import Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
 from .log import Lines, logger, relay
-from .process import DUMP_SIGNAL, Process
-from .recall import GAP, Link
+from .probe import Question, ask
+from .process import DUMP_SIGNAL
+from .recall import GAP
+from .recycling import Limits, Wear
+from .renewal import Renewal
 from .restarts import STABLE_S, Exit, Restarts, is_crash
+from .rollout import Rollout
+from .ward import Birth, Born, Ward
 
 STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
@@ -38,59 +43,20 @@ RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""
 
 
+@frozen
+class Probing:
+    """How often a worker is asked whether it is well, and how often it may not be."""
+
+    interval: float = 10.0
+    """Seconds between two probes; Kubernetes' periodSeconds."""
+    timeout: float = 2.0
+    """Seconds for an answer."""
+    failures: int = 3
+    """In a row; Kubernetes' failureThreshold."""
+
+
 class Hopeless(Exception):
     """No worker ever became ready.  The message is the application's own."""
-
-
-@frozen
-class Birth:
-    """What a new worker is to be."""
-
-    id: int
-    slot: int
-    generation: int
-    line: int
-    """The descriptor to inherit; it stays the supervisor's."""
-
-
-@frozen
-class Born:
-    """A new worker's process, and the descriptors of its output, now the supervisor's."""
-
-    process: Process
-    outputs: tuple[int, ...] = ()
-
-
-@define(eq=False)
-class Ward:
-    """One worker, as the supervisor knows it."""
-
-    id: int
-    slot: int
-    generation: int
-    link: Link
-    since: float
-    """When it entered its state."""
-    heard: float
-    """When it was last heard."""
-    state: State = State.BOOTING
-    process: Process | None = None
-    leaving: bool = False
-    asked: bool = False
-    """We wanted it gone, so its end is no crash."""
-    served_since: float | None = None
-    retry: bool = False
-    """It fills a crashed worker's place: if it lasts, the crash loop is over."""
-    dumping: bool = False
-    """It was just asked for its stacks; they take a moment."""
-    reason: str = ""
-    """Why it could not start, in its own words."""
-    report: wire.Report | None = None
-
-    @property
-    def name(self) -> str:
-        """For the log."""
-        return f"worker {self.slot} (pid {self.process.pid if self.process else '-'})"
 
 
 @define(eq=False)
@@ -113,11 +79,17 @@ class Supervisor:
     ever_ready: bool = False
     complete: trio.Event = Factory(trio.Event)
     """Set once as many serve as were wanted."""
+    question: Question | None = None
+    """What a worker is asked to see whether it is well."""
+    probing: Probing = Factory(Probing)
+    limits: Limits = Factory(Limits)
+    """When a worker has served, lived or grown enough."""
+    renewal: Renewal = Factory(Renewal, takes_self=True)
+    restart_counts: dict[int, int] = Factory(dict)
+    """How often a slot was filled again, by slot."""
+    last_exits: dict[int, str] = Factory(dict)
+    """How the last worker of a slot ended."""
     _last_id: int = 0
-    _last_generation: int = 1
-    _before: Goal | None = None
-    """While a reload is undecided: the goal to go back to."""
-    _again: bool = False
     _not_before: float = 0.0
     """When to try again after the machine had no room for another line."""
     _crashed: set[int] = Factory(set)
@@ -147,42 +119,57 @@ class Supervisor:
 
     def scale(self, size: int) -> None:
         """Have so many workers from now on; at least one."""
-        size = max(size, 1)
-        if size == self.goal.size or self._stopping:
-            return
-        logger.info("scaling from %d to %d workers", self.goal.size, size)
-        if self._before is not None:
-            self._before = evolve(self._before, size=size, surge=size)
-        self.goal = evolve(self.goal, size=size, surge=size)
-        self._changed()
+        self.renewal.scale(size)
 
     def reload(self) -> None:
-        """Replace all workers by new ones, once those are all ready.  Asked while one runs, another one follows."""
-        if self._stopping:
-            return
-        if self._before is not None:
-            self._again = True
-            return
-        self._last_generation += 1
-        self._before, self.restarts = self.goal, Restarts()
-        self.goal = evolve(self.goal, generation=self._last_generation, committed=0)
-        logger.info(
-            "reload: starting generation %d beside generation %d", self.goal.generation, self._before.generation
-        )
-        self._changed()
+        """Replace all workers by new ones, if those are good.  Asked while one runs, another one follows."""
+        self.renewal.reload()
+
+    def begin_reload(self, supersede: bool = False) -> Rollout:
+        """The same, to be watched.  Raises Busy when one runs, unless that is to be given up for it."""
+        return self.renewal.begin(supersede)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The reload that runs, or ran last."""
+        return self.renewal.rollout
+
+    @property
+    def refused(self) -> str:
+        """Why the code on disk was refused, if the last reload was."""
+        return self.renewal.refused
+
+    def restart(self, slot: int) -> None:
+        """Replace the worker in this slot: the new one first.  Raises LookupError."""
+        self.in_slot(slot).wish = "the operator asked for it"
+        self.changed()
+
+    retire = restart
+
+    def stacks(self, slot: int) -> None:
+        """Have the worker in this slot write its stacks into the log.  Raises LookupError."""
+        self._signal(self.in_slot(slot), DUMP_SIGNAL)
+
+    def in_slot(self, slot: int) -> Ward:
+        """Who serves in this slot.  Raises LookupError."""
+        found = [ward for ward in self.wards.values() if ward.slot == slot and ward.state is State.SERVING]
+        if not found:
+            raise LookupError(f"nobody serves in slot {slot}")
+        return max(found, key=lambda ward: ward.id)
 
     def stop(self) -> None:
         """Let everybody finish and go.  `run` returns when they have."""
-        self._before, self._again, self._recalls = None, False, False
+        self._recalls = False
+        self.renewal.stop()
         self.goal = evolve(self.goal, size=0, committed=None)
-        self._changed()
+        self.changed()
 
     def hurry(self, graceful: float, term: float) -> None:
         """Lower what patience there is with those who are to go."""
         self.patience = evolve(
             self.patience, graceful=min(self.patience.graceful, graceful), term=min(self.patience.term, term)
         )
-        self._changed()
+        self.changed()
 
     @property
     def serving(self) -> int:
@@ -196,7 +183,7 @@ class Supervisor:
     # --- the plan
 
     def _replan(self) -> None:
-        self._decide_reload()
+        self.renewal.look(trio.current_time())
         self._crashed &= set(range(self.goal.size))
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
         orders = plan(self.goal, members, self._held())
@@ -204,7 +191,7 @@ class Supervisor:
             if self.restarts.pace(trio.current_time()) <= 0:
                 self._begin(slot)
         for id_ in orders.retire:
-            self._happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
+            self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
 
     def _why_retire(self, ward: Ward) -> str:
         if self._stopping:
@@ -240,7 +227,10 @@ class Supervisor:
         post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
         # `ward` is bound before the dispatcher's next turn can hear anything.
         link = self.dispatcher.connect(post, line, lambda message: self._told_by(ward, message))
-        ward = Ward(self._last_id, slot, self.goal.generation, link, now, now, retry=slot in self._crashed)
+        wear = Wear(self.limits.of_one(self.random.random()))
+        ward = Ward(self._last_id, slot, self.goal.generation, link, now, now, retry=slot in self._crashed, wear=wear)
+        if slot in self.last_exits:
+            self.restart_counts[slot] = self.restart_counts.get(slot, 0) + 1
         self.restarts.started(now)
         if ward.retry:
             self._crashed.discard(slot)
@@ -248,34 +238,6 @@ class Supervisor:
         self.wards[ward.id] = ward
         assert self._nursery is not None
         self._nursery.start_soon(self._live, ward)
-
-    def _decide_reload(self) -> None:
-        """Commit when all of the new generation is ready; go back when one of it has failed (see `_ended`)."""
-        if self._before is None:
-            return
-        fresh = [w for w in self.wards.values() if w.generation == self.goal.generation]
-        ready = [w for w in fresh if w.state is State.PROVING and not w.link.breached]
-        if len(ready) < self.goal.size:
-            return
-        for ward in ready:
-            self._happens(ward, Event.PASSED)
-        logger.info(
-            "reload: generation %d is ready and serves; generation %d goes",
-            self.goal.generation, self._before.generation,
-        )  # fmt: skip
-        self._before, self.goal = None, evolve(self.goal, committed=None)
-        self._follow_up()
-
-    def _abort_reload(self, why: str) -> None:
-        assert self._before is not None
-        logger.error("reload refused: %s; generation %d serves on, untouched", why, self._before.generation)
-        self.goal, self._before = self._before, None
-        self._follow_up()
-
-    def _follow_up(self) -> None:
-        if self._again:
-            self._again = False
-            self.reload()
 
     # --- one worker
 
@@ -292,7 +254,7 @@ class Supervisor:
             if ward.state is not State.BOOTING:
                 self._act(ward, Action.KILL if ward.state is State.KILLED else Action.TERMINATE)
             how = await self._outlive(ward, born)
-        self._happens(ward, Event.EXIT, str(how or ward.reason), how)
+        self.happens(ward, Event.EXIT, str(how or ward.reason), how)
 
     async def _outlive(self, ward: Ward, born: Born) -> Exit:
         async with trio.open_nursery() as nursery:
@@ -316,22 +278,33 @@ class Supervisor:
         ward.heard = trio.current_time()
         match message:
             case wire.Report():
-                ward.report = message
+                self._reported(ward, message)
             case wire.Ready():
-                self._happens(ward, Event.READY)
+                self.happens(ward, Event.READY)
             case wire.Failed(reason):
                 ward.reason = reason
-                self._happens(ward, Event.FAILED)
+                self.happens(ward, Event.FAILED)
             case wire.Retiring(reason):
-                self._happens(ward, Event.RETIRING, reason)
+                ward.wish = ward.wish or reason
+                self.happens(ward, Event.RETIRING, reason)
+
+    def _reported(self, ward: Ward, report: wire.Report) -> None:
+        ward.report = report
+        if ward.state is State.SERVING and not ward.wish and ward.heard - ward.sampled >= self.renewal.heartbeat:
+            ward.sampled = ward.heard
+            age = ward.heard - ward.served_since if ward.served_since is not None else 0.0
+            ward.wish = ward.wear.reason(report.closed, age, report.rss)
+            if ward.wish:
+                self.changed()
 
     def breached(self, id_: int, what: str) -> None:
         """The dispatcher says that a worker broke the rules."""
         ward = self.wards[id_]
         logger.error("%s broke the protocol: %s", ward.name, what)
-        self._happens(ward, Event.BREACH)
+        self.happens(ward, Event.BREACH)
 
-    def _happens(self, ward: Ward, event: Event, why: str = "", how: Exit | None = None) -> None:
+    def happens(self, ward: Ward, event: Event, why: str = "", how: Exit | None = None) -> None:
+        """Something happened to a worker: the law says what becomes of it."""
         before = ward.state
         law = step(before, event)
         if event is Event.RETIRE:
@@ -345,17 +318,45 @@ class Supervisor:
             self.killed_while_stopping += 1
         for action in law.actions:
             self._act(ward, action)
-        if event is Event.READY and law.state is State.PROVING and not (self._before and self._is_fresh(ward)):
-            self._happens(ward, Event.PASSED)
+        if event is Event.READY and law.state is State.PROVING:
+            self._prove(ward)
+        if before not in _GOING_OR_GONE and law.state not in _STAYING and not ward.asked:
+            self.renewal.failed(ward, ward.reason or f"{ward.name}: {why or event.value}")
         if before is not State.GONE and law.state is State.GONE:
             self._ended(ward, before, how)
-        if before in _NEW and law.state not in _STAYING and self._before is not None and self._is_fresh(ward):
-            self._abort_reload(ward.reason or f"{ward.name} {why or 'failed'} before it was ready")
         if law.state is not before or law.actions:
-            self._changed()
+            self.changed()
 
-    def _is_fresh(self, ward: Ward) -> bool:
-        return ward.generation == self.goal.generation and not ward.asked
+    def _prove(self, ward: Ward) -> None:
+        """It says that it is ready: see whether it is well, and go on seeing."""
+        if self.question is not None:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._probe, ward, self.question)
+        else:
+            self._proved(ward)
+
+    def _proved(self, ward: Ward) -> None:
+        if not ward.probed:
+            ward.probed = True
+            # In a reload the whole generation is looked at together.
+            rollout = self.renewal.undecided
+            if rollout is None or rollout.generation != ward.generation:
+                self.happens(ward, Event.PASSED)
+            self.changed()
+
+    async def _probe(self, ward: Ward, question: Question) -> None:
+        failures = 0
+        while ward.state in (State.PROVING, State.SERVING):
+            unwell = await ask(ward.link, question, self.probing.timeout)
+            failures = failures + 1 if unwell else 0
+            if ward.state not in (State.PROVING, State.SERVING):
+                return
+            if failures >= self.probing.failures:
+                ward.reason = unwell
+                self.happens(ward, Event.FAILED, unwell)
+            elif not unwell:
+                self._proved(ward)
+            await trio.sleep(self.probing.interval if not failures else min(self.probing.interval, 1.0))
 
     def _log_change(self, ward: Ward, before: State, why: str) -> None:
         level = logging.INFO
@@ -380,7 +381,7 @@ class Supervisor:
                 self.dispatcher.leave_out(ward.link)
                 self._nursery.start_soon(self.dispatcher.dismiss, ward.link, self._recalls)
             case Action.REPLACE:
-                ward.leaving = ward.asked = True
+                ward.wish = ward.wish or "it asked for it"
             case Action.TERMINATE:
                 self._signal(ward, signal.SIGTERM)
             case Action.STACKS:
@@ -409,6 +410,7 @@ class Supervisor:
         """It is gone: was that a crash, and what follows from it?"""
         now = trio.current_time()
         self.lost += ward.link.lost
+        self.last_exits[ward.slot] = str(how or ward.reason)
         if ward.link.lost:
             logger.warning("%s had %d connections in its hands; they are lost", ward.name, ward.link.lost)
         if ward.reason:
@@ -418,7 +420,9 @@ class Supervisor:
         was_ready = ward.served_since is not None
         if not self.ever_ready:
             self._failed_at_first(ward, how)
-        elif self._is_fresh(ward) and (how is None or before is State.KILLED or is_crash(how, was_ready)):
+        elif ward.generation == self.goal.generation and (
+            how is None or before is State.KILLED or is_crash(how, was_ready)
+        ):
             served = now - ward.served_since if ward.served_since is not None else 0.0
             delay = self.restarts.crashed(now, served, self.random.random())
             self._crashed.add(ward.slot)
@@ -432,11 +436,11 @@ class Supervisor:
         self._failed_first[ward.slot] = reason
         if not self._stopping and len(self._failed_first) >= self.goal.size:
             self._verdict = next(iter(self._failed_first.values()))
-            self._changed()
+            self.changed()
 
     def _tell_reason(self, ward: Ward) -> None:
         """The application's own words, once."""
-        if self.ever_ready and ward.reason not in self._told and self._before is None:
+        if self.ever_ready and ward.reason not in self._told and self.renewal.refused != ward.reason:
             self._told.add(ward.reason)
             logger.error("worker %d could not start:\n%s", ward.slot, ward.reason)
 
@@ -456,11 +460,11 @@ class Supervisor:
                 self._start_afresh(now)
             for ward in list(self.wards.values()):
                 if self._deadline(ward) <= now:
-                    self._happens(ward, Event.TIMEOUT, _TIMEOUTS[ward.state])
+                    self.happens(ward, Event.TIMEOUT, _TIMEOUTS[ward.state])
                 elif ward.retry and ward.served_since is not None and now - ward.served_since >= STABLE_S:
                     ward.retry = False
                     self.restarts.calm()
-            self._changed()
+            self.changed()
 
     def _due(self) -> float:
         now = trio.current_time()
@@ -471,6 +475,7 @@ class Supervisor:
             due = min(due, self._not_before)
         if pace := self.restarts.pace(now):
             due = min(due, now + pace)
+        due = min(due, self.renewal.due())
         for ward in self.wards.values():
             if ward.retry and ward.served_since is not None:
                 due = min(due, ward.served_since + STABLE_S)
@@ -485,13 +490,23 @@ class Supervisor:
         for ward in self.wards.values():
             ward.since = ward.heard = now
 
-    def _changed(self) -> None:
+    def calm(self) -> None:
+        """Forget past crashes: the code is another."""
+        self.restarts.calm()
+        self._crashed.clear()
+
+    def catch_up(self) -> None:
+        """Read all reports that wait."""
+        self.dispatcher.catch_up()
+
+    def changed(self) -> None:
+        """Ask the plan again."""
         self._news.set()
 
 
-_NEW = frozenset({State.BOOTING, State.PROVING})
 _STAYING = frozenset({State.BOOTING, State.PROVING, State.SERVING})
 _GOING = frozenset({State.STOPPING, State.KILLED})
+_GOING_OR_GONE = _GOING | {State.DRAINING, State.GONE}
 _TIMEOUTS = {
     State.BOOTING: "not ready in time",
     State.PROVING: "silent for too long",

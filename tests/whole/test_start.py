@@ -89,7 +89,7 @@ def test_nothing_stays_open_when_the_second_address_fails(tmp_path: Path):
         (("a:b", "--unix-mode", "rw"), "--unix-mode"),
         (("a:b", "--backlog", "-1"), "--backlog"),
         (("a:b", "--policy", "fairest"), "--policy: 'fairest' is no policy"),
-        (("a:b", "--policy", "nowhere:rule"), "policy 'nowhere:rule' cannot be loaded"),
+        (("a:b", "--policy", "nowhere:rule"), "--policy 'nowhere:rule' cannot be loaded"),
         (("a:b", "--window", "0"), "--window"),
         (("a:b", "--recall-after", "soon"), "--recall-after: 'soon' is no duration"),
         (("a:b", "--worker-connections", "0"), "--worker-connections"),

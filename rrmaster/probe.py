@@ -1,0 +1,92 @@
+"""Is this very worker well?  A question put to one exact worker, through its letterbox.
+
+A check by URL on the shared port tests whoever answers, which during a reload is the old code.  Here one end of a
+socket pair is handed over like a client, marked as a probe, and the question is asked at the other end.  It stands
+outside window and counters; taken back unread from a late worker, it counts as failed.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from . import wire
+from .recall import Link
+
+Question = Callable[[trio.SocketStream], Awaitable[object]]
+"""Asks at the other end of a connection to the worker.  Raises, or returns False, if the answer is not good."""
+
+MAX_LINE = 4096
+"""Bytes of an HTTP status line."""
+
+
+class Unwell(Exception):
+    """The answer was not good."""
+
+
+async def ask(link: Link, question: Question, timeout: float) -> str:
+    """Probe a worker: why it is unwell, or nothing.  Never raises for what the worker does."""
+    try:
+        ours = _hand_over(link)
+    except OSError as error:
+        return f"its probe could not be handed over ({error.strerror})"
+    async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
+        try:
+            with trio.fail_after(timeout):
+                answer = await question(stream)
+        except trio.TooSlowError:
+            return f"its probe was not answered in {timeout:g} s"
+        except trio.BrokenResourceError:
+            answer = "taken back" if link.probe_recalled else False
+        except Exception as error:
+            return f"its probe failed: {type(error).__name__}: {error}"
+    if link.probe_recalled:
+        return "it was too late to take its probe"
+    return "its probe failed" if answer is False else ""
+
+
+def _hand_over(link: Link) -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        handoff = wire.Handoff(probe=True, family=int(socket.AF_UNIX))
+        link.probe_recalled = False
+        link.line.hand_over(wire.encode(handoff), theirs.fileno())
+        link.post.asides += 1
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return ours
+
+
+async def tcp(stream: trio.SocketStream) -> bool:
+    """It takes connections: it says something, or closes when the client has nothing to say."""
+    await stream.send_eof()
+    await stream.receive_some(1)
+    return True
+
+
+def http(path: str) -> Question:
+    """It answers a GET with a status of 200 to 399.  The status line is all that is read of HTTP, by hand: a client
+    library would bring more than the whole of it."""
+
+    async def question(stream: trio.SocketStream) -> bool:
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: rrmaster-probe\r\nConnection: close\r\n\r\n"
+        await stream.send_all(request.encode())
+        line = b""
+        while b"\r\n" not in line and len(line) < MAX_LINE:
+            data = await stream.receive_some(MAX_LINE)
+            if not data:
+                break
+            line += data
+        words = line.partition(b"\r\n")[0].split()
+        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+            raise Unwell(f"GET {path} is not answered with HTTP")
+        if not 200 <= int(words[1]) < 400:
+            raise Unwell(f"GET {path} is answered with {int(words[1])}")
+        return True
+
+    return question

@@ -1,0 +1,227 @@
+"""How a fleet that runs is changed: reload, scaling, recycling.
+
+They exclude one another, in this order: while a reload is undecided the size stays and nobody is recycled; a size asked
+for meanwhile is taken when it is over; recycling replaces one worker at a time, and none while the fleet grows.  Each
+of them only changes the goal, or marks a worker as leaving; `plan` says what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+from attrs import Factory, define, evolve
+
+from .autoscale import SYNC_S, Autoscaler
+from .fleet import Goal
+from .lifecycle import Event, State
+from .log import logger
+from .rollout import Phase, Rollout, Trial
+from .ward import Ward
+
+SILENT = 3
+"""Heartbeats without a report that a new worker may keep in its probation.  It has no traffic to be busy with."""
+
+
+class Busy(Exception):
+    """Another reload runs."""
+
+
+class Fleet(Protocol):
+    """What is changed; the supervisor."""
+
+    goal: Goal
+    wards: dict[int, Ward]
+
+    def happens(self, ward: Ward, event: Event, why: str = "") -> None:
+        """Something happened to a worker."""
+
+    def catch_up(self) -> None:
+        """Read all reports that wait."""
+
+    def changed(self) -> None:
+        """Ask the plan again."""
+
+    def calm(self) -> None:
+        """Forget past crashes: the code is another."""
+
+
+@define(eq=False)
+class Renewal:
+    """The changes under way."""
+
+    fleet: Fleet
+    surge: Callable[[int], int] = lambda size: size
+    """How many more than so many may live at once."""
+    trial: Trial = Factory(Trial)
+    heartbeat: float = 0.5
+    autoscaler: Autoscaler | None = None
+    rollout: Rollout | None = None
+    """The reload that runs, or ran last."""
+    refused: str = ""
+    """Why the code on disk was refused, if the last reload was."""
+    _generation: int = 1
+    _again: bool = False
+    _size: int | None = None
+    """Asked for during a reload."""
+    _sampled: float = float("-inf")
+
+    # --- what others ask for
+
+    @property
+    def undecided(self) -> Rollout | None:
+        """The reload that runs."""
+        return None if self.rollout is None or self.rollout.over else self.rollout
+
+    def reload(self) -> None:
+        """Begin a reload, or have another one follow the one that runs: the code may have changed since it began."""
+        if self.undecided is not None:
+            self._again = True
+        elif self.fleet.goal.size:
+            self.begin()
+
+    def begin(self, supersede: bool = False) -> Rollout:
+        """Begin a reload.  Raises Busy when one runs, unless that one is to be given up for it."""
+        if self.fleet.goal.size == 0:
+            raise Busy("the master is stopping")
+        now = trio.current_time()
+        if self.undecided is not None:
+            if not supersede:
+                raise Busy(f"a reload runs already: {self.undecided.phase.value}")
+            self.undecided.fail("superseded by another reload", now)
+            self._follow(now)
+        goal = self.fleet.goal
+        self.fleet.calm()
+        self._generation += 1
+        self.rollout = Rollout(
+            self._generation, goal, self.trial, now, min(goal.surge, goal.size), since=now, tell=_tell
+        )
+        self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
+        self.rollout.say(f"starting generation {self._generation} beside generation {goal.generation}")
+        if goal.surge < goal.size:
+            self.rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
+        self.fleet.changed()
+        return self.rollout
+
+    def scale(self, size: int) -> None:
+        """Have so many workers; at least one."""
+        size = max(size, 1)
+        if self.undecided is not None:
+            self._size = size
+            logger.info("scaling to %d workers waits until the reload is decided", size)
+        elif self.fleet.goal.size not in (0, size):
+            logger.info("scaling from %d to %d workers", self.fleet.goal.size, size)
+            self.fleet.goal = evolve(self.fleet.goal, size=size, surge=self.surge(size))
+            self.fleet.changed()
+
+    def stop(self) -> None:
+        """Nothing is to be renewed any more."""
+        if self.undecided is not None:
+            self.undecided.fail("the master stops", trio.current_time())
+        self._again, self._size, self.autoscaler = False, None, None
+
+    # --- what follows
+
+    def look(self, now: float) -> None:
+        """See what is to be done now."""
+        if self.fleet.goal.size == 0:
+            return
+        if self.undecided is not None:
+            self._step(now)
+        if self.undecided is None:
+            if self._again:
+                self._again = False
+                self.begin()
+                return
+            if self._size is not None:
+                size, self._size = self._size, None
+                self.scale(size)
+            self._autoscale(now)
+            self._recycle()
+
+    def due(self) -> float:
+        """When to look again, whatever happens."""
+        if self.undecided is not None:
+            due = self.undecided.due()
+            if self.undecided.phase is Phase.PROBATION:
+                due = min([due, *(ward.heard + SILENT * self.heartbeat for ward in self._fresh(State.PROVING))])
+            return due
+        return self._sampled + SYNC_S if self.autoscaler is not None else float("inf")
+
+    def failed(self, ward: Ward, why: str) -> None:
+        """A worker that should have stayed has gone, or goes."""
+        rollout = self.undecided
+        if rollout is not None and ward.generation == rollout.generation:
+            now = trio.current_time()
+            rollout.fail(why, now)
+            self._follow(now)
+
+    def _fresh(self, state: State) -> list[Ward]:
+        assert self.rollout is not None
+        generation = self.rollout.generation
+        return [w for w in self.fleet.wards.values() if w.generation == generation and w.state is state]
+
+    def _step(self, now: float) -> None:
+        rollout = self.rollout
+        assert rollout is not None
+        if rollout.phase is Phase.PROBATION and not self._all_speak(now):
+            return
+        ready = [w for w in self._fresh(State.PROVING) if w.probed and not w.link.post.suspended]
+        while rollout.look(now, len(ready), len(self._fresh(State.SERVING))):
+            self._follow(now)
+            ready = [] if rollout.phase is Phase.SOAKING else ready
+
+    def _all_speak(self, now: float) -> bool:
+        """Whether nobody has been silent for too long; who has, has failed."""
+        self.fleet.catch_up()
+        for ward in self._fresh(State.PROVING):
+            if now - ward.heard > SILENT * self.heartbeat:
+                self.fleet.happens(ward, Event.TIMEOUT, f"silent for {now - ward.heard:.1f} s in its probation")
+                return False
+        return True
+
+    def _follow(self, now: float) -> None:
+        """Do what the phase just entered says."""
+        rollout = self.rollout
+        assert rollout is not None
+        match rollout.phase:
+            case Phase.SOAKING:
+                for ward in self._fresh(State.PROVING):
+                    self.fleet.happens(ward, Event.PASSED)
+            case Phase.STARTING:
+                self.fleet.goal = evolve(self.fleet.goal, committed=rollout.approved)
+            case Phase.COMMITTED:
+                self.fleet.goal = evolve(self.fleet.goal, committed=None)
+                self.refused = ""
+            case Phase.REFUSED | Phase.ROLLED_BACK | Phase.OUT_OF_TIME:
+                # `size` was not changed meanwhile; whoever was retired on the way is replaced by the plan.
+                self.fleet.goal = rollout.before
+                self.refused = rollout.reason
+                logger.error("reload %s: %s", rollout.phase.value, rollout.reason)
+        self.fleet.changed()
+
+    def _recycle(self) -> None:
+        """Let one go that should, if no other is going and the fleet is whole."""
+        serving = [w for w in self.fleet.wards.values() if w.state is State.SERVING]
+        if any(w.leaving for w in serving) or len(serving) < self.fleet.goal.size:
+            return
+        ward = next((w for w in serving if w.wish), None)
+        if ward is not None:
+            logger.info("%s is replaced: %s", ward.name, ward.wish)
+            ward.leaving = ward.asked = True
+            self.fleet.changed()
+
+    def _autoscale(self, now: float) -> None:
+        if self.autoscaler is None or now < self._sampled + SYNC_S:
+            return
+        self._sampled = now
+        self.fleet.catch_up()
+        serving = [w for w in self.fleet.wards.values() if w.state is State.SERVING]
+        if serving:
+            busy = sum(w.link.post.load > 0 for w in serving) / len(serving)
+            self.scale(self.autoscaler.sample(now, self.fleet.goal.size, busy))
+
+
+def _tell(line: str) -> None:
+    logger.info("reload: %s", line)

@@ -1,0 +1,70 @@
+"""What is known of one worker: what it is to be, what has become of it, and what it says."""
+
+from __future__ import annotations
+
+from attrs import Factory, define, frozen
+
+from . import wire
+from .lifecycle import State
+from .process import Process
+from .recall import Link
+from .recycling import Limits, Wear
+
+
+@frozen
+class Birth:
+    """What a new worker is to be."""
+
+    id: int
+    slot: int
+    generation: int
+    line: int
+    """The descriptor to inherit; it stays the supervisor's."""
+
+
+@frozen
+class Born:
+    """A new worker's process, and the descriptors of its output, now the supervisor's."""
+
+    process: Process
+    outputs: tuple[int, ...] = ()
+
+
+@define(eq=False)
+class Ward:
+    """One worker, as the supervisor knows it."""
+
+    id: int
+    slot: int
+    generation: int
+    link: Link
+    since: float
+    """When it entered its state."""
+    heard: float
+    """When it was last heard."""
+    state: State = State.BOOTING
+    process: Process | None = None
+    leaving: bool = False
+    """It is to be replaced; it serves until its replacement does."""
+    wish: str = ""
+    """Why it should be replaced, when its turn comes."""
+    asked: bool = False
+    """We wanted it gone, so its end is no crash."""
+    probed: bool = False
+    """It is ready, and has answered its probe if there is one."""
+    served_since: float | None = None
+    retry: bool = False
+    """It fills a crashed worker's place: if it lasts, the crash loop is over."""
+    dumping: bool = False
+    """It was just asked for its stacks; they take a moment."""
+    reason: str = ""
+    """Why it could not start, in its own words."""
+    report: wire.Report | None = None
+    wear: Wear = Factory(lambda: Wear(Limits()))
+    sampled: float = float("-inf")
+    """When its wear was last looked at."""
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return f"worker {self.slot} (pid {self.process.pid if self.process else '-'})"

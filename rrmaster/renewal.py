@@ -198,7 +198,12 @@ class Renewal:
                 # `size` was not changed meanwhile; whoever was retired on the way is replaced by the plan.
                 self.fleet.goal = rollout.before
                 self.refused = rollout.reason
-                logger.error("reload %s: %s", rollout.phase.value, rollout.reason)
+                logger.error(
+                    "reload %s: %s\ngeneration %d serves on",
+                    rollout.phase.value,
+                    rollout.reason,
+                    rollout.before.generation,
+                )
         self.fleet.changed()
 
     def _recycle(self) -> None:

@@ -125,10 +125,13 @@ class Rollout:
             return
         served = self.phase is Phase.SOAKING or self.approved > 0
         self.reason = why
+        # The log has it from the supervisor, as an error.
         if served:
-            self._enter(Phase.ROLLED_BACK, now, f"rolled back: {why}")
+            self.phase, line = Phase.ROLLED_BACK, f"rolled back: {why}"
         else:
-            self._enter(Phase.REFUSED, now, f"refused, no client saw the new code: {why}")
+            self.phase, line = Phase.REFUSED, f"refused, no client saw the new code: {why}"
+        self.since = now
+        self.lines.append(line)
 
     def say(self, line: str) -> None:
         """Progress."""

@@ -198,7 +198,9 @@ class Supervisor:
             return "the master stops"
         if ward.leaving:
             return "its replacement serves"
-        return "reload" if ward.generation != self.goal.generation else "scaled down"
+        if ward.generation > self.goal.generation:
+            return "its generation failed"
+        return "reload" if ward.generation < self.goal.generation else "scaled down"
 
     def _held(self) -> set[int]:
         """Slots in which nobody may be started yet."""

@@ -19,6 +19,9 @@ from attrs import Factory, define
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 
+BRIEF = ("--probation", "200ms", "--soak", "200ms")
+"""For reloads of good code.  What is to fail by itself is given the usual two seconds."""
+
 PATIENCE = 20.0
 """Seconds until a test gives up on anything it waits for; a busy machine may take a few."""
 

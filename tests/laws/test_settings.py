@@ -148,6 +148,10 @@ GOOD = {
     "umask": [("027", 0o027), (0o077, 0o077), (None, None)],
     "pid": [("/run/app.pid", "/run/app.pid"), (None, None)],
     "log_level": [(level, level) for level in law.LOG_LEVELS],
+    "log_format": [("text", "text"), ("json", "json")],
+    "log_file": [("/var/log/app.log", "/var/log/app.log"), ("-", "-"), (None, None)],
+    "log_max_size": [("20MB", 20_000_000), ("512MB", 512_000_000), ("64KiB", 65536), ("0", 0), (4096, 4096)],
+    "log_keep": [("0", 0), (5, 5)],
 }
 BAD = {
     "application": ["", "shop", "shop:", ":app", "shop.main", "a b:c", "shop..main:app", "shop:app()", 5, None],
@@ -170,6 +174,10 @@ BAD = {
     "umask": ["8", -1, "rwx"],
     "pid": ["", 5],
     "log_level": ["", "INFO", "verbose", None, 5],
+    "log_format": ["", "JSON", "xml", None, 5],
+    "log_file": ["", 5],
+    "log_max_size": ["", "big", "-1", -1, "20 MiBs", True, None, 1.5],
+    "log_keep": ["-1", -1, "many", None, True],
 }
 
 
@@ -266,6 +274,10 @@ def test_the_defaults_are_those_that_were_promised():
         "umask": None,
         "pid": None,
         "log_level": "info",
+        "log_format": "text",
+        "log_file": None,
+        "log_max_size": 20_000_000,
+        "log_keep": 5,
     }
 
 

@@ -1,0 +1,34 @@
+"""When a worker has served, lived or grown enough."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rrmaster.recycling import JITTER, SAMPLES, Limits, Wear
+
+
+@given(st.integers(1, 10**9), st.floats(0, 1))
+def test_limits_vary_within_the_jitter_and_never_vanish(requests: int, dice: float):
+    limits = Limits(requests=requests, age=100.0).of_one(dice)
+    assert limits.requests >= 1
+    assert abs(limits.requests - requests) <= JITTER * requests + 1
+    assert abs(limits.age - 100.0) <= JITTER * 100.0 + 1e-9
+
+
+def test_without_limits_nobody_goes():
+    assert Wear(Limits()).reason(10**9, 10.0**9, 2**60) == ""
+
+
+def test_each_limit_has_its_reason():
+    assert "served 5" in Wear(Limits(requests=5)).reason(5, 0, 0)
+    assert "old" in Wear(Limits(age=5.0)).reason(0, 5.0, 0)
+
+
+def test_memory_counts_only_when_it_stays_high():
+    wear = Wear(Limits(memory=100))
+    for _ in range(10):
+        for _ in range(SAMPLES - 1):
+            assert wear.reason(0, 0, 101) == ""
+        assert wear.reason(0, 0, 100) == ""
+    assert [bool(wear.reason(0, 0, 101)) for _ in range(SAMPLES)] == [False] * (SAMPLES - 1) + [True]

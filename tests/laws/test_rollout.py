@@ -1,0 +1,85 @@
+"""A reload's steps: what leads to which phase, and what its exit status is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rrmaster.fleet import Goal
+from rrmaster.rollout import STATUS, Phase, Rollout, Trial
+
+
+def a_rollout(size: int = 4, batch: int = 4, **trial: float) -> Rollout:
+    return Rollout(2, Goal(size), Trial(**trial), began=0.0, batch=batch)
+
+
+def test_a_good_generation_goes_through_probation_and_soak():
+    rollout = a_rollout()
+    assert not rollout.look(1.0, ready=3, serving=0)
+    assert rollout.look(1.5, ready=4, serving=0)
+    assert rollout.phase is Phase.PROBATION
+    assert rollout.due() == 3.5
+    assert not rollout.look(3.4, ready=4, serving=0)
+    assert rollout.look(3.5, ready=4, serving=0)
+    assert rollout.phase is Phase.SOAKING
+    assert not rollout.look(5.4, ready=0, serving=4)
+    assert rollout.look(5.5, ready=0, serving=4)
+    assert (rollout.phase, rollout.status) == (Phase.COMMITTED, 0)
+
+
+def test_a_failure_before_any_traffic_is_10_and_after_it_11():
+    rollout = a_rollout()
+    rollout.fail("it cannot be imported", 0.5)
+    assert (rollout.status, rollout.reason) == (10, "it cannot be imported")
+    rollout = a_rollout(probation=0, soak=5)
+    while rollout.look(1.0, ready=4, serving=0) and rollout.phase is not Phase.SOAKING:
+        pass
+    rollout.fail("it dies", 2.0)
+    assert rollout.status == 11
+
+
+def test_a_small_surge_goes_in_batches_and_a_failure_after_the_first_is_11():
+    rollout = a_rollout(size=3, batch=1, probation=0, soak=0)
+    approved = []
+    serving = 0
+    while not rollout.over:
+        assert rollout.look(1.0, ready=1, serving=serving)
+        if rollout.phase is Phase.SOAKING:
+            serving += 1
+        approved.append(rollout.approved)
+    assert sorted(set(approved)) == [0, 1, 2, 3]
+    rollout = a_rollout(size=3, batch=1, probation=0, soak=0)
+    for _ in range(3):
+        rollout.look(1.0, ready=1, serving=0)
+    assert (rollout.phase, rollout.approved) == (Phase.STARTING, 1)
+    rollout.fail("the second dies", 2.0)
+    assert rollout.status == 11
+
+
+def test_out_of_time_is_12():
+    rollout = a_rollout(timeout=10.0)
+    assert rollout.look(10.0, ready=0, serving=0)
+    assert rollout.status == 12
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.floats(0, 3), st.booleans()), max_size=40))
+def test_what_is_over_stays_over(steps: list[tuple[int, int, float, bool]]):
+    rollout, now, end = a_rollout(), 0.0, None
+    for ready, serving, later, fails in steps:
+        now += later
+        if fails:
+            rollout.fail("so", now)
+        rollout.look(now, ready, serving)
+        if end is not None:
+            assert rollout.phase is end
+        end = rollout.phase if rollout.over else None
+        assert rollout.due() > now or rollout.phase in (Phase.PROBATION, Phase.SOAKING, Phase.STARTING)
+        assert rollout.over == (rollout.phase in STATUS) == (rollout.status is not None)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_end_has_its_own_status(phase: Phase):
+    values = list(STATUS.values())
+    assert len(set(values)) == len(values)
+    assert (phase in STATUS) == (phase.value not in ("starting", "probation", "soaking"))

@@ -13,15 +13,26 @@ lifecycle      what may become of a worker: State x Event -> State, Actions
 restarts       when to try again, when to call it a crash loop
 fleet          what is to be done next: plan(goal, members) -> orders
 settings       one frozen class: flags, environment, file, defaults
+status         what the whole master looks like: one snapshot, as a table and as JSON
 -------------  --------------------------------------------------------------------
 channel        the two ends of a line
-log            where what is said and printed goes
+outlet         how what is logged reaches a descriptor or a file
+relay          how what a worker prints becomes lines
+log            what is said, in which form, and where it goes
+systemd        what systemd is told, and the unit for it
 listeners      which sockets we listen on
 process        how a worker's process is started, signalled and awaited
 recall         how a connection comes back from the late and the dead
 dispatcher     the hot path: accept, choose, hand over; settle reports
 supervisor     asks plan, LAW and restarts, and obeys
+survey         how a running master is doing: the snapshot is taken
+places         where a master's control socket lies
+control        the operator's socket: one JSON object per line each way
 master         wires the rooms together; signals; order of birth and death
+check          would this be served: configuration and application are tried
+client         how a verb finds a running master, and asks it
+top            how a master is doing, live in the terminal
+verbs          what an operator can ask: `rrmaster status`, `rrmaster reload`, ...
 cli            the command line
 -------------  --------------------------------------------------------------------
 worker/        the other process: take, serve, report

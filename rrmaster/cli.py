@@ -36,7 +36,26 @@ from .settings import (
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 """Exit statuses: part of the interface, see the README."""
 
+INTERRUPTED = 130
+"""After Ctrl-C in a verb, as shells have it (128 + SIGINT)."""
+
+VERBS = (
+    "status", "workers", "scale", "reload", "restart", "retire", "stop", "top", "events", "logs", "stacks",
+    "check", "systemd-unit",
+)  # fmt: skip
+"""The first argument, if it is one of these, is an order and no application: those have a colon."""
+
 _EPILOG = """\
+To a master that runs (rrmaster VERB --help says more; --name or --control say which master, if there are several):
+  rrmaster status | workers | top                  how it is doing, once or live
+  rrmaster reload                                  new code, if it is good; the exit status is the result
+  rrmaster scale N|+N|-N|auto                      more workers or fewer
+  rrmaster restart SLOT | retire SLOT | stop       replace one worker; end
+  rrmaster events | logs [-f] [SLOT] | stacks SLOT what happens, what workers print, where one is just now
+Without one:
+  rrmaster check [OPTIONS] module:attribute        would this be served, and with which settings?
+  rrmaster systemd-unit [OPTIONS] module:attribute a unit for systemd
+
 Every option is also an environment variable (RRMASTER_WORKERS for --workers) and a key of rrmaster.toml or of
 [tool.rrmaster] in pyproject.toml.  Flags win over the environment, the environment over the file.
 Durations are written 500ms, 30s, 2m.
@@ -76,8 +95,9 @@ class _RefuseDaemon(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `rrmaster`; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        return _main(sys.argv[1:] if argv is None else argv)
+        return _order(argv[0], argv[1:]) if argv and argv[0] in VERBS else _main(argv)
     except (_Usage, SettingsError) as error:
         return _complain(f"{error}", USAGE)
     except KeyboardInterrupt:
@@ -87,6 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     if not sys.platform.startswith("linux"):
         return _complain(f"it needs Linux (SIOCOUTQ, pidfd, epoll); this is {sys.platform}", ERROR)
+    if argv and ":" not in argv[0] and (meant := suggestion(argv[0], VERBS)):
+        raise _Usage(f"{argv[0]}: neither a verb nor an application{meant}")
+    settings, origins, warnings = _configured(argv)
+    for warning in warnings:
+        _complain(warning, OK)
+    if settings.umask is not None:
+        os.umask(settings.umask)
+    return _serve(settings, origins["bind"] != "default")
+
+
+def _configured(argv: Sequence[str]) -> tuple[Settings, dict[str, str], list[str]]:
+    """The settings, where each came from, and warnings; the working directory is changed as they say."""
     arguments = _parse(argv)
     if arguments.chdir is not None:
         _change_directory(arguments.chdir)
@@ -95,23 +127,19 @@ def _main(argv: Sequence[str]) -> int:
         _change_directory(settings.chdir)
     if settings.app_dir is not None and not os.path.isdir(settings.app_dir):
         raise SettingsError(f"--app-dir: {settings.app_dir!r} is no directory")
-    for warning in warnings:
-        _complain(warning, OK)
-    if settings.umask is not None:
-        os.umask(settings.umask)
-    return _serve(settings, origins["bind"] != "default")
+    return settings, origins, warnings
 
 
 def _serve(settings: Settings, explicit_bind: bool) -> int:
     # Here, so that --help and mistakes answer before trio is loaded.
     import trio
 
-    from .log import to_descriptor
+    from .log import begin
     from .master import BindError, CannotStart, Hopeless, run_with_signals
     from .process import raise_descriptor_limit
 
     raise_descriptor_limit()
-    end_log = to_descriptor(2, settings.log_level)
+    end_log = begin(settings)
     try:
         return trio.run(run_with_signals, settings, explicit_bind, strict_exception_groups=True)
     except BindError as error:
@@ -136,13 +164,97 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
+# --- orders
+
+
+def _order(verb: str, argv: Sequence[str]) -> int:
+    try:
+        match verb:
+            case "check":
+                return _check(argv)
+            case "systemd-unit":
+                return _systemd_unit(argv)
+        return _ask(verb, argv)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`).  What is left must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OK
+
+
+def _ask(verb: str, argv: Sequence[str]) -> int:
+    from .client import Client, NoMaster, reach
+    from .verbs import VERBS as WORDS
+
+    word = WORDS[verb]
+    parser = _Parser(
+        prog=f"rrmaster {verb}",
+        description=word.about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    word.arguments(parser)
+    for option in ("name", "control"):
+        parser.add_argument(flag(option), metavar=options()[option].metavar, help="which master, if there are several")
+    arguments = parser.parse_args(list(argv))
+    control, name = _which(arguments)
+    try:
+        client = Client(*reach(control, name, os.environ, os.geteuid()))
+        try:
+            return word.run(client, arguments)
+        finally:
+            client.close()
+    except (NoMaster, ValueError) as error:
+        return _complain(f"{error}", ERROR)
+
+
+def _which(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Path and name of the master that is meant: as said here, in the environment, or in the file it was started by."""
+    try:
+        files = _file(None)
+    except SettingsError:
+        files = []  # a master must be reachable also while its file is broken
+    for source in (_from_arguments(arguments), from_environment(os.environ)[0], *files):
+        control, name = source.values.get("control"), source.values.get("name")
+        if control is not None or name is not None:
+            return control if control is None else str(control), name if name is None else str(name)
+    return None, None
+
+
+def _check(argv: Sequence[str]) -> int:
+    from .check import effective, start_application
+
+    settings, origins, warnings = _configured(argv)
+    for warning in warnings:
+        _complain(warning, OK)
+    sys.stdout.write("".join(f"{line}\n" for line in effective(settings, origins)))
+    sys.stdout.flush()
+    trouble = start_application(settings)
+    if trouble:
+        return _complain(f"{settings.application} would not be served:\n{trouble}", NEVER_READY)
+    sys.stdout.write(f"{settings.application} would be served\n")
+    return OK
+
+
+def _systemd_unit(argv: Sequence[str]) -> int:
+    from .systemd import unit
+
+    config = _parse(argv).config
+    settings, origins, warnings = _configured(argv)
+    for warning in warnings:
+        _complain(warning, OK)
+    sys.stdout.write(unit(settings, config=config, origins=origins))
+    return OK
+
+
 # --- arguments
 
 
 def _parser() -> _Parser:
     parser = _Parser(
         prog="rrmaster",
-        usage="rrmaster [OPTIONS] module:attribute",
+        usage="rrmaster [OPTIONS] module:attribute\n       rrmaster VERB ...",
         description="Serve an application with one master that accepts every connection and passes it to the least\n"
         "loaded of N workers.",
         epilog=_EPILOG,

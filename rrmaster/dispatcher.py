@@ -273,6 +273,8 @@ class Dispatcher:
         if self.policy.members:
             with trio.move_on_after(patience):
                 await self._closed.wait()
+                while self._strays:
+                    await trio.sleep(RETRY)
 
     def close_doors(self) -> None:
         """Close the listeners, whatever waits there."""
@@ -303,7 +305,7 @@ class Dispatcher:
         self._lines.close()
 
     def _due(self) -> float:
-        due = min(self.recall.lateness.due, self._peep_at, self._listen_in_at)
+        due = min(self.recall.due(), self._peep_at, self._listen_in_at)
         if self._paused_until > trio.current_time():
             due = min(due, self._paused_until)
         if self._newcomers:

@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -27,17 +28,21 @@ from attrs import define, field
 from . import __version__, probe
 from .autoscale import Autoscaler, Scaling
 from .balance import POLICIES, Policy, UserPolicy, policy_named
+from .control import Control
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .lifecycle import Patience
 from .listeners import BindError, Listener, activated, adopt, open_listeners
 from .log import logger, open_pipe
-from .process import package_root, start, usable_cpus, worker_command
+from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .probe import Question
+from .process import package_root, start, usable_cpus, worker_command
 from .recycling import Limits
-from .rollout import Trial
+from .rollout import Rollout, Trial
 from .settings import Between, Inherited, Settings, SettingsError
+from .status import Snapshot
 from .supervisor import Hopeless, Probing, Supervisor
+from .survey import survey
 from .ward import Birth, Born
 
 LAST_CALL = 0.5
@@ -58,11 +63,14 @@ class Master:
     settings: Settings
     size: int
     listeners: list[Listener]
+    name: str = DEFAULT_NAME
+    """Among several masters; the verbs know it by it."""
     dispatcher: Dispatcher = field(init=False)
     supervisor: Supervisor = field(init=False)
     _stopped: bool = False
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
     _cwd: str = field(factory=os.getcwd)
+    _began: float = field(factory=trio.current_time)
 
     def __attrs_post_init__(self) -> None:
         chosen = self.settings
@@ -96,13 +104,37 @@ class Master:
         """The bound addresses as a person writes them, port 0 resolved."""
         return tuple(listener.name for listener in self.listeners)
 
+    def status(self) -> Snapshot:
+        """How everything is now."""
+        return survey(self.name, self.settings, self.supervisor, self.dispatcher, self._began)
+
     def reload(self) -> None:
         """Replace all workers by new ones, once those are all ready; the old serve until then."""
         self.supervisor.reload()
 
+    def begin_reload(self, supersede: bool = False) -> Rollout:
+        """The same, to be watched.  Raises Busy when one runs, unless that is to be given up for it."""
+        return self.supervisor.begin_reload(supersede)
+
     def scale(self, size: int) -> None:
         """Have so many workers from now on; at least one."""
         self.supervisor.scale(size)
+
+    def automatic_size(self) -> int:
+        """How many workers `auto` is: one for each processor this process may use."""
+        return usable_cpus()
+
+    def restart(self, slot: int) -> None:
+        """Replace the worker in this slot: the new one serves before the old one drains.  Raises LookupError."""
+        self.supervisor.restart(slot)
+
+    def retire(self, slot: int) -> None:
+        """Have the worker in this slot drained and replaced, as if it had asked for it.  Raises LookupError."""
+        self.supervisor.retire(slot)
+
+    def stacks(self, slot: int) -> None:
+        """Have the worker in this slot write its stacks into the log.  Raises LookupError."""
+        self.supervisor.stacks(slot)
 
     async def run(self) -> None:
         """Serve until `stop` has done its work.  Raises Hopeless if no worker ever becomes ready."""
@@ -142,7 +174,7 @@ class Master:
             title = ["--slot", str(birth.slot), self.settings.application]
             process = await start(
                 worker_command(title),
-                self._environment(birth),
+                worker_environment(self.settings, self._cwd, birth, self.supervisor.goal.size),
                 birth.line,
                 outputs[0][1],
                 outputs[1][1],
@@ -151,24 +183,26 @@ class Master:
             ours.pop_all()
         return Born(process, tuple(mine for mine, _ in outputs))
 
-    def _environment(self, birth: Birth) -> dict[str, str]:
-        environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS}
-        launch = {
-            "application": self.settings.application,
-            "app_dir": os.path.normpath(os.path.join(self._cwd, self.settings.app_dir or ".")),
-            "chdir": self._cwd,
-            "heartbeat": self.settings.heartbeat,
-            "graceful": self.settings.graceful_timeout,
-        }
-        return environ | {
-            "PYTHONUNBUFFERED": "1",
-            "RRMASTER_LINE": str(birth.line),
-            "RRMASTER_LAUNCH": json.dumps(launch),
-            "RRMASTER_WORKER_ID": str(birth.id),
-            "RRMASTER_WORKER_SLOT": str(birth.slot),
-            "RRMASTER_WORKER_COUNT": str(self.supervisor.goal.size),
-            "RRMASTER_GENERATION": str(birth.generation),
-        }
+
+def worker_environment(settings: Settings, cwd: str, birth: Birth, size: int) -> dict[str, str]:
+    """What a worker's process is started with, in the directory `cwd`, as one of `size`."""
+    environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS}
+    launch = {
+        "application": settings.application,
+        "app_dir": os.path.normpath(os.path.join(cwd, settings.app_dir or ".")),
+        "chdir": cwd,
+        "heartbeat": settings.heartbeat,
+        "graceful": settings.graceful_timeout,
+    }
+    return environ | {
+        "PYTHONUNBUFFERED": "1",
+        "RRMASTER_LINE": str(birth.line),
+        "RRMASTER_LAUNCH": json.dumps(launch),
+        "RRMASTER_WORKER_ID": str(birth.id),
+        "RRMASTER_WORKER_SLOT": str(birth.slot),
+        "RRMASTER_WORKER_COUNT": str(size),
+        "RRMASTER_GENERATION": str(birth.generation),
+    }
 
 
 def fleet_size(settings: Settings) -> int:
@@ -398,20 +432,39 @@ async def run_with_signals(settings: Settings, explicit_bind: bool = True) -> in
         cleanup.enter_context(_pid_file(settings.pid))
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)
-        master = Master(settings, fleet_size(settings), listeners)
+        place = _claim_place(settings)
+        if place is not None:
+            cleanup.callback(place.close)
+        name = settings.name or (place.path.stem if place is not None else DEFAULT_NAME)
+        master = Master(settings, fleet_size(settings), listeners, name)
         cleanup.callback(master.close)
         _greet(master)
         try:
-            await _run_obeying(master)
+            await _run_obeying(master, place)
         except BaseExceptionGroup as group:
             raise _unwrap(group) from None
         logger.info("stopped: %d connections accepted", master.dispatcher.accepted)
         return 1 if master.supervisor.killed_while_stopping else 0
 
 
-async def _run_obeying(master: Master) -> None:
+def _claim_place(settings: Settings) -> Place | None:
+    """The control socket.  Without one that was asked for there is no start; without the default one there is."""
+    try:
+        if settings.control is not None:
+            return Place.claim(Path(settings.control))
+        return claim_by_name(settings.name, os.environ, os.geteuid())
+    except CannotClaim as error:
+        if settings.control is not None or (settings.name is not None and isinstance(error, Taken)):
+            raise CannotStart(f"no control socket: {error}") from None
+        logger.warning("no control socket, so no status, reload or other verbs: %s", error)
+        return None
+
+
+async def _run_obeying(master: Master, place: Place | None) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
+            if place is not None:
+                nursery.start_soon(Control(master, place.socket).serve)
             nursery.start_soon(_obey, master, signals)
             nursery.start_soon(_say_when_ready, master)
             await master.run()

@@ -14,7 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,9 @@ from .restarts import Exit
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """A worker answers it by writing the stacks of its threads to stderr (faulthandler, in C: a blocked loop does too).
 A real-time signal, so that none of those an application may want is taken."""
+
+REAP_AGAIN = 0.05
+"""Seconds until the dead are looked at again, when the first of them was one of ours; who waits for it needs 1 ms."""
 
 
 class Process(Protocol):
@@ -100,6 +103,32 @@ async def start(
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         raise
+
+
+async def reap_strangers(ours: Callable[[], Collection[int] | None]) -> None:
+    """Wait for the dead whom nobody here knows: as process 1 of a container, or as a subreaper, we inherit orphans.
+
+    `ours` says for which children somebody here waits; None: one is being started, and its number is not known yet.
+    They are looked at first and left alone: whoever is waited for here has lost his exit status.  Where nobody is
+    adopted this finds nobody.  In the main thread, until cancelled.
+    """
+    with trio.open_signal_receiver(signal.SIGCHLD) as deaths:
+        while True:
+            if _reap_strangers(ours):
+                await trio.sleep(REAP_AGAIN)
+            else:
+                await anext(deaths)
+
+
+def _reap_strangers(ours: Callable[[], Collection[int] | None]) -> bool:
+    """Whether one who is, or may be, ours stands before whoever else is dead: the kernel shows one at a time."""
+    with contextlib.suppress(ChildProcessError):  # there is no child at all
+        while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            known = ours()
+            if known is None or found.si_pid in known:
+                return True
+            os.waitpid(found.si_pid, os.WNOHANG)
+    return False
 
 
 def worker_command(title: Sequence[str]) -> list[str]:

@@ -32,6 +32,9 @@ from .wire import Handoff, Nudge
 STALL = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
 
+AGAIN = 0.1
+"""Seconds after a recall that brought nothing."""
+
 GAP = 1.0
 """Seconds by which we must wake up too late to conclude that it was us who were stopped or asleep."""
 
@@ -44,6 +47,11 @@ class Link:
     line: Line
     breached: bool = False
     recalling: bool = False
+    """A thread reads its letterbox, ..."""
+    pulling: int = 0
+    """... for so many connections."""
+    again_at: float = 0.0
+    """When to try again, after a recall that brought nothing."""
     promised: int = 0
     """How many a recall under way may bring."""
     probe_recalled: bool = False
@@ -119,8 +127,9 @@ class Recall:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to take back from the late, as many as others could begin with at once."""
+        now = trio.current_time()
         for link in list(self._late.values()):
-            if link.recalling or link.promised or link.breached or not link.post.recount():
+            if now < link.again_at or link.promised or link.recalling or link.breached or not link.post.recount():
                 continue
             count = min(self._receivers(link.post) - self._promised, link.post.unclaimed)
             if count > 0:
@@ -133,7 +142,7 @@ class Recall:
         if link.recalling:
             return
         token = trio.lowlevel.current_trio_token()
-        link.recalling = True
+        link.recalling, link.pulling = True, count
         with trio.move_on_after(STALL) as patience:
             await trio.to_thread.run_sync(
                 self._pull, link, count, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
@@ -143,22 +152,23 @@ class Recall:
 
     def _pull(self, link: Link, count: int, for_lateness: bool, token: trio.lowlevel.TrioToken) -> None:
         """In a thread.  What is read is delivered even if nobody waits for this thread any more."""
+        brought = 0
         try:
-            self._read_back(link, count, for_lateness, token)
+            brought = self._read_back(link, count, for_lateness, token)
         finally:
             with contextlib.suppress(trio.RunFinishedError):  # the master is over
-                token.run_sync_soon(self._pulled, link)
+                token.run_sync_soon(self._pulled, link, brought)
 
-    def _read_back(self, link: Link, count: int, for_lateness: bool, token: trio.lowlevel.TrioToken) -> None:
-        for _ in range(count):
+    def _read_back(self, link: Link, count: int, for_lateness: bool, token: trio.lowlevel.TrioToken) -> int:
+        for brought in range(count):
             if not _has_free_descriptor(link.line) or (for_lateness and link.line.oldest_recalls() >= MAX_RECALLS):
-                return
+                return brought
             try:
                 found = link.line.recall()
             except (DescriptorLost, OSError):
-                return
+                return brought
             if found is None:
-                return
+                return brought
             try:
                 if isinstance(found, Nudge):
                     token.run_sync_soon(self._nudge_again, link)
@@ -167,7 +177,8 @@ class Recall:
             except trio.RunFinishedError:
                 if not isinstance(found, Nudge):
                     os.close(found[1])  # the master is over, and nobody is left to give it to
-                return
+                return brought
+        return count
 
     def _deliver(self, link: Link, handoff: Handoff, fd: int, for_lateness: bool) -> None:
         if handoff.probe:
@@ -182,9 +193,12 @@ class Recall:
         times = min(handoff.recalled + for_lateness, 255)
         self.give(Handoff(handoff.listener, times, handoff.probe, handoff.family), fd)
 
-    def _pulled(self, link: Link) -> None:
+    def _pulled(self, link: Link, brought: int) -> None:
         """The thread has ended: nobody else reads this letterbox now."""
-        link.recalling = False
+        link.recalling, link.pulling = False, 0
+        if not brought:
+            # The oldest may not move any more, or we have no descriptor: it will be so in a millisecond, too.
+            link.again_at = trio.current_time() + AGAIN
         self._promised -= link.promised
         link.promised = 0
         self.exhume()
@@ -193,7 +207,8 @@ class Recall:
     def bury(self, link: Link) -> None:
         """It is dead.  Its letterbox is kept until it is empty; then the line is closed."""
         self._late.pop(link.post.id, None)
-        link.lost = max(link.post.load - link.post.recount(), 0)
+        # What a thread may have in its hands just now is not lost.
+        link.lost = max(link.post.load - link.post.recount() - link.pulling, 0)
         self._graves.append(link)
         self.exhume()
 
@@ -204,6 +219,11 @@ class Recall:
             if not link.recalling and self._empty(link):
                 self._graves.remove(link)
                 link.line.close()
+
+    def due(self) -> float:
+        """When to look again, whatever happens."""
+        waiting = [link.again_at for link in self._late.values() if link.again_at > trio.current_time()]
+        return min([self.lateness.due, *waiting])
 
     @property
     def lateness_to_mend(self) -> bool:

@@ -176,7 +176,7 @@ class Renewal:
         """Whether nobody has been silent for too long; who has, has failed."""
         self.fleet.catch_up()
         for ward in self._fresh(State.PROVING):
-            if now - ward.heard > SILENT * self.heartbeat:
+            if now >= ward.heard + SILENT * self.heartbeat:
                 self.fleet.happens(ward, Event.TIMEOUT, f"silent for {now - ward.heard:.1f} s in its probation")
                 return False
         return True

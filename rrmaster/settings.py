@@ -22,6 +22,8 @@ from .balance import MAX_WINDOW, POLICIES
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
+LOG_FORMATS = ("text", "json")
+
 WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")
 """Set by the master for its workers, and no options: a master started by a worker of another sees them."""
 
@@ -228,6 +230,13 @@ def parse_level(value: object) -> str:
     if value in LOG_LEVELS:
         return str(value)
     raise ValueError(_not_one_of(value, "log level", LOG_LEVELS))
+
+
+def parse_log_format(value: object) -> str:
+    """How a line of the log looks."""
+    if value in LOG_FORMATS:
+        return str(value)
+    raise ValueError(_not_one_of(value, "log format", LOG_FORMATS))
 
 
 def parse_application(value: object) -> str:
@@ -527,6 +536,37 @@ class Settings:
         _OTHER,
         "LEVEL",
         "debug, info, warning or error",
+    )
+    log_format: str = _option(
+        "text",
+        parse_log_format,
+        _OTHER,
+        "FORMAT",
+        "text for people, json (one object a line) for programs",
+    )
+    log_file: str | None = _option(
+        None,
+        parse_text,
+        _OTHER,
+        "FILE",
+        "log there; stderr gets the master's own warnings and errors; reopened on USR1",
+        shown="stderr",
+    )
+    # 20 MB and 5: with the living one 120 MB, which any disk has, and days of an ordinary log.
+    log_max_size: int = _option(
+        20_000_000,
+        parse_size,
+        _OTHER,
+        "SIZE",
+        "begin a new log file before this one grows larger; 0: never, something else rotates it",
+        shown="20MB",
+    )
+    log_keep: int = _option(
+        5,
+        from_to(0, 10_000),
+        _OTHER,
+        "N",
+        "how many old log files to keep, FILE.1 the youngest; 0: none",
     )
 
     def __attrs_post_init__(self) -> None:

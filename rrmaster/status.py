@@ -23,7 +23,7 @@ import attrs
 from attrs import frozen
 
 NARROWEST = 40
-"""Columns below which nothing is fitted any more; a terminal of no width (a pipe) is given 80 by who asks."""
+"""Columns below which nothing is fitted any more."""
 
 
 @frozen
@@ -245,6 +245,9 @@ def sparkline(values: Sequence[float], width: int, most: float, ascii_only: bool
 # --- tables
 
 
+ROOMY = 10
+
+
 @frozen
 class Column:
     """One column of a table of workers."""
@@ -252,7 +255,8 @@ class Column:
     title: str
     cell: Callable[[WorkerStatus], str]
     rank: int = 0
-    """0: always there.  Others come in the order of their ranks, as far as the width goes."""
+    """0: always there.  Others come in the order of their ranks, as far as the width goes; from `ROOMY` on only where
+    there is room for two blanks between all of them."""
     left: bool = False
     """Text is written from the left, numbers from the right."""
 
@@ -270,22 +274,22 @@ def shown_state(worker: WorkerStatus) -> str:
 
 COLUMNS = (
     Column("SLOT", lambda w: str(w.slot)),
-    Column("ID", lambda w: str(w.id)),
+    Column("ID", lambda w: str(w.id), rank=7),
     Column("PID", lambda w: number(w.pid)),
-    Column("GEN", lambda w: str(w.generation)),
+    Column("GEN", lambda w: str(w.generation), rank=8),
     Column("STATE", shown_state, left=True),
-    Column("FOR", lambda w: duration(w.state_s), rank=4),
+    Column("FOR", lambda w: duration(w.state_s), rank=13),
     Column("OPEN", lambda w: str(w.open)),
-    Column("UNCL", lambda w: str(w.unclaimed)),
-    Column("BUSY", lambda w: number(w.busy)),
-    Column("HANDED", lambda w: str(w.handed), rank=2),
-    Column("CLOSED", lambda w: str(w.closed), rank=3),
-    Column("LAG", lambda w: lag(w.lag_us)),
-    Column("RSS", lambda w: size(w.rss)),
-    Column("CPU", lambda w: "-" if w.cpu_us is None else duration(w.cpu_us / 1e6)),
-    Column("UP", lambda w: duration(w.uptime_s)),
-    Column("RST", lambda w: str(w.restarts)),
-    Column("LAST EXIT", lambda w: plain(w.last_exit) or "-", rank=1, left=True),
+    Column("UNCL", lambda w: str(w.unclaimed), rank=3),
+    Column("BUSY", lambda w: number(w.busy), rank=1),
+    Column("HANDED", lambda w: str(w.handed), rank=11),
+    Column("CLOSED", lambda w: str(w.closed), rank=12),
+    Column("LAG", lambda w: lag(w.lag_us), rank=2),
+    Column("RSS", lambda w: size(w.rss), rank=4),
+    Column("CPU", lambda w: "-" if w.cpu_us is None else duration(w.cpu_us / 1e6), rank=9),
+    Column("UP", lambda w: duration(w.uptime_s), rank=6),
+    Column("RST", lambda w: str(w.restarts), rank=5),
+    Column("LAST EXIT", lambda w: plain(w.last_exit) or "-", rank=10, left=True),
 )
 
 
@@ -304,7 +308,7 @@ class Table:
         chosen = [column for column in columns if column.rank == 0]
         for column in sorted((c for c in columns if c.rank), key=lambda c: c.rank):
             trial = [c for c in columns if c in chosen or c is column]
-            if _needed(trial, workers, 2) <= width:
+            if _needed(trial, workers, 2 if column.rank >= ROOMY else 1) <= width:
                 chosen = trial
         gap = "  " if _needed(chosen, workers, 2) <= width else " "
         return cls(tuple(chosen), tuple(_width(column, workers) for column in chosen), gap)
@@ -344,12 +348,17 @@ def workers_table(snapshot: Snapshot, width: int) -> list[str]:
     table = Table.fitting(COLUMNS, snapshot.workers, width)
     lines = [table.head, *(table.row(worker) for worker in snapshot.workers)]
     if not table.shows("LAST EXIT"):
-        lines += [f"last exit of worker {slot}: {how}" for slot, how in sorted(_last_exits(snapshot).items())]
+        lines += _last_exits(snapshot)
     return [shortened(line, width) for line in lines]
 
 
-def _last_exits(snapshot: Snapshot) -> dict[int, str]:
-    return {worker.slot: worker.last_exit for worker in snapshot.workers if worker.last_exit}
+def _last_exits(snapshot: Snapshot) -> list[str]:
+    """One line for each way to end."""
+    slots: dict[str, list[int]] = {}
+    for worker in snapshot.workers:
+        if worker.last_exit and worker.slot not in slots.setdefault(worker.last_exit, []):
+            slots[worker.last_exit].append(worker.slot)
+    return [f"last exit in slot {', '.join(map(str, found))}: {how}" for how, found in slots.items()]
 
 
 def headline(snapshot: Snapshot) -> str:
@@ -418,7 +427,10 @@ def report(snapshot: Snapshot, width: int) -> list[str]:
 
 
 def _labelled(label: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(plain(text), width, initial_indent=f"{label:<9}", subsequent_indent=" " * 9)
+    indent = " " * 9
+    return textwrap.wrap(
+        plain(text), width, initial_indent=f"{label:<9}", subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def _count(count: int, what: str) -> str:

@@ -253,7 +253,7 @@ class Supervisor:
             ward.reason = f"its process could not be started: {error.strerror}"
         else:
             ward.process = born.process
-            if ward.state is not State.BOOTING:
+            if ward.state in _GOING:  # it was given up before it had a process to tell
                 self._act(ward, Action.KILL if ward.state is State.KILLED else Action.TERMINATE)
             how = await self._outlive(ward, born)
         self.happens(ward, Event.EXIT, str(how or ward.reason), how)
@@ -311,13 +311,10 @@ class Supervisor:
         law = step(before, event)
         if event is Event.RETIRE:
             ward.asked = True
-        if event is Event.TIMEOUT and before is State.BOOTING and not ward.reason:
-            ward.reason = f"it was not ready after {self.patience.ready:g} s (--ready-timeout)"
+        if event is Event.TIMEOUT:
+            self._ran_out(ward)
         if law.state is not before:
-            ward.state, ward.since = law.state, trio.current_time()
-            self._log_change(ward, before, why or event.value)
-        if law.state is State.KILLED and before is not State.KILLED and self._stopping:
-            self.killed_while_stopping += 1
+            self._enter(ward, law.state, why or event.value)
         for action in law.actions:
             self._act(ward, action)
         if event is Event.READY and law.state is State.PROVING:
@@ -328,6 +325,18 @@ class Supervisor:
             self._ended(ward, before, how)
         if law.state is not before or law.actions:
             self.changed()
+
+    def _enter(self, ward: Ward, state: State, why: str) -> None:
+        before, ward.state, ward.since = ward.state, state, trio.current_time()
+        self._log_change(ward, before, why)
+        if state is State.KILLED and self._stopping:
+            self.killed_while_stopping += 1
+
+    def _ran_out(self, ward: Ward) -> None:
+        """Its time is up; where the law has it stay in its state, the time begins anew."""
+        ward.since = trio.current_time()
+        if ward.state is State.BOOTING and not ward.reason:
+            ward.reason = f"it was not ready after {self.patience.ready:g} s (--ready-timeout)"
 
     def _prove(self, ward: Ward) -> None:
         """It says that it is ready: see whether it is well, and go on seeing."""

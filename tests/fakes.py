@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -34,6 +35,9 @@ from rrmaster.supervisor import Birth, Born, Hopeless, Supervisor
 DEADLINE = 5.0
 """Real seconds that anything awaited here may take; on an idle machine it takes milliseconds."""
 
+HEARTBEAT = 0.5
+"""Seconds, the master's own default."""
+
 FAR = 3600.0
 """Seconds after which nothing in a test happens."""
 
@@ -47,6 +51,21 @@ async def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not become so"
         await trio.lowlevel.checkpoint()
+
+
+@contextmanager
+def a_real_deadline(seconds: float = 2 * DEADLINE) -> Iterator[None]:
+    """Give up, and fail, after so many real seconds: with somebody who spins no mock clock ever moves."""
+    token = trio.lowlevel.current_trio_token()
+    with trio.CancelScope() as scope:
+        timer = threading.Timer(seconds, token.run_sync_soon, (scope.cancel,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+    assert not scope.cancelled_caught, f"not done after {seconds:g} real seconds: does somebody spin?"
 
 
 def run_alone(program: str) -> None:
@@ -138,14 +157,17 @@ class Actor:
         self.say(wire.Report(self.taken, asides=self.asides))
 
     async def serve(self) -> None:
-        """Take, close, and report, until the end of the stream."""
+        """Take, close, and report, until the end of the stream; and beat."""
         while True:
             try:
                 found = self.letterbox.take()
             except HungUp:
                 return
             if found is None:
-                await trio.lowlevel.wait_readable(self.letterbox.fileno())
+                with trio.move_on_after(HEARTBEAT) as rest:
+                    await trio.lowlevel.wait_readable(self.letterbox.fileno())
+                if rest.cancelled_caught:
+                    self.report()
                 continue
             self.asides += isinstance(found[0], wire.Nudge)
             if found[1] is not None:
@@ -158,7 +180,7 @@ Script = Callable[[Actor], Awaitable[Exit]]
 
 
 async def serves(actor: Actor) -> Exit:
-    """A good worker; it never beats, so give it no hang timeout."""
+    """A good worker."""
     actor.ready()
     await actor.serve()
     return Exit(code=0)
@@ -238,6 +260,12 @@ class Troupe:
         return [actor for actor in self.actors if actor.process.how is None]
 
 
+async def everybody_left() -> None:
+    """The cancelled have gone."""
+    with trio.CancelScope(shield=True):
+        await wait_all_tasks_blocked()
+
+
 # --- a supervised fleet
 
 
@@ -294,24 +322,24 @@ async def a_fleet(
     complete: bool = True,
 ) -> AsyncIterator[Fleet]:
     """A supervised fleet, complete if it can be.  Unless told, nobody is killed for silence."""
-    async with trio.open_nursery() as nursery:
-        troupe = Troupe(nursery, script, casting or {}, deaf)
-        dispatcher = Dispatcher(LeastLoaded(), lambda id_, what: supervisor.breached(id_, what), FAR)
-        supervisor = Supervisor(
-            dispatcher, troupe.spawn, Goal(size, surge=size, at_once=at_once), patience or Patience(hang=0.0)
-        )
-        fleet = Fleet(supervisor, troupe)
-        nursery.start_soon(fleet._dispatch)
-        nursery.start_soon(fleet._supervise)
-        try:
-            if complete:
-                await supervisor.complete.wait()
-            yield fleet
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await wait_all_tasks_blocked()
-            dispatcher.close()
+    with a_real_deadline():
+        async with trio.open_nursery() as nursery:
+            troupe = Troupe(nursery, script, casting or {}, deaf)
+            dispatcher = Dispatcher(LeastLoaded(), lambda id_, what: supervisor.breached(id_, what), FAR)
+            supervisor = Supervisor(
+                dispatcher, troupe.spawn, Goal(size, surge=size, at_once=at_once), patience or Patience(hang=0.0)
+            )
+            fleet = Fleet(supervisor, troupe)
+            nursery.start_soon(fleet._dispatch)
+            nursery.start_soon(fleet._supervise)
+            try:
+                if complete:
+                    await supervisor.complete.wait()
+                yield fleet
+            finally:
+                nursery.cancel_scope.cancel()
+                await everybody_left()
+                dispatcher.close()
 
 
 # --- a dispatcher among clients
@@ -492,18 +520,17 @@ async def a_house(
     for bind in binds:
         for listener in open_listeners(bind):
             dispatcher.open(listener)
-    async with trio.open_nursery() as nursery:
-        house = House(dispatcher, nursery, breaches=breaches, window=window)
-        try:
-            for _ in range(workers):
-                house.hire(limit)
-            nursery.start_soon(dispatcher.run)
-            await wait_all_tasks_blocked()
-            yield house
-            nursery.cancel_scope.cancel()
-        finally:
-            # Nobody may wait for the epoll when it is closed: let `run` leave first.
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
+    with a_real_deadline():
+        async with trio.open_nursery() as nursery:
+            house = House(dispatcher, nursery, breaches=breaches, window=window)
+            try:
+                for _ in range(workers):
+                    house.hire(limit)
+                nursery.start_soon(dispatcher.run)
                 await wait_all_tasks_blocked()
-            house.close()
+                yield house
+            finally:
+                # Nobody may wait for the epoll when it is closed: let `run` leave first.
+                nursery.cancel_scope.cancel()
+                await everybody_left()
+                house.close()

@@ -1,137 +1,28 @@
-"""What is logged, and what never happens to the master for it."""
+"""What is said, who hears it, how it looks, and where it goes."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import threading
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rrmaster import log
-from rrmaster.log import LINE, QUEUE, RATE, Lines, logger, open_pipe, printable, relay, to_descriptor
-from tests.fakes import DEADLINE, eventually
+from rrmaster import log, outlet
+from rrmaster.log import Entry, Json, Printer, Text, begin, logger, subscribe, tell, to_descriptor, worker_lines
+from rrmaster.settings import Settings, SettingsError
 
+LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
-class Clock:
-    """Stands still until it is moved."""
+APP = "shop.main:app"
 
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def lines() -> tuple[Lines, list[str], Clock]:
-    said: list[str] = []
-    clock = Clock()
-    return Lines(said.append, clock), said, clock
-
-
-# --- whole lines, bounded, harmless
-
-
-def test_output_becomes_whole_lines_however_it_is_cut() -> None:
-    text = b"one\ntwo\n\nthree, which is longer\n"
-    for size in range(1, len(text)):
-        into, said, _ = lines()
-        for start in range(0, len(text), size):
-            into.feed(text[start : start + size])
-        assert said == ["one", "two", "", "three, which is longer"]
-
-
-def test_an_unfinished_line_is_said_at_the_end() -> None:
-    into, said, _ = lines()
-    into.feed(b"whole\nhalf")
-    assert said == ["whole"]
-    into.end()
-    into.end()
-    assert said == ["whole", "half"]
-
-
-def test_a_line_without_end_is_cut_and_not_kept() -> None:
-    into, said, _ = lines()
-    for _ in range(100):
-        into.feed(b"x" * 1000)
-    assert len(into._partial) <= LINE
-    into.end()
-    assert max(map(len, said)) <= LINE
-    assert sum(map(len, said)) == 100_000
-
-
-@pytest.mark.parametrize(
-    ("printed", "shown"),
-    [
-        (b"\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
-        (b"beep\x07", "beep\\x07"),
-        (b"over\rwritten", "over\\x0dwritten"),
-        (b"windows\r", "windows"),
-        (b"tab\there\x00", "tab\there\\x00"),
-        (b"\xff\xfe", "\\xff\\xfe"),
-        ("Grüße, 世界".encode(), "Grüße, 世界"),
-        ("left\u202eright".encode(), "left\\x202eright"),
-    ],
-)
-def test_what_a_client_sent_does_not_drive_the_terminal(printed: bytes, shown: str) -> None:
-    assert printable(printed) == shown
-
-
-# --- a flood
-
-
-def test_a_flood_is_dropped_counted_and_said_once_it_is_over() -> None:
-    into, said, clock = lines()
-    block = b"flood\n" * (RATE // 6)
-    into.feed(block)
-    kept = len(said)
-    assert kept == block.count(b"\n")
-    for _ in range(50):
-        into.feed(block)
-    assert len(said) == kept, "nothing more of this second"
-    clock.now += 1.0
-    into.feed(b"calm\n")
-    assert said[kept].startswith(f"({50 * block.count(bytes([10]))} lines dropped")
-    assert said[kept + 1 :] == ["calm"]
-
-
-def test_the_end_says_what_was_dropped_too() -> None:
-    into, said, _ = lines()
-    into.feed(b"\n" * RATE)
-    into.feed(b"one\ntwo\n")
-    said.clear()
-    into.end()
-    assert said == ["(2 lines dropped: more than 1 MiB a second)"]
-
-
-def test_after_a_flood_the_first_line_is_a_whole_one() -> None:
-    into, said, clock = lines()
-    into.feed(b"\n" * RATE)
-    into.feed(b"dropped\nthe beginning of a dropped line, ")
-    clock.now += 1.0
-    said.clear()
-    into.feed(b"and its end\nwhole\n")
-    assert [line for line in said if "dropped:" not in line] == ["whole"]
-
-
-def test_an_allowance_grows_back_with_time_and_not_beyond_a_second() -> None:
-    into, said, clock = lines()
-    into.feed(b"x" * (RATE - 1) + b"\n")
-    clock.now += 0.5
-    said.clear()
-    into.feed(b"y" * (RATE // 2 - 1) + b"\n")
-    assert said
-    clock.now += 3600
-    said.clear()
-    into.feed(b"z" * RATE)
-    into.feed(b"z" * 10 + b"\n")
-    assert sum(map(len, said)) == RATE
-
-
-# --- the descriptor
+PRINTER = Printer(3, 4711, 2, "stderr")
 
 
 @pytest.fixture
@@ -140,6 +31,7 @@ def untouched() -> Iterator[None]:
     before = logger.propagate, logger.level, list(logger.handlers)
     yield
     logger.propagate, logger.level, logger.handlers[:] = before[0], before[1], before[2]
+    log._outlets.clear()
 
 
 @pytest.fixture
@@ -181,160 +73,263 @@ def test_after_the_end_nothing_is_written(pipe: tuple[int, int]) -> None:
     assert read_all(pipe[0]) == ""
 
 
-@pytest.mark.usefixtures("untouched")
-def test_a_stalled_reader_does_not_stop_who_logs_and_memory_is_bounded(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log, "FAREWELL", 0.05)
-    end = to_descriptor(pipe[1], "info")
-    (outlet,) = [handler for handler in logger.handlers if isinstance(handler, log._Outlet)]
-    begun = time.monotonic()
-    for _ in range(3 * QUEUE):
-        logger.info("x" * 200)
-    assert time.monotonic() - begun < DEADLINE
-    assert outlet._queue.qsize() <= QUEUE
-    assert outlet._dropped > 0, "what did not fit is counted"
-    end()
-    assert time.monotonic() - begun < DEADLINE, "nor does it stop who ends"
-    let_it_finish(pipe[0], outlet)
-
-
-@pytest.mark.usefixtures("untouched")
-def test_what_was_dropped_is_said_once_there_is_a_reader(pipe: tuple[int, int]) -> None:
-    end = to_descriptor(pipe[1], "info")
-    for _ in range(2 * QUEUE):
-        logger.info("x" * 500)
-    reader = threading.Thread(target=lambda: texts.append(read_to_end(pipe[0])))
-    texts: list[str] = []
-    reader.start()
-    end()
-    os.write(pipe[1], b"END\n")
-    reader.join(DEADLINE)
-    said = [line for line in texts[0].splitlines() if "log lines were dropped" in line]
-    written = sum("xxx" in line for line in texts[0].splitlines())
-    assert sum(int(line.split()[1]) for line in said) + written == 2 * QUEUE
-
-
-def read_to_end(fd: int) -> str:
-    data = b""
-    while not data.endswith(b"END\n"):
-        data += os.read(fd, 1 << 20)
-    return data.decode()
-
-
-def let_it_finish(fd: int, outlet: log._Outlet) -> None:
-    """Read all that it writes, and tell it the end: or it would write into a later test's descriptor."""
-    (writer,) = [thread for thread in threading.enumerate() if thread.name == "rrmaster log"]
-    deadline = time.monotonic() + DEADLINE
-    told = False
-    while writer.is_alive():
-        assert time.monotonic() < deadline
-        read_all(fd)
-        if not told and not outlet._queue.full():
-            outlet._queue.put_nowait(None)
-            told = True
-        writer.join(0.001)
-
-
-@pytest.mark.usefixtures("untouched")
-def test_a_full_disk_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    fd = os.open("/dev/full", os.O_WRONLY)
-    end = to_descriptor(fd, "info")
-    for _ in range(100):
-        logger.info("nobody will read this")
-    end()
-    assert not [thread for thread in threading.enumerate() if thread.name == "rrmaster log"], "its thread has finished"
-    os.close(fd)
-
-
-@pytest.mark.usefixtures("untouched")
-async def test_what_a_full_disk_cost_is_said_once_there_is_room(pipe: tuple[int, int]) -> None:
-    os.set_blocking(pipe[1], False)
-    while True:  # no room for a single byte
-        try:
-            os.write(pipe[1], b"x" * 4096)
-        except BlockingIOError:
-            break
-    end = to_descriptor(pipe[1], "info")
-    (outlet,) = [handler for handler in logger.handlers if isinstance(handler, log._Outlet)]
-    for _ in range(10):
-        logger.info("lost")
-    await eventually(outlet._queue.empty)
-    await eventually(lambda: outlet._dropped >= 1)
-    read_all(pipe[0])
-    logger.info("kept")
-    end()
-    text = read_all(pipe[0])
-    assert "kept" in text
-    dropped = sum(int(line.split()[1]) for line in text.splitlines() if "log lines were dropped" in line)
-    assert 9 <= dropped <= 11, "each line that was lost counts, and the last may have found room"
-
-
-# --- the relay
-
-
-async def test_a_workers_output_is_relayed_to_its_end(nursery: trio.Nursery) -> None:
-    ours, theirs = open_pipe()
-    into, said, _ = lines()
-    nursery.start_soon(relay, ours, into)
-    os.write(theirs, b"hello\nworld")
-    await eventually(lambda: said == ["hello"])
-    os.close(theirs)
-    await eventually(lambda: said == ["hello", "world"])
-    await eventually(lambda: not is_open(ours))
-
-
-async def test_what_is_left_in_the_pipe_is_said_though_the_end_never_comes() -> None:
-    ours, theirs = open_pipe()
-    into, said, _ = lines()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(relay, ours, into)
-        await wait_all_tasks_blocked()
-        os.write(theirs, b"last words\n")  # a grandchild holds the pipe open; whoever waits cancels
-        nursery.cancel_scope.cancel()
-    assert said == ["last words"]
-    assert not is_open(ours)
-    os.close(theirs)
-
-
-async def test_a_grandchild_that_writes_without_end_does_not_hold_the_relay() -> None:
-    ours, theirs = open_pipe()
-    os.set_blocking(theirs, False)
-
-    def refill(_: str) -> None:
-        try:
-            os.write(theirs, b"more\n" * 1000)
-        except BlockingIOError:
-            pass  # full is what it is to be
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(relay, ours, Lines(refill))
-        await wait_all_tasks_blocked()
-        refill("")
-        nursery.cancel_scope.cancel()
-    assert not is_open(ours)
-    os.close(theirs)
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
-def test_our_end_of_a_pipe_does_not_block_and_neither_end_is_inherited() -> None:
-    ours, theirs = open_pipe()
-    assert not os.get_blocking(ours)
-    assert os.get_blocking(theirs), "the worker's print must not fail"
-    assert not os.get_inheritable(ours)
-    assert not os.get_inheritable(theirs)
-    os.close(ours)
-    os.close(theirs)
-
-
 def test_the_level_is_what_was_asked_for(untouched: None, pipe: tuple[int, int]) -> None:
     end = to_descriptor(pipe[1], "warning")
     assert logger.level == logging.WARNING
     end()
+
+
+# --- the funnel
+
+
+@pytest.fixture
+def heard(untouched: None) -> Iterator[list[Entry]]:
+    """What a subscriber hears."""
+    entries: list[Entry] = []
+    logger.setLevel("INFO")
+    unsubscribe = subscribe(entries.append)
+    yield entries
+    unsubscribe()
+
+
+def test_a_subscriber_hears_the_event_and_its_fields(heard: list[Entry]) -> None:
+    before = time.time()
+    tell("worker.serving", "worker 3 serves", slot=3, pid=4711)
+    (entry,) = heard
+    assert before <= entry.time <= time.time()
+    assert (entry.level, entry.event, entry.text) == ("info", "worker.serving", "worker 3 serves")
+    assert entry.fields == {"slot": 3, "pid": 4711}
+
+
+def test_what_has_no_name_is_heard_as_log(heard: list[Entry]) -> None:
+    logger.warning("%d of %d", 3, 4)
+    assert [(entry.level, entry.event, entry.text) for entry in heard] == [("warning", "log", "3 of 4")]
+
+
+def test_an_event_is_heard_at_whatever_level_the_log_is(heard: list[Entry]) -> None:
+    logger.setLevel("ERROR")
+    tell("some.detail", "not in the log", level=logging.DEBUG)
+    logger.info("neither here nor there")
+    assert [entry.event for entry in heard] == ["some.detail"]
+
+
+def test_a_percent_sign_is_one(heard: list[Entry], pipe: tuple[int, int]) -> None:
+    end = to_descriptor(pipe[1], "info")
+    tell("surge", "100% of %s")
+    end()
+    assert read_all(pipe[0]).endswith("100% of %s\n")
+    assert heard[0].text == "100% of %s"
+
+
+def test_who_has_unsubscribed_hears_nothing(untouched: None) -> None:
+    entries: list[Entry] = []
+    unsubscribe = subscribe(entries.append)
+    unsubscribe()
+    unsubscribe()
+    tell("any", "thing")
+    logger.error("at all")
+    assert entries == []
+
+
+def test_a_subscriber_may_leave_while_it_is_told(untouched: None) -> None:
+    entries: list[Entry] = []
+    leave = subscribe(lambda entry: leave())
+    stay = subscribe(entries.append)
+    tell("any", "thing")
+    stay()
+    assert len(entries) == 1
+
+
+def test_a_subscriber_that_fails_stops_nobody_and_is_told_of_now_and_then(
+    heard: list[Entry], pipe: tuple[int, int]
+) -> None:
+    def fails(entry: Entry) -> None:
+        raise ValueError("its own trouble")
+
+    unsubscribe = subscribe(fails)
+    end = to_descriptor(pipe[1], "info")
+    for _ in range(100):
+        tell("any", "thing")
+    unsubscribe()
+    end()
+    assert [entry.event for entry in heard] == ["any"] * 100
+    notes = re.findall(r"failed, (\d+) times now: (.*)", read_all(pipe[0]))
+    assert [int(times) for times, _ in notes] == [1, 2, 4, 8, 16, 32, 64]
+    assert notes[0][1] == "ValueError('its own trouble')"
+
+
+# --- how it looks
+
+
+def test_text_is_time_level_and_words() -> None:
+    (line,) = Text().one(Entry(0.25, "warning", "any", "words", {"field": 1})).splitlines()
+    assert re.fullmatch(rb"19\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.250 warning words", line)
+
+
+def test_text_does_not_drive_the_terminal() -> None:
+    assert b"\x1b" not in Text().one(Entry(0.0, "info", "any", "\x1b[31mred\nnext", {}))
+
+
+def test_json_is_an_object_a_line() -> None:
+    data = Json().one(Entry(1767225599.9994, "info", "worker.gone", "it went", {"slot": 3, "time": "noon"}))
+    assert json.loads(data) == {
+        "time": "2025-12-31T23:59:59.999Z", "level": "info", "event": "worker.gone", "message": "it went", "slot": 3,
+        "time_": "noon",
+    }  # fmt: skip
+
+
+fields = st.dictionaries(
+    st.text(max_size=5),
+    st.none() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.floats()) | st.builds(object),
+    max_size=4,
+)
+
+
+@LAW
+@given(st.text(), st.text(), fields)
+def test_whatever_is_said_is_one_line_of_json(event: str, text: str, more: dict[str, object]) -> None:
+    data = Json().one(Entry(1e9, "info", event, text, more))
+    assert data.isascii()
+    assert len(data.decode().splitlines()) == 1
+    assert data.endswith(b"\n")
+    assert json.loads(data)["level"] in ("info", "'info'")
+
+
+@LAW
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_what_a_worker_prints_is_a_line_of_json_each(lines: list[str]) -> None:
+    data = Json().printed(PRINTER, lines, 1767225599.9994)
+    assert [json.loads(line) for line in data.decode().splitlines()] == [
+        {
+            "time": "2025-12-31T23:59:59.999Z", "level": "warning", "event": "worker.output", "message": line,
+            "slot": 3, "pid": 4711, "generation": 2, "stream": "stderr",
+        }
+        for line in lines
+    ]  # fmt: skip
+
+
+def test_a_circle_is_said_somehow() -> None:
+    circle: list[object] = []
+    circle.append(circle)
+    assert json.loads(Json().one(Entry(0.0, "info", "any", "words", {"circle": circle})))["message"] == "'words'"
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_traceback_is_logged_with_its_message(pipe: tuple[int, int], style: str) -> None:
+    end = to_descriptor(pipe[1], "info", style)
+    try:
+        raise ValueError("this one")
+    except ValueError:
+        logger.exception("trouble")
+    end()
+    text = read_all(pipe[0])
+    assert "trouble" in text
+    assert "ValueError: this one" in text
+    assert style == "text" or "ValueError: this one" in json.loads(text)["exception"]
+
+
+# --- what workers print
+
+
+def test_a_workers_line_looks_as_ever_and_is_heard_with_who_printed_it(
+    heard: list[Entry], pipe: tuple[int, int]
+) -> None:
+    end = to_descriptor(pipe[1], "info")
+    lines = worker_lines(3, 4711, 2, "stdout")
+    lines.feed(b"hello\nworld\n")
+    lines.end()
+    end()
+    assert [line.split(" ", 2)[2] for line in read_all(pipe[0]).splitlines()] == [
+        "info    worker 3 | hello",
+        "info    worker 3 | world",
+    ]
+    assert [(entry.event, entry.text) for entry in heard] == [("worker.output", "hello"), ("worker.output", "world")]
+    assert heard[0].fields == {"slot": 3, "pid": 4711, "generation": 2, "stream": "stdout"}
+
+
+@pytest.mark.usefixtures("untouched")
+def test_inside_another_program_its_handlers_get_the_lines(caplog: pytest.LogCaptureFixture) -> None:
+    logger.propagate = True
+    caplog.set_level("INFO", logger="rrmaster")
+    worker_lines(3, 4711, 2, "stderr").feed(b"hello\n")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "worker 3 | hello")]
+
+
+@pytest.mark.usefixtures("untouched")
+def test_what_no_level_shows_is_not_made_into_lines(pipe: tuple[int, int]) -> None:
+    end = to_descriptor(pipe[1], "error")
+    lines = worker_lines(3, 4711, 2, "stdout")
+    lines.feed(b"hello\n")
+    assert lines.flooding
+    end()
+    assert read_all(pipe[0]) == "", "and nobody misses it"
+
+
+@pytest.mark.usefixtures("untouched")
+def test_output_is_dropped_while_the_log_is_full_and_counted_to_the_line(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = to_descriptor(pipe[1], "info")
+    monkeypatch.setattr(outlet, "WAITING", 0)
+    lines = worker_lines(3, 4711, 2, "stdout")
+    lines.feed(b"one\ntwo\n")
+    lines.end()
+    monkeypatch.undo()
+    end()
+    assert re.search(r" warning 2 log lines were dropped", read_all(pipe[0]))
+
+
+# --- where it goes
+
+
+@pytest.mark.usefixtures("untouched")
+def test_with_a_file_stderr_gets_the_masters_own_trouble_only(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    path = tmp_path / "app.log"
+    end = begin(Settings(APP, log_file=str(path)), pipe[1])
+    tell("master.ready", "all serve")
+    tell("worker.lost", "one is lost", level=logging.WARNING)
+    worker_lines(3, 4711, 2, "stderr").feed(b"chatter\n")
+    end()
+    assert [line.split(maxsplit=3)[3] for line in path.read_text().splitlines()] == [
+        "all serve", "one is lost", "worker 3 | chatter",
+    ]  # fmt: skip
+    assert [line.split(maxsplit=3)[3] for line in read_all(pipe[0]).splitlines()] == ["one is lost"]
+    end()
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("name", [None, "-"])
+def test_without_a_file_all_goes_to_stderr(name: str | None, pipe: tuple[int, int]) -> None:
+    end = begin(Settings(APP, log_file=name, log_format="json"), pipe[1])
+    tell("master.ready", "all serve", serving=4)
+    end()
+    assert json.loads(read_all(pipe[0]))["serving"] == 4
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_file_that_cannot_be_written_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^--log-file: cannot write '.*/no/app.log': No such file"):
+        begin(Settings(APP, log_file=str(tmp_path / "no" / "app.log")))
+    assert log._outlets == []
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_full_disk_is_told_on_stderr_once(pipe: tuple[int, int]) -> None:
+    end = begin(Settings(APP, log_file="/dev/full"), pipe[1])
+    for _ in range(10):
+        tell("master.ready", "all serve")
+    end()
+    assert re.findall(r"trouble with .*", read_all(pipe[0])) == [
+        "trouble with the log file /dev/full: No space left on device"
+    ]
+
+
+@pytest.mark.usefixtures("untouched")
+def test_the_file_is_opened_again_when_asked(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    path = tmp_path / "app.log"
+    end = begin(Settings(APP, log_file=str(path)), pipe[1])
+    path.unlink()
+    log.reopen()
+    end()
+    assert path.exists()

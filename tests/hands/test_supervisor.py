@@ -352,6 +352,14 @@ async def test_a_new_worker_that_dies_after_it_was_ready_ends_the_reload(autojum
         assert generations(fleet) == [1, 1]
 
 
+async def test_a_new_worker_that_falls_silent_in_its_probation_ends_the_reload(autojump_clock: MockClock) -> None:
+    async with a_fleet(2, casting={3: falls_silent}) as fleet:
+        fleet.supervisor.reload()
+        await trio.sleep(60)
+        assert generations(fleet) == [1, 1]
+        assert len(fleet.troupe.living) == 2
+
+
 async def test_a_stop_ends_a_reload_too(autojump_clock: MockClock) -> None:
     async with a_fleet(2, casting={3: boots_for_ever, 4: boots_for_ever}) as fleet:
         fleet.supervisor.reload()
@@ -510,7 +518,7 @@ async def test_who_is_silent_for_too_long_is_killed_with_its_stacks_and_replaced
         assert took == pytest.approx(30 + STACKS_S, abs=0.5)
         assert (silent.process.signals, silent.process.to_group) == ([DUMP_SIGNAL], [KILL])
         await fleet.until(lambda: len(fleet.serving) == 2)
-        await trio.sleep(300)
+        await trio.sleep(100)
         assert ids(fleet) == [3, 2], "who beats stays"
 
 

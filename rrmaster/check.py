@@ -1,0 +1,117 @@
+"""Would this be served: is the configuration valid, and does the application start?
+
+The application is started as the master would start it, in a worker's process, with a line to a master that never
+hands it anything: so what is tried is what will be done, up to the worker's Ready.  Nothing is bound, and nothing of
+the application comes into this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from . import wire
+from .channel import Line
+from .lifecycle import Patience
+from .master import worker_environment
+from .places import DEFAULT_NAME
+from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
+from .settings import Between, Settings, flag
+from .supervisor import STACKS_S
+from .ward import Birth
+
+
+def effective(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    """Every setting, its value and where that came from, one a line.  What is secret is in no setting."""
+    rows = []
+    for name, value in attrs.asdict(settings, recurse=False).items():
+        rows.append((name if name == "application" else flag(name), _shown(name, value), origins.get(name, "default")))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return [f"{name:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}" for name, value, origin in rows]
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return _AUTOMATIC.get(name, lambda: "-")()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in ("unix_mode", "umask"):
+        return f"{value:o}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Between):
+        return f"{value.least}:{value.most}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+_AUTOMATIC: dict[str, Callable[[], str]] = {
+    "workers": lambda: f"auto: {usable_cpus()}",
+    "app_dir": os.getcwd,
+    "name": lambda: DEFAULT_NAME,
+}
+"""What becomes of a setting that nobody has made."""
+
+
+def start_application(settings: Settings) -> str:
+    """Start one worker, and end it once it is ready.  Why it does not get ready, or nothing.
+
+    What it prints goes to stderr.
+    """
+    line = Line.open(1)
+    birth = Birth(1, 0, 1, line.key.fileno())
+    child = subprocess.Popen(
+        worker_command(["check", settings.application]),
+        env=worker_environment(settings, os.getcwd(), birth, 1),
+        cwd=package_root(),
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(),
+        pass_fds=(birth.line,),
+        process_group=0,
+    )
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        return _until_ready(line, child, pidfd, settings.ready_timeout)
+    finally:
+        line.half_close()  # in peace: what has started may have something to finish
+        _ended(pidfd, Patience().term)
+        with contextlib.suppress(ProcessLookupError):  # nobody is left in its group
+            os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then the number is nobody else's
+        child.wait()
+        os.close(pidfd)
+        line.close()
+
+
+def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, patience: float) -> str:
+    """The master's own view of a worker, without trio: its messages, its end, and the time."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(line.fileno(), select.POLLIN)
+    deadline = time.monotonic() + patience
+    while (left := deadline - time.monotonic()) > 0:
+        ended = pidfd in dict(poll.poll(left * 1000))
+        while datagram := line.receive():
+            match wire.decode_up(datagram):
+                case wire.Ready():
+                    return ""
+                case wire.Failed(reason):
+                    return reason
+        if ended:
+            return "its worker ended before it was ready"
+    child.send_signal(DUMP_SIGNAL)
+    _ended(pidfd, STACKS_S)  # for its stacks, which go to stderr
+    return f"it was not ready after {patience:g} s (--ready-timeout)"
+
+
+def _ended(pidfd: int, patience: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(patience * 1000))

@@ -1,0 +1,174 @@
+"""How a verb finds a running master, and asks it.
+
+Plain and blocking, without trio: `rrmaster status` is to answer in a tenth of a second.  What may be asked stands in
+``docs/control.md``; where masters are looked for, in `places`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+
+from .places import directories_to_search, peer_of
+from .status import Snapshot, from_json
+
+CONNECT_S = 5.0
+"""Seconds to be let in; a healthy master takes milliseconds, one that is stopped (SIGSTOP) takes for ever."""
+
+RETRY_S = 0.02
+"""Seconds between knocks at a master whose queue is full."""
+
+ANSWER_S = 10.0
+"""Seconds to wait for each line of an answer that is not a stream."""
+
+MAX_ANSWER = 16 * 1024 * 1024
+"""Bytes of one line of an answer: a thousand workers take 400 KB."""
+
+
+class NoMaster(Exception):
+    """No master answers, and why, and what to do."""
+
+
+def reach(control: str | None, name: str | None, environ: Mapping[str, str], uid: int) -> tuple[socket.socket, Path]:
+    """A connection to the master that is meant: at this path, of this name, or the only one there is.
+
+    Raises NoMaster.
+    """
+    if control is not None:
+        return _connect(Path(control)), Path(control)
+    directories = directories_to_search(environ, uid)
+    found = sorted({path.resolve() for d in directories for path in _sockets(d, name)})
+    living, dead = _knock(found)
+    if len(living) == 1:
+        return living[0]
+    for sock, _ in living:
+        sock.close()
+    what = f"no master named {name!r} answers" if name is not None else "no master answers"
+    if living:
+        names = ", ".join(str(path) if name is not None else path.stem for _, path in living)
+        option = "--control PATH" if len({path.stem for _, path in living}) < len(living) else "--name NAME"
+        raise NoMaster(f"several masters live: {names}; say which with {option}")
+    if dead:
+        raise NoMaster(f"{what}: {'; '.join(dead)}")
+    raise NoMaster(f"{what}: there is no control socket in {', '.join(str(d) for d in directories)}")
+
+
+def _knock(paths: list[Path]) -> tuple[list[tuple[socket.socket, Path]], list[str]]:
+    living, dead = [], []
+    for path in paths:
+        try:
+            living.append((_connect(path), path))
+        except NoMaster as error:
+            dead.append(str(error))
+    return living, dead
+
+
+def _sockets(directory: Path, name: str | None) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if path.suffix == ".sock" and name in (None, path.stem)]
+    except OSError:
+        return []  # not there, or not for us to look into
+
+
+def _connect(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(CONNECT_S)
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        try:
+            sock.connect(os.fspath(path))
+            break
+        except BlockingIOError as error:  # its queue is full, and with a timeout the kernel does not wait
+            if time.monotonic() < deadline:
+                time.sleep(RETRY_S)
+                continue
+            sock.close()
+            raise NoMaster(_why(path, error)) from None
+        except OSError as error:
+            sock.close()
+            raise NoMaster(_why(path, error)) from None
+    _, owner = peer_of(sock)
+    if os.geteuid() not in (0, owner) and owner != 0:
+        sock.close()
+        raise NoMaster(f"{path}: user {owner} listens there, who is neither you nor root; nothing was said")
+    return sock
+
+
+def _why(path: Path, error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"{path}: there is no such socket; is the master running?"
+        case errno.ECONNREFUSED | errno.ENOTSOCK:
+            return f"{path}: nobody listens there; its master has ended without removing it"
+        case errno.EACCES | errno.EPERM:
+            return f"{path}: it belongs to another user's master; become that user, or root"
+    if isinstance(error, TimeoutError) or error.errno == errno.EAGAIN:
+        return f"{path}: the master does not let anybody in; it is stopped or overwhelmed"
+    return f"{path}: {error.strerror or error}"  # a path that is too long has no errno
+
+
+@define(eq=False)
+class Client:
+    """The verbs' side: plain and blocking.  It owns the socket."""
+
+    sock: socket.socket
+    path: Path
+    _unread: bytes = b""
+
+    def ask(self, do: str, *, patience: float | None = ANSWER_S, **more: Any) -> Iterator[dict[str, Any]]:
+        """The lines of the answer; the last one has a status.  `patience` in seconds, for each line.
+
+        Raises NoMaster if the master ends, or is silent for longer.
+        """
+        self.sock.settimeout(patience)
+        request = json.dumps({"do": do} | more).encode() + b"\n"
+        try:
+            self.sock.sendall(request)
+            while "status" not in (answer := self._line()):
+                yield answer
+            yield answer
+        except TimeoutError:
+            raise NoMaster(
+                f"{self.path}: the master has not answered for {patience:g} s; it is stopped or overwhelmed"
+            ) from None
+        except OSError:
+            raise NoMaster(f"{self.path}: the master has ended") from None
+
+    def status(self) -> Snapshot:
+        """How everything is.  Raises NoMaster, ValueError."""
+        *_, answer = self.ask("status")
+        if answer["status"] != 0:
+            raise ValueError(str(answer.get("error")))
+        return from_json(answer["snapshot"])
+
+    def until_end(self) -> None:
+        """Wait until the master has ended, or has closed this connection."""
+        self.sock.settimeout(None)
+        with contextlib.suppress(OSError):  # a reset is an end, too
+            while self.sock.recv(4096):
+                pass
+
+    def _line(self) -> dict[str, Any]:
+        while b"\n" not in self._unread:
+            data = self.sock.recv(65536)
+            if not data or len(self._unread) > MAX_ANSWER:
+                raise ConnectionResetError
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        answer = json.loads(line)
+        if not isinstance(answer, dict):
+            raise ConnectionResetError
+        return answer
+
+    def close(self) -> None:
+        """Leave."""
+        self.sock.close()

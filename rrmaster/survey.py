@@ -1,0 +1,94 @@
+"""How a running master is doing: what supervisor and dispatcher know, put together as one `Snapshot`.
+
+It reads and changes nothing, asks the kernel for backlogs and letterboxes only, and takes some 20 us a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+
+import trio
+
+from . import __version__
+from .dispatcher import Dispatcher, Door
+from .settings import Settings
+from .status import ListenerStatus, ReloadStatus, Snapshot, WorkerStatus
+from .supervisor import Supervisor
+from .ward import Ward
+
+_TCP_INFO_LIMIT = struct.Struct("=28xI")
+"""tcpi_sacked of a listening socket: how many its backlog holds, after the kernel has had its say (somaxconn)."""
+
+
+def survey(name: str, settings: Settings, supervisor: Supervisor, dispatcher: Dispatcher, began: float) -> Snapshot:
+    """Everything, now.  `began` is when the master started, on trio's clock."""
+    now = trio.current_time()
+    recall = dispatcher.recall
+    return Snapshot(
+        name=name,
+        pid=os.getpid(),
+        version=__version__,
+        application=settings.application,
+        policy=settings.policy,
+        time=time.time(),
+        uptime_s=now - began,
+        size=supervisor.goal.size,
+        generation=supervisor.goal.generation,
+        accepted=dispatcher.accepted,
+        recalled_from_late=recall.from_late,
+        recalled_from_dead=recall.from_dead,
+        suspensions=recall.suspensions,
+        breaches=dispatcher.breaches,
+        lost=supervisor.lost,
+        crash_loop=supervisor.restarts.looping(now),
+        refused=supervisor.refused,
+        reload=_reload(supervisor),
+        listeners=tuple(_listener(door, settings.backlog) for door in dispatcher.doors),
+        workers=tuple(
+            _worker(ward, supervisor, now) for ward in sorted(supervisor.wards.values(), key=lambda w: (w.slot, w.id))
+        ),
+    )
+
+
+def _reload(supervisor: Supervisor) -> ReloadStatus | None:
+    rollout = supervisor.rollout
+    if rollout is None:
+        return None
+    return ReloadStatus(rollout.phase.value, rollout.generation, rollout.status, rollout.reason)
+
+
+def _listener(door: Door, asked: int) -> ListenerStatus:
+    limit, sock = asked, door.listener.socket
+    if sock.family != socket.AF_UNIX:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LIMIT.size)
+        limit = int(_TCP_INFO_LIMIT.unpack(info)[0])
+    return ListenerStatus(door.listener.name, door.queued(), limit)
+
+
+def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:
+    post, report = ward.link.post, ward.report
+    return WorkerStatus(
+        slot=ward.slot,
+        id=ward.id,
+        pid=ward.process.pid if ward.process is not None else None,
+        generation=ward.generation,
+        state=ward.state.value,
+        state_s=now - ward.since,
+        uptime_s=None if ward.served_since is None else now - ward.served_since,
+        open=post.load,
+        unclaimed=post.recount(),
+        handed=post.handed,
+        closed=post.closed,
+        busy=report.busy if report else None,
+        lag_us=report.lag_us if report else None,
+        rss=report.rss if report else None,
+        cpu_us=report.cpu_us if report else None,
+        taking=report is None or report.taking,
+        suspended=post.suspended,
+        leaving=ward.leaving,
+        restarts=supervisor.restart_counts.get(ward.slot, 0),
+        last_exit=supervisor.last_exits.get(ward.slot, ""),
+    )

@@ -1,0 +1,556 @@
+"""The worker's side over a real line: what it counts and says, and how a handler is served on trio."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import trio
+from attrs import Factory, define
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from rrmaster import wire
+from rrmaster import worker as module
+from rrmaster.channel import HungUp, Letterbox, Line
+from rrmaster.worker import BATCH, REPORT_AFTER, RESERVE, Duty, Facts, Worker, current_worker, is_worker
+from rrmaster.worker.on_trio import SHORT_PAUSE, Handler, serve
+from tests.fakes import DEADLINE, a_line, eventually, run_alone
+
+
+@define(eq=False)
+class Master:
+    """The other end: hands over connections, and hears what is said."""
+
+    line: Line
+    clients: list[socket.socket] = Factory(list)
+
+    def hand(self, count: int = 1, probe: bool = False) -> None:
+        """Hand over so many connections, and keep the clients' ends."""
+        for _ in range(count):
+            client, theirs = socket.socketpair()
+            client.settimeout(DEADLINE)
+            with theirs:
+                handoff = wire.Handoff(probe=probe, family=socket.AF_UNIX)
+                self.line.hand_over(wire.encode(handoff), theirs.fileno())
+            self.clients.append(client)
+
+    def heard(self) -> list[wire.Up]:
+        """All that was said since."""
+        found = []
+        while (datagram := self.line.receive()) is not None:
+            message = wire.decode_up(datagram)
+            assert message is not None
+            found.append(message)
+        return found
+
+    def report(self) -> wire.Report:
+        """The one report that was made since."""
+        (report,) = self.heard()
+        assert isinstance(report, wire.Report)
+        return report
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+@contextmanager
+def on_duty(**options: float) -> Iterator[tuple[Master, Duty]]:
+    with a_line(100) as (line, letterbox):
+        master = Master(line)
+        try:
+            yield master, Duty(letterbox, Facts(7, 3, 2), **options)  # type: ignore[arg-type]
+        finally:
+            master.close()
+
+
+def take(duty: Duty) -> module.Taken:
+    """One connection; it is there."""
+    taken = duty.take()
+    assert taken is not None
+    return taken
+
+
+def finish(duty: Duty, taken: module.Taken) -> None:
+    os.close(taken.fd)
+    duty.finished(taken)
+
+
+# --- counters and voice
+
+
+def test_what_is_taken_and_closed_is_counted() -> None:
+    with on_duty() as (master, duty):
+        master.hand(3)
+        taken = [take(duty) for _ in range(3)]
+        assert duty.take() is None
+        assert (duty.taken, duty.closed, duty.open) == (3, 0, 3)
+        finish(duty, taken[1])
+        duty.report()
+        report = master.report()
+        assert (report.closed, report.busy, report.taking) == (1, 2, True)
+        for one in (taken[0], taken[2]):
+            finish(duty, one)
+        duty.report()
+        assert (master.report().closed, duty.open) == (3, 0)
+
+
+def test_a_probe_stands_outside_the_counters() -> None:
+    with on_duty() as (master, duty):
+        master.hand(1, probe=True)
+        finish(duty, take(duty))
+        assert (duty.taken, duty.closed) == (0, 0)
+        duty.report()
+        assert master.heard()[-1].asides == 1, "but it is told that it was read"  # type: ignore[union-attr]
+
+
+def test_busy_is_what_counts_it_if_something_does() -> None:
+    with on_duty() as (master, duty):
+        duty.busy = 5
+        duty.report()
+        assert master.report().busy == 5
+
+
+def test_a_nudge_is_answered_at_once() -> None:
+    with on_duty() as (master, duty):
+        master.line.nudge()
+        assert duty.take() is None
+        assert master.report().asides == 1
+        master.hand()
+        master.line.nudge()
+        master.line.nudge()
+        taken = take(duty)
+        assert master.heard() == []
+        assert duty.take() is None
+        assert [report.asides for report in master.heard()] == [2, 3]  # type: ignore[union-attr]
+        finish(duty, taken)
+
+
+def test_the_end_of_the_line_is_told_after_all_that_was_handed_over() -> None:
+    with on_duty() as (master, duty):
+        master.hand(2)
+        master.line.half_close()
+        for _ in range(2):
+            finish(duty, take(duty))
+        with pytest.raises(HungUp):
+            duty.take()
+        duty.report()
+        assert master.report().closed == 2
+
+
+def test_news_wake_the_voice_once_until_they_are_told() -> None:
+    with on_duty() as (master, duty):
+        woken: list[None] = []
+        duty.wake = lambda: woken.append(None)
+        master.hand(3)
+        taken = [take(duty) for _ in range(3)]
+        for one in taken:
+            finish(duty, one)
+        assert len(woken) == 1
+        duty.report()
+        duty.news()
+        assert len(woken) == 2
+
+
+def test_a_report_that_finds_the_line_full_is_not_forgotten() -> None:
+    with on_duty() as (master, duty):
+        while duty.letterbox.say(wire.Report(0)):
+            pass
+        master.hand()
+        finish(duty, take(duty))
+        duty.report()
+        duty.retire("old age")
+        assert duty.has_news, "it is still to be told"
+        master.heard()
+        duty.beat()
+        said = master.heard()
+        assert wire.Retiring("old age") in said
+        assert [message.closed for message in said if isinstance(message, wire.Report)] == [1]
+        duty.beat()
+        assert not [message for message in master.heard() if isinstance(message, wire.Retiring)], "it is said once"
+
+
+def test_a_dead_master_is_no_error_of_who_reports() -> None:
+    with on_duty() as (master, duty):
+        master.line.close()
+        duty.ready()
+        duty.report()
+        duty.retire("nobody listens")
+        duty.beat()
+
+
+def test_a_beat_looks_at_memory_and_processor() -> None:
+    with on_duty() as (master, duty):
+        duty.lag = 0.25
+        duty.beat()
+        report = master.report()
+        assert report.rss > 1024 * 1024
+        assert report.cpu_us > 0
+        assert report.lag_us == 250_000
+        duty.beat()
+        assert master.report().lag_us == 0, "the worst since the last report"
+
+
+def test_a_worker_that_is_told_to_pause_says_so_at_once() -> None:
+    with on_duty() as (master, duty):
+        woken: list[None] = []
+        duty.wake = lambda: woken.append(None)
+        worker = Worker(7, 3, 2, trio.Event(), duty)
+        worker.set_ready(False)
+        assert woken
+        duty.report()
+        assert master.report().taking is False
+        worker.set_ready(True)
+        duty.report()
+        assert master.report().taking is True
+        worker.retire("1,000 requests")
+        assert master.heard() == [wire.Retiring("1,000 requests")]
+
+
+def test_outside_of_a_worker_there_is_no_current_one() -> None:
+    run_alone("""
+import rrmaster.worker
+assert not rrmaster.worker.is_worker()
+try:
+    rrmaster.worker.current_worker()
+except RuntimeError as error:
+    assert "no worker" in str(error)
+else:
+    raise AssertionError("there was one")
+""")
+
+
+# --- short of descriptors
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The limit of descriptors as the worker sees it."""
+    seen = [1_000_000]
+    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (seen[0], seen[0]))
+    return seen
+
+
+def lowest_free() -> int:
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+def test_a_worker_stops_before_its_table_is_full_and_says_so(limit: list[int]) -> None:
+    with on_duty() as (master, duty):
+        master.hand(6)
+        limit[0] = lowest_free() + 2 + RESERVE
+        duty.beat()
+        master.heard()
+        taken = [take(duty) for _ in range(3)]
+        assert duty.take() is None, "the third reached into the reserve"
+        assert master.line.unclaimed() == 3, "the others stay where they can be taken back"
+        duty.report()
+        assert master.report().taking is False
+        duty.beat()
+        assert master.report().taking is False
+        finish(duty, taken.pop())
+        finish(duty, taken.pop())
+        duty.beat()
+        assert master.report().taking is True
+        taken.append(take(duty))
+        for one in taken:
+            finish(duty, one)
+
+
+def test_a_nudge_is_not_read_by_who_cannot_take(limit: list[int]) -> None:
+    with on_duty() as (master, duty):
+        limit[0] = RESERVE
+        duty.beat()
+        assert master.report().taking is False
+        master.line.nudge()
+        assert duty.take() is None
+        assert (master.line.unclaimed(), master.heard()) == (1, [])
+
+
+def test_a_connection_lost_for_want_of_a_descriptor_does_not_cost_its_place_too() -> None:
+    run_alone("""
+from tests import fakes
+from tests.hands import test_duty
+with test_duty.on_duty() as (master, duty):
+    master.hand(1)
+    relieve = fakes.fill_the_table()
+    assert duty.take() is None
+    assert (duty.taken, duty.closed, duty.able) == (1, 1, False)
+    duty.report()
+    report = master.report()
+    assert (report.closed, report.taking) == (1, False)
+    relieve()
+    duty.beat()
+    assert master.report().taking
+""")
+
+
+# --- on trio
+
+
+@define(eq=False)
+class Service:
+    """A handler served on trio, with its master's end in the test's hands."""
+
+    master: Master
+    duty: Duty
+    over: trio.Event = Factory(trio.Event)
+
+
+@asynccontextmanager
+async def served(handler: Handler, heartbeat: float = 3600.0) -> AsyncIterator[Service]:
+    before = module._current
+    with on_duty(heartbeat=heartbeat) as (master, duty):
+        service = Service(master, duty)
+
+        async def run() -> None:
+            await serve(handler, duty)
+            service.over.set()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run)
+                await wait_all_tasks_blocked()
+                assert master.heard() == [wire.Ready(os.getpid())]
+                yield service
+                nursery.cancel_scope.cancel()
+        finally:
+            module._current = before
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
+async def waits(stream: trio.SocketStream) -> None:
+    """Serves until its client leaves."""
+    await stream.receive_some(1)
+
+
+async def test_a_connection_is_served_and_closed_and_counted(mock_clock: MockClock) -> None:
+    async with served(echo) as service:
+        service.master.hand()
+        (client,) = service.master.clients
+        client.send(b"hello")
+        await wait_all_tasks_blocked()
+        assert client.recv(100) == b"hello"
+        client.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        assert client.recv(100) == b"", "closed when the handler returns"
+        mock_clock.jump(REPORT_AFTER)
+        await wait_all_tasks_blocked()
+        assert service.master.heard()[-1].closed == 1  # type: ignore[union-attr]
+
+
+async def test_what_a_handler_raises_stays_in_its_connection(capsys: pytest.CaptureFixture[str]) -> None:
+    async def fragile(stream: trio.SocketStream) -> None:
+        if await stream.receive_some(10) == b"break":
+            raise ZeroDivisionError("the application's fault")
+        await stream.send_all(b"fine")
+
+    async with served(fragile) as service:
+        service.master.hand(2)
+        broken, other = service.master.clients
+        broken.send(b"break")
+        await wait_all_tasks_blocked()
+        assert broken.recv(10) == b""
+        other.send(b"and you?")
+        await wait_all_tasks_blocked()
+        assert other.recv(10) == b"fine"
+        assert service.duty.closed == 2
+    assert "the application's fault" in capsys.readouterr().err
+
+
+async def test_reports_are_gathered(mock_clock: MockClock) -> None:
+    async def brief(stream: trio.SocketStream) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with served(brief) as service:
+        service.master.hand(20)
+        await wait_all_tasks_blocked()
+        assert service.master.heard() == [], "not yet"
+        mock_clock.jump(REPORT_AFTER)
+        await wait_all_tasks_blocked()
+        assert service.master.report().closed == 20
+
+
+async def test_a_worker_with_nothing_to_say_still_beats(autojump_clock: MockClock) -> None:
+    async with served(waits, heartbeat=0.5) as service:
+        await trio.sleep(10.1)
+        assert len(service.master.heard()) == 20
+
+
+async def test_a_busy_worker_beats_too(autojump_clock: MockClock) -> None:
+    async def brief(stream: trio.SocketStream) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with served(brief, heartbeat=0.5) as service:
+        rss = 0
+        for _ in range(300):
+            service.master.hand()
+            await trio.sleep(0.003)
+            rss = max([rss, *(r.rss for r in service.master.heard() if isinstance(r, wire.Report))])
+        assert rss > 0, "only a beat looks at memory"
+
+
+async def test_a_loop_that_was_late_says_by_how_much(mock_clock: MockClock) -> None:
+    async with served(waits, heartbeat=0.5) as service:
+        mock_clock.jump(2.5)
+        await wait_all_tasks_blocked()
+        assert service.master.heard()[0].lag_us == pytest.approx(2_000_000, abs=10)  # type: ignore[union-attr]
+
+
+async def test_the_batch_doubles_while_connections_begin_quickly(mock_clock: MockClock) -> None:
+    left: list[int] = []
+
+    async def quick(stream: trio.SocketStream) -> None:
+        left.append(service.master.line.unclaimed())
+
+    async with served(quick) as service:
+        service.master.hand(31)
+        await wait_all_tasks_blocked()
+    assert [31 - count for count in left] == [1] + [3] * 2 + [7] * 4 + [15] * 8 + [23] * 8 + [31] * 8
+    assert BATCH == 8
+
+
+async def test_the_batch_falls_to_one_when_a_handler_blocks(mock_clock: MockClock) -> None:
+    left: list[int] = []
+    slow: set[int] = {11}
+
+    async def sometimes_slow(stream: trio.SocketStream) -> None:
+        left.append(service.master.line.unclaimed())
+        if len(left) in slow:
+            mock_clock.jump(0.050)
+
+    async with served(sometimes_slow) as service:
+        service.master.hand(22)
+        await wait_all_tasks_blocked()
+    # The eleventh is in a batch of eight; what comes after it is taken singly, and trust grows again.
+    assert [22 - count for count in left] == [1] + [3] * 2 + [7] * 4 + [15] * 8 + [16] + [18] * 2 + [22] * 4
+
+
+async def test_a_blocked_handler_leaves_the_others_in_the_letterbox(mock_clock: MockClock) -> None:
+    taken_while_slow: list[int] = []
+
+    async def slow(stream: trio.SocketStream) -> None:
+        mock_clock.jump(0.050)
+        taken_while_slow.append(service.duty.open)
+
+    async with served(slow) as service:
+        service.master.hand(6)
+        await wait_all_tasks_blocked()
+    assert taken_while_slow == [1] * 6, "only one at a time is in hands that may die"
+
+
+async def test_a_drain_waits_for_those_in_progress() -> None:
+    async with served(waits) as service:
+        service.master.hand(3)
+        service.master.line.half_close()
+        await wait_all_tasks_blocked()
+        assert current_worker().draining.is_set()
+        assert not service.over.is_set()
+        for client in service.master.clients:
+            assert not service.over.is_set()
+            client.close()
+            await wait_all_tasks_blocked()
+        assert service.over.is_set()
+        assert service.master.heard()[-1].closed == 3  # type: ignore[union-attr]
+
+
+async def test_a_drain_with_nothing_to_do_ends_at_once() -> None:
+    async with served(waits) as service:
+        service.master.line.half_close()
+        with trio.fail_after(DEADLINE):
+            await service.over.wait()
+
+
+async def test_a_dead_masters_last_connections_are_served() -> None:
+    async with served(echo) as service:
+        service.master.hand(2)
+        service.master.line.close()
+        for client in service.master.clients:
+            client.send(b"still there?")
+            client.shutdown(socket.SHUT_WR)
+        with trio.fail_after(DEADLINE):
+            await service.over.wait()
+        assert [client.recv(100) for client in service.master.clients] == [b"still there?"] * 2
+
+
+async def test_the_application_knows_its_worker() -> None:
+    async def asks(stream: trio.SocketStream) -> None:
+        me = current_worker()
+        await stream.send_all(f"{me.id} {me.slot} {me.generation} {is_worker()} {me.draining.is_set()}".encode())
+
+    async with served(asks) as service:
+        service.master.hand()
+        await wait_all_tasks_blocked()
+        assert service.master.clients[0].recv(100) == b"7 3 2 True False"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_first_signal_asks_for_a_replacement_and_a_second_one_ends_it(number: signal.Signals) -> None:
+    async with served(echo) as service:
+        service.master.hand()
+        (client,) = service.master.clients
+        os.kill(os.getpid(), number)
+        await eventually(lambda: has_word(service))
+        assert wire.Retiring(number.name) in service.master.heard()
+        client.send(b"still serving")
+        await wait_all_tasks_blocked()
+        assert client.recv(100) == b"still serving"
+        os.kill(os.getpid(), number)
+        with trio.fail_after(DEADLINE):
+            await service.over.wait()
+        assert client.recv(100) == b""
+
+
+def has_word(service: Service) -> bool:
+    try:
+        service.master.line.ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def test_a_signal_in_a_drain_ends_it() -> None:
+    async with served(waits) as service:
+        service.master.hand()
+        service.master.line.half_close()
+        await wait_all_tasks_blocked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with trio.fail_after(DEADLINE):
+            await service.over.wait()
+        assert service.master.clients[0].recv(1) == b""
+
+
+async def test_short_of_descriptors_it_waits_and_comes_back_by_itself(limit: list[int], mock_clock: MockClock) -> None:
+    async with served(waits) as service:
+        limit[0] = RESERVE
+        service.duty.beat()
+        service.master.heard()
+        service.master.hand(2)
+        for _ in range(3):
+            mock_clock.jump(SHORT_PAUSE)
+            await wait_all_tasks_blocked()
+        # One may have been on its way already; the other is not touched.
+        assert service.master.line.unclaimed() >= 1
+        assert all(not r.taking for r in service.master.heard() if isinstance(r, wire.Report))
+        limit[0] = 1_000_000
+        mock_clock.jump(SHORT_PAUSE)
+        await wait_all_tasks_blocked()
+        assert service.master.line.unclaimed() == 0
+        assert service.duty.taking
+
+
+def test_a_letterbox_says_nothing_into_a_line_that_is_gone() -> None:
+    with a_line() as (line, letterbox):
+        line.close()
+        assert isinstance(letterbox, Letterbox)
+        assert not letterbox.say(wire.Report(0))

@@ -1,0 +1,270 @@
+"""What a worker prints becomes lines, and a flood of it costs the master little."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from rrmaster.relay import CHUNK, LINE, LINE_COST, PIPE, RATE, Lines, open_pipe, printable, relay
+from tests.fakes import DEADLINE, eventually
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lines() -> tuple[Lines, list[str], Clock]:
+    said: list[str] = []
+    clock = Clock()
+    return Lines(said.append, clock), said, clock
+
+
+# --- whole lines, bounded, harmless
+
+
+def test_output_becomes_whole_lines_however_it_is_cut() -> None:
+    text = b"one\ntwo\n\nthree, which is longer\n"
+    for size in range(1, len(text)):
+        into, said, _ = lines()
+        for start in range(0, len(text), size):
+            into.feed(text[start : start + size])
+        assert said == ["one", "two", "", "three, which is longer"]
+
+
+def test_an_unfinished_line_is_said_at_the_end() -> None:
+    into, said, _ = lines()
+    into.feed(b"whole\nhalf")
+    assert said == ["whole"]
+    into.end()
+    into.end()
+    assert said == ["whole", "half"]
+
+
+def test_a_line_without_end_is_cut_and_not_kept() -> None:
+    into, said, _ = lines()
+    for _ in range(100):
+        into.feed(b"x" * 1000)
+    assert len(into._partial) <= LINE
+    into.end()
+    assert max(map(len, said)) <= LINE
+    assert sum(map(len, said)) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        (b"\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        (b"beep\x07", "beep\\x07"),
+        (b"over\rwritten", "over\\x0dwritten"),
+        (b"windows\r", "windows"),
+        (b"tab\there\x00", "tab\there\\x00"),
+        (b"\xff\xfe", "\\xff\\xfe"),
+        ("Grüße, 世界".encode(), "Grüße, 世界"),
+        ("left\u202eright".encode(), "left\\x202eright"),
+    ],
+)
+def test_what_a_client_sent_does_not_drive_the_terminal(printed: bytes, shown: str) -> None:
+    assert printable(printed) == shown
+
+
+# --- a flood
+
+
+def allowance(line: bytes) -> bytes:
+    """As many of these lines as one second allows."""
+    return line * (RATE // (len(line) + LINE_COST))
+
+
+def test_a_flood_is_dropped_counted_and_said_once_it_is_over() -> None:
+    into, said, clock = lines()
+    block = allowance(b"flood\n")
+    into.feed(block)
+    kept = len(said)
+    assert kept == block.count(b"\n")
+    for _ in range(50):
+        into.feed(block)
+        assert into.flooding
+    assert len(said) == kept, "nothing more of this second"
+    clock.now += 1.0
+    into.feed(b"calm\n")
+    assert said[kept].startswith(f"({50 * block.count(bytes([10]))} lines dropped")
+    assert said[kept + 1 :] == ["calm"]
+
+
+def test_the_end_says_what_was_dropped_too() -> None:
+    into, said, _ = lines()
+    into.feed(b"x" * RATE)
+    into.feed(b"one\ntwo\n")
+    said.clear()
+    into.end()
+    assert said[0] == "(2 lines dropped: more than 2 MiB a second)"
+
+
+def test_a_flood_of_empty_lines_is_one_too() -> None:
+    """A megabyte of newlines would be a million lines."""
+    into, said, _ = lines()
+    for _ in range(10):
+        into.feed(b"\n" * CHUNK)
+    into.end()
+    assert len(said) <= RATE // LINE_COST + 1
+    assert said[-1].startswith(f"({10 * CHUNK} lines dropped")
+
+
+def test_the_lines_of_what_nobody_looked_at_are_estimated() -> None:
+    into, said, clock = lines()
+    into.feed(b"x" * RATE)
+    said.clear()
+    into.feed(b"123456789\n" * 100)
+    into.skip(10_000)
+    clock.now += 1.0
+    into.feed(b"the end of a line of which nothing is known\ncalm\n")
+    assert said == ["(about 1100 lines dropped: more than 2 MiB a second)", "calm"]
+
+
+def test_while_nobody_has_room_nothing_is_made_into_lines_and_all_is_counted() -> None:
+    sink = Full()
+    into = Lines(sink, Clock())
+    into.feed(b"one\ntwo\nthr")
+    into.feed(b"ee\nfour\n")
+    assert into.flooding
+    into.skip(800)
+    assert (sink.taken, sink.missed) == ([], [(3, False), (1, False), (200, True)])
+    sink.full = False
+    into.feed(b"the end of a line of which nothing is known\nfive\n")
+    assert sink.taken == ["five"]
+
+
+class Full:
+    """A sink without room."""
+
+    def __init__(self) -> None:
+        self.full, self.taken, self.missed = True, [], []
+
+    def room(self) -> bool:
+        return not self.full
+
+    def take(self, lines: list[str]) -> None:
+        self.taken += lines
+
+    def miss(self, lines: int, estimated: bool) -> None:
+        self.missed.append((lines, estimated))
+
+
+def test_after_a_flood_the_first_line_is_a_whole_one() -> None:
+    into, said, clock = lines()
+    into.feed(b"x" * RATE)
+    into.feed(b"dropped\nthe beginning of a dropped line, ")
+    clock.now += 1.0
+    said.clear()
+    into.feed(b"and its end\nwhole\n")
+    assert [line for line in said if "dropped:" not in line] == ["whole"]
+
+
+def test_an_allowance_grows_back_with_time_and_not_beyond_a_second() -> None:
+    into, said, clock = lines()
+    into.feed(b"x" * (RATE - LINE_COST - 1) + b"\n")
+    clock.now += 0.5
+    said.clear()
+    into.feed(b"y" * (RATE // 2 - LINE_COST - 1) + b"\n")
+    assert said
+    clock.now += 3600
+    said.clear()
+    into.feed(b"z" * RATE)
+    into.feed(b"z" * 10 + b"\n")
+    assert sum(map(len, said)) == RATE
+
+
+# --- the relay
+
+
+async def test_a_workers_output_is_relayed_to_its_end(nursery: trio.Nursery) -> None:
+    ours, theirs = open_pipe()
+    into, said, _ = lines()
+    nursery.start_soon(relay, ours, into)
+    os.write(theirs, b"hello\nworld")
+    await eventually(lambda: said == ["hello"])
+    os.close(theirs)
+    await eventually(lambda: said == ["hello", "world"])
+    await eventually(lambda: not is_open(ours))
+
+
+async def test_what_is_left_in_the_pipe_is_said_though_the_end_never_comes() -> None:
+    ours, theirs = open_pipe()
+    into, said, _ = lines()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay, ours, into)
+        await wait_all_tasks_blocked()
+        os.write(theirs, b"last words\n")  # a grandchild holds the pipe open; whoever waits cancels
+        nursery.cancel_scope.cancel()
+    assert said == ["last words"]
+    assert not is_open(ours)
+    os.close(theirs)
+
+
+async def test_a_grandchild_that_writes_without_end_does_not_hold_the_relay() -> None:
+    ours, theirs = open_pipe()
+    os.set_blocking(theirs, False)
+
+    def refill(_: str) -> None:
+        try:
+            os.write(theirs, b"more\n" * 1000)
+        except BlockingIOError:
+            pass  # full is what it is to be
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay, ours, Lines(refill))
+        await wait_all_tasks_blocked()
+        refill("")
+        nursery.cancel_scope.cancel()
+    assert not is_open(ours)
+    os.close(theirs)
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_our_end_of_a_pipe_does_not_block_and_neither_end_is_inherited() -> None:
+    ours, theirs = open_pipe()
+    assert not os.get_blocking(ours)
+    assert os.get_blocking(theirs), "the worker's print must not fail"
+    assert not os.get_inheritable(ours)
+    assert not os.get_inheritable(theirs)
+    os.close(ours)
+    os.close(theirs)
+
+
+async def test_a_flood_through_a_pipe_never_blocks_its_writer_and_is_told() -> None:
+    ours, theirs = open_pipe()
+    said: list[str] = []
+    line = b"x" * 79 + b"\n"
+    total = 64 * PIPE // len(line)
+
+    def write() -> None:
+        for _ in range(64):
+            view = memoryview(line * (PIPE // len(line) + 1))
+            while view:
+                view = view[os.write(theirs, view) :]
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, ours, Lines(said.append))
+            await trio.to_thread.run_sync(write)
+            os.close(theirs)
+    kept = sum(text == "x" * 79 for text in said)
+    dropped = sum(int(number) for number in re.findall(r"\((?:about )?(\d+) lines", "\n".join(said)))
+    assert kept >= CHUNK // len(line)
+    assert kept + dropped == pytest.approx(total, rel=0.05)

@@ -78,11 +78,14 @@ def start_application(settings: Settings) -> str:
         process_group=0,
     )
     pidfd = os.pidfd_open(child.pid)
+    patience = 0.0
     try:
-        return _until_ready(line, child, pidfd, settings.ready_timeout)
+        trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
+        patience = 0.0 if trouble else Patience().term
+        return trouble
     finally:
         line.half_close()  # in peace: what has started may have something to finish
-        _ended(pidfd, Patience().term)
+        _ended(pidfd, patience)
         with contextlib.suppress(ProcessLookupError):  # nobody is left in its group
             os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then the number is nobody else's
         child.wait()

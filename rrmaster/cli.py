@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     if not sys.platform.startswith("linux"):
         return _complain(f"it needs Linux (SIOCOUTQ, pidfd, epoll); this is {sys.platform}", ERROR)
-    if argv and ":" not in argv[0] and (meant := suggestion(argv[0], VERBS)):
+    if argv and not argv[0].startswith("-") and ":" not in argv[0] and (meant := suggestion(argv[0], VERBS)):
         raise _Usage(f"{argv[0]}: neither a verb nor an application{meant}")
     settings, origins, warnings = _configured(argv)
     for warning in warnings:

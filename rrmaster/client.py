@@ -54,9 +54,9 @@ def reach(control: str | None, name: str | None, environ: Mapping[str, str], uid
         sock.close()
     what = f"no master named {name!r} answers" if name is not None else "no master answers"
     if living:
-        names = ", ".join(str(path) if name is not None else path.stem for _, path in living)
-        option = "--control PATH" if len({path.stem for _, path in living}) < len(living) else "--name NAME"
-        raise NoMaster(f"several masters live: {names}; say which with {option}")
+        ambiguous = len({path.stem for _, path in living}) < len(living)
+        names = ", ".join(str(path) if ambiguous else path.stem for _, path in living)
+        raise NoMaster(f"several masters live: {names}; say which with {'--control PATH' if ambiguous else '--name'}")
     if dead:
         raise NoMaster(f"{what}: {'; '.join(dead)}")
     raise NoMaster(f"{what}: there is no control socket in {', '.join(str(d) for d in directories)}")

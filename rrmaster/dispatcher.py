@@ -22,7 +22,6 @@ import errno
 import os
 import select
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,8 +30,10 @@ import trio
 from attrs import Factory, define
 
 from . import wire
-from .balance import NEWCOMER_S, Breach, Lateness, Peer, Policy, Post
+from .balance import NEWCOMER_S, Lateness, Peer, Policy, Post
 from .channel import Line
+from .door import Door
+from .hearing import Hearing
 from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
 from .log import logger
 from .recall import Link, Recall
@@ -45,12 +46,6 @@ LINGER = 0.001
 
 BRISK = 0.002
 """Seconds since the last connection or report within which a master counts as busy."""
-
-READS = 64
-"""Messages read from one worker in a turn, so that a chatterbox keeps nobody waiting."""
-
-REPORTS_PER_S = 5_000
-"""An honest worker reports 500 times a second at most; ten times that is a flood, and a breach."""
 
 RUSH = 7
 """Connections accepted on top of the one, from a door that is alone, between two looks at the clock."""
@@ -68,52 +63,6 @@ worker's reports of that time (125) fit its buffer (278)."""
 _OURS = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
 """Errors of sendmsg that are not the worker's doing."""
 
-_TCP_INFO_QUEUED = struct.Struct("=24xI")
-"""tcpi_unacked of a listening socket: how many wait in its backlog."""
-
-
-@define(eq=False)
-class Door:
-    """A listener, and the workers that serve it."""
-
-    number: int
-    listener: Listener
-    policy: Policy
-    accept: Callable[[], tuple[int, Peer]]
-    """Returns a bare descriptor.  `socket.accept` would make an object of it that lives for 10 us: a fifth of all
-    that a connection costs here."""
-    handoff: bytes
-    quota: int = -1
-    """How many may still be accepted; -1: any number."""
-
-    @classmethod
-    def of(cls, number: int, listener: Listener, policy: Policy) -> Door:
-        handoff = wire.Handoff(number, family=int(listener.socket.family))
-        return cls(number, listener, policy, listener.socket._accept, wire.encode(handoff))  # type: ignore[attr-defined]
-
-    def queued(self) -> int | None:
-        """How many wait in the backlog; None where the kernel does not say (unix sockets)."""
-        if self.listener.socket.family == socket.AF_UNIX:
-            return None
-        info = self.listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_QUEUED.size)
-        return int(_TCP_INFO_QUEUED.unpack(info)[0])
-
-
-@define(eq=False)
-class _Ear:
-    """A worker's voice: where its messages go, and how many it has sent lately."""
-
-    link: Link
-    tell: Callable[[wire.Up], None]
-    credit: float = REPORTS_PER_S
-    credited: float = 0.0
-    armed: bool = False
-
-    def afford(self, count: int, now: float) -> bool:
-        self.credit = min(self.credit + (now - self.credited) * REPORTS_PER_S, REPORTS_PER_S) - count
-        self.credited = now
-        return self.credit >= 0
-
 
 @define(eq=False)
 class Dispatcher:
@@ -128,8 +77,9 @@ class Dispatcher:
     doors: list[Door] = Factory(list)
     links: dict[int, Link] = Factory(dict)
     recall: Recall = None  # type: ignore[assignment]
-    _ears: dict[int, _Ear] = Factory(dict)
+    _hearing: Hearing = None  # type: ignore[assignment]
     _doors_by_fd: dict[int, Door] = Factory(dict)
+    _numbers: int = 0
     _pending: dict[Door, None] = Factory(dict)
     """Doors at which somebody may wait: epoll said so, and accept has not yet denied it."""
     _strays: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
@@ -145,9 +95,8 @@ class Dispatcher:
     _unsettled: set[int] = Factory(set)
     """Workers that have not served yet: what they say is waited for."""
     _epoll: select.epoll = Factory(select.epoll)
-    _lines: select.epoll = Factory(select.epoll)
     _attentive: bool = False
-    """Whether `_lines` stands in `_epoll`."""
+    """Whether the lines' epoll stands in ours."""
     _listen_in_at: float = 0.0
     _stirred: float = 0.0
     _nursery: trio.Nursery | None = None
@@ -156,14 +105,16 @@ class Dispatcher:
         self.recall = Recall(
             Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
         )
+        self._hearing = Hearing(self._settle, self._breached, self._emptied)
 
     # --- who is there
 
     def open(self, listener: Listener) -> Door:
         """Accept from this listener.  The dispatcher closes it."""
-        door = Door.of(len(self.doors), listener, self.policy)
+        door = Door.of(self._numbers, listener, self.policy)
+        self._numbers += 1
         self.doors.append(door)
-        self._doors_by_fd[listener.socket.fileno()] = door
+        self._doors_by_fd[door.fileno()] = door
         # Edge-triggered: while nobody has room the event needs no taking back and putting in again.
         self._epoll.register(listener.socket.fileno(), select.EPOLLIN | select.EPOLLET)
         self._pending[door] = None
@@ -173,8 +124,7 @@ class Dispatcher:
         """Listen to a new worker.  The dispatcher closes the line, once the worker is buried."""
         link = Link(post, line)
         self.links[post.id] = link
-        self._ears[line.fileno()] = _Ear(link, tell, credited=trio.current_time())
-        self._lines.register(line.fileno(), select.EPOLLIN)
+        self._hearing.add(link, tell)
         self._unsettled.add(post.id)
         self._stir()
         return link
@@ -215,19 +165,15 @@ class Dispatcher:
 
         Returns how many connections died in its hands.
         """
-        self._hear(self._ears[link.line.fileno()], READS * 64)
+        self._hearing.last_words(link)
         self.leave_out(link)
-        if not link.breached:
-            self._lines.unregister(link.line.fileno())
-        del self._ears[link.line.fileno()]
         del self.links[link.post.id]
         self.recall.bury(link)
         return link.lost
 
     def catch_up(self) -> None:
         """Read all reports that wait.  Nobody is judged for his silence before."""
-        for ear in list(self._ears.values()):
-            self._hear(ear, READS * 4)
+        self._hearing.catch_up()
         self._stir()
 
     # --- the loop
@@ -255,9 +201,9 @@ class Dispatcher:
         if needed != self._attentive:
             self._attentive = needed
             if needed:
-                self._epoll.register(self._lines.fileno(), select.EPOLLIN)
+                self._epoll.register(self._hearing.epoll.fileno(), select.EPOLLIN)
             else:
-                self._epoll.unregister(self._lines.fileno())
+                self._epoll.unregister(self._hearing.epoll.fileno())
 
     async def last_call(self, patience: float) -> None:
         """Accept what the backlogs hold, hand it over, and close each listener when its backlog is empty.
@@ -282,8 +228,8 @@ class Dispatcher:
             self._close_door(door)
 
     def _close_door(self, door: Door) -> None:
-        self._epoll.unregister(door.listener.socket.fileno())
-        del self._doors_by_fd[door.listener.socket.fileno()]
+        self._epoll.unregister(door.fileno())
+        del self._doors_by_fd[door.fileno()]
         self.doors.remove(door)
         self._pending.pop(door, None)
         door.listener.close()
@@ -302,7 +248,7 @@ class Dispatcher:
         self._strays.clear()
         trio.lowlevel.notify_closing(self._epoll.fileno())
         self._epoll.close()
-        self._lines.close()
+        self._hearing.close()
 
     def _due(self) -> float:
         due = min(self.recall.due(), self._peep_at, self._listen_in_at)
@@ -325,9 +271,7 @@ class Dispatcher:
             for fd, _ in events:
                 if fd in self._doors_by_fd:
                     self._pending[self._doors_by_fd[fd]] = None
-            said = self._lines.poll(0)
-            for fd, what in said:
-                self._notice(fd, what)
+            said = self._hearing.listen()
             now = trio.current_time()
             self._listen_in_at = now + LISTEN_IN
             if now >= self.recall.lateness.due:
@@ -350,15 +294,6 @@ class Dispatcher:
         """Whether nothing of ours falls due meanwhile.  (trio's other tasks wait for `TURN` and `LINGER` at most.)"""
         idle = not (self._pending or self._strays or self.recall.unrest or self.recall.lateness_to_mend)
         return idle and self._due() > now + LINGER
-
-    def _notice(self, fd: int, what: int) -> None:
-        ear = self._ears.get(fd)
-        if ear is None:
-            return  # buried by what the same turn has read before
-        if what & select.EPOLLOUT:
-            self._disarm(ear)
-        if what & ~select.EPOLLOUT:
-            self._hear(ear, READS)
 
     def _mind(self, now: float) -> None:
         """What is rarely to do."""
@@ -503,21 +438,18 @@ class Dispatcher:
 
     def _starve(self, now: float) -> None:
         """Nobody has room: have the kernel say when a full letterbox has been emptied by half."""
-        for ear in self._ears.values():
-            post = ear.link.post
-            if not post.serving or post.suspended or ear.armed or post.unclaimed < post.window:
+        for link in self.links.values():
+            post = link.post
+            if not post.serving or post.suspended or post.unclaimed < post.window:
                 continue
             if post.window == 1:
                 self._peep_at = min(self._peep_at, now + PEEP)
             else:
-                ear.armed = True
-                self._lines.modify(ear.link.line.fileno(), select.EPOLLIN | select.EPOLLOUT)
+                self._hearing.watch(link)
 
-    def _disarm(self, ear: _Ear) -> None:
-        ear.armed = False
-        self._lines.modify(ear.link.line.fileno(), select.EPOLLIN)
-        ear.link.post.recount()
-        self.policy.offer(ear.link.post)
+    def _emptied(self, link: Link) -> None:
+        link.post.recount()
+        self.policy.offer(link.post)
 
     def _look_again(self) -> None:
         for post in list(self.policy.members.values()):
@@ -526,32 +458,10 @@ class Dispatcher:
 
     # --- reports
 
-    def _hear(self, ear: _Ear, most: int) -> None:
-        link, now = ear.link, trio.current_time()
-        count = 0
-        while count < most and not link.breached:
-            datagram = link.line.receive()
-            if datagram is None:
-                break
-            count += 1
-            try:
-                self._hear_one(ear, datagram, now)
-            except (Breach, wire.ProtocolError) as error:
-                self._breached(link, str(error))
-        if count and not ear.afford(count, now):
-            self._breached(link, f"it sends more than {REPORTS_PER_S} messages a second")
-
-    def _hear_one(self, ear: _Ear, datagram: bytes, now: float) -> None:
-        if not datagram:
-            raise Breach("it closed its side of the line, or sent an empty message")
-        message = wire.decode_up(datagram)
-        if isinstance(message, wire.Report):
-            post = ear.link.post
-            post.settle(message)
-            self.recall.forgive(post, now)
-            self.policy.offer(post)
-        if message is not None:
-            ear.tell(message)
+    def _settle(self, link: Link, report: wire.Report) -> None:
+        link.post.settle(report)
+        self.recall.forgive(link.post, trio.current_time())
+        self.policy.offer(link.post)
 
     def _breached(self, link: Link, what: str) -> None:
         """It is not believed any more."""
@@ -560,5 +470,5 @@ class Dispatcher:
         link.breached = True
         self.breaches += 1
         self.leave_out(link)
-        self._lines.unregister(link.line.fileno())  # it may go on shouting; nobody listens
+        self._hearing.deafen(link)
         self.breach(link.post.id, what)

@@ -20,6 +20,7 @@ import trio
 from attrs import Factory, define, evolve, frozen
 
 from . import wire
+from .aftermath import Aftermath
 from .balance import Post
 from .channel import Line
 from .dispatcher import Dispatcher
@@ -31,7 +32,7 @@ from .process import DUMP_SIGNAL
 from .recall import GAP
 from .recycling import Limits, Wear
 from .renewal import Renewal
-from .restarts import STABLE_S, Exit, Restarts, is_crash
+from .restarts import Exit
 from .rollout import Rollout
 from .ward import Birth, Born, Ward
 
@@ -70,12 +71,10 @@ class Supervisor:
     window: int = 8
     limit: int = 10_000
     random: random.Random = Factory(random.Random)
-    restarts: Restarts = Factory(Restarts)
+    aftermath: Aftermath = Factory(Aftermath)
     wards: dict[int, Ward] = Factory(dict)
     killed_while_stopping: int = 0
     """Workers that had to be killed once everybody was to go."""
-    lost: int = 0
-    """Connections that died in workers' hands."""
     ever_ready: bool = False
     complete: trio.Event = Factory(trio.Event)
     """Set once as many serve as were wanted."""
@@ -85,19 +84,10 @@ class Supervisor:
     limits: Limits = Factory(Limits)
     """When a worker has served, lived or grown enough."""
     renewal: Renewal = Factory(Renewal, takes_self=True)
-    restart_counts: dict[int, int] = Factory(dict)
-    """How often a slot was filled again, by slot."""
-    last_exits: dict[int, str] = Factory(dict)
-    """How the last worker of a slot ended."""
     _last_id: int = 0
     _not_before: float = 0.0
     """When to try again after the machine had no room for another line."""
-    _crashed: set[int] = Factory(set)
-    """Slots to be filled when the back-off is over."""
-    _failed_first: dict[int, str] = Factory(dict)
-    """Slots whose first worker failed before anybody was ready, and why."""
     _verdict: str | None = None
-    _told: set[str] = Factory(set)
     _recalls: bool = True
     _news: trio.Event = Factory(trio.Event)
     _nursery: trio.Nursery | None = None
@@ -184,11 +174,11 @@ class Supervisor:
 
     def _replan(self) -> None:
         self.renewal.look(trio.current_time())
-        self._crashed &= set(range(self.goal.size))
+        self.aftermath.forget_slots_from(self.goal.size)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
         orders = plan(self.goal, members, self._held())
         for slot in orders.spawn:
-            if self.restarts.pace(trio.current_time()) <= 0:
+            if self.aftermath.restarts.pace(trio.current_time()) <= 0:
                 self._begin(slot)
         for id_ in orders.retire:
             self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
@@ -208,14 +198,8 @@ class Supervisor:
         if now < self._not_before:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
-        held = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
-        if not self.ever_ready:
-            held |= self._failed_first.keys()
-        if self._crashed and self.restarts.wait(now, self.serving > 0) > 0:
-            held |= self._crashed
-        elif self.restarts.streak > 1:
-            held |= set(sorted(self._crashed)[1:])  # in a loop, one tries for all
-        return held
+        going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
+        return going | self.aftermath.held(now, self.ever_ready, self.serving > 0)
 
     def _begin(self, slot: int) -> None:
         now = trio.current_time()
@@ -230,13 +214,8 @@ class Supervisor:
         # `ward` is bound before the dispatcher's next turn can hear anything.
         link = self.dispatcher.connect(post, line, lambda message: self._told_by(ward, message))
         wear = Wear(self.limits.of_one(self.random.random()))
-        ward = Ward(self._last_id, slot, self.goal.generation, link, now, now, retry=slot in self._crashed, wear=wear)
-        if slot in self.last_exits:
-            self.restart_counts[slot] = self.restart_counts.get(slot, 0) + 1
-        self.restarts.started(now)
-        if ward.retry:
-            self._crashed.discard(slot)
-            self.restarts.tried(now)
+        ward = Ward(self._last_id, slot, self.goal.generation, link, now, now, wear=wear)
+        ward.retry = self.aftermath.begun(slot, now)
         self.wards[ward.id] = ward
         assert self._nursery is not None
         self._nursery.start_soon(self._live, ward)
@@ -418,42 +397,17 @@ class Supervisor:
             ward.process.signal(signal.SIGKILL, group=True)
 
     def _ended(self, ward: Ward, before: State, how: Exit | None) -> None:
-        """It is gone: was that a crash, and what follows from it?"""
-        now = trio.current_time()
-        self.lost += ward.link.lost
-        self.last_exits[ward.slot] = str(how or ward.reason)
-        if ward.link.lost:
-            logger.warning("%s had %d connections in its hands; they are lost", ward.name, ward.link.lost)
-        if ward.reason:
-            self._tell_reason(ward)
-        if ward.asked:
+        """It is gone: what follows from it?"""
+        if not self.ever_ready and not ward.asked:
+            self.aftermath.failed_at_first(ward, how)
+            if not self._stopping:
+                self._verdict = self.aftermath.verdict(self.goal.size)
             return
-        was_ready = ward.served_since is not None
-        if not self.ever_ready:
-            self._failed_at_first(ward, how)
-        elif ward.generation == self.goal.generation and (
-            how is None or before is State.KILLED or is_crash(how, was_ready)
-        ):
-            served = now - ward.served_since if ward.served_since is not None else 0.0
-            delay = self.restarts.crashed(now, served, self.random.random())
-            self._crashed.add(ward.slot)
-            if self.restarts.looping(now):
-                logger.error("crash loop: %d crashes in the last minute", len(self.restarts.crashes))
-            if delay:
-                logger.warning("worker %d is started again in %.1f s", ward.slot, delay)
-
-    def _failed_at_first(self, ward: Ward, how: Exit | None) -> None:
-        reason = ward.reason or f"the worker {how} before it was ready"
-        self._failed_first[ward.slot] = reason
-        if not self._stopping and len(self._failed_first) >= self.goal.size:
-            self._verdict = next(iter(self._failed_first.values()))
-            self.changed()
-
-    def _tell_reason(self, ward: Ward) -> None:
-        """The application's own words, once."""
-        if self.ever_ready and ward.reason not in self._told and self.renewal.refused != ward.reason:
-            self._told.add(ward.reason)
-            logger.error("worker %d could not start:\n%s", ward.slot, ward.reason)
+        # One of a generation that was given up is nobody's crash.
+        ward.asked = ward.asked or ward.generation != self.goal.generation
+        self.aftermath.ended(ward, before, how, trio.current_time())
+        if self.renewal.refused != ward.reason:
+            self.aftermath.tell(ward)
 
     # --- time
 
@@ -472,25 +426,16 @@ class Supervisor:
             for ward in list(self.wards.values()):
                 if self._deadline(ward) <= now:
                     self.happens(ward, Event.TIMEOUT, _TIMEOUTS[ward.state])
-                elif ward.retry and ward.served_since is not None and now - ward.served_since >= STABLE_S:
-                    ward.retry = False
-                    self.restarts.calm()
+                self.aftermath.lasted(ward, now)
             self.changed()
 
     def _due(self) -> float:
         now = trio.current_time()
         due = min((self._deadline(ward) for ward in self.wards.values()), default=float("inf"))
-        if self._crashed:
-            due = min(due, now + max(self.restarts.wait(now, self.serving > 0), 0.01))
         if self._not_before > now:
             due = min(due, self._not_before)
-        if pace := self.restarts.pace(now):
-            due = min(due, now + pace)
-        due = min(due, self.renewal.due())
-        for ward in self.wards.values():
-            if ward.retry and ward.served_since is not None:
-                due = min(due, ward.served_since + STABLE_S)
-        return due
+        stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
+        return min(due, stable, self.renewal.due(), self.aftermath.due(now, self.serving > 0))
 
     def _deadline(self, ward: Ward) -> float:
         return self.patience.deadline(ward.state, ward.since, ward.heard)
@@ -503,8 +448,7 @@ class Supervisor:
 
     def calm(self) -> None:
         """Forget past crashes: the code is another."""
-        self.restarts.calm()
-        self._crashed.clear()
+        self.aftermath.calm()
 
     def catch_up(self) -> None:
         """Read all reports that wait."""

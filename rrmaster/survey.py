@@ -13,7 +13,8 @@ import time
 import trio
 
 from . import __version__
-from .dispatcher import Dispatcher, Door
+from .dispatcher import Dispatcher
+from .door import Door
 from .settings import Settings
 from .status import ListenerStatus, ReloadStatus, Snapshot, WorkerStatus
 from .supervisor import Supervisor
@@ -42,8 +43,8 @@ def survey(name: str, settings: Settings, supervisor: Supervisor, dispatcher: Di
         recalled_from_dead=recall.from_dead,
         suspensions=recall.suspensions,
         breaches=dispatcher.breaches,
-        lost=supervisor.lost,
-        crash_loop=supervisor.restarts.looping(now),
+        lost=supervisor.aftermath.lost,
+        crash_loop=supervisor.aftermath.restarts.looping(now),
         refused=supervisor.refused,
         reload=_reload(supervisor),
         listeners=tuple(_listener(door, settings.backlog) for door in dispatcher.doors),
@@ -89,6 +90,6 @@ def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:
         taking=report is None or report.taking,
         suspended=post.suspended,
         leaving=ward.leaving,
-        restarts=supervisor.restart_counts.get(ward.slot, 0),
-        last_exit=supervisor.last_exits.get(ward.slot, ""),
+        restarts=supervisor.aftermath.counts.get(ward.slot, 0),
+        last_exit=supervisor.aftermath.last_exits.get(ward.slot, ""),
     )

@@ -19,7 +19,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster import wire
 from rrmaster.balance import MAX_RECALLS, NEWCOMER_S, STUCK, RoundRobin
 from rrmaster.channel import _SO_PASSRIGHTS, Line
-from rrmaster.dispatcher import PEEP, REPORTS_PER_S, RETRY
+from rrmaster.dispatcher import PEEP, RETRY
+from rrmaster.hearing import REPORTS_PER_S
 from rrmaster.listeners import ACCEPT_PAUSE
 from rrmaster.settings import Tcp, Unix
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone

@@ -175,7 +175,7 @@ async def test_who_is_killed_from_outside_is_replaced_at_once_every_time(
             killed = fleet.serving[1]
             killed.process.end(Exit(signal=number))
             assert await replaced(fleet, killed) < 0.1
-        assert not fleet.supervisor.restarts.looping(trio.current_time())
+        assert not fleet.supervisor.aftermath.restarts.looping(trio.current_time())
         assert fleet.slots == [0, 1, 2]
 
 
@@ -624,7 +624,7 @@ async def test_who_asks_to_retire_and_dies_is_no_crash(autojump_clock: MockClock
             assert fleet.supervisor.wards[old.birth.id].leaving
             old.process.end(Exit(code=1))
             assert await replaced(fleet, old) < 5
-        assert list(fleet.supervisor.restarts.crashes) == []
+        assert list(fleet.supervisor.aftermath.restarts.crashes) == []
 
 
 async def test_all_asking_to_retire_at_once_leaves_nobody_unserved(autojump_clock: MockClock) -> None:

@@ -1,0 +1,115 @@
+"""What follows from a worker's end: was it a crash, when may its place be filled, is there any hope?
+
+Takes the counts and the reasons, asks `restarts` about the time, and says things once.  It starts and ends nobody.
+"""
+
+from __future__ import annotations
+
+import random
+
+from attrs import Factory, define
+
+from .lifecycle import State
+from .log import logger
+from .restarts import STABLE_S, Exit, Restarts, is_crash
+from .ward import Ward
+
+
+@define(eq=False)
+class Aftermath:
+    """What the dead have left to do."""
+
+    random: random.Random = Factory(random.Random)
+    restarts: Restarts = Factory(Restarts)
+    lost: int = 0
+    """Connections that died in workers' hands."""
+    counts: dict[int, int] = Factory(dict)
+    """How often a slot was filled again, by slot."""
+    last_exits: dict[int, str] = Factory(dict)
+    """How the last worker of a slot ended."""
+    _crashed: set[int] = Factory(set)
+    """Slots to be filled when the back-off is over."""
+    _failed_first: dict[int, str] = Factory(dict)
+    """Slots whose first worker failed before anybody was ready, and why."""
+    _told: set[str] = Factory(set)
+
+    def ended(self, ward: Ward, before: State, how: Exit | None, now: float) -> None:
+        """It is gone, and nobody had asked it to go if `ward.asked` says so."""
+        self.lost += ward.link.lost
+        self.last_exits[ward.slot] = str(how or ward.reason)
+        if ward.link.lost:
+            logger.warning("%s had up to %d connections in its hands; they are lost", ward.name, ward.link.lost)
+        if not ward.asked and (how is None or before is State.KILLED or is_crash(how, ward.served_since is not None)):
+            self._crash(ward, now)
+
+    def _crash(self, ward: Ward, now: float) -> None:
+        served = now - ward.served_since if ward.served_since is not None else 0.0
+        delay = self.restarts.crashed(now, served, self.random.random())
+        self._crashed.add(ward.slot)
+        if self.restarts.looping(now):
+            logger.error("crash loop: %d crashes in the last minute", len(self.restarts.crashes))
+        if delay:
+            logger.warning("worker %d is started again in %.1f s", ward.slot, delay)
+
+    def failed_at_first(self, ward: Ward, how: Exit | None) -> None:
+        """It is gone, and nobody has ever been ready."""
+        self.last_exits[ward.slot] = str(how or ward.reason)
+        self._failed_first[ward.slot] = ward.reason or f"the worker {how} before it was ready"
+
+    def verdict(self, size: int) -> str | None:
+        """The application's words, if each slot has had its try and nobody was ever ready."""
+        return next(iter(self._failed_first.values())) if len(self._failed_first) >= size else None
+
+    def tell(self, ward: Ward) -> None:
+        """Why it could not start, in the application's own words, once."""
+        if ward.reason and ward.reason not in self._told:
+            self._told.add(ward.reason)
+            logger.error("worker %d could not start:\n%s", ward.slot, ward.reason)
+
+    def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
+        """Slots in which nobody may be started yet."""
+        held = set() if ever_ready else set(self._failed_first)
+        if self._crashed and self.restarts.wait(now, anybody_serves) > 0:
+            return held | self._crashed
+        if self.restarts.streak > 1:
+            held |= set(sorted(self._crashed)[1:])  # in a loop, one tries for all
+        return held
+
+    def begun(self, slot: int, now: float) -> bool:
+        """Somebody was started in a slot.  Whether in the place of one that crashed."""
+        self.restarts.started(now)
+        if slot in self.last_exits:
+            self.counts[slot] = self.counts.get(slot, 0) + 1
+        retry = slot in self._crashed
+        if retry:
+            self._crashed.discard(slot)
+            self.restarts.tried(now)
+        return retry
+
+    def lasted(self, ward: Ward, now: float) -> None:
+        """If it has filled a crashed worker's place for long enough, the loop is over."""
+        if now >= self.stable_at(ward):
+            ward.retry = False
+            self.restarts.calm()
+
+    @staticmethod
+    def stable_at(ward: Ward) -> float:
+        """When a worker that fills a crashed one's place has lasted."""
+        return ward.served_since + STABLE_S if ward.retry and ward.served_since is not None else float("inf")
+
+    def due(self, now: float, anybody_serves: bool) -> float:
+        """When somebody may be started again."""
+        due = float("inf")
+        if self._crashed:
+            due = now + max(self.restarts.wait(now, anybody_serves), 0.01)
+        pace = self.restarts.pace(now)
+        return min(due, now + pace) if pace else due
+
+    def forget_slots_from(self, size: int) -> None:
+        """The fleet is smaller: places beyond are not to be filled."""
+        self._crashed = {slot for slot in self._crashed if slot < size}
+
+    def calm(self) -> None:
+        """Forget past crashes: the code is another."""
+        self.restarts.calm()
+        self._crashed.clear()

@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 
 from . import wire
+from .change import environment_of
 from .channel import Line
 from .lifecycle import Patience
 from .master import worker_environment
@@ -70,7 +71,7 @@ def start_application(settings: Settings) -> str:
     birth = Birth(1, 0, 1, line.key.fileno())
     child = subprocess.Popen(
         worker_command(["check", settings.application]),
-        env=worker_environment(settings, os.getcwd(), birth, 1),
+        env=worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings)),
         cwd=package_root(),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -109,12 +109,18 @@ def _main(argv: Sequence[str]) -> int:
         return _complain(f"it needs Linux (SIOCOUTQ, pidfd, epoll); this is {sys.platform}", ERROR)
     if argv and not argv[0].startswith("-") and ":" not in argv[0] and (meant := suggestion(argv[0], VERBS)):
         raise _Usage(f"{argv[0]}: neither a verb nor an application{meant}")
+    start = os.getcwd()
     settings, origins, warnings = _configured(argv)
     for warning in warnings:
         _complain(warning, OK)
     if settings.umask is not None:
         os.umask(settings.umask)
-    return _serve(settings, origins["bind"] != "default")
+
+    def reread() -> Settings:
+        os.chdir(start)  # where relative paths were meant to begin
+        return _configured(argv)[0]
+
+    return _serve(settings, origins["bind"] != "default", reread)
 
 
 def _configured(argv: Sequence[str]) -> tuple[Settings, dict[str, str], list[str]]:
@@ -130,7 +136,7 @@ def _configured(argv: Sequence[str]) -> tuple[Settings, dict[str, str], list[str
     return settings, origins, warnings
 
 
-def _serve(settings: Settings, explicit_bind: bool) -> int:
+def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Settings]) -> int:
     # Here, so that --help and mistakes answer before trio is loaded.
     import trio
 
@@ -141,7 +147,7 @@ def _serve(settings: Settings, explicit_bind: bool) -> int:
     raise_descriptor_limit()
     end_log = begin(settings)
     try:
-        return trio.run(run_with_signals, settings, explicit_bind, strict_exception_groups=True)
+        return trio.run(run_with_signals, settings, explicit_bind, reread, strict_exception_groups=True)
     except BindError as error:
         end_log()
         return _complain(f"{error}", CANNOT_BIND)

@@ -51,6 +51,9 @@ IDLE_S = 60.0
 SEND_S = 5.0
 """Seconds to read one line of an answer."""
 
+PARTING_S = 1.0
+"""Seconds for one that is turned away to say what it wants."""
+
 PACE_S = 0.005
 """Seconds of rest after each request, and after each arrival: 200 a second for all clients together.  A status of
 eight workers takes a fifth of a millisecond, so a flood costs four per cent of one processor."""
@@ -253,33 +256,49 @@ class Control:
             await trio.sleep(PACE_S)
 
     async def _attend(self, visitor: Visitor) -> None:
-        self.visitors.append(visitor)
         self.arrivals += 1
         try:
             with visitor.scope:
-                if await self._may_stay(visitor):
+                refusal = self._refusal(visitor)
+                if refusal:
+                    await self._turn_away(visitor, refusal)
+                else:
                     await self._converse(visitor)
         finally:
-            self.visitors.remove(visitor)
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(visitor.stream)
 
-    async def _may_stay(self, visitor: Visitor) -> bool:
+    def _refusal(self, visitor: Visitor) -> str:
+        """Why it may not stay, or nothing."""
         _, uid = peer_of(visitor.stream.socket)  # type: ignore[arg-type]  # trio's has the same getsockopt
         if uid not in (0, self.uid):
             logger.warning("control socket: user %d was refused", uid)
-            await visitor.say({"status": 1, "error": f"this master obeys user {self.uid} and root; you are user {uid}"})
-            return False
-        if len(self.visitors) <= VISITORS:
-            return True
-        silent = [other for other in self.visitors if not other.answering and other is not visitor]
-        if silent:
-            min(silent, key=lambda other: other.seen).scope.cancel()
-            return True
-        await visitor.say({"status": 1, "error": f"{VISITORS} clients are being answered; try again later"})
-        return False
+            return f"this master obeys user {self.uid} and root; you are user {uid}"
+        if len(self.visitors) < VISITORS:
+            return ""
+        silent = [other for other in self.visitors if not other.answering]
+        if not silent:
+            return f"{VISITORS} clients are being answered; try again later"
+        longest = min(silent, key=lambda other: other.seen)
+        self.visitors.remove(longest)
+        longest.scope.cancel()
+        return ""
+
+    async def _turn_away(self, visitor: Visitor, why: str) -> None:
+        """After it has asked: to close with its words unread would take back ours, too."""
+        with trio.move_on_after(PARTING_S):
+            await visitor.request()
+        await visitor.say({"status": 1, "error": why})
 
     async def _converse(self, visitor: Visitor) -> None:
+        self.visitors.append(visitor)
+        try:
+            await self._answer_all(visitor)
+        finally:
+            with contextlib.suppress(ValueError):  # it had to make room
+                self.visitors.remove(visitor)
+
+    async def _answer_all(self, visitor: Visitor) -> None:
         while (line := await visitor.request()) is not None:
             async with self._pace:
                 await trio.sleep(PACE_S)

@@ -89,7 +89,6 @@ class Dispatcher:
     _peep_at: float = float("inf")
     _newcomers: deque[tuple[float, Post]] = Factory(deque)
     _serving_since: float = float("inf")
-    _closing: bool = False
     _closed: trio.Event = Factory(trio.Event)
     _rest: trio.CancelScope = Factory(trio.CancelScope)
     _unsettled: set[int] = Factory(set)
@@ -176,6 +175,15 @@ class Dispatcher:
         self._hearing.catch_up()
         self._stir()
 
+    def adopt(self, policy: Policy) -> None:
+        """Choose by another policy from now on."""
+        for post in self.policy.members.values():
+            policy.join(post, newcomer=False)
+        self.policy = policy
+        for door in self.doors:
+            door.policy = policy
+        self._stir()
+
     # --- the loop
 
     async def run(self) -> None:
@@ -205,17 +213,21 @@ class Dispatcher:
             else:
                 self._epoll.unregister(self._hearing.epoll.fileno())
 
+    def shut(self, door: Door) -> None:
+        """Accept what waits at this door, then close it."""
+        queued = door.queued()
+        door.quota = -1 if queued is None else queued
+        door.closing = True
+        self._pending[door] = None
+        self._stir()
+
     async def last_call(self, patience: float) -> None:
         """Accept what the backlogs hold, hand it over, and close each listener when its backlog is empty.
 
         Takes `patience` seconds at most; where clients keep coming, what waited at the beginning is accepted.
         """
         for door in self.doors:
-            queued = door.queued()
-            door.quota = -1 if queued is None else queued
-            self._pending[door] = None
-        self._closing = True
-        self._stir()
+            self.shut(door)
         if self.policy.members:
             with trio.move_on_after(patience):
                 await self._closed.wait()
@@ -341,13 +353,13 @@ class Dispatcher:
             fd, peer = door.accept()
         except BlockingIOError:
             self._pending.pop(door, None)
-            if self._closing:
+            if door.closing:
                 self._close_door(door)
             return False
         except OSError as error:
             return self._accept_failed(error, now)
         self.accepted += 1
-        if door.quota >= 0 and self._closing:
+        if door.closing and door.quota >= 0:
             self._use_quota(door)
         # Everything below is `_hand`, written out: this is where the time goes.
         policy = door.policy

@@ -28,6 +28,8 @@ class Door:
     that a connection costs here."""
     handoff: bytes
     """The message that goes with each of its connections."""
+    closing: bool = False
+    """What waits is still accepted, then it is closed."""
     quota: int = -1
     """How many may still be accepted; -1: any number."""
 

@@ -78,6 +78,8 @@ class Listener:
     name: str
     """The address as a person writes it, port 0 resolved."""
     place: Place | None = None
+    bind: str = ""
+    """What was asked for: a name may stand for several addresses, and a port of 0 for any."""
 
     def close(self) -> None:
         """Close the socket, and remove its file if it is ours."""

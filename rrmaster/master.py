@@ -17,7 +17,7 @@ import pwd
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from attrs import define, field
 from . import __version__, probe
 from .autoscale import Autoscaler, Scaling
 from .balance import POLICIES, Policy, UserPolicy, policy_named
+from .change import Change, environment_of, open_all, prepare
 from .control import Control
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .lifecycle import Patience
-from .listeners import BindError, Listener, activated, adopt, open_listeners
+from .listeners import BindError, Listener, activated, adopt
 from .log import logger, open_pipe
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .probe import Question
@@ -67,6 +68,11 @@ class Master:
     """Among several masters; the verbs know it by it."""
     dispatcher: Dispatcher = field(init=False)
     supervisor: Supervisor = field(init=False)
+    reread: Callable[[], Settings] | None = None
+    """Reads the configuration again, for a reload; raises SettingsError."""
+    _change: Change | None = None
+    """What the reload under way will change."""
+    _environ: dict[str, str] = field(factory=dict)
     _stopped: bool = False
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
     _cwd: str = field(factory=os.getcwd)
@@ -79,30 +85,68 @@ class Master:
         )
         for listener in self.listeners:
             self.dispatcher.open(listener)
+        self._environ = environment_of(chosen)
         self.supervisor = Supervisor(
             self.dispatcher,
             self._spawn,
             Goal(self.size, surge=surge_of(chosen, self.size), at_once=usable_cpus()),
-            Patience(chosen.ready_timeout, chosen.graceful_timeout, chosen.hang_timeout),
-            chosen.window,
-            chosen.worker_connections,
-            question=_question(chosen),
-            probing=Probing(chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures),
-            limits=Limits(chosen.max_requests, chosen.max_age, chosen.max_memory),
         )
-        renewal = self.supervisor.renewal
+        self.supervisor.renewal.prepare = self._prepare
+        self.supervisor.renewal.decided = self._decided
+        self._apply(chosen)
+
+    def _apply(self, chosen: Settings) -> None:
+        """Behave as these settings say, as far as it is not the workers who do."""
+        supervisor, renewal = self.supervisor, self.supervisor.renewal
+        supervisor.patience = Patience(chosen.ready_timeout, chosen.graceful_timeout, chosen.hang_timeout)
+        supervisor.window, supervisor.limit = chosen.window, chosen.worker_connections
+        supervisor.limits = Limits(chosen.max_requests, chosen.max_age, chosen.max_memory)
+        supervisor.question = _question(chosen)
+        supervisor.probing = Probing(chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures)
+        self.dispatcher.recall.lateness.after = chosen.recall_after
         renewal.surge = partial(surge_of, chosen)
         renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)
         renewal.heartbeat = chosen.heartbeat
-        if isinstance(chosen.workers, Between):
-            bounds = (chosen.workers.least, chosen.workers.most)
-            windows = (chosen.scale_up_window, chosen.scale_down_window)
-            renewal.autoscaler = Autoscaler(Scaling(*bounds, chosen.target_busy, *windows))
+        renewal.autoscaler = _autoscaler(chosen)
+
+    def _prepare(self) -> str:
+        """Before a reload: read the configuration again.  Why it must not be, or nothing."""
+        try:
+            new = self.reread() if self.reread is not None else self.settings
+            self._change = prepare(self.settings, new)
+            _policy(new), _question(new)  # they name what must be there
+        except (SettingsError, BindError) as error:
+            if self._change is not None:
+                self._change.undo()
+            self._change = None
+            return str(error)
+        return ""
+
+    def _decided(self, rollout: Rollout) -> None:
+        """A reload is over: what it would have changed is so, or is not."""
+        change, self._change = self._change, None
+        if change is None:
+            return
+        if rollout.status != 0:
+            change.undo()
+            return
+        old, self.settings, self._environ = self.settings, change.settings, change.environment
+        for listener in change.opened:
+            self.dispatcher.open(listener)
+        for door in [
+            door for door in self.dispatcher.doors if door.listener.bind in set(old.bind) - set(self.settings.bind)
+        ]:
+            self.dispatcher.shut(door)
+        if old.policy != self.settings.policy:
+            self.dispatcher.adopt(_policy(self.settings))
+        self._apply(self.settings)
+        if old.workers != self.settings.workers:
+            self.scale(fleet_size(self.settings))
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """The bound addresses as a person writes them, port 0 resolved."""
-        return tuple(listener.name for listener in self.listeners)
+        return tuple(door.listener.name for door in self.dispatcher.doors)
 
     def status(self) -> Snapshot:
         """How everything is now."""
@@ -162,6 +206,13 @@ class Master:
         """Close what is still open."""
         self.dispatcher.close()
 
+    def _for(self, birth: Birth) -> tuple[Settings, dict[str, str]]:
+        """The settings and the additional environment of its generation."""
+        rollout = self.supervisor.rollout
+        if self._change is not None and rollout is not None and birth.generation == rollout.generation:
+            return self._change.settings, self._change.environment
+        return self.settings, self._environ
+
     async def _spawn(self, birth: Birth) -> Born:
         """Start a worker's process.  Raises OSError."""
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -171,10 +222,11 @@ class Master:
                 ours.callback(os.close, mine)
                 theirs.callback(os.close, its)
                 outputs.append((mine, its))
-            title = ["--slot", str(birth.slot), self.settings.application]
+            settings, environ = self._for(birth)
+            title = ["--slot", str(birth.slot), settings.application]
             process = await start(
                 worker_command(title),
-                worker_environment(self.settings, self._cwd, birth, self.supervisor.goal.size),
+                worker_environment(settings, self._cwd, birth, self.supervisor.goal.size, environ),
                 birth.line,
                 outputs[0][1],
                 outputs[1][1],
@@ -184,9 +236,11 @@ class Master:
         return Born(process, tuple(mine for mine, _ in outputs))
 
 
-def worker_environment(settings: Settings, cwd: str, birth: Birth, size: int) -> dict[str, str]:
+def worker_environment(
+    settings: Settings, cwd: str, birth: Birth, size: int, more: Mapping[str, str]
+) -> dict[str, str]:
     """What a worker's process is started with, in the directory `cwd`, as one of `size`."""
-    environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS}
+    environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS} | dict(more)
     launch = {
         "application": settings.application,
         "app_dir": os.path.normpath(os.path.join(cwd, settings.app_dir or ".")),
@@ -210,6 +264,13 @@ def fleet_size(settings: Settings) -> int:
     if isinstance(settings.workers, Between):
         return settings.workers.least
     return settings.workers or usable_cpus()
+
+
+def _autoscaler(settings: Settings) -> Autoscaler | None:
+    if not isinstance(settings.workers, Between):
+        return None
+    bounds, windows = settings.workers, (settings.scale_up_window, settings.scale_down_window)
+    return Autoscaler(Scaling(bounds.least, bounds.most, settings.target_busy, *windows))
 
 
 def surge_of(settings: Settings, size: int) -> int:
@@ -275,8 +336,7 @@ def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
         for fd in sorted(set(passed) - set(named)):
             opened.append(adopt(fd))  # noqa: PERF401  # one that fails must find the others in the list, to be closed
         if explicit or not passed:
-            for bind in settings.binds:
-                opened.extend(open_listeners(bind, settings.backlog, settings.unix_mode))
+            opened.extend(open_all(settings, settings.bind))
     except BaseException:
         for listener in opened:
             listener.close()
@@ -419,7 +479,9 @@ def run(application: str | Settings, **options: Any) -> int:
     return trio.run(run_with_signals, settings)
 
 
-async def run_with_signals(settings: Settings, explicit_bind: bool = True) -> int:
+async def run_with_signals(
+    settings: Settings, explicit_bind: bool = True, reread: Callable[[], Settings] | None = None
+) -> int:
     """What `run` does.  0: stopped as asked; 1: something had to be killed.
 
     Raises BindError, CannotStart, SettingsError, Hopeless.
@@ -436,7 +498,7 @@ async def run_with_signals(settings: Settings, explicit_bind: bool = True) -> in
         if place is not None:
             cleanup.callback(place.close)
         name = settings.name or (place.path.stem if place is not None else DEFAULT_NAME)
-        master = Master(settings, fleet_size(settings), listeners, name)
+        master = Master(settings, fleet_size(settings), listeners, name, reread=reread)
         cleanup.callback(master.close)
         _greet(master)
         try:

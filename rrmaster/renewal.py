@@ -57,6 +57,10 @@ class Renewal:
     trial: Trial = Factory(Trial)
     heartbeat: float = 0.5
     autoscaler: Autoscaler | None = None
+    prepare: Callable[[], str] = lambda: ""
+    """Called before anything starts: reads the configuration again.  Why it must not be, or nothing."""
+    decided: Callable[[Rollout], None] = lambda rollout: None
+    """Called when a reload that had been prepared is over."""
     rollout: Rollout | None = None
     """The reload that runs, or ran last."""
     refused: str = ""
@@ -92,11 +96,14 @@ class Renewal:
             self.undecided.fail("superseded by another reload", now)
             self._follow(now)
         goal = self.fleet.goal
-        self.fleet.calm()
         self._generation += 1
-        self.rollout = Rollout(
-            self._generation, goal, self.trial, now, min(goal.surge, goal.size), since=now, tell=_tell
-        )
+        batch = min(goal.surge, goal.size)
+        self.rollout = Rollout(self._generation, goal, self.trial, now, batch, since=now, tell=_tell)
+        if refusal := self.prepare():
+            self.rollout.fail(refusal, now)
+            self._say_failed(self.rollout)
+            return self.rollout
+        self.fleet.calm()
         self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
         self.rollout.say(f"starting generation {self._generation} beside generation {goal.generation}")
         if goal.surge < goal.size:
@@ -194,17 +201,18 @@ class Renewal:
             case Phase.COMMITTED:
                 self.fleet.goal = evolve(self.fleet.goal, committed=None)
                 self.refused = ""
+                self.decided(rollout)
             case Phase.REFUSED | Phase.ROLLED_BACK | Phase.OUT_OF_TIME:
                 # `size` was not changed meanwhile; whoever was retired on the way is replaced by the plan.
                 self.fleet.goal = rollout.before
-                self.refused = rollout.reason
-                logger.error(
-                    "reload %s: %s\ngeneration %d serves on",
-                    rollout.phase.value,
-                    rollout.reason,
-                    rollout.before.generation,
-                )
+                self._say_failed(rollout)
+                self.decided(rollout)
         self.fleet.changed()
+
+    def _say_failed(self, rollout: Rollout) -> None:
+        self.refused = rollout.reason
+        generation = rollout.before.generation
+        logger.error("reload %s: %s\ngeneration %d serves on", rollout.phase.value, rollout.reason, generation)
 
     def _recycle(self) -> None:
         """Let one go that should, if no other is going and the fleet is whole."""

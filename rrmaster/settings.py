@@ -386,6 +386,9 @@ class Settings:
         "where to import the application from",
         shown="the working directory",
     )
+    env_file: str | None = _option(
+        None, parse_text, _WHO, "FILE", "more environment for the workers, as NAME=VALUE lines; read again at a reload"
+    )
     chdir: str | None = _option(None, parse_text, _WHO, "DIR", "change to this directory before anything else")
 
     policy: str = _option(

@@ -129,7 +129,7 @@ class Running:
 async def running(
     application: str,
     *options: str,
-    workers: int = 4,
+    workers: int | None = 4,
     bind: str | None = "127.0.0.1:0",
     app_dir: Path = PROGRAMS,
     ready: bool = True,
@@ -139,7 +139,8 @@ async def running(
 ) -> AsyncIterator[Running]:
     """A master, ready; killed at the end if the test has not stopped it, its workers with it."""
     where = ["--bind", bind] if bind is not None else []
-    command = [sys.executable, "-m", "rrmaster", "--workers", str(workers), *where, "--app-dir", str(app_dir)]
+    many = ["--workers", str(workers)] if workers is not None else []
+    command = [sys.executable, "-m", "rrmaster", *many, *where, "--app-dir", str(app_dir)]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
             [*command, *options, application],

@@ -46,6 +46,7 @@ def memory(master: Running) -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@NAMED
 async def test_with_a_log_file_all_is_there_and_stderr_says_only_what_is_wrong(tmp_path: Path):
     path = tmp_path / "app.log"
     async with running("handlers:prints", "--log-file", str(path), ready=False, workers=2) as master:
@@ -90,9 +91,15 @@ async def test_usr1_opens_a_file_that_was_moved_away_again(tmp_path: Path):
     assert "stopped: " in path.read_text()
 
 
-async def test_a_full_disk_is_told_and_serving_goes_on():
-    async with running("handlers:prints", "--log-file", "/dev/full", "--bind", "127.0.0.1:0", ready=False) as master:
+async def test_a_full_disk_is_told_and_serving_goes_on(tmp_path: Path):
+    path = tmp_path / "app.sock"
+    async with running("handlers:prints", "--log-file", "/dev/full", bind=f"unix:{path}", ready=False) as master:
         await master.said("trouble with the log file /dev/full: No space left on device")
+        await until(path.exists, "a socket")
+        with trio.fail_after(PATIENCE):
+            async with await trio.open_unix_socket(str(path)) as stream:
+                await stream.send_all(b"hello")
+                assert await stream.receive_some()
         assert await master.stop() == 0
     assert master.text.count("No space left") == 1
 

@@ -100,3 +100,8 @@ async def floods(stream):
         while view:
             view = view[os.write(1, view) :]
     await stream.send_all(_me())
+
+
+async def colour(stream):
+    await stream.receive_some()
+    await stream.send_all(os.environ.get("SHOP_COLOUR", "none").encode())

@@ -1,0 +1,82 @@
+"""What a reload changes besides the code: settings, the workers' environment, addresses.
+
+All that can fail is done before anything starts: the configuration is read, files are parsed, new addresses opened.
+Until the reload is committed the old ones are served, and the new sockets only hold what comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from attrs import Factory, define, fields
+
+from .listeners import Listener, open_listeners
+from .log import logger
+from .settings import Settings, SettingsError, parse_bind
+
+FIXED = (
+    "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
+    "log_keep",
+)  # fmt: skip
+"""Settings of the master's process, which a reload does not restart."""
+
+
+@define(eq=False)
+class Change:
+    """What will be when a reload is committed.  It owns the new listeners until then."""
+
+    settings: Settings
+    environment: dict[str, str] = Factory(dict)
+    opened: list[Listener] = Factory(list)
+
+    def undo(self) -> None:
+        """The reload has failed: close what was opened."""
+        for listener in self.opened:
+            listener.close()
+        self.opened.clear()
+
+
+def prepare(current: Settings, new: Settings) -> Change:
+    """Open what is new.  Raises SettingsError, BindError, with nothing left open."""
+    for field in fields(Settings):
+        if field.name in FIXED and getattr(current, field.name) != getattr(new, field.name):
+            logger.warning("reload: %s has changed; it takes a restart of the master to follow", field.name)
+    change = Change(new, environment_of(new))
+    try:
+        change.opened += open_all(new, [bind for bind in new.bind if bind not in current.bind])
+    except BaseException:
+        change.undo()
+        raise
+    return change
+
+
+def open_all(settings: Settings, binds: Iterable[str]) -> list[Listener]:
+    """Open these addresses.  Raises BindError, with nothing left open."""
+    opened: list[Listener] = []
+    try:
+        for bind in binds:
+            for listener in open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode):
+                listener.bind = bind
+                opened.append(listener)
+    except BaseException:
+        for listener in opened:
+            listener.close()
+        raise
+    return opened
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """What the environment file adds.  Raises SettingsError."""
+    if settings.env_file is None:
+        return {}
+    try:
+        from dotenv import dotenv_values
+    except ImportError:
+        raise SettingsError("--env-file needs python-dotenv: pip install 'rrmaster[env]'") from None
+    try:
+        with Path(settings.env_file).open() as file:
+            values = dotenv_values(stream=file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--env-file: {settings.env_file} cannot be read: {error}") from None
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,68 @@
+"""A reload reads the configuration again: what is wrong refuses it before anything starts, and addresses change."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import trio
+from harness import BRIEF, ask, is_free, running
+
+
+async def reload(master, said: str) -> None:
+    count = master.text.count(said) + 1
+    master.signal(signal.SIGHUP)
+    await master.said(said, count)
+
+
+async def test_a_mistake_in_the_configuration_refuses_the_reload_and_nothing_starts(tmp_path: Path):
+    file = tmp_path / "rrmaster.toml"
+    file.write_text("window = 4\n")
+    async with running("handlers:quick", *BRIEF, "--config", str(file), workers=2) as master:
+        before = master.workers
+        file.write_text("windw = 4\n")
+        await reload(master, "there is no setting 'windw'; did you mean window?")
+        assert master.workers == before
+        assert master.text.count("proving -> serving") == 2
+        file.write_text("window = 5\n")
+        await reload(master, "committed")
+        assert int(await ask(master.port)) in master.workers
+
+
+async def test_addresses_are_opened_before_the_old_ones_close(tmp_path: Path):
+    file, path = tmp_path / "rrmaster.toml", tmp_path / "new.sock"
+    file.write_text('bind = ["127.0.0.1:0"]\n')
+    async with running("handlers:quick", *BRIEF, "--config", str(file), bind=None, workers=1) as master:
+        port = master.port
+        file.write_text('bind = ["192.0.2.1:9"]\n')
+        await reload(master, "cannot listen on 192.0.2.1:9")
+        assert await ask(port)
+        file.write_text(f'bind = ["unix:{path}"]\n')
+        await reload(master, "committed")
+        async with await trio.open_unix_socket(str(path)) as stream:
+            await stream.send_all(b"?")
+            assert int(await stream.receive_some()) in master.workers
+        assert is_free(port)
+        assert await master.stop() == 0
+        assert not path.exists()
+
+
+async def test_a_new_number_of_workers_is_taken(tmp_path: Path):
+    file = tmp_path / "rrmaster.toml"
+    file.write_text("workers = 1\n")
+    async with running("handlers:quick", *BRIEF, "--config", str(file), workers=None) as master:
+        file.write_text("workers = 3\n")
+        await reload(master, "committed")
+        await master.until(lambda: sorted(master.workers.values()) == [0, 1, 2], "three serve")
+
+
+async def test_the_environment_file_is_read_again(tmp_path: Path):
+    file = tmp_path / "env"
+    file.write_text("SHOP_COLOUR=red\n")
+    async with running("handlers:colour", *BRIEF, "--env-file", str(file), workers=1) as master:
+        assert await ask(master.port) == b"red"
+        file.write_text("SHOP_COLOUR=blue\n")
+        await reload(master, "committed")
+        await master.said("draining -> gone")
+        assert await ask(master.port) == b"blue"
+        assert "blue" not in master.text

@@ -1,0 +1,108 @@
+"""A master as systemd and containers run it: what it tells, and whom it buries."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from harness import PATIENCE, PROGRAMS, ROOT, ask, running
+
+from rrmaster import master as module
+
+NOTIFIES = pytest.mark.skipif(not hasattr(module, "Notifier"), reason="the master does not talk to systemd yet")
+REAPS = pytest.mark.skipif(not hasattr(module, "reap_strangers"), reason="the master does not reap yet")
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """systemd's end of the conversation, and its name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours:
+        ours.bind(str(tmp_path / "notify"))
+        yield ours, str(tmp_path / "notify")
+
+
+async def hear(ours: socket.socket) -> str:
+    with trio.fail_after(PATIENCE):
+        await trio.lowlevel.wait_readable(ours)
+    return ours.recv(4096).decode()
+
+
+async def hear_of(ours: socket.socket, wanted: str) -> list[str]:
+    """All messages up to the one with this line."""
+    heard: list[str] = []
+    while not heard or wanted not in heard[-1].splitlines():
+        heard.append(await hear(ours))
+    return heard
+
+
+@NOTIFIES
+async def test_systemd_hears_when_it_is_ready_that_it_lives_and_that_it_stops(systemd):
+    ours, name = systemd
+    environ = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "200000"}
+    async with running("handlers:facts", workers=2, environ=environ) as master:
+        heard = await hear_of(ours, "READY=1")
+        assert all(message == "WATCHDOG=1" for message in heard[:-1])
+        for _ in range(3):
+            await hear_of(ours, "WATCHDOG=1")
+        assert b"NOTIFY_SOCKET" not in await ask(master.port)
+        master.signal(signal.SIGTERM)
+        await hear_of(ours, "STOPPING=1")
+        assert await master.ended() == 0
+
+
+@NOTIFIES
+async def test_a_reload_is_told_from_its_beginning_to_its_end(systemd):
+    ours, name = systemd
+    options = ("--probation", "100ms", "--soak", "100ms")
+    async with running("handlers:quick", *options, workers=1, environ={"NOTIFY_SOCKET": name}) as master:
+        await hear_of(ours, "READY=1")
+        master.signal(signal.SIGHUP)
+        *_, reloading = await hear_of(ours, "RELOADING=1")
+        assert re.search(r"^MONOTONIC_USEC=\d+$", reloading, re.MULTILINE)
+        await hear_of(ours, "READY=1")
+        assert await master.stop() == 0
+
+
+@REAPS
+def test_as_process_1_of_a_container_it_buries_strangers_and_says_nothing_of_it(tmp_path: Path):
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "--pid", "--fork", "true"], capture_output=True).returncode:
+        pytest.skip("no pid namespace can be made here")
+    trio.run(_bury, unshare)
+
+
+async def _bury(unshare: str) -> None:
+    command = [unshare, "--pid", "--fork", "--kill-child", sys.executable, "-m", "rrmaster", "--workers", "1"]
+    command += ["--bind", "127.0.0.1:0", "--app-dir", str(PROGRAMS), "orphans:leaves"]
+    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=ROOT)
+    try:
+        assert process.stderr is not None
+        text = b""
+        with trio.fail_after(PATIENCE):
+            while b"ready: " not in text:
+                text += await process.stderr.receive_some()
+            port = int(re.search(rb" on \S*?:(\d+)", text)[1])  # type: ignore[index]
+            (master,) = children(process.pid)
+            (worker,) = children(master)
+            for _ in range(5):
+                await ask(port)
+            while children(master) != [worker]:
+                await trio.sleep(0.01)
+    finally:
+        process.kill()
+        await process.wait()
+    assert b"sleep" not in text
+
+
+def children(pid: int) -> list[int]:
+    """Its children, the dead that nobody has waited for among them."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")  # each thread has those that it started
+    return [int(child) for file in lists for child in file.read_text().split()]

@@ -12,6 +12,10 @@ balance        how load is counted, who has room, who is late, who is next
 lifecycle      what may become of a worker: State x Event -> State, Actions
 restarts       when to try again, when to call it a crash loop
 fleet          what is to be done next: plan(goal, members) -> orders
+rollout        how a reload is going, and what its next step is
+recycling      when a worker that does nothing wrong is to be replaced
+autoscale      how many workers there should be for the share that is busy
+spelling       how the values of options are written
 settings       one frozen class: flags, environment, file, defaults
 status         what the whole master looks like: one snapshot, as a table and as JSON
 -------------  --------------------------------------------------------------------
@@ -19,16 +23,24 @@ channel        the two ends of a line
 outlet         how what is logged reaches a descriptor or a file
 relay          how what a worker prints becomes lines
 log            what is said, in which form, and where it goes
-systemd        what systemd is told, and the unit for it
 listeners      which sockets we listen on
 process        how a worker's process is started, signalled and awaited
 recall         how a connection comes back from the late and the dead
-dispatcher     the hot path: accept, choose, hand over; settle reports
+hearing        what the workers say, and whether it is to be believed
+door           a listener as the hot path sees it
+dispatcher     the hot path: accept, choose, hand over
+probe          is this very worker well?
+ward           what is known of one worker
+aftermath      what follows from a worker's end
+renewal        how a fleet that runs is changed: reload, scaling, recycling
 supervisor     asks plan, LAW and restarts, and obeys
+change         what a reload changes besides the code
 survey         how a running master is doing: the snapshot is taken
 places         where a master's control socket lies
 control        the operator's socket: one JSON object per line each way
-master         wires the rooms together; signals; order of birth and death
+systemd        what systemd is told, and the unit for it
+master         wires the rooms together; order of birth and death
+service        how a master becomes a process: privileges, signals, pid file, systemd
 check          would this be served: configuration and application are tried
 client         how a verb finds a running master, and asks it
 top            how a master is doing, live in the terminal
@@ -44,7 +56,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .master import Master, open_master, run, serve
+    from .master import Master, open_master, serve
+    from .service import run
     from .settings import Settings, SettingsError
     from .worker import Worker, current_worker, is_worker
 
@@ -64,7 +77,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Master": "master", "open_master": "master", "run": "master", "serve": "master",
+    "Master": "master", "open_master": "master", "serve": "master", "run": "service",
     "Settings": "settings", "SettingsError": "settings",
     "Worker": "worker", "current_worker": "worker", "is_worker": "worker",
 }  # fmt: skip

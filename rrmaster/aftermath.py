@@ -24,9 +24,11 @@ class Aftermath:
     lost: int = 0
     """Connections that died in workers' hands."""
     counts: dict[int, int] = Factory(dict)
-    """How often a slot was filled again, by slot."""
+    """How often a slot was filled again after an end that nobody had asked for, by slot."""
     last_exits: dict[int, str] = Factory(dict)
     """How the last worker of a slot ended."""
+    _vacant: set[int] = Factory(set)
+    """Slots whose worker died without having been asked to."""
     _crashed: set[int] = Factory(set)
     """Slots to be filled when the back-off is over."""
     _failed_first: dict[int, str] = Factory(dict)
@@ -37,6 +39,8 @@ class Aftermath:
         """It is gone, and nobody had asked it to go if `ward.asked` says so."""
         self.lost += ward.link.lost
         self.last_exits[ward.slot] = str(how or ward.reason)
+        if not ward.asked:
+            self._vacant.add(ward.slot)
         if ward.link.lost:
             logger.warning("%s had up to %d connections in its hands; they are lost", ward.name, ward.link.lost)
         if not ward.asked and (how is None or before is State.KILLED or is_crash(how, ward.served_since is not None)):
@@ -78,7 +82,8 @@ class Aftermath:
     def begun(self, slot: int, now: float) -> bool:
         """Somebody was started in a slot.  Whether in the place of one that crashed."""
         self.restarts.started(now)
-        if slot in self.last_exits:
+        if slot in self._vacant:
+            self._vacant.discard(slot)
             self.counts[slot] = self.counts.get(slot, 0) + 1
         retry = slot in self._crashed
         if retry:

@@ -6,14 +6,16 @@ Until the reload is committed the old ones are served, and the new sockets only 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from attrs import Factory, define, fields
 
-from .listeners import Listener, open_listeners
+from .listeners import Listener, activated, adopt, open_listeners
 from .log import logger
-from .settings import Settings, SettingsError, parse_bind
+from .settings import Settings, SettingsError
+from .spelling import Inherited, parse_bind
 
 FIXED = (
     "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
@@ -80,3 +82,23 @@ def environment_of(settings: Settings) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--env-file: {settings.env_file} cannot be read: {error}") from None
     return {name: value for name, value in values.items() if value is not None}
+
+
+def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
+    """Open all addresses.  Sockets passed by systemd come first, and replace a bind that nobody asked for.
+
+    Raises BindError, with nothing left open.
+    """
+    opened: list[Listener] = []
+    passed = activated(os.environ, os.getpid())
+    named = [bind.fd for bind in settings.binds if isinstance(bind, Inherited)] if explicit else []
+    try:
+        for fd in sorted(set(passed) - set(named)):
+            opened.append(adopt(fd))  # noqa: PERF401  # one that fails must find the others in the list, to be closed
+        if explicit or not passed:
+            opened.extend(open_all(settings, settings.bind))
+    except BaseException:
+        for listener in opened:
+            listener.close()
+        raise
+    return opened

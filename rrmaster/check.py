@@ -26,7 +26,8 @@ from .lifecycle import Patience
 from .master import worker_environment
 from .places import DEFAULT_NAME
 from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
-from .settings import Between, Settings, flag
+from .settings import Settings, flag
+from .spelling import Between
 from .supervisor import STACKS_S
 from .ward import Birth
 

@@ -28,10 +28,9 @@ from .settings import (
     from_environment,
     from_table,
     options,
-    parse_port,
     read,
-    suggestion,
 )
+from .spelling import parse_port, suggestion
 
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 """Exit statuses: part of the interface, see the README."""
@@ -141,8 +140,8 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     import trio
 
     from .log import begin
-    from .master import BindError, CannotStart, Hopeless, run_with_signals
     from .process import raise_descriptor_limit
+    from .service import BindError, CannotStart, Hopeless, run_with_signals
 
     raise_descriptor_limit()
     end_log = begin(settings)

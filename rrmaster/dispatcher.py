@@ -87,6 +87,8 @@ class Dispatcher:
     meanwhile, so there is one, or as many as a recall had brought."""
     _paused_until: float = 0.0
     _peep_at: float = float("inf")
+    _asking: list[trio.Event] = Factory(list)
+    """Set when the loop turns."""
     _newcomers: deque[tuple[float, Post]] = Factory(deque)
     _serving_since: float = float("inf")
     _closed: trio.Event = Factory(trio.Event)
@@ -186,12 +188,21 @@ class Dispatcher:
 
     # --- the loop
 
+    async def turned(self) -> None:
+        """Wait until the loop has turned: it lives."""
+        event = trio.Event()
+        self._asking.append(event)
+        self._stir()
+        await event.wait()
+
     async def run(self) -> None:
         """Dispatch until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
                 while True:
+                    while self._asking:
+                        self._asking.pop().set()
                     if self._turn():
                         await trio.lowlevel.checkpoint()
                     else:

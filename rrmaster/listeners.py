@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from attrs import define, frozen
 
-from .settings import Bind, Inherited, Tcp, Unix
+from .spelling import Bind, Inherited, Tcp, Unix
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3): the first descriptor passed by socket activation."""

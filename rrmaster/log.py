@@ -27,10 +27,7 @@ from typing import Protocol
 from attrs import define, frozen
 
 from .outlet import Descriptor, File, Outlet
-from .relay import Lines as Lines
-from .relay import harmless
-from .relay import open_pipe as open_pipe
-from .relay import relay as relay
+from .relay import Lines, harmless
 from .settings import Settings, SettingsError
 
 logger = logging.getLogger("rrmaster")

@@ -1,4 +1,4 @@
-"""Wires the rooms together; signals; order of birth and death.
+"""Wires the rooms together; order of birth and death.
 
 Birth: addresses are bound, privileges dropped, then workers start; the master accepts when the first is ready, and
 until then clients wait in the backlog.  Death: what the backlog holds is accepted and handed over, the listeners are
@@ -8,41 +8,38 @@ closed, the workers are told that there will be no more, and have the graceful t
 from __future__ import annotations
 
 import contextlib
-import grp
 import importlib
 import json
 import math
 import os
-import pwd
 import random
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 from attrs import define, field
 
-from . import __version__, probe
+from . import probe
 from .autoscale import Autoscaler, Scaling
 from .balance import POLICIES, Policy, UserPolicy, policy_named
-from .change import Change, environment_of, open_all, prepare
-from .control import Control
+from .change import Change, environment_of, listen, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .lifecycle import Patience
-from .listeners import BindError, Listener, activated, adopt
-from .log import logger, open_pipe
-from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
+from .listeners import BindError, Listener
+from .log import logger
+from .places import DEFAULT_NAME
 from .probe import Question
 from .process import package_root, start, usable_cpus, worker_command
 from .recycling import Limits
+from .relay import open_pipe
 from .rollout import Rollout, Trial
-from .settings import Between, Inherited, Settings, SettingsError
+from .settings import Settings, SettingsError
+from .spelling import Between
 from .status import Snapshot
-from .supervisor import Hopeless, Probing, Supervisor
+from .supervisor import Probing, Supervisor
 from .survey import survey
 from .ward import Birth, Born
 
@@ -51,10 +48,6 @@ LAST_CALL = 0.5
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 """systemd's messages to the master, which a worker must not take for its own."""
-
-
-class CannotStart(Exception):
-    """The machine or its configuration does not allow what was asked; the message says what to do."""
 
 
 @define(eq=False)
@@ -70,6 +63,8 @@ class Master:
     supervisor: Supervisor = field(init=False)
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again, for a reload; raises SettingsError."""
+    told: Callable[[str], None] = lambda what: None
+    """Called with "reloading" and "reloaded": a service manager wants to know."""
     _change: Change | None = None
     """What the reload under way will change."""
     _environ: dict[str, str] = field(factory=dict)
@@ -111,6 +106,7 @@ class Master:
 
     def _prepare(self) -> str:
         """Before a reload: read the configuration again.  Why it must not be, or nothing."""
+        self.told("reloading")
         try:
             new = self.reread() if self.reread is not None else self.settings
             self._change = prepare(self.settings, new)
@@ -119,11 +115,13 @@ class Master:
             if self._change is not None:
                 self._change.undo()
             self._change = None
+            self.told("reloaded")
             return str(error)
         return ""
 
     def _decided(self, rollout: Rollout) -> None:
         """A reload is over: what it would have changed is so, or is not."""
+        self.told("reloaded")
         change, self._change = self._change, None
         if change is None:
             return
@@ -212,6 +210,11 @@ class Master:
         if self._change is not None and rollout is not None and birth.generation == rollout.generation:
             return self._change.settings, self._change.environment
         return self.settings, self._environ
+
+    def children(self) -> set[int] | None:
+        """The process ids somebody here waits for; None while one is being started."""
+        processes = [ward.process for ward in self.supervisor.wards.values()]
+        return None if None in processes else {process.pid for process in processes if process is not None}
 
     async def _spawn(self, birth: Birth) -> Born:
         """Start a worker's process.  Raises OSError."""
@@ -324,106 +327,6 @@ def _once_a_second(say: Callable[[str], None]) -> Callable[[str], None]:
     return say_sometimes
 
 
-def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
-    """Open all addresses.  Sockets passed by systemd come first, and replace a bind that nobody asked for.
-
-    Raises BindError, with nothing left open.
-    """
-    opened: list[Listener] = []
-    passed = activated(os.environ, os.getpid())
-    named = [bind.fd for bind in settings.binds if isinstance(bind, Inherited)] if explicit else []
-    try:
-        for fd in sorted(set(passed) - set(named)):
-            opened.append(adopt(fd))  # noqa: PERF401  # one that fails must find the others in the list, to be closed
-        if explicit or not passed:
-            opened.extend(open_all(settings, settings.bind))
-    except BaseException:
-        for listener in opened:
-            listener.close()
-        raise
-    return opened
-
-
-def drop_privileges(user: str | None, group: str | None) -> None:
-    """Become another user and group, for good.  Raises CannotStart."""
-    if user is None and group is None:
-        return
-    uid, gid, name = _who(user, group)
-    try:
-        # In this order: without root neither the groups nor the group can be left any more.
-        if name is not None:
-            os.initgroups(name, gid)
-        else:
-            os.setgroups([gid])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    except PermissionError:
-        raise CannotStart("only root can become another user (--user, --group)") from None
-    if uid != 0:
-        with contextlib.suppress(PermissionError):  # this refusal is what we want
-            os.setuid(0)
-            raise CannotStart("root's rights could not be given up")
-
-
-def _who(user: str | None, group: str | None) -> tuple[int, int, str | None]:
-    uid, gid, name = os.getuid(), os.getgid(), None
-    try:
-        if user is not None:
-            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
-    except KeyError:
-        if user is None or not user.isdigit():
-            raise SettingsError(f"--user: there is no user {user!r}") from None
-        uid = gid = int(user)  # a container knows no name for it
-    try:
-        if group is not None:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise SettingsError(f"--group: there is no group {group!r}") from None
-    return uid, gid, name
-
-
-@contextlib.contextmanager
-def _pid_file(path: str | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    try:
-        with open(path, "x") as file:
-            file.write(f"{os.getpid()}\n")
-    except FileExistsError:
-        _replace_pid_file(path)
-    except OSError as error:
-        raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
-    path = os.path.abspath(path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, ValueError):  # not ours any more, or not ours to remove as another user
-            with open(path) as file:
-                ours = int(file.read(32)) == os.getpid()
-            if ours:
-                os.unlink(path)
-
-
-def _replace_pid_file(path: str) -> None:
-    try:
-        with open(path) as file:
-            old = int(file.read(32))
-        if old != os.getpid():
-            os.kill(old, 0)
-            raise CannotStart(f"--pid {path}: process {old} lives; stop it, or remove the file if it is not a master")
-    except (ValueError, ProcessLookupError):
-        pass  # a number that means nobody: left behind by a master that was killed
-    except PermissionError:
-        raise CannotStart(f"--pid {path}: the process named there lives, and is another user's") from None
-    try:
-        with open(path, "w") as file:
-            file.write(f"{os.getpid()}\n")
-    except OSError as error:
-        raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
-
-
 @contextlib.asynccontextmanager
 async def open_master(settings: Settings, *, explicit_bind: bool = True) -> AsyncIterator[Master]:
     """A fleet for the time of the block.  Leaving it, by whatever way, drains and stops it.
@@ -467,119 +370,3 @@ async def serve(
     async with open_master(settings) as master:
         task_status.started(master)
         await trio.sleep_forever()
-
-
-def run(application: str | Settings, **options: Any) -> int:
-    """Serve until a signal says otherwise, and return the exit status.  `options` are those of `Settings`.
-
-    TERM and INT finish what is in hand and end, a second one ends now, QUIT ends fast; HUP replaces the workers; TTIN
-    and TTOU add and remove one.
-    """
-    settings = application if isinstance(application, Settings) else Settings(application, **options)
-    return trio.run(run_with_signals, settings)
-
-
-async def run_with_signals(
-    settings: Settings, explicit_bind: bool = True, reread: Callable[[], Settings] | None = None
-) -> int:
-    """What `run` does.  0: stopped as asked; 1: something had to be killed.
-
-    Raises BindError, CannotStart, SettingsError, Hopeless.
-    """
-    listeners = listen(settings, explicit_bind)
-    with contextlib.ExitStack() as cleanup:
-        for listener in listeners:
-            cleanup.callback(listener.close)
-        drop_privileges(settings.user, settings.group)
-        cleanup.enter_context(_pid_file(settings.pid))
-        for name in NOT_FOR_WORKERS:
-            os.environ.pop(name, None)
-        place = _claim_place(settings)
-        if place is not None:
-            cleanup.callback(place.close)
-        name = settings.name or (place.path.stem if place is not None else DEFAULT_NAME)
-        master = Master(settings, fleet_size(settings), listeners, name, reread=reread)
-        cleanup.callback(master.close)
-        _greet(master)
-        try:
-            await _run_obeying(master, place)
-        except BaseExceptionGroup as group:
-            raise _unwrap(group) from None
-        logger.info("stopped: %d connections accepted", master.dispatcher.accepted)
-        return 1 if master.supervisor.killed_while_stopping else 0
-
-
-def _claim_place(settings: Settings) -> Place | None:
-    """The control socket.  Without one that was asked for there is no start; without the default one there is."""
-    try:
-        if settings.control is not None:
-            return Place.claim(Path(settings.control))
-        return claim_by_name(settings.name, os.environ, os.geteuid())
-    except CannotClaim as error:
-        if settings.control is not None or (settings.name is not None and isinstance(error, Taken)):
-            raise CannotStart(f"no control socket: {error}") from None
-        logger.warning("no control socket, so no status, reload or other verbs: %s", error)
-        return None
-
-
-async def _run_obeying(master: Master, place: Place | None) -> None:
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            if place is not None:
-                nursery.start_soon(Control(master, place.socket).serve)
-            nursery.start_soon(_obey, master, signals)
-            nursery.start_soon(_say_when_ready, master)
-            await master.run()
-            nursery.cancel_scope.cancel()
-
-
-def _unwrap(group: BaseException) -> BaseException:
-    """The one error in a group of one; trio wraps what a nursery's body raises."""
-    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
-        group = group.exceptions[0]
-    return group
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
-
-
-def _greet(master: Master) -> None:
-    workers = "1 worker" if master.size == 1 else f"{master.size} workers"
-    logger.info(
-        "rrmaster %s (pid %d) serves %s on %s with %s, %s",
-        __version__, os.getpid(), master.settings.application, ", ".join(master.addresses), workers,
-        master.settings.policy,
-    )  # fmt: skip
-
-
-async def _say_when_ready(master: Master) -> None:
-    await master.supervisor.complete.wait()
-    logger.info("ready: %d of %d workers serve", master.supervisor.serving, master.size)
-
-
-async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
-    async with trio.open_nursery() as nursery:
-        asked = False
-        async for number in signals:
-            logger.info("received %s", signal.Signals(number).name)
-            match number:
-                case signal.SIGHUP:
-                    master.reload()
-                case signal.SIGTTIN:
-                    master.scale(master.supervisor.goal.size + 1)
-                case signal.SIGTTOU:
-                    master.scale(master.supervisor.goal.size - 1)
-                case signal.SIGQUIT:
-                    master.hurry(graceful=0.0)
-                    nursery.start_soon(master.stop)
-                case _ if asked:
-                    master.hurry(graceful=0.0, term=0.0)
-                case _:
-                    nursery.start_soon(master.stop)
-            asked = asked or number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-
-
-__all__ = [
-    "BindError", "CannotStart", "Hopeless", "Master", "drop_privileges", "listen", "open_master", "run",
-    "run_with_signals", "serve",
-]  # fmt: skip

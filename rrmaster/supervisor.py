@@ -14,7 +14,6 @@ import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import trio
 from attrs import Factory, define, evolve, frozen
@@ -26,11 +25,12 @@ from .channel import Line
 from .dispatcher import Dispatcher
 from .fleet import Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
-from .log import Lines, logger, relay
+from .log import logger, worker_lines
 from .probe import Question, ask
 from .process import DUMP_SIGNAL
 from .recall import GAP
 from .recycling import Limits, Wear
+from .relay import relay
 from .renewal import Renewal
 from .restarts import Exit
 from .rollout import Rollout
@@ -239,8 +239,8 @@ class Supervisor:
 
     async def _outlive(self, ward: Ward, born: Born) -> Exit:
         async with trio.open_nursery() as nursery:
-            for fd, level in zip(born.outputs, (logging.INFO, logging.WARNING), strict=False):
-                nursery.start_soon(relay, fd, Lines(partial(self._print, ward, level)))
+            for fd, stream in zip(born.outputs, ("stdout", "stderr"), strict=False):
+                nursery.start_soon(relay, fd, worker_lines(ward.slot, born.process.pid, ward.generation, stream))
             try:
                 how = await born.process.wait()
             except trio.Cancelled:
@@ -251,9 +251,6 @@ class Supervisor:
                 raise
             nursery.cancel_scope.cancel()
         return how
-
-    def _print(self, ward: Ward, level: int, text: str) -> None:
-        logger.log(level, "worker %d | %s", ward.slot, text)
 
     def _told_by(self, ward: Ward, message: wire.Up) -> None:
         ward.heard = trio.current_time()

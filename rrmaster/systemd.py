@@ -25,7 +25,8 @@ import attrs
 import trio
 from attrs import Factory, define
 
-from .settings import Inherited, Option, Settings, Tcp, Unix, flag, options
+from .settings import Option, Settings, flag, options
+from .spelling import Inherited, Tcp, Unix
 
 UNSENT = 16
 """Messages kept for a systemd that is too busy: all that happens in any start, reload or stop."""

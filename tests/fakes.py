@@ -29,7 +29,7 @@ from rrmaster.lifecycle import Patience, State
 from rrmaster.listeners import open_listeners
 from rrmaster.recall import Link
 from rrmaster.restarts import Exit
-from rrmaster.settings import Bind, Tcp
+from rrmaster.spelling import Bind, Tcp
 from rrmaster.supervisor import Birth, Born, Hopeless, Supervisor
 
 DEADLINE = 5.0

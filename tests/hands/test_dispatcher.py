@@ -22,7 +22,7 @@ from rrmaster.channel import _SO_PASSRIGHTS, Line
 from rrmaster.dispatcher import PEEP, RETRY
 from rrmaster.hearing import REPORTS_PER_S
 from rrmaster.listeners import ACCEPT_PAUSE
-from rrmaster.settings import Tcp, Unix
+from rrmaster.spelling import Tcp, Unix
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 
 LATE = 0.005

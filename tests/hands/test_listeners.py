@@ -23,7 +23,7 @@ from rrmaster.listeners import (
     adopt,
     open_listeners,
 )
-from rrmaster.settings import Bind, Inherited, Tcp, Unix
+from rrmaster.spelling import Bind, Inherited, Tcp, Unix
 from tests.fakes import DEADLINE, run_alone
 
 
@@ -175,7 +175,7 @@ def test_a_port_for_root_is_refused_to_others_for_real() -> None:
     run_alone("""
 import os
 from rrmaster.listeners import BindError, open_listeners
-from rrmaster.settings import Tcp
+from rrmaster.spelling import Tcp
 for first in open_listeners(Tcp("127.0.0.1", 0)):  # what Python loads for it, it may not find as somebody else
     first.close()
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

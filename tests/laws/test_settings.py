@@ -8,24 +8,18 @@ from hypothesis import strategies as st
 from rrmaster import settings as law
 from rrmaster.balance import MAX_WINDOW, POLICIES
 from rrmaster.settings import (
-    Between,
-    Inherited,
     Settings,
     SettingsError,
     Source,
-    Tcp,
-    Unix,
     conventions,
     flag,
     from_environment,
     from_table,
     options,
-    parse_bind,
-    parse_binds,
-    parse_duration,
     read,
     variable,
 )
+from rrmaster.spelling import LOG_LEVELS, Between, Inherited, Tcp, Unix, parse_bind, parse_binds, parse_duration
 
 LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -149,7 +143,7 @@ GOOD = {
     "group": [("www", "www"), (None, None)],
     "umask": [("027", 0o027), (0o077, 0o077), (None, None)],
     "pid": [("/run/app.pid", "/run/app.pid"), (None, None)],
-    "log_level": [(level, level) for level in law.LOG_LEVELS],
+    "log_level": [(level, level) for level in LOG_LEVELS],
     "log_format": [("text", "text"), ("json", "json")],
     "log_file": [("/var/log/app.log", "/var/log/app.log"), ("-", "-"), (None, None)],
     "log_max_size": [("20MB", 20_000_000), ("512MB", 512_000_000), ("64KiB", 65536), ("0", 0), (4096, 4096)],

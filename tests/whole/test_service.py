@@ -15,11 +15,6 @@ import pytest
 import trio
 from harness import PATIENCE, PROGRAMS, ROOT, ask, running
 
-from rrmaster import master as module
-
-NOTIFIES = pytest.mark.skipif(not hasattr(module, "Notifier"), reason="the master does not talk to systemd yet")
-REAPS = pytest.mark.skipif(not hasattr(module, "reap_strangers"), reason="the master does not reap yet")
-
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
@@ -43,7 +38,6 @@ async def hear_of(ours: socket.socket, wanted: str) -> list[str]:
     return heard
 
 
-@NOTIFIES
 async def test_systemd_hears_when_it_is_ready_that_it_lives_and_that_it_stops(systemd):
     ours, name = systemd
     environ = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "200000"}
@@ -58,7 +52,6 @@ async def test_systemd_hears_when_it_is_ready_that_it_lives_and_that_it_stops(sy
         assert await master.ended() == 0
 
 
-@NOTIFIES
 async def test_a_reload_is_told_from_its_beginning_to_its_end(systemd):
     ours, name = systemd
     options = ("--probation", "100ms", "--soak", "100ms")
@@ -71,7 +64,6 @@ async def test_a_reload_is_told_from_its_beginning_to_its_end(systemd):
         assert await master.stop() == 0
 
 
-@REAPS
 def test_as_process_1_of_a_container_it_buries_strangers_and_says_nothing_of_it(tmp_path: Path):
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "--pid", "--fork", "true"], capture_output=True).returncode:

@@ -1,0 +1,276 @@
+"""How the values of options are written, and what they mean: addresses, numbers, durations, sizes, shares, names.
+
+A parser takes what the user wrote, on the command line, in the environment or in TOML, and returns the value, or raises
+ValueError that says what to write instead.  A value already parsed is taken, too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from attrs import frozen
+
+from .balance import POLICIES
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+LOG_FORMATS = ("text", "json")
+
+
+@frozen
+class Tcp:
+    """``HOST:PORT``.  An empty host, ``*`` or ``[::]`` is every address, IPv4 and IPv6 on one socket."""
+
+    host: str
+    port: int
+
+
+@frozen
+class Unix:
+    """``unix:PATH``."""
+
+    path: str
+
+
+@frozen
+class Inherited:
+    """``fd://N``: a listening socket that was open when the master started."""
+
+    fd: int
+
+
+Bind = Tcp | Unix | Inherited
+
+
+# --- parsers: what the user wrote -> the value, or ValueError that says what to write
+
+
+def parse_bind(text: str) -> Bind:
+    """HOST:PORT, HOST, :PORT, [v6]:PORT, unix:PATH or fd://N."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        path = "/" + path.lstrip("/") if path.startswith("//") else path
+        if not path:
+            raise ValueError("unix: needs a path, such as unix:/run/app.sock")
+        return Unix(path)
+    if text.startswith("fd://"):
+        return Inherited(_whole(text.removeprefix("fd://"), "fd:// needs a descriptor's number, such as fd://3", 0))
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.%\w]+)\](?::(.*))?|([^:\s/]*)(?::(.*))?", text)
+    if match is None or not text or "://" in text:
+        raise ValueError(f"{text!r} is no address; write HOST:PORT, [v6]:PORT, unix:PATH or fd://N")
+    v6, v6_port, host, port = match.groups()
+    number = v6_port if v6 is not None else port
+    if number is None:
+        number = "8000"
+    return Tcp(v6 if v6 is not None else host, parse_port(number))
+
+
+def parse_port(value: object) -> int:
+    """0 (any free one) to 65535."""
+    return _whole(value, f"{value!r} is no port; write a number from 0 to 65535", 0, 65535)
+
+
+def parse_binds(value: object) -> tuple[str, ...]:
+    """One address or several; in the environment, separated by commas."""
+    if isinstance(value, str):
+        items = [part.strip() for part in value.split(",")]
+    elif isinstance(value, Iterable) and not isinstance(value, bytes):
+        items = list(value)
+    else:
+        raise ValueError(f"{value!r} is no address or list of addresses")
+    if not items:
+        raise ValueError("there is no address")
+    for item in items:
+        if not isinstance(item, str):
+            raise ValueError(f"{item!r} is no address; write HOST:PORT, [v6]:PORT, unix:PATH or fd://N")
+        parse_bind(item)
+    if len(set(items)) != len(items):
+        raise ValueError("the same address stands there twice")
+    return tuple(items)
+
+
+@frozen
+class Between:
+    """``LEAST:MOST``: as many workers as the load asks for, within these bounds."""
+
+    least: int
+    most: int
+
+
+def parse_workers(value: object) -> int | Between | None:
+    """A number of workers, or bounds; ``auto`` (None) is one for each processor this process may use."""
+    if value is None or value == "auto":
+        return None
+    if isinstance(value, Between):
+        return value
+    complaint = f"{value!r} is no number of workers; write 1 to 1024, bounds such as 2:8, or auto"
+    if isinstance(value, str) and ":" in value:
+        least, _, most = value.partition(":")
+        bounds = Between(_whole(least, complaint, 1, 1024), _whole(most, complaint, 1, 1024))
+        if bounds.least > bounds.most:
+            raise ValueError(complaint)
+        return bounds
+    return _whole(value, complaint, 1, 1024)
+
+
+def parse_surge(value: object) -> int | float:
+    """How many more workers may live during a reload: a number, or a share of the fleet such as "25%"."""
+    complaint = f"{value!r} is no surge; write a number from 1 to 1024, or a share from 1% to 100%"
+    if isinstance(value, float):
+        if 0 < value <= 1:
+            return value
+        raise ValueError(complaint)
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return _whole(value.strip()[:-1], complaint, 1, 100) / 100
+    return _whole(value, complaint, 1, 1024)
+
+
+def parse_share(value: object) -> float:
+    """A share: "70%" or 0.7."""
+    complaint = f"{value!r} is no share; write 1% to 100%"
+    if isinstance(value, float) and 0 < value <= 1:
+        return value
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return _whole(value.strip()[:-1], complaint, 1, 100) / 100
+    raise ValueError(complaint)
+
+
+def parse_probe(value: object) -> str | None:
+    """tcp, http:/path, or module:attribute of a callable."""
+    if (
+        value is None
+        or value == "tcp"
+        or (isinstance(value, str) and value.startswith("http:/") and value.isprintable())
+    ):
+        return None if value is None else str(value)
+    if isinstance(value, str) and _is_name(value):
+        return value
+    raise ValueError(f"{value!r} is no probe; write tcp, http:/path or module:callable")
+
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds: 30, "30s", "500ms", "2m"."""
+    complaint = f"{value!r} is no duration; write 500ms, 30s, 2m or a number of seconds"
+    if isinstance(value, bool):
+        raise ValueError(complaint)
+    if isinstance(value, int | float):
+        seconds = float(value) if value < 1e12 else math.inf  # TOML's integers are not bounded
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", value) if isinstance(value, str) else None
+        if match is None or match[2] not in _UNITS:
+            raise ValueError(complaint)
+        seconds = float(match[1]) * _UNITS[match[2]]
+    if not 0 <= seconds < math.inf:
+        raise ValueError(complaint)
+    return seconds
+
+
+def positive_duration(value: object) -> float:
+    """A duration above zero."""
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError("must be above zero")
+    return seconds
+
+
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(value: object) -> int:
+    """Bytes: 1048576, "512MB", "1GiB"."""
+    match = re.fullmatch(r"\s*(\d{1,15})\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if match is not None and match[2].upper() in _SIZES:
+        return int(match[1]) * _SIZES[match[2].upper()]
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**60:
+        return value
+    raise ValueError(f"{value!r} is no size; write 512MB, 1GiB or a number of bytes")
+
+
+def parse_mode(value: object) -> int:
+    """File permissions in octal, as chmod takes them: "660".  TOML's 0o660 is a number already."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,4}", value) and int(value, 8) <= 0o777:
+        return int(value, 8)
+    raise ValueError(f"{value!r} is no file mode; write it in octal, such as 660")
+
+
+def parse_umask(value: object) -> int | None:
+    """As for parse_mode; None leaves it as it is."""
+    return None if value is None else parse_mode(value)
+
+
+def parse_policy(value: object) -> str:
+    """One of the four, or module:attribute of a callable."""
+    if value in POLICIES or (isinstance(value, str) and _is_name(value)):
+        return str(value)
+    raise ValueError(_not_one_of(value, "policy", (*POLICIES, "module:callable")))
+
+
+def parse_level(value: object) -> str:
+    """How much is logged."""
+    if value in LOG_LEVELS:
+        return str(value)
+    raise ValueError(_not_one_of(value, "log level", LOG_LEVELS))
+
+
+def parse_log_format(value: object) -> str:
+    """How a line of the log looks."""
+    if value in LOG_FORMATS:
+        return str(value)
+    raise ValueError(_not_one_of(value, "log format", LOG_FORMATS))
+
+
+def parse_application(value: object) -> str:
+    """module:attribute."""
+    if isinstance(value, str) and _is_name(value):
+        return value
+    raise ValueError(f"{value!r} names no application; write module:attribute, such as shop.main:app")
+
+
+def parse_text(value: object) -> str | None:
+    """Text, not empty."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ValueError(f"{value!r} is no text")
+
+
+def parse_own_name(value: object) -> str | None:
+    """A master's name; it becomes part of a file's."""
+    if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value)):
+        return value
+    raise ValueError(f"{value!r} is no name; write up to 64 letters, digits, and _ . - (not first)")
+
+
+def from_to(least: int, most: int) -> Callable[[object], int]:
+    """A whole number within bounds."""
+    return lambda value: _whole(value, f"{value!r} is out of range; write a number from {least} to {most}", least, most)
+
+
+def _whole(value: object, complaint: str, least: int, most: int = 2**31 - 1) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,10}\s*", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(complaint)
+    return value
+
+
+def _is_name(text: str) -> bool:
+    module, colon, attribute = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+
+
+def _not_one_of(value: object, what: str, choices: Sequence[str]) -> str:
+    return f"{value!r} is no {what}; write {', '.join(choices[:-1])} or {choices[-1]}{suggestion(str(value), choices)}"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?``, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -6,11 +6,12 @@ Takes the counts and the reasons, asks `restarts` about the time, and says thing
 from __future__ import annotations
 
 import random
+from logging import ERROR, WARNING
 
 from attrs import Factory, define
 
 from .lifecycle import State
-from .log import logger
+from .log import tell
 from .restarts import STABLE_S, Exit, Restarts, is_crash
 from .ward import Ward
 
@@ -42,7 +43,8 @@ class Aftermath:
         if not ward.asked:
             self._vacant.add(ward.slot)
         if ward.link.lost:
-            logger.warning("%s had up to %d connections in its hands; they are lost", ward.name, ward.link.lost)
+            text = f"{ward.name} had up to {ward.link.lost} connections in its hands; they are lost"
+            tell("worker.lost", text, level=WARNING, lost=ward.link.lost, **ward.facts)
         if not ward.asked and (how is None or before is State.KILLED or is_crash(how, ward.served_since is not None)):
             self._crash(ward, now)
 
@@ -51,9 +53,11 @@ class Aftermath:
         delay = self.restarts.crashed(now, served, self.random.random())
         self._crashed.add(ward.slot)
         if self.restarts.looping(now):
-            logger.error("crash loop: %d crashes in the last minute", len(self.restarts.crashes))
+            crashes = len(self.restarts.crashes)
+            tell("crash_loop", f"crash loop: {crashes} crashes in the last minute", level=ERROR, crashes=crashes)
         if delay:
-            logger.warning("worker %d is started again in %.1f s", ward.slot, delay)
+            text = f"worker {ward.slot} is started again in {delay:.1f} s"
+            tell("worker.back_off", text, level=WARNING, delay=round(delay, 3), **ward.facts)
 
     def failed_at_first(self, ward: Ward, how: Exit | None) -> None:
         """It is gone, and nobody has ever been ready."""
@@ -68,7 +72,8 @@ class Aftermath:
         """Why it could not start, in the application's own words, once."""
         if ward.reason and ward.reason not in self._told:
             self._told.add(ward.reason)
-            logger.error("worker %d could not start:\n%s", ward.slot, ward.reason)
+            text = f"worker {ward.slot} could not start:\n{ward.reason}"
+            tell("worker.failed", text, level=ERROR, reason=ward.reason, **ward.facts)
 
     def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
         """Slots in which nobody may be started yet."""

@@ -64,7 +64,7 @@ class Master:
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again, for a reload; raises SettingsError."""
     told: Callable[[str], None] = lambda what: None
-    """Called with "reloading" and "reloaded": a service manager wants to know."""
+    """Called with "reloading", "reloaded" and "stopping": a service manager wants to know."""
     _change: Change | None = None
     """What the reload under way will change."""
     _environ: dict[str, str] = field(factory=dict)
@@ -190,6 +190,7 @@ class Master:
         if self._stopped:
             return
         self._stopped = True
+        self.told("stopping")
         with self._last_call:
             await self.dispatcher.last_call(self.settings.graceful_timeout * LAST_CALL)
         self.dispatcher.close_doors()

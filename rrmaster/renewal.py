@@ -8,6 +8,7 @@ of them only changes the goal, or marks a worker as leaving; `plan` says what fo
 from __future__ import annotations
 
 from collections.abc import Callable
+from logging import ERROR, INFO
 from typing import Protocol
 
 import trio
@@ -16,7 +17,7 @@ from attrs import Factory, define, evolve
 from .autoscale import SYNC_S, Autoscaler
 from .fleet import Goal
 from .lifecycle import Event, State
-from .log import logger
+from .log import tell
 from .rollout import Phase, Rollout, Trial
 from .ward import Ward
 
@@ -116,9 +117,9 @@ class Renewal:
         size = max(size, 1)
         if self.undecided is not None:
             self._size = size
-            logger.info("scaling to %d workers waits until the reload is decided", size)
+            tell("scale.waits", f"scaling to {size} workers waits until the reload is decided", size=size)
         elif self.fleet.goal.size not in (0, size):
-            logger.info("scaling from %d to %d workers", self.fleet.goal.size, size)
+            tell("scale", f"scaling from {self.fleet.goal.size} to {size} workers", size=size)
             self.fleet.goal = evolve(self.fleet.goal, size=size, surge=self.surge(size))
             self.fleet.changed()
 
@@ -212,7 +213,9 @@ class Renewal:
     def _say_failed(self, rollout: Rollout) -> None:
         self.refused = rollout.reason
         generation = rollout.before.generation
-        logger.error("reload %s: %s\ngeneration %d serves on", rollout.phase.value, rollout.reason, generation)
+        facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
+        text = f"reload {rollout.phase.value}: {rollout.reason}\ngeneration {generation} serves on"
+        tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
 
     def _recycle(self) -> None:
         """Let one go that should, if no other is going and the fleet is whole."""
@@ -221,7 +224,7 @@ class Renewal:
             return
         ward = next((w for w in serving if w.wish), None)
         if ward is not None:
-            logger.info("%s is replaced: %s", ward.name, ward.wish)
+            tell("worker.recycled", f"{ward.name} is replaced: {ward.wish}", level=INFO, why=ward.wish, **ward.facts)
             ward.leaving = ward.asked = True
             self.fleet.changed()
 
@@ -237,4 +240,4 @@ class Renewal:
 
 
 def _tell(line: str) -> None:
-    logger.info("reload: %s", line)
+    tell("reload.progress", f"reload: {line}")

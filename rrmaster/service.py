@@ -11,6 +11,7 @@ import os
 import pwd
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from logging import INFO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from . import __version__
 from .change import listen
 from .control import Control
 from .listeners import BindError
-from .log import give_to, logger, reopen
+from .log import give_to, logger, reopen, tell
 from .master import NOT_FOR_WORKERS, Master, fleet_size
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .process import reap_strangers
@@ -73,7 +74,8 @@ async def run_with_signals(
             await _run_obeying(master, place, notifier)
         except BaseExceptionGroup as group:
             raise _unwrap(group) from None
-        logger.info("stopped: %d connections accepted", master.dispatcher.accepted)
+        accepted = master.dispatcher.accepted
+        tell("master.stopped", f"stopped: {accepted} connections accepted", accepted=accepted)
         return 1 if master.supervisor.killed_while_stopping else 0
 
 
@@ -97,7 +99,7 @@ async def _run_obeying(master: Master, place: Place | None, notifier: Notifier) 
                 nursery.start_soon(Control(master, place.socket).serve)
             if os.getpid() == 1:
                 nursery.start_soon(reap_strangers, master.children)
-            nursery.start_soon(_obey, master, notifier, signals)
+            nursery.start_soon(_obey, master, signals)
             nursery.start_soon(_say_when_ready, master, notifier)
             nursery.start_soon(notifier.feed, master.dispatcher.turned)
             await master.run()
@@ -118,16 +120,16 @@ _SIGNALS = (
 
 def _greet(master: Master) -> None:
     workers = "1 worker" if master.size == 1 else f"{master.size} workers"
-    logger.info(
-        "rrmaster %s (pid %d) serves %s on %s with %s, %s",
-        __version__, os.getpid(), master.settings.application, ", ".join(master.addresses), workers,
-        master.settings.policy,
-    )  # fmt: skip
+    addresses, chosen = ", ".join(master.addresses), master.settings
+    text = f"rrmaster {__version__} (pid {os.getpid()}) serves {chosen.application} on {addresses} with {workers}"
+    facts = {"application": chosen.application, "addresses": list(master.addresses), "workers": master.size}
+    tell("master.started", f"{text}, {chosen.policy}", level=INFO, version=__version__, pid=os.getpid(), **facts)
 
 
 async def _say_when_ready(master: Master, notifier: Notifier) -> None:
     await master.supervisor.complete.wait()
-    logger.info("ready: %d of %d workers serve", master.supervisor.serving, master.size)
+    serving = master.supervisor.serving
+    tell("master.ready", f"ready: {serving} of {master.size} workers serve", serving=serving)
     notifier.ready(_state(master))
 
 
@@ -148,15 +150,17 @@ class _Telling:
     def __call__(self, what: str) -> None:
         if what == "reloading":
             self.notifier.reloading()
+        elif what == "stopping":
+            self.notifier.stopping()
         else:
             self.notifier.ready(_state(self.master))
 
 
-async def _obey(master: Master, notifier: Notifier, signals: AsyncIterator[int]) -> None:
+async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
     async with trio.open_nursery() as nursery:
         asked = False
         async for number in signals:
-            logger.info("received %s", signal.Signals(number).name)
+            tell("master.signal", f"received {signal.Signals(number).name}", signal=signal.Signals(number).name)
             match number:
                 case signal.SIGHUP:
                     master.reload()
@@ -175,7 +179,6 @@ async def _obey(master: Master, notifier: Notifier, signals: AsyncIterator[int])
                     nursery.start_soon(master.stop)
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 asked = True
-                notifier.stopping()
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:

@@ -10,10 +10,10 @@ is asked again.  A worker exists as BOOTING before its process does, so that the
 
 from __future__ import annotations
 
-import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable
+from logging import DEBUG, ERROR, INFO, WARNING
 
 import trio
 from attrs import Factory, define, evolve, frozen
@@ -25,7 +25,7 @@ from .channel import Line
 from .dispatcher import Dispatcher
 from .fleet import Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
-from .log import logger, worker_lines
+from .log import tell, worker_lines
 from .probe import Question, ask
 from .process import DUMP_SIGNAL
 from .recall import GAP
@@ -206,7 +206,9 @@ class Supervisor:
         try:
             line = Line.open(self.window)
         except OSError as error:
-            logger.error("cannot start worker %d: %s; trying again", slot, error.strerror)
+            tell(
+                "worker.no_line", f"cannot start worker {slot}: {error.strerror}; trying again", level=ERROR, slot=slot
+            )
             self._not_before = now + RETRY_S
             return
         self._last_id += 1
@@ -278,7 +280,7 @@ class Supervisor:
     def breached(self, id_: int, what: str) -> None:
         """The dispatcher says that a worker broke the rules."""
         ward = self.wards[id_]
-        logger.error("%s broke the protocol: %s", ward.name, what)
+        tell("worker.breach", f"{ward.name} broke the protocol: {what}", level=ERROR, **ward.facts)
         self.happens(ward, Event.BREACH)
 
     def happens(self, ward: Ward, event: Event, why: str = "", how: Exit | None = None) -> None:
@@ -346,14 +348,16 @@ class Supervisor:
             await trio.sleep(self.probing.interval if not failures else min(self.probing.interval, 1.0))
 
     def _log_change(self, ward: Ward, before: State, why: str) -> None:
-        level = logging.INFO
+        level = INFO
         if ward.state in (State.KILLED, State.STOPPING) or (ward.state is State.GONE and not ward.asked):
-            level = logging.WARNING
+            level = WARNING
         elif ward.state is State.PROVING:
-            level = logging.DEBUG
+            level = DEBUG
         if not self.ever_ready and ward.reason:
-            level = logging.DEBUG  # its own words follow, once
-        logger.log(level, "%s: %s -> %s, %s", ward.name, before.value, ward.state.value, why)
+            level = DEBUG  # its own words follow, once
+        states = {"before": before.value, "state": ward.state.value, "why": why}
+        text = f"{ward.name}: {before.value} -> {ward.state.value}, {why}"
+        tell("worker.state", text, level=level, **ward.facts, **states)
 
     def _act(self, ward: Ward, action: Action) -> None:
         match action:
@@ -439,7 +443,7 @@ class Supervisor:
 
     def _start_afresh(self, now: float) -> None:
         """We were away (stopped, asleep): everybody gets the whole time again."""
-        logger.warning("the master was stopped or asleep; all deadlines start afresh")
+        tell("master.slept", "the master was stopped or asleep; all deadlines start afresh", level=WARNING)
         for ward in self.wards.values():
             ward.since = ward.heard = now
 

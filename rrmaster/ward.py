@@ -65,6 +65,12 @@ class Ward:
     """When its wear was last looked at."""
 
     @property
+    def facts(self) -> dict[str, object]:
+        """For the events."""
+        pid = self.process.pid if self.process else None
+        return {"id": self.id, "slot": self.slot, "pid": pid, "generation": self.generation}
+
+    @property
     def name(self) -> str:
         """For the log."""
         return f"worker {self.slot} (pid {self.process.pid if self.process else '-'})"

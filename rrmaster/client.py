@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,7 @@ def reach(control: str | None, name: str | None, environ: Mapping[str, str], uid
     if control is not None:
         return _connect(Path(control)), Path(control)
     directories = directories_to_search(environ, uid)
-    found = sorted({path.resolve() for d in directories for path in _sockets(d, name)})
-    living, dead = _knock(found)
+    living, dead = _nearest(directories, name)
     if len(living) == 1:
         return living[0]
     for sock, _ in living:
@@ -60,6 +59,17 @@ def reach(control: str | None, name: str | None, environ: Mapping[str, str], uid
     if dead:
         raise NoMaster(f"{what}: {'; '.join(dead)}")
     raise NoMaster(f"{what}: there is no control socket in {', '.join(str(d) for d in directories)}")
+
+
+def _nearest(directories: Sequence[Path], name: str | None) -> tuple[list[tuple[socket.socket, Path]], list[str]]:
+    """Who lives in the first directory in which anybody does: one's own masters come before the machine's."""
+    silent: list[str] = []
+    for directory in directories:
+        living, dead = _knock(sorted({path.resolve() for path in _sockets(directory, name)}))
+        silent += dead
+        if living:
+            return living, silent
+    return [], silent
 
 
 def _knock(paths: list[Path]) -> tuple[list[tuple[socket.socket, Path]], list[str]]:

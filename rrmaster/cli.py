@@ -62,7 +62,8 @@ Durations are written 500ms, 30s, 2m.
 signals:
   TERM, INT   finish what is in hand, then end; a second one ends now
   QUIT        end fast: connections are cut
-  HUP         replace all workers by new ones, once those are all ready
+  HUP         reload: replace all workers by new ones, if those are good
+  USR1        open the log file again
   TTIN, TTOU  one worker more, one less
 
 exit status:

@@ -362,7 +362,7 @@ class Control:
             while True:
                 while told < len(rollout.lines):
                     told += 1
-                    await visitor.say({"line": rollout.lines[told - 1]})
+                    await visitor.say({"line": rollout.lines[told - 1], "progress": round(rollout.progress, 3)})
                 if rollout.status is not None:
                     return
                 await trio.sleep(PROGRESS_S)

@@ -97,7 +97,9 @@ class Master:
         supervisor.window, supervisor.limit = chosen.window, chosen.worker_connections
         supervisor.limits = Limits(chosen.max_requests, chosen.max_age, chosen.max_memory)
         supervisor.question = _question(chosen)
-        supervisor.probing = Probing(chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures)
+        supervisor.probing = Probing(
+            chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures, chosen.probe_successes
+        )
         self.dispatcher.recall.lateness.after = chosen.recall_after
         renewal.surge = partial(surge_of, chosen)
         renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)

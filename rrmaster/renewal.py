@@ -157,6 +157,14 @@ class Renewal:
             return due
         return self._sampled + SYNC_S if self.autoscaler is not None else float("inf")
 
+    def proved(self, ward: Ward) -> bool:
+        """A worker is ready and well.  Whether it has to wait for the others of its generation."""
+        rollout = self.undecided
+        if rollout is None or rollout.generation != ward.generation:
+            return False
+        rollout.one_ready(ward.name)
+        return True
+
     def failed(self, ward: Ward, why: str) -> None:
         """A worker that should have stayed has gone, or goes."""
         rollout = self.undecided
@@ -197,6 +205,7 @@ class Renewal:
             case Phase.SOAKING:
                 for ward in self._fresh(State.PROVING):
                     self.fleet.happens(ward, Event.PASSED)
+                    rollout.lines.append(f"{ward.name} serves")
             case Phase.STARTING:
                 self.fleet.goal = evolve(self.fleet.goal, committed=rollout.approved)
             case Phase.COMMITTED:

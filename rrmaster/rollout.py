@@ -68,6 +68,8 @@ class Rollout:
     phase: Phase = Phase.STARTING
     since: float = 0.0
     """When the phase began."""
+    ready: int = 0
+    """How many of the present batch are ready."""
     approved: int = 0
     """How many of the new generation have stood it all."""
     reason: str = ""
@@ -90,6 +92,13 @@ class Rollout:
     def expected(self) -> int:
         """How many new workers the present batch brings the generation to."""
         return min(self.approved + self.batch, self.before.size)
+
+    @property
+    def progress(self) -> float:
+        """How far it has come, from 0 to 1: half of it is to get everybody ready."""
+        share = {Phase.STARTING: 0.5 * self.ready / self.batch, Phase.PROBATION: 0.5, Phase.SOAKING: 0.75}
+        size = self.before.size
+        return (self.approved + share.get(self.phase, 0.0) * (self.expected - self.approved)) / size if size else 1.0
 
     def due(self) -> float:
         """When to look again, whatever happens."""
@@ -119,6 +128,11 @@ class Rollout:
             self._enter(Phase.OUT_OF_TIME, now, self.reason)
         return self.phase is not before
 
+    def one_ready(self, name: str) -> None:
+        """One of the new generation is ready."""
+        self.ready += 1
+        self.say(f"{name} is ready")
+
     def fail(self, why: str, now: float) -> None:
         """One of the new generation has failed."""
         if self.over:
@@ -139,7 +153,7 @@ class Rollout:
         self.tell(line)
 
     def _approve(self, now: float) -> None:
-        self.approved = self.expected
+        self.approved, self.ready = self.expected, 0
         if self.approved >= self.before.size:
             self._enter(Phase.COMMITTED, now, f"committed: generation {self.generation} serves alone")
         else:

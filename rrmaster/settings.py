@@ -245,6 +245,10 @@ class Settings:
     probe_timeout: float = _option(2.0, positive_duration, _RELOAD, "TIME", "for its answer")
     probe_failures: int = _option(3, from_to(1, 1000), _RELOAD, "N", "failures in a row that make a worker unwell")
 
+    probe_successes: int = _option(
+        1, from_to(1, 1000), _RELOAD, "N", "successes in a row before a new worker counts as well"
+    )
+
     max_requests: int = _option(
         0,
         from_to(0, 2**31),

@@ -40,6 +40,9 @@ STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
 
 
+HASTE_S = 1.0
+"""Seconds between two probes of a worker of whom it is not known yet whether it is well."""
+
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""
 
@@ -54,6 +57,8 @@ class Probing:
     """Seconds for an answer."""
     failures: int = 3
     """In a row; Kubernetes' failureThreshold."""
+    successes: int = 1
+    """In a row, before a new worker counts as well; Kubernetes' successThreshold."""
 
 
 class Hopeless(Exception):
@@ -328,24 +333,24 @@ class Supervisor:
         if not ward.probed:
             ward.probed = True
             # In a reload the whole generation is looked at together.
-            rollout = self.renewal.undecided
-            if rollout is None or rollout.generation != ward.generation:
+            if not self.renewal.proved(ward):
                 self.happens(ward, Event.PASSED)
             self.changed()
 
     async def _probe(self, ward: Ward, question: Question) -> None:
-        failures = 0
+        failures = successes = 0
         while ward.state in (State.PROVING, State.SERVING):
             unwell = await ask(ward.link, question, self.probing.timeout)
-            failures = failures + 1 if unwell else 0
+            failures, successes = (failures + 1, 0) if unwell else (0, successes + 1)
             if ward.state not in (State.PROVING, State.SERVING):
                 return
             if failures >= self.probing.failures:
                 ward.reason = unwell
                 self.happens(ward, Event.FAILED, unwell)
-            elif not unwell:
+            elif successes >= self.probing.successes:
                 self._proved(ward)
-            await trio.sleep(self.probing.interval if not failures else min(self.probing.interval, 1.0))
+            undecided = failures or not ward.probed
+            await trio.sleep(min(self.probing.interval, HASTE_S) if undecided else self.probing.interval)
 
     def _log_change(self, ward: Ward, before: State, why: str) -> None:
         level = INFO

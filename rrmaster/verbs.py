@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from attrs import frozen
@@ -67,7 +67,27 @@ def _retire(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _reload(client: Client, arguments: argparse.Namespace) -> int:
-    return _say(client.ask("reload", patience=None, supersede=arguments.supersede))
+    answers = client.ask("reload", patience=None, supersede=arguments.supersede)
+    return _say(_with_bar(answers) if sys.stdout.isatty() else answers)
+
+
+BAR = 40
+"""Characters of the progress bar: with its frame and the number it fits the narrowest terminal anybody has."""
+
+
+def _with_bar(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Keep a progress bar below what is printed, on a terminal."""
+    for answer in answers:
+        sys.stdout.write(_CLEAR)
+        yield answer
+        if "progress" in answer:
+            done = float(answer["progress"])
+            sys.stdout.write(f"[{'#' * round(BAR * done):<{BAR}}] {done:4.0%}")
+            sys.stdout.flush()
+
+
+_CLEAR = "\r\x1b[K"
+"""To the beginning of the line, and erase it (ECMA-48)."""
 
 
 def _stop(client: Client, arguments: argparse.Namespace) -> int:

@@ -17,5 +17,5 @@ def test_every_option_in_the_readme_exists():
 
     from rrmaster.settings import options
 
-    flags = {"--" + name.replace("_", "-") for name in options()} | {"--help", "--editable"}
+    flags = {"--" + name.replace("_", "-") for name in options()} | {"--help", "--editable", "--json"}
     assert set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text())) <= flags

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -19,6 +20,9 @@ from attrs import Factory, define, frozen
 
 from .. import wire
 from ..channel import DescriptorLost, HungUp, Letterbox
+
+DUMP_SIGNAL = signal.SIGRTMIN + 3
+"""Asks for the stacks; as in `process`, which a worker does not import."""
 
 REPORT_AFTER = 0.002
 """Seconds over which news is gathered into one report: 500 a second at most, and load is never older than this."""
@@ -241,6 +245,6 @@ def resident() -> int:
 
 
 __all__ = [
-    "BATCH", "QUICK", "REPORT_AFTER", "Draining", "Duty", "Facts", "HungUp", "Taken", "Worker",
+    "BATCH", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "Draining", "Duty", "Facts", "HungUp", "Taken", "Worker",
     "current_worker", "enter", "is_worker",
 ]  # fmt: skip

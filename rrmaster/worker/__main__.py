@@ -19,7 +19,6 @@ import inspect
 import json
 import os
 import select
-import signal
 import threading
 import time
 import traceback
@@ -29,10 +28,7 @@ from typing import Any, NoReturn
 
 from .. import wire
 from ..channel import Letterbox
-from . import Duty, Facts
-
-DUMP_SIGNAL = signal.SIGRTMIN + 3
-"""As in `process`, which a worker does not import."""
+from . import DUMP_SIGNAL, Duty, Facts
 
 
 class CannotLoad(Exception):

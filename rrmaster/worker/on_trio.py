@@ -6,6 +6,9 @@ raises stays in it.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import os
 import signal
 import socket
 import traceback
@@ -14,13 +17,16 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import Factory, define
 
-from . import BATCH, QUICK, REPORT_AFTER, Duty, HungUp, Taken, Worker, enter
+from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, Duty, HungUp, Taken, Worker, enter
 
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
 BEGIN = 3
 """Checkpoints after a batch, in which what was taken can begin: a task starts at the first, has read at the second,
 and has answered at the third if it ever does so at once."""
+
+MAX_TASK_LINES = 2_000
+"""Lines of task stacks: ten thousand connections are ten thousand times the same."""
 
 SHORT_PAUSE = 0.05
 """Seconds between looks at a full descriptor table."""
@@ -31,6 +37,35 @@ async def serve(handler: Handler, duty: Duty) -> None:
     await _Service(handler, duty).run()
 
 
+def say_tasks_at(number: int) -> None:
+    """After the stacks of the threads, which faulthandler writes, write those of trio's tasks, if the loop can."""
+    signal.signal(number, lambda *_: _write_tasks(2))
+    # It calls the handler that was there before it.
+    faulthandler.register(number, all_threads=True, chain=True)
+
+
+def _write_tasks(fd: int) -> None:
+    """In a signal handler, so between any two bytecodes: what it raised would end the worker that was only asked."""
+    try:
+        os.write(fd, "".join(f"{line}\n" for line in _tasks()).encode(errors="replace"))
+    except Exception as error:
+        with contextlib.suppress(OSError):  # nobody reads it, and there is nobody else to tell
+            os.write(fd, f"the tasks of trio cannot be shown: {error!r}\n".encode())
+
+
+def _tasks() -> list[str]:
+    lines = ["Tasks of trio:"]
+    waiting = [trio.lowlevel.current_root_task()]
+    while waiting and len(lines) < MAX_TASK_LINES:
+        task = waiting.pop()
+        if task is not None:
+            lines.append(f"  {task.name}")
+            frames = task.iter_await_frames()
+            lines += [f"    {frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in frames]
+            waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return lines
+
+
 @define(eq=False)
 class _Service:
     handler: Handler
@@ -39,6 +74,7 @@ class _Service:
     _news: trio.Event = Factory(trio.Event)
 
     async def run(self) -> None:
+        say_tasks_at(DUMP_SIGNAL)
         self.duty.wake = lambda: self._news.set()
         facts = self.duty.facts
         enter(Worker(facts.id, facts.slot, facts.generation, self.draining, self.duty))

@@ -292,12 +292,12 @@ async def test_a_reload_tells_its_progress_and_ends_with_its_result(tmp_path: Pa
         rollout = desk.operator.rollout
         rollout.say("starting")
         guest = await desk.visit(do="reload")
-        assert await guest.line() == {"line": "starting"}
+        assert (await guest.line())["line"] == "starting"
         rollout.say("half way")
-        assert await guest.line() == {"line": "half way"}
+        assert (await guest.line())["line"] == "half way"
         rollout.phase, rollout.reason = phase, "because" if status else ""
         rollout.say("over")
-        assert await guest.line() == {"line": "over"}
+        assert (await guest.line())["line"] == "over"
         (last,) = await guest.answer()
         assert last["status"] == status
         assert last.get("error") == ("because" if status else None)

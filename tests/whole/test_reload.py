@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +11,8 @@ from pathlib import Path
 from signal import SIGHUP
 
 import pytest
-from harness import BRIEF, PROGRAMS, Running, ask, gone, running
+import trio
+from harness import BRIEF, PATIENCE, PROGRAMS, Running, ask, gone, running
 from test_faults import crowd
 
 GOOD = (PROGRAMS / "handlers.py").read_text()
@@ -191,3 +194,48 @@ async def test_a_size_asked_for_during_a_reload_is_taken_when_it_is_over(tmp_pat
         await master.said("waits until the reload is decided")
         await master.said("committed")
         await master.until(lambda: sorted(master.workers.values()) == [0, 1], "two serve")
+
+
+async def test_stacks_show_threads_and_trios_tasks(tmp_path: Path):
+    control = tmp_path / "control.sock"
+    async with running("handlers:ident", "--control", str(control), workers=1) as master:
+        await master.hold(1)
+        code = await trio.to_thread.run_sync(verb, "stacks", "0", "--control", str(control))
+        assert code == 0
+        await master.said(r"worker 0 \| .*Current thread")
+        await master.said(r"worker 0 \| Tasks of trio:")
+        await master.said(r"worker 0 \| .*handlers.py:\d+ in ident")
+        assert int(await ask(master.port)) in master.workers
+
+
+def verb(*arguments: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "rrmaster", *arguments], capture_output=True, timeout=PATIENCE, check=False
+    )
+    return done.returncode
+
+
+async def test_a_reload_that_takes_too_long_is_12(tmp_path: Path):
+    control = tmp_path / "control.sock"
+    options = ["--control", str(control), "--reload-timeout", "300ms"]
+    async with serving(tmp_path, *options, workers=1) as master:
+        before = master.workers
+        write(tmp_path / "app.py", GOOD)
+        code = await trio.to_thread.run_sync(verb, "reload", "--control", str(control))
+        assert code == 12
+        assert master.workers == before
+
+
+async def test_after_a_refusal_the_replacement_loads_what_is_on_disk_and_the_status_says_so(tmp_path: Path):
+    control = tmp_path / "control.sock"
+    async with serving(tmp_path, "--control", str(control)):
+        write(tmp_path / "app.py", "raise RuntimeError('bad code')\n")
+        assert await trio.to_thread.run_sync(verb, "reload", "--control", str(control)) == 10
+        done = await trio.to_thread.run_sync(status, str(control))
+        assert "code on disk was refused" in done
+        assert "bad code" in done
+
+
+def status(control: str) -> str:
+    command = [sys.executable, "-m", "rrmaster", "status", "--control", control]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout

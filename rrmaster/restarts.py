@@ -117,7 +117,8 @@ class Restarts:
     def looping(self, now: float) -> bool:
         """Whether this is a crash loop."""
         self._forget(now)
-        return len(self.crashes) >= LOOP
+        # Slowed down it no longer crashes often, and is a loop all the same.
+        return len(self.crashes) >= LOOP or (len(self.crashes) > 0 and self.streak >= LOOP)
 
     def calm(self) -> None:
         """New code, or a new try by the operator: the past does not count against it."""

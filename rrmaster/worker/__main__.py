@@ -37,7 +37,7 @@ class CannotLoad(Exception):
 
 def main() -> int:
     """Load, serve, and return the exit status."""
-    faulthandler.register(DUMP_SIGNAL, all_threads=True)
+    faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
     letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     launch = json.loads(os.environ.pop("RRMASTER_LAUNCH"))
     _leave_with_master(letterbox.fileno(), launch["graceful"])

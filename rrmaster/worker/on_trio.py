@@ -28,6 +28,9 @@ and has answered at the third if it ever does so at once."""
 MAX_TASK_LINES = 2_000
 """Lines of task stacks: ten thousand connections are ten thousand times the same."""
 
+_TRIO = os.path.dirname(trio.__file__) + os.sep
+"""Its own frames say nothing of the application."""
+
 SHORT_PAUSE = 0.05
 """Seconds between looks at a full descriptor table."""
 
@@ -39,9 +42,9 @@ async def serve(handler: Handler, duty: Duty) -> None:
 
 def say_tasks_at(number: int) -> None:
     """After the stacks of the threads, which faulthandler writes, write those of trio's tasks, if the loop can."""
+    faulthandler.unregister(number)
     signal.signal(number, lambda *_: _write_tasks(2))
-    # It calls the handler that was there before it.
-    faulthandler.register(number, all_threads=True, chain=True)
+    faulthandler.register(number, file=2, all_threads=True, chain=True)  # then it calls the handler set before it
 
 
 def _write_tasks(fd: int) -> None:
@@ -60,7 +63,7 @@ def _tasks() -> list[str]:
         task = waiting.pop()
         if task is not None:
             lines.append(f"  {task.name}")
-            frames = task.iter_await_frames()
+            frames = [(f, line) for f, line in task.iter_await_frames() if not f.f_code.co_filename.startswith(_TRIO)]
             lines += [f"    {frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in frames]
             waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
     return lines

@@ -245,14 +245,21 @@ def test_five_crashes_in_a_minute_are_a_loop():
         assert not law.looping(n)
         law.crashed(float(n), 0.0, 0.5)
     assert law.looping(LOOP)
-    assert not law.looping(LOOP + WINDOW_S)
+    assert not law.looping(LOOP + WINDOW_S + restarts.CAP_S)
 
 
 def test_crashes_far_apart_are_no_loop():
     law = Restarts()
     for n in range(50):
-        law.crashed(n * 20.0, 0.0, 0.5)
-        assert not law.looping(n * 20.0)
+        law.crashed(n * 100.0, 0.0, 0.5)
+        assert not law.looping(n * 100.0)
+
+
+def test_a_loop_that_is_slowed_down_is_still_said_to_be_one():
+    law, now = Restarts(), 0.0
+    for _ in range(20):
+        now += law.crashed(now, 0.0, 0.5) + 0.3
+    assert law.looping(now)
 
 
 @LAW

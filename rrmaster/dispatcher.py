@@ -406,7 +406,7 @@ class Dispatcher:
 
     def _hand(self, handoff: wire.Handoff, fd: int, peer: Peer) -> bool:
         """Hand a connection to somebody; it is the dispatcher's to keep if nobody can be given it now."""
-        policy = self.doors_policy(handoff.listener)
+        policy = self._policy_of(handoff.listener)
         message = wire.encode(handoff)
         for post in self._takers(policy, peer):
             link = self.links[post.id]
@@ -430,16 +430,16 @@ class Dispatcher:
             yield first
             yield from (post for post in list(policy.members.values()) if post is not first and post.has_room())
 
-    def doors_policy(self, number: int) -> Policy:
-        """The policy over those who serve a listener.  All serve all, so far."""
-        return self.policy
+    def _policy_of(self, number: int) -> Policy:
+        """Who gets the connections of this listener; one that was closed meanwhile has the common policy."""
+        return next((door.policy for door in self.doors if door.number == number), self.policy)
 
     def _hand_failed(self, link: Link, error: OSError) -> None:
         if error.errno not in _OURS:
             self._breached(link, f"its line refuses connections ({errno.errorcode.get(error.errno or 0, error)})")
 
     def _has_taker(self, number: int) -> bool:
-        return not self._strays and self.doors_policy(number).ready()
+        return not self._strays and self._policy_of(number).ready()
 
     def _give_back(self, handoff: wire.Handoff, fd: int) -> bool:
         """A recalled connection.  It is ours whatever happens: with nobody to give it to it waits as a stray."""
@@ -485,6 +485,10 @@ class Dispatcher:
         link.post.settle(report)
         self.recall.forgive(link.post, trio.current_time())
         self.policy.offer(link.post)
+
+    def refuse(self, link: Link, what: str) -> None:
+        """What it says is well formed, and cannot be accepted all the same."""
+        self._breached(link, what)
 
     def _breached(self, link: Link, what: str) -> None:
         """It is not believed any more."""

@@ -96,6 +96,15 @@ class Aftermath:
             self.restarts.tried(now)
         return retry
 
+    def filled(self, slot: int) -> bool:
+        """Somebody stood there before its last worker had ended.  Whether that end counts as a crash."""
+        if slot in self._vacant:
+            self._vacant.discard(slot)
+            self.counts[slot] = self.counts.get(slot, 0) + 1
+        crashed = slot in self._crashed
+        self._crashed.discard(slot)
+        return crashed
+
     def lasted(self, ward: Ward, now: float) -> None:
         """If it has filled a crashed worker's place for long enough, the loop is over."""
         if now >= self.stable_at(ward):
@@ -123,3 +132,4 @@ class Aftermath:
         """Forget past crashes: the code is another."""
         self.restarts.calm()
         self._crashed.clear()
+        self._failed_first.clear()

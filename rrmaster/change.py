@@ -81,6 +81,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
             values = dotenv_values(stream=file)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--env-file: {settings.env_file} cannot be read: {error}") from None
+    for name, value in values.items():
+        if not name or "=" in name or "\0" in name or "\0" in (value or ""):
+            raise SettingsError(f"--env-file: {settings.env_file}: {name!r} cannot be in an environment")
     return {name: value for name, value in values.items() if value is not None}
 
 

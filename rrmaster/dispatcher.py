@@ -492,7 +492,7 @@ class Dispatcher:
 
     def _breached(self, link: Link, what: str) -> None:
         """It is not believed any more."""
-        if link.breached:
+        if link.breached or self.links.get(link.post.id) is not link:  # or buried meanwhile
             return
         link.breached = True
         self.breaches += 1

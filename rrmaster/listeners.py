@@ -110,7 +110,7 @@ def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
                 # One port for all addresses of a name: the first one's.
                 address = (address[0], opened[0].socket.getsockname()[1], *address[2:])
             opened.append(_listen_tcp(family, address, backlog))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no name can be (idna)
         for listener in opened:
             listener.close()
         shown = f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
@@ -155,7 +155,9 @@ def _listen_tcp(family: int, address: tuple[object, ...], backlog: int) -> Liste
     return Listener(sock, name_of(sock))
 
 
-def _why(error: OSError, port: int) -> str:
+def _why(error: OSError | UnicodeError, port: int) -> str:
+    if isinstance(error, UnicodeError):
+        return "that is no host's name"
     if isinstance(error, socket.gaierror):
         return f"the name cannot be resolved ({error.strerror})"
     if error.errno == errno.EADDRINUSE:
@@ -168,6 +170,8 @@ def _why(error: OSError, port: int) -> str:
 
 
 def _open_unix(path: str, backlog: int, mode: int) -> Listener:
+    if "\0" in path:
+        raise BindError("cannot listen on unix: a path cannot hold a zero byte")
     if len(os.fsencode(path)) > MAX_UNIX_PATH:
         raise BindError(f"cannot listen on unix:{path}: a socket's path may have {MAX_UNIX_PATH} bytes")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from . import probe
 from .autoscale import Autoscaler, Scaling
@@ -28,7 +28,7 @@ from .change import Change, environment_of, listen, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .lifecycle import Patience
-from .listeners import BindError, Listener
+from .listeners import Listener
 from .log import logger
 from .places import DEFAULT_NAME
 from .probe import Question
@@ -113,12 +113,12 @@ class Master:
             new = self.reread() if self.reread is not None else self.settings
             self._change = prepare(self.settings, new)
             _policy(new), _question(new)  # they name what must be there
-        except (SettingsError, BindError) as error:
+        except Exception as error:  # nothing in a new configuration may end a master that serves
             if self._change is not None:
                 self._change.undo()
             self._change = None
             self.told("reloaded")
-            return str(error)
+            return str(error) or type(error).__name__
         return ""
 
     def _decided(self, rollout: Rollout) -> None:
@@ -140,6 +140,8 @@ class Master:
         if old.policy != self.settings.policy:
             self.dispatcher.adopt(_policy(self.settings))
         self._apply(self.settings)
+        goal = self.supervisor.goal
+        self.supervisor.goal = evolve(goal, surge=surge_of(self.settings, goal.size))
         if old.workers != self.settings.workers:
             self.scale(fleet_size(self.settings))
 
@@ -205,6 +207,8 @@ class Master:
 
     def close(self) -> None:
         """Close what is still open."""
+        if self._change is not None:
+            self._change.undo()
         self.dispatcher.close()
 
     def _for(self, birth: Birth) -> tuple[Settings, dict[str, str]]:

@@ -7,12 +7,14 @@ outside window and counters; taken back unread from a late worker, it counts as 
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from . import wire
+from .listeners import CAPACITY_TROUBLE
 from .recall import Link
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]
@@ -26,11 +28,16 @@ class Unwell(Exception):
     """The answer was not good."""
 
 
-async def ask(link: Link, question: Question, timeout: float) -> str:
-    """Probe a worker: why it is unwell, or nothing.  Never raises for what the worker does."""
+async def ask(link: Link, question: Question, timeout: float) -> str | None:
+    """Probe a worker: why it is unwell, or nothing.  Never raises for what the worker does.
+
+    None: it could not be asked, for want of something of our own, which says nothing of the worker.
+    """
     try:
         ours = _hand_over(link)
     except OSError as error:
+        if error.errno in CAPACITY_TROUBLE or error.errno == errno.ETOOMANYREFS:
+            return None
         return f"its probe could not be handed over ({error.strerror})"
     async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
         try:

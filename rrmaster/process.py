@@ -8,6 +8,7 @@ children can be ended with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import resource
@@ -96,7 +97,10 @@ async def start(
         )
 
     # In a thread: exec of a fresh interpreter takes milliseconds, which the dispatcher has a use for.
-    child = await trio.to_thread.run_sync(launch)
+    try:
+        child = await trio.to_thread.run_sync(launch)
+    except RuntimeError as error:  # no thread to be had: the same limit, met a moment earlier
+        raise OSError(errno.EAGAIN, str(error)) from None
     try:
         return Child(child, os.pidfd_open(child.pid))
     except OSError:  # no descriptor left: it cannot be watched, so it cannot be

@@ -143,10 +143,14 @@ class Recall:
             return
         token = trio.lowlevel.current_trio_token()
         link.recalling, link.pulling = True, count
-        with trio.move_on_after(STALL) as patience:
-            await trio.to_thread.run_sync(
-                self._pull, link, count, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
-            )
+        try:
+            with trio.move_on_after(STALL) as patience:
+                await trio.to_thread.run_sync(
+                    self._pull, link, count, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
+                )
+        except RuntimeError:  # no thread to be had: a process limit
+            self._pulled(link, 0)
+            return
         if patience.cancelled_caught:
             self.breach(link, f"its letterbox could not be read for {STALL:g} s: it keeps the kernel's lock")
 

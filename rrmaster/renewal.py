@@ -97,6 +97,9 @@ class Renewal:
             self.undecided.fail("superseded by another reload", now)
             self._follow(now)
         goal = self.fleet.goal
+        for ward in self.fleet.wards.values():
+            if ward.generation > goal.generation:  # of one given up, and not yet gone: these go first
+                ward.leaving = ward.asked = True
         self._generation += 1
         batch = min(goal.surge, goal.size)
         self.rollout = Rollout(self._generation, goal, self.trial, now, batch, since=now, tell=_tell)
@@ -126,7 +129,9 @@ class Renewal:
     def stop(self) -> None:
         """Nothing is to be renewed any more."""
         if self.undecided is not None:
-            self.undecided.fail("the master stops", trio.current_time())
+            rollout = self.undecided
+            rollout.fail("the master stops", trio.current_time())
+            self.decided(rollout)
         self._again, self._size, self.autoscaler = False, None, None
 
     # --- what follows

@@ -235,8 +235,8 @@ class Supervisor:
         try:
             with trio.CancelScope(shield=True):  # or a process would be started that nobody knows
                 born = await self.spawn(birth)
-        except OSError as error:
-            ward.reason = f"its process could not be started: {error.strerror}"
+        except (OSError, ValueError) as error:  # ValueError: something that no environment can hold
+            ward.reason = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
         else:
             ward.process = born.process
             if ward.state in _GOING:  # it was given up before it had a process to tell
@@ -344,6 +344,9 @@ class Supervisor:
         failures = successes = 0
         while ward.state in (State.PROVING, State.SERVING):
             unwell = await ask(ward.link, question, self.probing.timeout)
+            if unwell is None:
+                await trio.sleep(HASTE_S)
+                continue
             failures, successes = (failures + 1, 0) if unwell else (0, successes + 1)
             if ward.state not in (State.PROVING, State.SERVING):
                 return
@@ -382,6 +385,9 @@ class Supervisor:
             case Action.REPLACE:
                 ward.wish = ward.wish or "it asked for it"
             case Action.TERMINATE:
+                # Ready and never given anything, it would take SIGTERM for a wish to be replaced; at the end of the
+                # stream it goes by itself.
+                ward.link.line.half_close()
                 self._signal(ward, signal.SIGTERM)
             case Action.STACKS:
                 ward.dumping = True
@@ -407,7 +413,7 @@ class Supervisor:
 
     def _ended(self, ward: Ward, before: State, how: Exit | None) -> None:
         """It is gone: what follows from it?"""
-        if not self.ever_ready and not ward.asked:
+        if not self.ever_ready and not ward.asked and ward.generation == self.goal.generation:
             self.aftermath.failed_at_first(ward, how)
             if not self._stopping:
                 self._verdict = self.aftermath.verdict(self.goal.size)
@@ -417,6 +423,12 @@ class Supervisor:
         self.aftermath.ended(ward, before, how, trio.current_time())
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
+        # Who is killed for a hang or a breach is replaced before he has ended.
+        heir = next(
+            (w for w in self.wards.values() if w.slot == ward.slot and w.state in _STAYING and not w.leaving), None
+        )
+        if heir is not None and self.aftermath.filled(ward.slot):
+            heir.retry = True
 
     # --- time
 

@@ -66,3 +66,29 @@ async def test_the_environment_file_is_read_again(tmp_path: Path):
         await master.said("draining -> gone")
         assert await ask(master.port) == b"blue"
         assert "blue" not in master.text
+
+
+async def test_a_stop_during_a_reload_leaves_no_socket_file(tmp_path: Path):
+    file, path = tmp_path / "rrmaster.toml", tmp_path / "new.sock"
+    file.write_text('bind = ["127.0.0.1:0"]\n')
+    options = ["--probation", "60s", "--config", str(file)]
+    async with running("handlers:quick", *options, bind=None, workers=1) as master:
+        file.write_text(f'bind = ["unix:{path}"]\n')
+        master.signal(signal.SIGHUP)
+        await master.said("probation of 60 s")
+        assert path.exists()
+        assert await master.stop() == 0
+        assert not path.exists()
+
+
+async def test_an_environment_that_cannot_be_refuses_the_reload(tmp_path: Path):
+    file = tmp_path / "env"
+    file.write_text("SHOP_COLOUR=red\n")
+    async with running("handlers:colour", *BRIEF, "--env-file", str(file), workers=1) as master:
+        file.write_text("'a=b'=1\n")
+        await reload(master, "reload refused")
+        assert await ask(master.port) == b"red"
+        file.write_text("SHOP_COLOUR=blue\n")
+        await reload(master, "committed")
+        await master.said("draining -> gone")
+        assert await ask(master.port) == b"blue"

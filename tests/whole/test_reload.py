@@ -239,3 +239,47 @@ async def test_after_a_refusal_the_replacement_loads_what_is_on_disk_and_the_sta
 def status(control: str) -> str:
     command = [sys.executable, "-m", "rrmaster", "status", "--control", control]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+
+
+async def test_a_stop_during_a_probation_is_quick_and_clean(tmp_path: Path):
+    async with serving(tmp_path, "--probation", "60s") as master:
+        master.signal(SIGHUP)
+        await master.said("2 of 2 ready, probation of 60 s")
+        assert await master.stop() == 0
+        assert "SIGKILL" not in master.text
+
+
+async def test_a_reload_that_supersedes_another_leaves_the_old_generation_untouched(tmp_path: Path):
+    control = tmp_path / "control.sock"
+    async with serving(tmp_path, "--control", str(control), "--probation", "0", "--soak", "60s") as master:
+        before = master.workers
+        master.signal(SIGHUP)
+        await master.said("soak of 60 s")
+        second = set(master.workers) - before.keys()
+        assert len(second) == 2
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, verb, "reload", "--supersede", "--control", str(control))
+            await master.said("superseded by another reload")
+            for pid in second:
+                await gone(pid)
+            assert before.keys() <= master.workers.keys()
+            assert await master.stop() == 0
+
+
+async def test_a_worker_killed_for_its_silence_leaves_the_master_at_rest():
+    async with running("handlers:blocks", "--hang-timeout", "300ms", "--heartbeat", "50ms", workers=2) as master:
+        ledger: Counter[str] = Counter()
+        await ask(master.port, b"600000", ledger)
+        assert ledger == {"cut off": 1}
+        await master.until(lambda: len(master.workers) == 2, "the fleet is whole again")
+        # A plan that is asked again and again for a slot that is filled already turned 229 times a second.
+        before = turns(master.pid)
+        with trio.move_on_after(1.0):
+            await master.process.wait()
+        assert turns(master.pid) - before < 150
+
+
+def turns(pid: int) -> int:
+    """How often the process has gone to sleep of its own accord."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])

@@ -111,7 +111,7 @@ async def test_code_that_dies_under_traffic_is_rolled_back(tmp_path: Path):
         write(tmp_path / "app.py", dies)
         master.signal(SIGHUP)
         ledger = await under_load(master, lambda: "reload rolled back" in master.text)
-        assert master.workers == before
+        await master.until(lambda: master.workers == before, "the old generation serves alone")
         # What the dead had in hand: a batch each at most, and one or two of them died.
         assert ledger["cut off"] <= 16
         assert ledger["refused"] == ledger["hung"] == 0
@@ -254,7 +254,7 @@ async def test_a_reload_that_supersedes_another_leaves_the_old_generation_untouc
     async with serving(tmp_path, "--control", str(control), "--probation", "0", "--soak", "60s") as master:
         before = master.workers
         master.signal(SIGHUP)
-        await master.said("soak of 60 s")
+        await master.until(lambda: len(master.workers) == 4, "both generations serve")
         second = set(master.workers) - before.keys()
         assert len(second) == 2
         async with trio.open_nursery() as nursery:

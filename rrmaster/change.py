@@ -7,7 +7,8 @@ Until the reload is committed the old ones are served, and the new sockets only 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import Factory, define, fields
@@ -55,17 +56,24 @@ def prepare(current: Settings, new: Settings) -> Change:
 
 def open_all(settings: Settings, binds: Iterable[str]) -> list[Listener]:
     """Open these addresses.  Raises BindError, with nothing left open."""
-    opened: list[Listener] = []
-    try:
+    with _all_or_none() as opened:
         for bind in binds:
             for listener in open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode):
                 listener.bind = bind
                 opened.append(listener)
+    return opened
+
+
+@contextmanager
+def _all_or_none() -> Iterator[list[Listener]]:
+    """A list of listeners that are closed if the block fails."""
+    opened: list[Listener] = []
+    try:
+        yield opened
     except BaseException:
         for listener in opened:
             listener.close()
         raise
-    return opened
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -92,16 +100,11 @@ def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
 
     Raises BindError, with nothing left open.
     """
-    opened: list[Listener] = []
     passed = activated(os.environ, os.getpid())
     named = [bind.fd for bind in settings.binds if isinstance(bind, Inherited)] if explicit else []
-    try:
+    with _all_or_none() as opened:
         for fd in sorted(set(passed) - set(named)):
-            opened.append(adopt(fd))  # noqa: PERF401  # one that fails must find the others in the list, to be closed
+            opened.append(adopt(fd))  # one that fails must find the others in the list, to be closed
         if explicit or not passed:
             opened.extend(open_all(settings, settings.bind))
-    except BaseException:
-        for listener in opened:
-            listener.close()
-        raise
     return opened

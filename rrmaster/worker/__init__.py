@@ -36,6 +36,9 @@ BATCH = 8
 QUICK = 0.001
 """Seconds a connection may take to begin for the batch to grow: what is taken dies with us, or waits behind us."""
 
+SHORT_PAUSE = 0.05
+"""Seconds between looks at a full descriptor table."""
+
 _PAGE = resource.getpagesize()
 
 
@@ -127,6 +130,8 @@ class Duty:
     closed: int = 0
     busy: int | None = None
     """Requests in progress, where something counts them; None: as many as connections."""
+    requests: int | None = None
+    """Requests finished since birth, where something counts them; None: as many as connections."""
     willing: bool = True
     able: bool = True
     """There are descriptors left."""
@@ -195,12 +200,17 @@ class Duty:
             self.has_news = True
             self.wake()
 
+    def busier(self) -> None:
+        """`busy` has changed; the runtime is told as by `news`, and may take its time."""
+        self.news()
+
     def report(self) -> None:
         """Report now.  Only the loop that serves may call it: silence is how the master learns that it does not."""
         busy = self.open if self.busy is None else self.busy
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
-        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides)
+        requests = self.closed if self.requests is None else self.requests
+        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
         self.has_news = not self.letterbox.say(report)
         self.lag = 0.0
 
@@ -245,6 +255,6 @@ def resident() -> int:
 
 
 __all__ = [
-    "BATCH", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "Draining", "Duty", "Facts", "HungUp", "Taken", "Worker",
-    "current_worker", "enter", "is_worker",
+    "BATCH", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "Draining", "Duty", "Facts", "HungUp", "Taken",
+    "Worker", "current_worker", "enter", "is_worker",
 ]  # fmt: skip

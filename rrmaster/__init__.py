@@ -18,6 +18,7 @@ rollout        how a reload is going, and what its next step is
 recycling      when a worker that does nothing wrong is to be replaced
 autoscale      how many workers there should be for the share that is busy
 spelling       how the values of options are written
+events         what can happen to a fleet, as a program is told of it
 settings       what is to be served, where and how: one frozen class
 sources        where the value of a setting comes from
 status         what the whole master looks like: one snapshot, as a table and as JSON
@@ -34,7 +35,9 @@ door           a listener as the hot path sees it
 membership     who serves which listener, and who can be given a connection of it now
 dispatcher     the hot path: accept, choose, hand over
 probe          is this very worker well?
+talk           how messages and events reach who wants to know them
 ward           what is known of one worker
+chronicle      what is told of a worker's life
 aftermath      what follows from a worker's end
 renewal        how a fleet that runs is changed: reload, scaling, recycling
 supervisor     asks plan, LAW and restarts, and obeys
@@ -44,6 +47,7 @@ places         where a master's control socket lies
 control        the operator's socket: one JSON object per line each way
 systemd        what systemd is told, and the unit for it
 master         wires the rooms together; order of birth and death
+embedding      what a program sees of a master that it runs itself
 service        how a master becomes a process: privileges, signals, pid file, systemd
 check          would this be served: configuration and application are tried
 client         how a verb finds a running master, and asks it
@@ -60,18 +64,59 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .master import Master, open_master, serve
+    from .embedding import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
+    from .events import (
+        EventsMissed,
+        FleetScaled,
+        ReloadCommitted,
+        ReloadRolledBack,
+        ReloadStarted,
+        WorkerChanged,
+        WorkerDisconnected,
+        WorkerEvent,
+        WorkerExited,
+        WorkerForked,
+        WorkerListening,
+        WorkerMessage,
+        WorkerOnline,
+    )
+    from .listeners import BindError
     from .service import run
     from .settings import Settings, SettingsError
-    from .worker import Worker, current_worker, is_worker
+    from .supervisor import Hopeless
+    from .talk import WorkerGone
+    from .wire import NoteRefused
+    from .worker import CurrentWorker, MasterGone, current_worker, is_worker
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BindError",
+    "CurrentWorker",
+    "EventsMissed",
+    "FleetScaled",
+    "Health",
+    "Hopeless",
     "Master",
+    "MasterGone",
+    "NoteRefused",
+    "ReloadCommitted",
+    "ReloadRefused",
+    "ReloadResult",
+    "ReloadRolledBack",
+    "ReloadStarted",
     "Settings",
     "SettingsError",
     "Worker",
+    "WorkerChanged",
+    "WorkerDisconnected",
+    "WorkerEvent",
+    "WorkerExited",
+    "WorkerForked",
+    "WorkerGone",
+    "WorkerListening",
+    "WorkerMessage",
+    "WorkerOnline",
     "__version__",
     "current_worker",
     "is_worker",
@@ -81,9 +126,19 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Master": "master", "open_master": "master", "serve": "master", "run": "service",
+    "Health": "embedding", "Master": "embedding", "ReloadRefused": "embedding", "ReloadResult": "embedding",
+    "Worker": "embedding", "open_master": "embedding", "serve": "embedding",
+    "EventsMissed": "events", "FleetScaled": "events", "ReloadCommitted": "events", "ReloadRolledBack": "events",
+    "ReloadStarted": "events", "WorkerChanged": "events", "WorkerDisconnected": "events", "WorkerEvent": "events",
+    "WorkerExited": "events", "WorkerForked": "events", "WorkerListening": "events", "WorkerMessage": "events",
+    "WorkerOnline": "events",
+    "BindError": "listeners",
+    "run": "service",
     "Settings": "settings", "SettingsError": "settings",
-    "Worker": "worker", "current_worker": "worker", "is_worker": "worker",
+    "Hopeless": "supervisor",
+    "WorkerGone": "talk",
+    "NoteRefused": "wire",
+    "CurrentWorker": "worker", "MasterGone": "worker", "current_worker": "worker", "is_worker": "worker",
 }  # fmt: skip
 
 

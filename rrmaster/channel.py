@@ -48,6 +48,8 @@ _CONTROL = 256
 """Bytes of control buffer for a recall: a worker can set SO_PASSCRED on the shared end, and the credentials would
 push the descriptor out of a buffer made for one."""
 
+_FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+
 _FD = struct.Struct("i")
 _ZERO = bytes(_FD.size)
 
@@ -220,6 +222,71 @@ class Letterbox:
 
     def close(self) -> None:
         """Leave."""
+        self.line.close()
+
+
+@define(eq=False)
+class Talk:
+    """One end of the talk line, on which the applications' messages travel, on either side.  It owns the descriptor.
+
+    A SEQPACKET pair of its own and without a key: messages never wait behind connections nor connections behind them,
+    their order and their bound are the kernel's, and what a dead worker has not read is nobody's.
+    """
+
+    line: socket.socket
+
+    @classmethod
+    def open(cls) -> tuple[Talk, socket.socket]:
+        """The master's end, and the one that the worker is to inherit, which is the caller's to close.
+
+        Raises OSError (EMFILE, ...).
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        with contextlib.suppress(OSError):  # as in `Line.open`
+            ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        return cls(ours), theirs
+
+    @classmethod
+    def inherit(cls, fd: int) -> Talk:
+        """Adopt the descriptor this process was started with.  Raises OSError if it is none."""
+        line = socket.socket(fileno=fd)
+        line.set_inheritable(False)
+        line.setblocking(False)
+        return cls(line)
+
+    def fileno(self) -> int:
+        """Readable when there is a message, writable when there is room for one."""
+        return self.line.fileno()
+
+    def say(self, note: bytes) -> bool:
+        """Send an encoded message.  False: the line is full, wait until it is writable.  Raises HungUp."""
+        try:
+            self.line.send(note, _SEND)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            raise HungUp from None
+        return True
+
+    def hear(self) -> bytes | None:
+        """One datagram, None if there is none.  Raises HungUp when the other side has gone and all it said is read."""
+        while True:
+            try:
+                datagram = self.line.recv(wire.MAX_NOTE + 64, _DONTWAIT)
+            except BlockingIOError:
+                return None
+            except ConnectionResetError:
+                continue  # it died; what it had said before is still to be read
+            except OSError:
+                raise HungUp from None
+            if not datagram:
+                raise HungUp
+            return datagram
+
+    def close(self) -> None:
+        """Hang up."""
         self.line.close()
 
 

@@ -21,7 +21,7 @@ import attrs
 
 from . import wire
 from .change import environment_of
-from .channel import Line
+from .channel import Line, Talk
 from .lifecycle import Patience
 from .master import worker_environment
 from .places import DEFAULT_NAME
@@ -69,14 +69,15 @@ def start_application(settings: Settings) -> str:
     What it prints goes to stderr.
     """
     line = Line.open(1)
-    birth = Birth(1, 0, 1, line.key.fileno())
+    talk, its = Talk.open()  # what it says there is heard by nobody, and may be said all the same
+    birth = Birth(1, 0, 1, line.key.fileno(), its.fileno())
     child = subprocess.Popen(
         worker_command(["check", settings.application]),
         env=worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings)),
         cwd=package_root(),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
-        pass_fds=(birth.line,),
+        pass_fds=(birth.line, birth.talk),
         process_group=0,
     )
     pidfd = os.pidfd_open(child.pid)
@@ -93,6 +94,8 @@ def start_application(settings: Settings) -> str:
         child.wait()
         os.close(pidfd)
         line.close()
+        talk.close()
+        its.close()
 
 
 def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, patience: float) -> str:

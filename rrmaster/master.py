@@ -13,7 +13,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from attrs import define, evolve, field
 from . import probe
 from .autoscale import Autoscaler, Scaling
 from .balance import POLICIES, Policy, UserPolicy, policy_named
-from .change import Change, environment_of, listen, prepare
+from .change import Change, environment_of, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .launch import FIELDS, Launch
@@ -41,7 +41,7 @@ from .spelling import Between
 from .status import Snapshot
 from .supervisor import Probing, Supervisor
 from .survey import survey
-from .ward import Birth, Born
+from .ward import Birth, Born, Ward
 
 LAST_CALL = 0.5
 """The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""
@@ -52,7 +52,7 @@ NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"
 
 @define(eq=False)
 class Master:
-    """A running master: listeners, dispatcher and workers.  Made by `open_master`."""
+    """A running master: listeners, dispatcher and workers.  Made by `service` and by `embedding`."""
 
     settings: Settings
     size: int
@@ -67,6 +67,8 @@ class Master:
     """Called with "reloading", "reloaded" and "stopping": a service manager wants to know."""
     _change: Change | None = None
     """What the reload under way will change."""
+    slot_environ: dict[int, dict[str, str]] = field(factory=dict)
+    """What the workers of a slot have in their environment beside that."""
     _environ: dict[str, str] = field(factory=dict)
     _stopped: bool = False
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
@@ -86,6 +88,7 @@ class Master:
             self._spawn,
             Goal(self.size, surge=surge_of(chosen, self.size), at_once=usable_cpus()),
         )
+        self.supervisor.chronicle.addresses = self._addresses_of
         self.supervisor.renewal.prepare = self._prepare
         self.supervisor.renewal.decided = self._decided
         self._apply(chosen)
@@ -150,6 +153,9 @@ class Master:
         """The bound addresses as a person writes them, port 0 resolved."""
         return tuple(door.listener.name for door in self.dispatcher.doors)
 
+    def _addresses_of(self, ward: Ward) -> tuple[str, ...]:
+        return tuple(door.listener.name for door in self.dispatcher.doors if ward.link.serves(door.number))
+
     def status(self) -> Snapshot:
         """How everything is now."""
         return survey(self.name, self.settings, self.supervisor, self.dispatcher, self._began)
@@ -164,6 +170,7 @@ class Master:
 
     def scale(self, size: int) -> None:
         """Have so many workers from now on; at least one."""
+        self.slot_environ = {slot: environ for slot, environ in self.slot_environ.items() if slot < max(size, 1)}
         self.supervisor.scale(size)
 
     def automatic_size(self) -> int:
@@ -186,7 +193,10 @@ class Master:
         """Serve until `stop` has done its work.  Raises Hopeless if no worker ever becomes ready."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.dispatcher.run)
-            await self.supervisor.run()
+            try:
+                await self.supervisor.run()
+            finally:
+                self.supervisor.chronicle.news.end()
             nursery.cancel_scope.cancel()
 
     async def stop(self) -> None:
@@ -233,11 +243,12 @@ class Master:
                 theirs.callback(os.close, its)
                 outputs.append((mine, its))
             settings, environ = self._for(birth)
+            environ = environ | self.slot_environ.get(birth.slot, {})
             title = ["--slot", str(birth.slot), settings.application]
             process = await start(
                 worker_command(title),
                 worker_environment(settings, self._cwd, birth, self.supervisor.goal.size, environ),
-                birth.line,
+                (birth.line, birth.talk),
                 outputs[0][1],
                 outputs[1][1],
                 package_root(),
@@ -254,6 +265,7 @@ def worker_environment(
     return environ | {
         "PYTHONUNBUFFERED": "1",
         "RRMASTER_LINE": str(birth.line),
+        "RRMASTER_TALK": str(birth.talk),
         "RRMASTER_LAUNCH": launch_of(settings, cwd).encode(),
         "RRMASTER_WORKER_ID": str(birth.id),
         "RRMASTER_WORKER_SLOT": str(birth.slot),
@@ -290,10 +302,11 @@ def surge_of(settings: Settings, size: int) -> int:
 
 def _policies(settings: Settings) -> Callable[[], Policy]:
     """What makes the policy of each listener."""
-    if settings.policy in POLICIES:
-        return partial(policy_named, settings.policy, random.Random())
-    rule, complain = _load(settings, "policy", settings.policy), _once_a_second(logger.error)
-    return partial(UserPolicy, rule=rule, complain=complain)
+    policy = settings.policy
+    if isinstance(policy, str) and policy in POLICIES:
+        return partial(policy_named, policy, random.Random())
+    rule = _load(settings, "policy", policy) if isinstance(policy, str) else policy
+    return partial(UserPolicy, rule=rule, complain=_once_a_second(logger.error))
 
 
 def _question(settings: Settings) -> Question | None:
@@ -333,48 +346,3 @@ def _once_a_second(say: Callable[[str], None]) -> Callable[[str], None]:
             say(text)
 
     return say_sometimes
-
-
-@contextlib.asynccontextmanager
-async def open_master(settings: Settings, *, explicit_bind: bool = True) -> AsyncIterator[Master]:
-    """A fleet for the time of the block.  Leaving it, by whatever way, drains and stops it.
-
-    Raises BindError before anything runs, Hopeless (in an ExceptionGroup, as trio does) if no worker becomes ready.
-    """
-    listeners = listen(settings, explicit_bind)
-    try:
-        master = Master(settings, fleet_size(settings), listeners)
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_run_shielded, master, nursery.cancel_scope)
-            try:
-                yield master
-            finally:
-                with trio.CancelScope(shield=True):
-                    await master.stop()
-    finally:
-        master.close()
-
-
-async def _run_shielded(master: Master, caller: trio.CancelScope) -> None:
-    """Run, and when the caller is cancelled, stop in peace."""
-    with trio.CancelScope(shield=True):
-        try:
-            await master.run()
-        finally:
-            # Without workers there is nothing left to wait for.
-            caller.cancel()
-
-
-async def serve(
-    application: str | Settings, *, task_status: trio.TaskStatus[Master] = trio.TASK_STATUS_IGNORED, **options: Any
-) -> None:
-    """Serve inside a trio program, until cancelled; no signal is handled.  `options` are those of `Settings`."""
-    settings = application if isinstance(application, Settings) else Settings(application, **options)
-    async with open_master(settings) as master:
-        task_status.started(master)
-        await trio.sleep_forever()

@@ -77,9 +77,9 @@ class Child:
 
 
 async def start(
-    argv: Sequence[str], environ: Mapping[str, str], line: int, stdout: int, stderr: int, cwd: str
+    argv: Sequence[str], environ: Mapping[str, str], inherit: Sequence[int], stdout: int, stderr: int, cwd: str
 ) -> Child:
-    """Start a process that inherits the descriptor `line`.  The descriptors stay the caller's.
+    """Start a process that inherits these descriptors.  They stay the caller's, as do all others.
 
     Raises OSError (EAGAIN at a process limit, ENOMEM, ENOENT, ...).
     """
@@ -92,7 +92,7 @@ async def start(
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            pass_fds=(line,),
+            pass_fds=tuple(inherit),
             process_group=0,
         )
 

@@ -15,10 +15,13 @@ import trio
 from attrs import Factory, define, evolve
 
 from .autoscale import SYNC_S, Autoscaler
+from .chronicle import Chronicle
+from .events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
 from .fleet import Goal
 from .lifecycle import Event, State
 from .log import tell
 from .rollout import Phase, Rollout, Trial
+from .talk import News
 from .ward import Ward
 
 SILENT = 3
@@ -34,6 +37,7 @@ class Fleet(Protocol):
 
     goal: Goal
     wards: dict[int, Ward]
+    chronicle: Chronicle
 
     def happens(self, ward: Ward, event: Event, why: str = "") -> None:
         """Something happened to a worker."""
@@ -75,6 +79,11 @@ class Renewal:
     # --- what others ask for
 
     @property
+    def wanted(self) -> int:
+        """How many workers there are to be, once a reload that runs is decided."""
+        return self.fleet.goal.size if self._size is None else self._size
+
+    @property
     def undecided(self) -> Rollout | None:
         """The reload that runs."""
         return None if self.rollout is None or self.rollout.over else self.rollout
@@ -108,6 +117,7 @@ class Renewal:
             self._say_failed(self.rollout)
             return self.rollout
         self.fleet.calm()
+        self._news.tell(ReloadStarted(self._generation))
         self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
         self.rollout.say(f"starting generation {self._generation} beside generation {goal.generation}")
         if goal.surge < goal.size:
@@ -123,6 +133,7 @@ class Renewal:
             tell("scale.waits", f"scaling to {size} workers waits until the reload is decided", size=size)
         elif self.fleet.goal.size not in (0, size):
             tell("scale", f"scaling from {self.fleet.goal.size} to {size} workers", size=size)
+            self._news.tell(FleetScaled(size))
             self.fleet.goal = evolve(self.fleet.goal, size=size, surge=self.surge(size))
             self.fleet.changed()
 
@@ -216,6 +227,7 @@ class Renewal:
             case Phase.COMMITTED:
                 self.fleet.goal = evolve(self.fleet.goal, committed=None)
                 self.refused = ""
+                self._news.tell(ReloadCommitted(rollout.generation))
                 self.decided(rollout)
             case Phase.REFUSED | Phase.ROLLED_BACK | Phase.OUT_OF_TIME:
                 # `size` was not changed meanwhile; whoever was retired on the way is replaced by the plan.
@@ -230,6 +242,11 @@ class Renewal:
         facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
         text = f"reload {rollout.phase.value}: {rollout.reason}\ngeneration {generation} serves on"
         tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
+        self._news.tell(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))
+
+    @property
+    def _news(self) -> News:
+        return self.fleet.chronicle.news
 
     def _recycle(self) -> None:
         """Let one go that should, if no other is going and the fleet is whole."""

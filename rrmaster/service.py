@@ -35,9 +35,10 @@ class CannotStart(Exception):
     """The machine or its configuration does not allow what was asked; the message says what to do."""
 
 
-def run(application: str | Settings, **options: Any) -> int:
-    """Serve until a signal says otherwise, and return the exit status.  `options` are those of `Settings`.
+def run(application: str | Settings | Callable[..., Any], **options: Any) -> int:
+    """Serve until a signal says otherwise, and return the exit status.
 
+    `application` is `Settings`, or ``module:attribute``, or the handler itself; `options` are those of `Settings`.
     TERM and INT finish what is in hand and end, a second one ends now, QUIT ends fast; HUP replaces the workers; TTIN
     and TTOU add and remove one.
     """
@@ -123,7 +124,7 @@ def _greet(master: Master) -> None:
     addresses, chosen = ", ".join(master.addresses), master.settings
     text = f"rrmaster {__version__} (pid {os.getpid()}) serves {chosen.application} on {addresses} with {workers}"
     facts = {"application": chosen.application, "addresses": list(master.addresses), "workers": master.size}
-    tell("master.started", f"{text}, {chosen.policy}", level=INFO, version=__version__, pid=os.getpid(), **facts)
+    tell("master.started", f"{text}, {chosen.policy_name}", level=INFO, version=__version__, pid=os.getpid(), **facts)
 
 
 async def _say_when_ready(master: Master, notifier: Notifier) -> None:

@@ -172,7 +172,7 @@ class Settings:
     )
     chdir: str | None = _option(None, parse_text, _WHO, "DIR", "change to this directory before anything else")
 
-    policy: str = _option(
+    policy: str | Callable[..., Any] = _option(  # noqa: RUF009  # it sees a dataclass in the union
         "least-loaded",
         parse_policy,
         _HOW,
@@ -395,6 +395,11 @@ class Settings:
                 f"a hang timeout of {self.hang_timeout:g} s would kill workers that report every "
                 f"{self.heartbeat:g} s; make it at least twice the heartbeat"
             )
+
+    @property
+    def policy_name(self) -> str:
+        """The policy, for people."""
+        return self.policy if isinstance(self.policy, str) else getattr(self.policy, "__qualname__", repr(self.policy))
 
     @property
     def binds(self) -> tuple[Bind, ...]:

@@ -10,7 +10,8 @@ import difflib
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from attrs import frozen
 
@@ -207,8 +208,10 @@ def parse_umask(value: object) -> int | None:
     return None if value is None else parse_mode(value)
 
 
-def parse_policy(value: object) -> str:
-    """One of the four, or module:attribute of a callable."""
+def parse_policy(value: object) -> str | Callable[..., Any]:
+    """One of the four, or module:attribute of a callable, or the callable itself."""
+    if callable(value):
+        return value
     if value in POLICIES or (isinstance(value, str) and _is_name(value)):
         return str(value)
     raise ValueError(_not_one_of(value, "policy", (*POLICIES, "module:callable")))
@@ -273,10 +276,43 @@ def parse_log_format(value: object) -> str:
 
 
 def parse_application(value: object) -> str:
-    """module:attribute."""
-    if isinstance(value, str) and _is_name(value):
+    """module:attribute, or the application itself, which travels by its name."""
+    if callable(value):
+        return import_name(value)
+    if isinstance(value, str) and (_is_name(value) or _is_in_file(value)):
         return value
-    raise ValueError(f"{value!r} names no application; write module:attribute, such as shop.main:app")
+    raise ValueError(
+        f"{value!r} names no application; write module:attribute, such as shop.main:app, or shop/main.py:app"
+    )
+
+
+def import_name(target: Callable[..., Any]) -> str:
+    """The name by which another process can import this.  Raises ValueError, saying why it cannot."""
+    module, path = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    if module is None or path is None:
+        raise ValueError(f"{target!r} has no name of its own to import it by; write module:attribute")
+    if "<lambda>" in path or "<locals>" in path:
+        raise ValueError(
+            f"{target!r} cannot be imported by a worker, because it is made inside a function; define it in a module, "
+            "or write module:attribute"
+        )
+    if module == "__main__":
+        module = _main_module(target)
+    return f"{module}:{path}"
+
+
+def _main_module(target: Callable[..., Any]) -> str:
+    """The name under which the program's own module can be imported."""
+    names: Mapping[str, Any] = getattr(target, "__globals__", {})
+    spec, file = names.get("__spec__"), names.get("__file__")
+    if spec is not None:
+        return str(spec.name)  # python -m
+    if not isinstance(file, str) or not file.endswith(".py"):
+        raise ValueError(
+            f"{target!r} is of a program without a file (an interactive session, or python -c), so no worker can "
+            "import it; put it into a module"
+        )
+    return file
 
 
 def parse_text(value: object) -> str | None:
@@ -309,6 +345,11 @@ def _whole(value: object, complaint: str, least: int, most: int = 2**31 - 1) -> 
 def _is_name(text: str) -> bool:
     module, colon, attribute = text.partition(":")
     return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+
+
+def _is_in_file(text: str) -> bool:
+    file, _, attribute = text.rpartition(":")
+    return file.endswith(".py") and all(part.isidentifier() for part in attribute.split("."))
 
 
 def _not_one_of(value: object, what: str, choices: Sequence[str]) -> str:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
 from collections.abc import Awaitable, Callable
-from logging import DEBUG, ERROR, INFO, WARNING
+from logging import ERROR, WARNING
 
 import trio
 from attrs import Factory, define, evolve, frozen
@@ -21,7 +22,8 @@ from attrs import Factory, define, evolve, frozen
 from . import wire
 from .aftermath import Aftermath
 from .balance import Post
-from .channel import Line
+from .channel import Line, Talk
+from .chronicle import Chronicle
 from .dispatcher import Dispatcher
 from .fleet import Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
@@ -34,6 +36,7 @@ from .relay import relay
 from .renewal import Renewal
 from .restarts import Exit
 from .rollout import Rollout
+from .talk import Conversation
 from .ward import Birth, Born, Ward
 
 STACKS_S = 0.5
@@ -59,6 +62,16 @@ class Probing:
     """In a row; Kubernetes' failureThreshold."""
     successes: int = 1
     """In a row, before a new worker counts as well; Kubernetes' successThreshold."""
+
+
+def _lines(window: int) -> tuple[Line, tuple[Talk, socket.socket]]:
+    """Both lines to a new worker.  Raises OSError, and then leaves none open."""
+    line = Line.open(window)
+    try:
+        return line, Talk.open()
+    except BaseException:
+        line.close()
+        raise
 
 
 class Hopeless(Exception):
@@ -89,6 +102,11 @@ class Supervisor:
     limits: Limits = Factory(Limits)
     """When a worker has served, lived or grown enough."""
     renewal: Renewal = Factory(Renewal, takes_self=True)
+    chronicle: Chronicle = Factory(Chronicle)
+    respawn: bool = True
+    """Whether who is gone is replaced."""
+    vacated: set[int] = Factory(set)
+    """Slots in which nobody is to be started any more, until somebody asks for it."""
     _last_id: int = 0
     _not_before: float = 0.0
     """When to try again after the machine had no room for another line."""
@@ -204,12 +222,12 @@ class Supervisor:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
         going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
-        return going | self.aftermath.held(now, self.ever_ready, self.serving > 0)
+        return going | self.vacated | self.aftermath.held(now, self.ever_ready, self.serving > 0)
 
     def _begin(self, slot: int) -> None:
         now = trio.current_time()
         try:
-            line = Line.open(self.window)
+            line, (talk, its) = _lines(self.window)
         except OSError as error:
             tell(
                 "worker.no_line", f"cannot start worker {slot}: {error.strerror}; trying again", level=ERROR, slot=slot
@@ -220,34 +238,44 @@ class Supervisor:
         post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
         # `ward` is bound before the dispatcher's next turn can hear anything.
         link = self.dispatcher.connect(post, line, lambda message: self._told_by(ward, message))
+        conversation = Conversation(
+            talk,
+            lambda message, size: self.chronicle.heard(ward, message, size),
+            lambda what: self.breached(ward.id, what),
+        )
         wear = Wear(self.limits.of_one(self.random.random()))
-        ward = Ward(self._last_id, slot, self.goal.generation, link, now, now, wear=wear)
+        ward = Ward(self._last_id, slot, self.goal.generation, link, conversation, now, now, wear=wear)
         ward.retry = self.aftermath.begun(slot, now)
         self.wards[ward.id] = ward
+        self.chronicle.forked(ward)
         assert self._nursery is not None
-        self._nursery.start_soon(self._live, ward)
+        self._nursery.start_soon(self._live, ward, its)
 
     # --- one worker
 
-    async def _live(self, ward: Ward) -> None:
-        birth = Birth(ward.id, ward.slot, ward.generation, ward.link.line.key.fileno())
+    async def _live(self, ward: Ward, its: socket.socket) -> None:
+        birth = Birth(ward.id, ward.slot, ward.generation, ward.link.line.key.fileno(), its.fileno())
         how: Exit | None = None
         try:
-            with trio.CancelScope(shield=True):  # or a process would be started that nobody knows
+            with its, trio.CancelScope(shield=True):  # or a process would be started that nobody knows
                 born = await self.spawn(birth)
         except (OSError, ValueError) as error:  # ValueError: something that no environment can hold
             ward.reason = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
         else:
             ward.process = born.process
+            self.chronicle.online(ward, born.process.pid)
             if ward.state in _GOING:  # it was given up before it had a process to tell
                 self._act(ward, Action.KILL if ward.state is State.KILLED else Action.TERMINATE)
             how = await self._outlive(ward, born)
+        finally:
+            ward.conversation.bury()
         self.happens(ward, Event.EXIT, str(how or ward.reason), how)
 
     async def _outlive(self, ward: Ward, born: Born) -> Exit:
         async with trio.open_nursery() as nursery:
             for fd, stream in zip(born.outputs, ("stdout", "stderr"), strict=False):
                 nursery.start_soon(relay, fd, worker_lines(ward.slot, born.process.pid, ward.generation, stream))
+            nursery.start_soon(ward.conversation.listen)
             try:
                 how = await born.process.wait()
             except trio.Cancelled:
@@ -270,6 +298,9 @@ class Supervisor:
             case wire.Failed(reason):
                 ward.reason = reason
                 self.happens(ward, Event.FAILED)
+            case wire.Retiring(reason, now=True):
+                ward.asked = True
+                self.happens(ward, Event.RETIRE, reason)
             case wire.Retiring(reason):
                 ward.wish = ward.wish or reason
                 self.happens(ward, Event.RETIRING, reason)
@@ -306,13 +337,17 @@ class Supervisor:
         if before not in _GOING_OR_GONE and law.state not in _STAYING and not ward.asked:
             self.renewal.failed(ward, ward.reason or f"{ward.name}: {why or event.value}")
         if before is not State.GONE and law.state is State.GONE:
+            self.chronicle.exited(ward, how)
+            if not self.respawn:
+                self.vacated.add(ward.slot)
             self._ended(ward, before, how)
+            ward.gone.set()
         if law.state is not before or law.actions:
             self.changed()
 
     def _enter(self, ward: Ward, state: State, why: str) -> None:
         before, ward.state, ward.since = ward.state, state, trio.current_time()
-        self._log_change(ward, before, why)
+        self.chronicle.changed(ward, before, why, hushed=not self.ever_ready and bool(ward.reason))
         if state is State.KILLED and self._stopping:
             self.killed_while_stopping += 1
 
@@ -355,18 +390,6 @@ class Supervisor:
                 self._proved(ward)
             undecided = failures or not ward.probed
             await trio.sleep(min(self.probing.interval, HASTE_S) if undecided else self.probing.interval)
-
-    def _log_change(self, ward: Ward, before: State, why: str) -> None:
-        level = INFO
-        if ward.state in (State.KILLED, State.STOPPING) or (ward.state is State.GONE and not ward.asked):
-            level = WARNING
-        elif ward.state is State.PROVING:
-            level = DEBUG
-        if not self.ever_ready and ward.reason:
-            level = DEBUG  # its own words follow, once
-        states = {"before": before.value, "state": ward.state.value, "why": why}
-        text = f"{ward.name}: {before.value} -> {ward.state.value}, {why}"
-        tell("worker.state", text, level=level, **ward.facts, **states)
 
     def _act(self, ward: Ward, action: Action) -> None:
         match action:
@@ -413,7 +436,7 @@ class Supervisor:
         """It is gone: what follows from it?"""
         if not self.ever_ready and not ward.asked and ward.generation == self.goal.generation:
             self.aftermath.failed_at_first(ward, how)
-            if not self._stopping:
+            if self.respawn and not self._stopping:
                 self._verdict = self.aftermath.verdict(self.goal.size)
             return
         # One of a generation that was given up is nobody's crash.

@@ -33,7 +33,7 @@ def survey(name: str, settings: Settings, supervisor: Supervisor, dispatcher: Di
         pid=os.getpid(),
         version=__version__,
         application=settings.application,
-        policy=settings.policy,
+        policy=settings.policy_name,
         time=time.time(),
         uptime_s=now - began,
         size=supervisor.goal.size,

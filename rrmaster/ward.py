@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import trio
 from attrs import Factory, define, frozen
 
 from . import wire
@@ -9,6 +10,7 @@ from .lifecycle import State
 from .process import Process
 from .recall import Link
 from .recycling import Limits, Wear
+from .talk import Conversation
 
 
 @frozen
@@ -19,7 +21,9 @@ class Birth:
     slot: int
     generation: int
     line: int
-    """The descriptor to inherit; it stays the supervisor's."""
+    """The descriptor to inherit; it stays the supervisor's, ..."""
+    talk: int
+    """... as does the other one."""
 
 
 @frozen
@@ -38,6 +42,7 @@ class Ward:
     slot: int
     generation: int
     link: Link
+    conversation: Conversation
     since: float
     """When it entered its state."""
     heard: float
@@ -48,6 +53,10 @@ class Ward:
     """It is to be replaced; it serves until its replacement does."""
     wish: str = ""
     """Why it should be replaced, when its turn comes."""
+    gone: trio.Event = Factory(trio.Event)
+    """Set when it has ended and is buried."""
+    left_out: bool = False
+    """It is given nothing any more, and that has been told."""
     asked: bool = False
     """We wanted it gone, so its end is no crash."""
     probed: bool = False
@@ -63,6 +72,11 @@ class Ward:
     wear: Wear = Factory(lambda: Wear(Limits()))
     sampled: float = float("-inf")
     """When its wear was last looked at."""
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Who it is, for the events of the library."""
+        return self.id, self.slot, self.generation
 
     @property
     def facts(self) -> dict[str, object]:

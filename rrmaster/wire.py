@@ -10,6 +10,8 @@
       | <----------- Failed ------------- |  I could not start, and this is why
       | <----------- Retiring ----------- |  please replace me
       | ------------ (half-close) ------> |  there will be no more
+                       the talk line
+      | <----------- Note --------------> |  an application message
 
 One message is one datagram of an ``AF_UNIX`` ``SOCK_SEQPACKET`` socket pair: a header of four bytes (kind, a
 spare byte, length of the body), then a fixed struct or JSON, little-endian, never pickle, never empty (an empty
@@ -36,6 +38,9 @@ PROTOCOL = 1
 MAX_UP = 16 * 1024
 """Bytes, the largest message a worker may send: a traceback has room, a flood does not."""
 
+MAX_NOTE = 60 * 1024
+"""Bytes of JSON in a `Note`.  One message is one datagram, and three of the largest fit a default socket buffer."""
+
 MAX_REASON = 12 * 1024
 """Bytes of text in `Failed` and `Retiring`.  Longer text loses its middle; a traceback ends with what happened."""
 
@@ -44,9 +49,10 @@ DOWN_SIZE = 16
 
 READY, REPORT, FAILED, RETIRING = 1, 2, 3, 4
 HANDOFF, NUDGE = 16, 17
-# Reserved, so that the numbers are not given away: a worker that asks for an address of its own, and messages
-# between the applications on either side, which travel on a line of their own.
-LISTEN, LISTENING, NOTE = 5, 18, 32
+# Reserved, so that the numbers are not given away: a worker that asks for an address of its own.
+LISTEN, LISTENING = 5, 18
+NOTE = 32
+"""Travels on the talk line alone, both ways."""
 
 PROBE = 1
 """Flag of a `Handoff`: this connection is the master's own question, not a client."""
@@ -92,6 +98,10 @@ class Report:
     """Requests finished since birth, over however many connections; for a stream handler, connections finished."""
 
 
+class NoteRefused(ValueError):
+    """The value cannot be sent as a message: it is no JSON value, or too large.  The sender's fault."""
+
+
 @frozen
 class Failed:
     """The worker could not start, and this is why."""
@@ -104,6 +114,8 @@ class Retiring:
     """The worker asks to be replaced, and drained once it is."""
 
     reason: str
+    now: bool = False
+    """Drained at once, replaced or not."""
 
 
 @frozen
@@ -144,7 +156,7 @@ def encode(message: Up | Down) -> bytes:
         case Failed():
             return _frame(FAILED, _json({"reason": _bounded(message.reason)}))
         case Retiring():
-            return _frame(RETIRING, _json({"reason": _bounded(message.reason)}))
+            return _frame(RETIRING, _json({"reason": _bounded(message.reason), "now": message.now}))
 
 
 def decode_up(datagram: bytes) -> Up | None:
@@ -162,7 +174,8 @@ def decode_up(datagram: bytes) -> Up | None:
         if kind == FAILED:
             return Failed(_reason(json.loads(body)))
         if kind == RETIRING:
-            return Retiring(_reason(json.loads(body)))
+            said = json.loads(body)
+            return Retiring(_reason(said), said.get("now") is True)
     # RecursionError: JSON of a few thousand brackets fits the bound.
     except (struct.error, ValueError, RecursionError) as error:
         raise ProtocolError(f"malformed message of kind {kind}: {error}") from None
@@ -179,6 +192,31 @@ def decode_down(datagram: bytes) -> Down | None:
             raise ProtocolError(f"malformed handoff: {error}") from None
         return Handoff(listener, recalled, bool(flags & PROBE), family)
     return Nudge() if kind == NUDGE else None
+
+
+def encode_note(value: Any) -> bytes:
+    """Spell an application's message as one datagram of the talk line.
+
+    Raises NoteRefused for what is no JSON value (NaN is none), or takes more than `MAX_NOTE` bytes.
+    """
+    try:
+        body = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NoteRefused(f"a message is a JSON value, and this is none: {error}") from None
+    if len(body) > MAX_NOTE:
+        raise NoteRefused(f"a message has at most {MAX_NOTE} bytes of JSON, and this has {len(body)}; send it in parts")
+    return _frame(NOTE, body)
+
+
+def decode_note(datagram: bytes) -> tuple[Any] | None:
+    """The message in a datagram of the talk line.  None: a kind this version does not know.  Raises ProtocolError."""
+    kind, body = _unframe(datagram)
+    if kind != NOTE:
+        return None
+    try:
+        return (json.loads(body),)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"malformed message of the application: {error}") from None
 
 
 def _frame(kind: int, body: bytes) -> bytes:

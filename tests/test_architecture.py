@@ -148,7 +148,7 @@ def test_a_worker_loads_no_master_and_no_async_library(module):
     loaded = loaded_by(module)
     assert {m for m in loaded if m.startswith("rrmaster")} <= {
         "rrmaster", "rrmaster.wire", "rrmaster.launch", "rrmaster.channel", "rrmaster.worker",
-        "rrmaster.worker.__main__", "rrmaster.worker.loading", "rrmaster.worker.runtimes",
+        "rrmaster.worker.__main__", "rrmaster.worker.loading", "rrmaster.worker.runtimes", "rrmaster.worker.speech",
     }  # fmt: skip
     assert loaded.isdisjoint({"trio", "asyncio", "argparse", "subprocess"})
 

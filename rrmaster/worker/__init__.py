@@ -13,13 +13,14 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Protocol
 
 from attrs import Factory, define, frozen
 
 from .. import wire
-from ..channel import DescriptorLost, HungUp, Letterbox
+from ..channel import DescriptorLost, HungUp, Letterbox, Talk
+from .speech import MasterGone, Means, Speech
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """Asks for the stacks; as in `process`, which a worker does not import."""
@@ -65,7 +66,7 @@ class Facts:
 
 
 @define(eq=False)
-class Worker:
+class CurrentWorker:
     """This worker, as its application sees it."""
 
     id: int
@@ -74,6 +75,41 @@ class Worker:
     draining: Draining
     """``await me.draining.wait()``, ``me.draining.is_set()``."""
     _duty: Duty
+    _speech: Speech | None
+
+    async def send(self, value: Any) -> None:
+        """Send a message to the program that runs the master, which is told of it by an event (`WorkerMessage`).
+
+        `value` is a JSON value of up to 60 KiB; a key that is no text becomes one, and a tuple a list.  Waits while the
+        line is full.  Messages of one task arrive in their order, and in a drain too.
+
+        Raises NoteRefused (a ValueError) for what cannot be sent, MasterGone.  Cancelled, it has sent nothing.
+        The idea is Node's ``process.send``.
+        """
+        await self._talk.send(value)
+
+    def messages(self) -> AsyncGenerator[Any]:
+        """``async for message in me.messages()``: what the master's program sends to this worker, in order.
+
+        Each message is given once; one iteration at a time (RuntimeError).  What came before stays in the kernel until
+        it is asked for; when some hundred wait there, whoever sends waits.  Ends when the master does.
+        """
+        return self._talk.messages()
+
+    async def disconnect(self) -> None:
+        """Leave: no more connections come, those that are open are finished, then this worker ends, and is replaced.
+
+        Returns when the drain has begun, so that it can be called while serving a connection.  `retire` is kinder: the
+        replacement serves first.
+        """
+        self._duty.retire("it has disconnected", now=True)
+        await self.draining.wait()
+
+    @property
+    def _talk(self) -> Speech:
+        if self._speech is None:
+            raise MasterGone("this worker was started without a talk line")
+        return self._speech
 
     def set_ready(self, ready: bool) -> None:
         """Take no connections for the time being (False), or again (True).  Those open are not touched."""
@@ -85,10 +121,10 @@ class Worker:
         self._duty.retire(reason)
 
 
-_current: Worker | None = None
+_current: CurrentWorker | None = None
 
 
-def current_worker() -> Worker:
+def current_worker() -> CurrentWorker:
     """This worker.  Raises RuntimeError outside of one: ask `is_worker`."""
     if _current is None:
         raise RuntimeError("this process is no worker of rrmaster, or does not serve yet")
@@ -100,10 +136,11 @@ def is_worker() -> bool:
     return _current is not None
 
 
-def enter(worker: Worker) -> None:
+def enter(duty: Duty, draining: Draining, means: Means) -> None:
     """Make it the current worker; called by the runtime, once."""
     global _current
-    _current = worker
+    facts, speech = duty.facts, None if duty.talk is None else Speech(duty.talk, means)
+    _current = CurrentWorker(facts.id, facts.slot, facts.generation, draining, duty, speech)
 
 
 @frozen
@@ -124,6 +161,8 @@ class Duty:
     facts: Facts
     heartbeat: float = 0.5
     """Seconds."""
+    talk: Talk | None = None
+    """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None
     """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
     taken: int = 0
@@ -139,7 +178,7 @@ class Duty:
     """Seconds the loop was late, at worst since the last report."""
     _rss: int = 0
     _asides: int = 0
-    _leaving: str | None = None
+    _leaving: wire.Retiring | None = None
     has_news: bool = False
     """Something has changed since the last report."""
     _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -220,13 +259,13 @@ class Duty:
         self.able = self._room_for_descriptors()
         self._rss = resident()
         if self._leaving is not None:
-            self.retire(self._leaving)
+            self.retire(self._leaving.reason, self._leaving.now)
         self.report()
 
-    def retire(self, reason: str) -> None:
-        """Ask to be replaced; said again with each beat if the line is full."""
-        said = self.letterbox.say(wire.Retiring(reason))
-        self._leaving = None if said else reason
+    def retire(self, reason: str, now: bool = False) -> None:
+        """Ask to be replaced, or to be let go now; said again with each beat if the line is full."""
+        wish = wire.Retiring(reason, now)
+        self._leaving = None if self.letterbox.say(wish) else wish
 
     def ready(self) -> None:
         """Say that connections can come."""
@@ -255,6 +294,6 @@ def resident() -> int:
 
 
 __all__ = [
-    "BATCH", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "Draining", "Duty", "Facts", "HungUp", "Taken",
-    "Worker", "current_worker", "enter", "is_worker",
+    "BATCH", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty", "Facts",
+    "HungUp", "MasterGone", "Taken", "current_worker", "enter", "is_worker",
 ]  # fmt: skip

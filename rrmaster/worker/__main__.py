@@ -21,7 +21,7 @@ import time
 from typing import NoReturn
 
 from .. import wire
-from ..channel import Letterbox
+from ..channel import Letterbox, Talk
 from ..launch import Launch
 from . import DUMP_SIGNAL, Duty, Facts
 from .loading import CannotLoad, explain, load
@@ -42,9 +42,10 @@ def main() -> int:
     except BaseException as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1
+    talk = os.environ.pop("RRMASTER_TALK", None)
     facts = Facts(*(int(os.environ[name]) for name in _FACTS))
     try:
-        run(application, Duty(letterbox, facts, launch.heartbeat), launch)
+        run(application, Duty(letterbox, facts, launch.heartbeat, Talk.inherit(int(talk)) if talk else None), launch)
     except CannotLoad as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -62,7 +63,9 @@ def load(launch: Launch) -> Application:
 
 
 def _import(name: str) -> Any:
-    module_name, _, path = name.partition(":")
+    module_name, _, path = name.rpartition(":")
+    if module_name.endswith(".py"):
+        module_name = _beside(module_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -76,6 +79,15 @@ def _import(name: str) -> Any:
         except AttributeError:
             raise CannotLoad(f"module {module_name!r} has no attribute {path!r}") from None
     return found
+
+
+def _beside(file: str) -> str:
+    """The module that a file is, imported from its own directory, as if it were the program."""
+    if not os.path.isfile(file):
+        raise CannotLoad(f"there is no file {file}")
+    directory, base = os.path.split(os.path.abspath(file))
+    sys.path.insert(0, directory)
+    return base.removesuffix(".py")
 
 
 def _made_by(name: str, factory: Any) -> Any:

@@ -15,12 +15,12 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import Factory, define
 
 from ..launch import Launch
-from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
+from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -124,12 +124,11 @@ class Service:
     async def run(self) -> None:
         """Serve until the last connection is done."""
         loop, duty = self.loop, self.duty
-        facts = duty.facts
         say_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         duty.wake = self._wake
-        enter(Worker(facts.id, facts.slot, facts.generation, self.draining, duty))
+        enter(duty, self.draining, Means())
         await self.server.start()
         self._beat_at = self.clock() + duty.heartbeat
         loop.call_later(duty.heartbeat, self._beat)
@@ -251,6 +250,39 @@ def tasks_of(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
                 yield f"    {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
                 lines += 1
         lines += 1
+
+
+@define(eq=False)
+class Means:
+    """How one waits on asyncio."""
+
+    lock: Any = Factory(asyncio.Lock)
+
+    async def readable(self, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_reader(fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(fd)
+
+    async def writable(self, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_writer(fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_writer(fd)
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 # --- streams

@@ -11,12 +11,13 @@ import signal
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 from attrs import Factory, define
 
 from ..launch import Launch
-from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
+from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -54,6 +55,22 @@ def _tasks() -> list[str]:
 
 
 @define(eq=False)
+class Means:
+    """How one waits on trio."""
+
+    lock: Any = Factory(trio.StrictFIFOLock)
+
+    async def readable(self, fd: int) -> None:
+        await trio.lowlevel.wait_readable(fd)
+
+    async def writable(self, fd: int) -> None:
+        await trio.lowlevel.wait_writable(fd)
+
+    async def turn(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@define(eq=False)
 class _Service:
     handler: Handler
     duty: Duty
@@ -63,8 +80,7 @@ class _Service:
     async def run(self) -> None:
         say_tasks_at(DUMP_SIGNAL, _tasks)
         self.duty.wake = lambda: self._news.set()
-        facts = self.duty.facts
-        enter(Worker(facts.id, facts.slot, facts.generation, self.draining, self.duty))
+        enter(self.duty, self.draining, Means())
         async with trio.open_nursery() as service:
             async with trio.open_nursery() as connections:
                 await service.start(self._mind_signals, connections.cancel_scope)

@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster import wire
 from rrmaster import worker as module
 from rrmaster.channel import HungUp, Letterbox, Line
-from rrmaster.worker import BATCH, REPORT_AFTER, RESERVE, Duty, Facts, Worker, current_worker, is_worker
+from rrmaster.worker import BATCH, REPORT_AFTER, RESERVE, CurrentWorker, Duty, Facts, current_worker, is_worker
 from rrmaster.worker.on_trio import SHORT_PAUSE, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
@@ -199,7 +199,7 @@ def test_a_worker_that_is_told_to_pause_says_so_at_once() -> None:
     with on_duty() as (master, duty):
         woken: list[None] = []
         duty.wake = lambda: woken.append(None)
-        worker = Worker(7, 3, 2, trio.Event(), duty)
+        worker = CurrentWorker(7, 3, 2, trio.Event(), duty, None)
         worker.set_ready(False)
         assert woken
         duty.report()

@@ -30,7 +30,7 @@ async def a_child(
     with open(os.devnull, "wb") as null, trio.fail_after(DEADLINE):
         child = await start(
             ["/bin/sh", "-c", program, "sh", str(its), *args], env or {"PATH": os.environ["PATH"]},
-            its, its_out, null.fileno(), "/",
+            (its,), its_out, null.fileno(), "/",
         )  # fmt: skip
         os.close(its)
         os.close(its_out)
@@ -152,7 +152,7 @@ async def test_standard_input_is_empty() -> None:
 async def test_what_cannot_be_started_raises_and_leaves_nothing() -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     with open(os.devnull, "wb") as null, pytest.raises(FileNotFoundError):
-        await start(["/nowhere/python"], {}, null.fileno(), null.fileno(), null.fileno(), "/")
+        await start(["/nowhere/python"], {}, (), null.fileno(), null.fileno(), "/")
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
@@ -164,7 +164,7 @@ async def test_a_child_that_cannot_be_watched_is_not_left_behind(monkeypatch: py
     started: list[int] = []
     monkeypatch.setattr(module.os, "pidfd_open", full)
     with open(os.devnull, "wb") as null, pytest.raises(OSError, match="Too many"):
-        await start(["/bin/sleep", "60"], {}, null.fileno(), null.fileno(), null.fileno(), "/")
+        await start(["/bin/sleep", "60"], {}, (), null.fileno(), null.fileno(), "/")
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
 

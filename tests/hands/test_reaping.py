@@ -39,7 +39,7 @@ async def until(true):
 
 async def a_child(program):
     with open(os.devnull, "r+b") as null:
-        return await start(["/bin/sh", "-c", program], os.environ, null.fileno(), null.fileno(), null.fileno(), "/")
+        return await start(["/bin/sh", "-c", program], os.environ, (), null.fileno(), null.fileno(), "/")
 
 def adopt(count):
     "So many orphans that die at once."

@@ -79,12 +79,15 @@ class Health:
     """It was late, and gets none until it reports."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Worker:
     """One worker, in the program that runs its master.  It stays what it is when the worker has gone."""
 
     _ward: Ward
     _supervisor: Supervisor
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} in slot {self.slot} (pid {self.pid}), {self.state}>"
 
     @property
     def id(self) -> int:
@@ -171,11 +174,14 @@ class Worker:
 _STAYING = frozenset({State.BOOTING, State.PROVING, State.SERVING})
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Workers(Mapping[int, Worker]):
     """The workers that have not gone, by id: always as it is now."""
 
     _supervisor: Supervisor
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
     def __getitem__(self, id_: int) -> Worker:
         return Worker(self._supervisor.wards[id_], self._supervisor)
@@ -187,11 +193,14 @@ class _Workers(Mapping[int, Worker]):
         return len(self._supervisor.wards)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Master:
     """A running fleet.  Made by `open_master`."""
 
     _inner: inner.Master
+
+    def __repr__(self) -> str:
+        return f"<Master of {self.settings.application} on {', '.join(self.addresses)}, {len(self.workers)} workers>"
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -128,6 +128,11 @@ class Aftermath:
         """The fleet is smaller: places beyond are not to be filled."""
         self._crashed = {slot for slot in self._crashed if slot < size}
 
+    def forget(self, slot: int) -> None:
+        """Nobody is to be started in this slot."""
+        self._crashed.discard(slot)
+        self._vacant.discard(slot)
+
     def calm(self) -> None:
         """Forget past crashes: the code is another."""
         self.restarts.calm()

@@ -338,8 +338,6 @@ class Supervisor:
             self.renewal.failed(ward, ward.reason or f"{ward.name}: {why or event.value}")
         if before is not State.GONE and law.state is State.GONE:
             self.chronicle.exited(ward, how)
-            if not self.respawn:
-                self.vacated.add(ward.slot)
             self._ended(ward, before, how)
             ward.gone.set()
         if law.state is not before or law.actions:
@@ -347,6 +345,8 @@ class Supervisor:
 
     def _enter(self, ward: Ward, state: State, why: str) -> None:
         before, ward.state, ward.since = ward.state, state, trio.current_time()
+        if not self.respawn and state not in _STAYING and self._heir(ward) is None:
+            self.vacated.add(ward.slot)
         self.chronicle.changed(ward, before, why, hushed=not self.ever_ready and bool(ward.reason))
         if state is State.KILLED and self._stopping:
             self.killed_while_stopping += 1
@@ -442,14 +442,19 @@ class Supervisor:
         # One of a generation that was given up is nobody's crash.
         ward.asked = ward.asked or ward.generation != self.goal.generation
         self.aftermath.ended(ward, before, how, trio.current_time())
+        if ward.slot in self.vacated:
+            self.aftermath.forget(ward.slot)
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
         # Who is killed for a hang or a breach is replaced before he has ended.
-        heir = next(
-            (w for w in self.wards.values() if w.slot == ward.slot and w.state in _STAYING and not w.leaving), None
-        )
+        heir = self._heir(ward)
         if heir is not None and self.aftermath.filled(ward.slot):
             heir.retry = True
+
+    def _heir(self, ward: Ward) -> Ward | None:
+        """Who stands in its place already."""
+        staying = (w for w in self.wards.values() if w.slot == ward.slot and w.state in _STAYING and not w.leaving)
+        return next(staying, None)
 
     # --- time
 
@@ -489,8 +494,9 @@ class Supervisor:
             ward.since = ward.heard = now
 
     def calm(self) -> None:
-        """Forget past crashes: the code is another."""
+        """Forget past crashes: the code is another, and everybody is started anew."""
         self.aftermath.calm()
+        self.vacated.clear()
 
     def catch_up(self) -> None:
         """Read all reports that wait."""

@@ -33,11 +33,24 @@ async def slow(stream):
     await stream.send_all(_me())
 
 
+async def brief(stream):
+    """Answer 20 ms after the question."""
+    await stream.receive_some()
+    await trio.sleep(0.02)
+    await stream.send_all(_me())
+
+
 async def blocks(stream):
     """Block the whole worker for as many milliseconds as the client says."""
     data = await stream.receive_some()
     time.sleep(int(data) / 1000)
     await stream.send_all(_me())
+
+
+async def blocks_for_good(stream):
+    """Say who I am, and block the whole worker until somebody ends it."""
+    await stream.send_all(_me())
+    time.sleep(3600)
 
 
 async def ill(stream):

@@ -28,9 +28,10 @@ async def crowd(port: int, clients: int, enough: Callable[[], bool], question: b
             ledger["opened"] += 1
             await ask(port, question, ledger)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(clients):
-            nursery.start_soon(client)
+    with trio.fail_after(3 * PATIENCE):  # several reloads may be waited for
+        async with trio.open_nursery() as nursery:
+            for _ in range(clients):
+                nursery.start_soon(client)
     assert ledger.pop("opened") == ledger.total()
     return ledger
 

@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, PROGRAMS, ROOT
-
-
-def rrmaster(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("PORT", "WEB_CONCURRENCY")}
-    return subprocess.run(
-        [sys.executable, "-m", "rrmaster", *arguments],
-        env=clean | {"PYTHONPATH": str(ROOT)} | environ,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
+from harness import PROGRAMS, rrmaster
 
 SERVE = ("--workers", "2", "--bind", "127.0.0.1:0", "--app-dir", str(PROGRAMS))
 
@@ -124,7 +108,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments: tuple[str, ...], said: st
     ],
 )
 def test_a_mistake_in_the_environment_names_the_variable(environ: dict[str, str], said: str):
-    ended = rrmaster("a:b", **environ)
+    ended = rrmaster("a:b", environ=environ)
     assert ended.returncode == 2
     assert f"rrmaster: {said}: " in ended.stderr
 
@@ -144,7 +128,7 @@ def test_a_file_is_read_and_flags_win(tmp_path: Path):
 
 
 def test_a_misspelt_variable_is_told(tmp_path: Path):
-    ended = rrmaster(*SERVE, "never_boots:app", RRMASTER_WORKRES="3")
+    ended = rrmaster(*SERVE, "never_boots:app", environ={"RRMASTER_WORKRES": "3"})
     assert "RRMASTER_WORKRES is no setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?" in ended.stderr
 
 

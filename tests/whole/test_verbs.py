@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, running
+from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
 from rrmaster.cli import VERBS
 
@@ -25,19 +25,6 @@ ASKING = [verb for verb in VERBS if verb not in ("check", "systemd-unit")]
 GOOD = (PROGRAMS / "handlers.py").read_text()
 
 QUICK = ("--probation", "100ms", "--soak", "100ms")
-
-
-def rrmaster(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rrmaster", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def write(path: Path, text: str) -> None:
@@ -252,19 +239,12 @@ async def test_a_second_master_has_a_second_name_and_a_verb_asks_which(tmp_path:
     ):
         sockets = sorted(path.name for path in (tmp_path / "rrmaster").iterdir())
         assert sockets == ["default-2.sock", "default.sock"]
-        done = await trio.to_thread.run_sync(_in(environ, "status", "--name", "default-2"))
+        done = await trio.to_thread.run_sync(lambda: rrmaster("status", "--name", "default-2", environ=environ))
         assert done.returncode == 0
         assert "default-2 (pid " in done.stdout
-        done = await trio.to_thread.run_sync(_in(environ, "status"))
+        done = await trio.to_thread.run_sync(lambda: rrmaster("status", environ=environ))
         assert done.returncode == 1
         assert "several masters live: " in done.stderr
-
-
-def _in(environ: dict[str, str], *words: str):  # type: ignore[no-untyped-def]
-    return lambda: subprocess.run(
-        [sys.executable, "-m", "rrmaster", *words], env=os.environ | environ, cwd=ROOT, capture_output=True, text=True,
-        timeout=PATIENCE, check=False,
-    )  # fmt: skip
 
 
 async def test_a_name_or_path_that_is_taken_is_refused(path: Path):
@@ -315,32 +295,18 @@ async def _kill(master: Running) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("verb", ASKING)
-async def test_every_verb_as_another_user_is_refused(verb: str):
+async def test_every_verb_as_another_user_is_refused():
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         path = Path(directory) / "control.sock"
         async with running("handlers:quick", *controlled(path), workers=1) as master:
-            words = [verb, *ARGUMENTS.get(verb, []), *controlled(path)]
-            done = await trio.to_thread.run_sync(_as_nobody, words)
-            assert done.returncode == 1
-            assert done.stderr == f"rrmaster: {path}: it belongs to another user's master; become that user, or root\n"
+            for verb in ASKING:
+                words = [verb, *ARGUMENTS.get(verb, []), *controlled(path)]
+                done = await trio.to_thread.run_sync(lambda words=words: rrmaster(*words, cwd=Path("/"), user=65534))
+                assert done.returncode == 1, verb
+                why = "it belongs to another user's master; become that user, or root"
+                assert done.stderr == f"rrmaster: {path}: {why}\n", verb
             assert await master.stop() == 0
-
-
-AS_NOBODY = """
-import locale, os, sys
-import rrmaster.cli, rrmaster.client, rrmaster.verbs  # where nobody may read, they are read before
-os.setgroups([]); os.setgid(65534); os.setuid(65534); os.chdir("/")
-sys.exit(rrmaster.cli.main(sys.argv[1:]))
-"""
-
-
-def _as_nobody(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
-        check=False,
-    )  # fmt: skip
 
 
 # --- without a master

@@ -79,6 +79,13 @@ async def facts(stream):
     await stream.send_all(repr((me.slot, me.id, me.generation, seen, others, os.getpgid(0) == os.getpid())).encode())
 
 
+async def surroundings(stream):
+    """The umask, and the directory."""
+    await stream.receive_some()
+    os.umask(mask := os.umask(0))
+    await stream.send_all(repr((mask, os.getcwd())).encode())
+
+
 async def ignores_term(stream):
     """Neither a cancellation nor a polite signal ends this one."""
     await stream.send_all(_me())

@@ -23,7 +23,7 @@ from attrs import Factory, define
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 
-BRIEF = ("--probation", "200ms", "--soak", "200ms")
+BRIEF = ("--probation", "100ms", "--soak", "100ms")
 """For reloads of good code.  What is to fail by itself is given the usual two seconds."""
 
 PATIENCE = 20.0

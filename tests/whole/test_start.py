@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, rrmaster
+from harness import PROGRAMS, ask, rrmaster, running
 
 SERVE = ("--workers", "2", "--bind", "127.0.0.1:0", "--app-dir", str(PROGRAMS))
 
@@ -29,8 +29,11 @@ def test_an_application_that_cannot_start_says_why_once(application: str, said: 
     assert "rrmaster/" not in ended.stderr  # none of our own frames
 
 
-def test_every_worker_gets_its_try_whatever_the_number_of_processors():
-    assert rrmaster(*SERVE, "--workers", "7", "never_boots:app").returncode == 3
+async def test_every_worker_gets_its_try_whatever_the_number_of_processors():
+    async with running("boots_in_slot_4:app", workers=5, ready=False) as master:
+        served = await master.said(r"worker (\d) .*: proving -> serving")
+        assert served[1] == "4"
+        assert await ask(master.port)
 
 
 def test_one_that_is_never_ready_is_given_up_with_its_stacks():

@@ -57,9 +57,9 @@ async def snapshot(path: Path) -> dict[str, object]:
 # --- a living master
 
 
-async def test_status_is_a_table_of_80_columns_for_people_and_json_for_programs(path: Path):
+async def test_status_and_workers_are_tables_of_80_columns_for_people_and_json_for_programs(path: Path):
     async with running("handlers:ident", *controlled(path), workers=2) as master:
-        await master.hold(3)
+        held = await master.hold(3)
         done = await order(path, "status")
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
@@ -71,16 +71,18 @@ async def test_status_is_a_table_of_80_columns_for_people_and_json_for_programs(
         assert told["accepted"] == 3
         assert {worker["pid"] for worker in told["workers"]} == set(master.workers)  # type: ignore[attr-defined]
         assert sum(worker["open"] for worker in told["workers"]) == 3  # type: ignore[attr-defined]
-
-
-async def test_workers_is_the_table_alone(path: Path):
-    async with running("handlers:quick", *controlled(path), workers=2) as master:
-        done = await order(path, "workers")
-        head, *rows = done.stdout.splitlines()
+        await next(iter(held)).send_all(b"bye")
+        with trio.fail_after(PATIENCE):
+            while sum(worker["open"] for worker in (await snapshot(path))["workers"]) != 2:  # type: ignore[attr-defined]
+                pass
+        head, *rows = (await order(path, "workers")).stdout.splitlines()
         assert head.split()[:3] == ["SLOT", "ID", "PID"]
         assert [row.split()[0] for row in rows] == ["0", "1"]
         assert len(json.loads((await order(path, "workers", "--json")).stdout)) == 2
-        assert await master.stop() == 0
+        pytest.importorskip("blessed")
+        done = await order(path, "top")
+        assert done.returncode == 1
+        assert done.stderr == "rrmaster: top needs a terminal; `rrmaster status` does not\n"
 
 
 async def test_scale_has_more_workers_and_fewer(path: Path):
@@ -119,9 +121,11 @@ async def test_a_reload_onto_code_that_cannot_be_imported_ends_with_10_and_its_t
         assert "refused" not in (await order(path, "status")).stdout
 
 
-async def test_two_reloads_at_once_are_one_and_a_13(path: Path):
-    async with running("handlers:quick", *controlled(path), "--probation", "1s", workers=1) as master:
-        first: list[subprocess.CompletedProcess[str]] = []
+async def test_two_reloads_at_once_are_one_and_a_13(path: Path, tmp_path: Path):
+    (tmp_path / "app.py").write_text(GATED)
+    async with running("app:quick", *controlled(path), *QUICK, workers=1, app_dir=tmp_path) as master:
+        gate, first = tmp_path / "gate", list[subprocess.CompletedProcess[str]]()
+        gate.touch()
 
         async def begin() -> None:
             first.append(await order(path, "reload"))
@@ -130,40 +134,74 @@ async def test_two_reloads_at_once_are_one_and_a_13(path: Path):
             nursery.start_soon(begin)
             await master.said("starting generation 2")
             assert (await order(path, "reload")).returncode == 13
+            gate.unlink()
         assert first[0].returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["restart", "retire"])
-async def test_a_worker_is_replaced_before_it_goes(path: Path, verb: str):
+GATED = (
+    GOOD
+    + """
+from pathlib import Path
+
+while Path(__file__).with_name("gate").exists():
+    time.sleep(0.01)
+"""
+)
+
+
+async def test_a_worker_is_replaced_before_it_goes(path: Path):
     async with running("handlers:quick", *controlled(path), workers=2) as master:
-        old = {slot: pid for pid, slot in master.workers.items()}
-        assert (await order(path, verb, "1")).returncode == 0
-        await master.said(rf"worker 1 \(pid {old[1]}\): serving -> draining")
-        before, _, _ = master.text.partition(f"(pid {old[1]}): serving -> draining")
-        assert before.count("proving -> serving") == 3
-        assert old[0] in master.workers
-        done = await order(path, verb, "9")
-        assert done.returncode == 1
-        assert done.stderr == "rrmaster: nobody serves in slot 9\n"
+        for number, verb in enumerate(("restart", "retire"), start=1):
+            old = {slot: pid for pid, slot in master.workers.items()}
+            assert (await order(path, verb, "1")).returncode == 0
+            await master.said(rf"worker 1 \(pid {old[1]}\): serving -> draining")
+            before, _, _ = master.text.partition(f"(pid {old[1]}): serving -> draining")
+            assert before.count("proving -> serving") == 2 + number, verb
+            assert old[0] in master.workers
+            done = await order(path, verb, "9")
+            assert done.returncode == 1
+            assert done.stderr == "rrmaster: nobody serves in slot 9\n"
 
 
-async def test_stop_waits_for_the_end(path: Path):
-    async with running("handlers:quick", *controlled(path), workers=1) as master:
-        done = await order(path, "stop")
-        assert done.returncode == 0
-        assert done.stdout.splitlines()[-1] == "stopped"
+async def test_stop_lets_everybody_finish_and_waits_for_the_end(path: Path):
+    async with running("handlers:ident", *controlled(path), workers=1) as master:
+        (held,) = await master.hold(1)
+        done: list[subprocess.CompletedProcess[str]] = []
+
+        async def stop() -> None:
+            done.append(await order(path, "stop"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop)
+            await master.said("serving -> draining")
+            assert " draining " in (await order(path, "status")).stdout
+            assert not done, "somebody is served still"
+            await held.send_all(b"bye")
+        assert done[0].returncode == 0
+        assert done[0].stdout.splitlines()[-1] == "stopped"
         assert await master.ended() == 0
         assert not path.exists()
 
 
-async def test_logs_shows_what_workers_print(path: Path):
-    async with running("handlers:prints", *controlled(path), workers=1) as master:
-        await ask(master.port, b"7")
+async def test_stop_now_cuts_connections(path: Path):
+    async with running("handlers:ident", *controlled(path), workers=1) as master:
+        await master.hold(1)
+        assert (await order(path, "stop", "--now")).returncode == 0
+        assert await master.ended() == 0
+
+
+async def test_logs_and_stacks_are_those_of_one_worker(path: Path):
+    async with running("handlers:prints", *controlled(path), workers=2) as master:
+        pid = int(await ask(master.port, b"7"))
         await master.said(r"out 7")
-        pid = next(iter(master.workers))
-        done = await order(path, "logs")
-        assert f"worker 0 (pid {pid}) | out 7" in done.stdout
-        assert (await order(path, "logs", "3")).stdout == ""
+        slot = master.workers[pid]
+        assert f"worker {slot} (pid {pid}) | out 7" in (await order(path, "logs")).stdout
+        assert "out 7" in (await order(path, "logs", str(slot))).stdout
+        assert (await order(path, "logs", str(1 - slot))).stdout == ""
+        for slot in (0, 1):
+            done = await order(path, "stacks", str(slot))
+            assert done.returncode == 0, done.stderr
+            assert "Current thread" in done.stdout
 
 
 async def test_events_are_one_json_object_per_line(path: Path):
@@ -182,21 +220,6 @@ async def test_events_are_one_json_object_per_line(path: Path):
         await follower.stdout.aclose()
         events = [json.loads(line) for line in unread.splitlines()]
         assert all({"time", "level", "event", "text"} <= event.keys() for event in events)
-
-
-async def test_stacks_are_those_of_one_worker(path: Path):
-    async with running("handlers:quick", *controlled(path), workers=2):
-        done = await order(path, "stacks", "1")
-        assert done.returncode == 0, done.stderr
-        assert "Current thread" in done.stdout
-
-
-async def test_top_without_a_terminal_says_what_to_use(path: Path):
-    pytest.importorskip("blessed")
-    async with running("handlers:quick", *controlled(path), workers=1):
-        done = await order(path, "top")
-        assert done.returncode == 1
-        assert done.stderr == "rrmaster: top needs a terminal; `rrmaster status` does not\n"
 
 
 async def test_clients_that_hang_or_flood_cost_nobody_anything(path: Path):

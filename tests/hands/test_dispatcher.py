@@ -302,6 +302,14 @@ class Crowded(Line):
         super().hand_over(handoff, fd)
 
 
+async def test_a_kept_connection_is_closed_with_the_dispatcher() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    async with a_house(0) as house:
+        house.hire(kind=Crowded)
+        await house.calls(1)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 async def test_a_kept_connection_is_given_as_soon_as_its_only_worker_can_take_it(mock_clock: MockClock) -> None:
     async with a_house(0) as house:
         player = house.hire(kind=Crowded)

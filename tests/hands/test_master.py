@@ -111,6 +111,10 @@ async def test_the_workers_of_a_reload_and_no_others_get_the_new_environment(tmp
         rollout.phase = Phase.REFUSED
         master._decided(rollout)
         assert {master._for(birth)[1]["COLOUR"] for birth in born} == {"red"}
+        rollout = master.begin_reload()
+        rollout.phase = Phase.COMMITTED
+        master._decided(rollout)
+        assert master._for(_birth(rollout.generation))[1]["COLOUR"] == "blue", "also who replaces one of them later"
 
 
 def _birth(generation: int) -> Birth:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rrmaster import restarts
 from rrmaster.restarts import CAP_S, JITTER, LOOP, STABLE_S, STARTS_PER_S, WINDOW_S, Exit, Restarts, is_crash
 
-LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 jitters = st.floats(0, 1)
 
 BOOT = 0.125

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rrmaster import wire
 from rrmaster.wire import Failed, Handoff, Nudge, ProtocolError, Ready, Report, Retiring
 
-LAW = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
 def unsigned(bits: int) -> st.SearchStrategy[int]:

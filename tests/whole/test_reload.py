@@ -62,7 +62,7 @@ async def under_load(master: Running, until: Callable[[], bool]) -> Counter[str]
     def over() -> bool:
         return until() or master.process.returncode is not None
 
-    return await crowd(master.port, 4, over)
+    return await crowd(master.port, 2, over)
 
 
 async def test_bad_code_is_refused_and_no_client_sees_it(tmp_path: Path):

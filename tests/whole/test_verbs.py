@@ -351,9 +351,9 @@ def test_check_of_a_wrong_setting_is_2_and_of_an_application_that_does_not_start
     done = rrmaster("check", "--app-dir", str(PROGRAMS), "never_boots:app")
     assert done.returncode == 3
     assert "RuntimeError: the application cannot be imported" in done.stderr
-    done = rrmaster("check", "--app-dir", str(PROGRAMS), "--ready-timeout", "300ms", "never_ready:app")
+    done = rrmaster("check", "--app-dir", str(PROGRAMS), "--ready-timeout", "1500ms", "never_ready:app")
     assert done.returncode == 3
-    assert "it was not ready after 0.3 s" in done.stderr
+    assert "it was not ready after 1.5 s" in done.stderr
     assert "never_ready.py" in done.stderr, "its stacks say where it hangs"
 
 

@@ -96,6 +96,13 @@ def test_then_the_back_off_doubles_up_to_a_cap():
     assert delays == [0, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
+def test_who_served_for_long_and_crashes_in_a_loop_of_others_ends_no_loop():
+    law, now = Restarts(), 0.0
+    for _ in range(4):
+        now += law.crashed(now, 0.0, 0.5)
+    assert law.crashed(now, 10 * STABLE_S, 0.5) == 8
+
+
 @LAW
 @given(st.lists(jitters, min_size=2, max_size=40))
 def test_the_jitter_is_a_share_of_the_back_off(chances):

@@ -110,6 +110,16 @@ def test_half_a_message_is_refused(message, data):
         wire.decode_down(half)
 
 
+@LAW
+@given(ups | downs, st.binary(min_size=1, max_size=40))
+def test_a_message_with_more_behind_it_is_refused(message, more):
+    datagram = wire.encode(message) + more
+    with pytest.raises(ProtocolError):
+        wire.decode_up(datagram)
+    with pytest.raises(ProtocolError):
+        wire.decode_down(datagram)
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -21,7 +21,7 @@ from rrmaster.settings import (
 )
 from rrmaster.spelling import LOG_LEVELS, Between, Inherited, Tcp, Unix, parse_bind, parse_binds, parse_duration
 
-LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 APP = "shop.main:app"
 HUGE = 10**400

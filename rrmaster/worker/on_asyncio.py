@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from types import FrameType
 from typing import Any, Protocol
 
 from attrs import Factory, define
@@ -280,11 +281,20 @@ def tasks_of(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
         if lines > MAX_TASK_LINES:
             return
         yield f"  {task.get_name()}"
-        for frame in task.get_stack():
+        for frame in _frames(task.get_coro()):
             if not frame.f_code.co_filename.startswith(_ASYNCIO):
                 yield f"    {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
                 lines += 1
         lines += 1
+
+
+def _frames(waiting: Any) -> Iterator[FrameType]:
+    """From a coroutine to what it awaits in the end.  `Task.get_stack` has only the first of them."""
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
 
 
 # --- streams

@@ -13,7 +13,7 @@ import rrmaster
 
 @asynccontextmanager
 async def life(app):
-    print("lifespan begins, worker", rrmaster.current_worker().slot)
+    print("lifespan begins, worker", rrmaster.current_worker().slot if rrmaster.is_worker() else "none")
     yield {"greeting": "good day"}
     print("lifespan ends")
 

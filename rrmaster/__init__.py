@@ -4,10 +4,12 @@
 can it die with a worker.  The master only carries it between them, and never without somebody to give it to.*
 
 The house, in reading order.  Laws know no trio, no sockets and no clock; hands carry out what laws decide; imports
-point upwards in this list, and ``worker/`` (the other process: a directory is a process) sees `wire` and `channel`.
+point upwards in this list, and ``worker/`` (the other process: a directory is a process) sees `wire`, `launch`
+and `channel`.
 
 =============  ====================================================================
 wire           what is said on the line, and how it is spelled
+launch         what a worker is told at its start, and how it is spelled
 balance        how load is counted, who has room, who is late, who is next
 lifecycle      what may become of a worker: State x Event -> State, Actions
 restarts       when to try again, when to call it a crash loop
@@ -16,7 +18,8 @@ rollout        how a reload is going, and what its next step is
 recycling      when a worker that does nothing wrong is to be replaced
 autoscale      how many workers there should be for the share that is busy
 spelling       how the values of options are written
-settings       one frozen class: flags, environment, file, defaults
+settings       what is to be served, where and how: one frozen class
+sources        where the value of a setting comes from
 status         what the whole master looks like: one snapshot, as a table and as JSON
 -------------  --------------------------------------------------------------------
 channel        the two ends of a line

@@ -18,18 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .settings import (
-    Option,
-    Settings,
-    SettingsError,
-    Source,
-    conventions,
-    flag,
-    from_environment,
-    from_table,
-    options,
-    read,
-)
+from .settings import Option, Settings, SettingsError, flag, options
+from .sources import Source, conventions, from_environment, from_table, read
 from .spelling import parse_port, suggestion
 
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
@@ -270,7 +260,9 @@ def _parser() -> _Parser:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        "application", nargs="?", help="what to serve: an `async def handler(stream)` by its import name"
+        "application",
+        nargs="?",
+        help="what to serve, by its import name: an ASGI or WSGI application, or an `async def handler(stream)`",
     )
     groups: dict[str, Any] = {}
     for name, option in options().items():
@@ -294,16 +286,21 @@ def _parser() -> _Parser:
 def _add(group: Any, name: str, option: Option) -> None:
     default = option.shown or _default(name)
     text = f"{option.help} (default: {default})" if default else option.help
+    text = text.replace("%", "%%")
+    if option.is_switch:
+        # Its own help would name the default as True or False.
+        group.add_argument(*option.flags, flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text)
+        return
     action = "append" if option.repeatable else "store"
-    group.add_argument(
-        *option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text.replace("%", "%%")
-    )
+    group.add_argument(*option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text)
 
 
 def _default(name: str) -> str:
     value = next(f.default for f in Settings.__attrs_attrs__ if f.name == name)
-    if value is None:
+    if value is None or value == "":
         return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}s" if isinstance(value, float) else str(value)
 
 

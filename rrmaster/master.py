@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import math
 import os
 import random
@@ -27,6 +26,7 @@ from .balance import POLICIES, Policy, UserPolicy, policy_named
 from .change import Change, environment_of, listen, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
+from .launch import FIELDS, Launch
 from .lifecycle import Patience
 from .listeners import Listener
 from .log import logger
@@ -251,22 +251,21 @@ def worker_environment(
 ) -> dict[str, str]:
     """What a worker's process is started with, in the directory `cwd`, as one of `size`."""
     environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS} | dict(more)
-    launch = {
-        "application": settings.application,
-        "app_dir": os.path.normpath(os.path.join(cwd, settings.app_dir or ".")),
-        "chdir": cwd,
-        "heartbeat": settings.heartbeat,
-        "graceful": settings.graceful_timeout,
-    }
     return environ | {
         "PYTHONUNBUFFERED": "1",
         "RRMASTER_LINE": str(birth.line),
-        "RRMASTER_LAUNCH": json.dumps(launch),
+        "RRMASTER_LAUNCH": launch_of(settings, cwd).encode(),
         "RRMASTER_WORKER_ID": str(birth.id),
         "RRMASTER_WORKER_SLOT": str(birth.slot),
         "RRMASTER_WORKER_COUNT": str(size),
         "RRMASTER_GENERATION": str(birth.generation),
     }
+
+
+def launch_of(settings: Settings, cwd: str) -> Launch:
+    """What a worker is told of the settings."""
+    same: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
+    return Launch(**same | {"app_dir": os.path.normpath(os.path.join(cwd, settings.app_dir or ".")), "chdir": cwd})
 
 
 def fleet_size(settings: Settings) -> int:

@@ -1,25 +1,24 @@
 """What is to be served, where and how: one frozen, validated class.
 
 Each option is declared once, as a field of `Settings`, and is flag, environment variable (``RRMASTER_<NAME>``), key of
-``rrmaster.toml`` or ``[tool.rrmaster]``, and keyword argument of the library at the same time.  `read` puts the
-sources together, flags before environment before file before default, and remembers where each value came from.
-
-This module parses; it opens no file, reads no environment and knows no processors: all that is handed to it.
+``rrmaster.toml`` or ``[tool.rrmaster]``, and keyword argument of the library at the same time (see `sources`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 from attrs import frozen
 
 from .balance import MAX_WINDOW
+from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES
 from .spelling import (
     Between,
     Bind,
     from_to,
+    one_of,
     parse_application,
     parse_bind,
     parse_binds,
@@ -30,18 +29,17 @@ from .spelling import (
     parse_own_name,
     parse_policy,
     parse_probe,
+    parse_proxies,
+    parse_root_path,
     parse_share,
     parse_size,
     parse_surge,
+    parse_switch,
     parse_text,
     parse_umask,
     parse_workers,
     positive_duration,
-    suggestion,
 )
-
-WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")
-"""Set by the master for its workers, and no options: a master started by a worker of another sees them."""
 
 
 class SettingsError(Exception):
@@ -65,6 +63,11 @@ class Option:
     shown: str | None = None
     """The default as --help shows it, where the value itself says too little."""
 
+    @property
+    def is_switch(self) -> bool:
+        """It is on or off: ``--the-name`` and ``--no-the-name``."""
+        return self.parse is parse_switch
+
 
 def _named(parse: Callable[[Any], Any]) -> Any:
     """The parser as a converter whose complaint names the field."""
@@ -87,7 +90,7 @@ def _option(default: Any, parse: Callable[[Any], Any], group: str, metavar: str,
     )
 
 
-_WHERE, _WHO, _HOW = "where to serve", "workers", "which worker gets a connection"
+_WHERE, _WHO, _HOW, _HTTP = "where to serve", "workers", "which worker gets a connection", "HTTP"
 _RELOAD, _RENEW = "reload and health", "recycling and scaling"
 _PATIENCE, _PROCESS, _OTHER = "how long to wait", "process", "configuration and output"
 
@@ -100,7 +103,7 @@ class Settings:
     """
 
     application: str = attrs.field(converter=_named(parse_application))  # type: ignore[misc]  # the plugin wants a name
-    """``module:attribute`` of an ``async def handler(stream)``."""
+    """``module:attribute`` of a stream handler, an ASGI or a WSGI application, or what makes one (`factory`)."""
 
     bind: tuple[str, ...] = _option(
         ("127.0.0.1:8000",),
@@ -137,6 +140,24 @@ class Settings:
         "worker processes; auto: one for each processor this process may use; 2:8: as many as the load asks for",
         flags=("-w",),
         shown="$WEB_CONCURRENCY, else auto",
+    )
+    interface: str = _option(
+        "auto",
+        one_of("interface", INTERFACES),
+        _WHO,
+        "KIND",
+        "what the application is: stream (async def handler(stream), on trio, or handler(reader, writer), on asyncio), "
+        "asgi or wsgi; auto: its parameters tell",
+    )
+    runtime: str = _option(
+        "auto",
+        one_of("runtime", RUNTIMES),
+        _WHO,
+        "RUNTIME",
+        "what it runs on: trio, asyncio or uvloop; auto: trio for handler(stream), else uvloop where it is installed",
+    )
+    factory: bool = _option(
+        False, parse_switch, _WHO, "", "what is named makes the application: it is called without arguments"
     )
     app_dir: str | None = _option(
         None,
@@ -185,6 +206,37 @@ class Settings:
         "N",
         "open connections of one worker; when all have so many, new ones wait in the backlog",
     )
+
+    root_path: str = _option(
+        "", parse_root_path, _HTTP, "PATH", "the path under which a proxy serves the application, for ASGI and WSGI"
+    )
+    proxy_headers: bool = _option(
+        True,
+        parse_switch,
+        _HTTP,
+        "",
+        "take the client's address and scheme from X-Forwarded-For and -Proto, where they come from a trusted proxy",
+    )
+    forwarded_allow_ips: str = _option(
+        TRUSTED_PROXIES,
+        parse_proxies,
+        _HTTP,
+        "ADDRESSES",
+        "addresses or networks of trusted proxies, separated by commas; *: all",
+        shown=f"$FORWARDED_ALLOW_IPS, else {TRUSTED_PROXIES}",
+    )
+    # uvicorn's.  It should be longer than what a proxy in front keeps its own connections, or requests meet the close.
+    keep_alive: float = _option(
+        5.0, parse_duration, _HTTP, "TIME", "close a connection on which no request has come for so long after the last"
+    )
+    # Threads wait for a database while others work; beyond a few the interpreter's lock makes them wait for each other.
+    # waitress has 4, a2wsgi 10.
+    threads: int = _option(8, from_to(1, 1000), _HTTP, "N", "requests that a worker has in progress at once, for WSGI")
+    lifespan: str = _option(
+        "auto", one_of("lifespan", LIFESPANS), _HTTP, "auto|on|off", "tell an ASGI application of its start and end"
+    )
+    # Off: a line costs a write in the worker and a read in the master, and a proxy in front mostly keeps one already.
+    access_log: bool = _option(False, parse_switch, _HTTP, "", "print a line for each request")
 
     ready_timeout: float = _option(
         30.0,
@@ -254,7 +306,8 @@ class Settings:
         from_to(0, 2**31),
         _RENEW,
         "N",
-        "replace a worker that has served so many connections, 10 % more or less; 0: never",
+        "replace a worker that has served so many requests (of a stream handler: connections), 10 % more or less; "
+        "0: never",
     )
     max_age: float = _option(
         0.0, parse_duration, _RENEW, "TIME", "replace a worker that has served for so long, 10 % more or less; 0: never"
@@ -357,86 +410,3 @@ def options() -> dict[str, Option]:
 def flag(name: str) -> str:
     """The long flag of an option."""
     return "--" + name.replace("_", "-")
-
-
-# --- the sources
-
-
-@frozen
-class Source:
-    """Some values, and how their names are spelled there."""
-
-    name: str
-    values: Mapping[str, object]
-    spell: Callable[[str], str] = flag
-
-
-def from_environment(environ: Mapping[str, str]) -> tuple[Source, list[str]]:
-    """The options set in the environment, and complaints about variables that look like ones and are none."""
-    values: dict[str, object] = {}
-    complaints = []
-    names = {variable(name): name for name in options()}
-    for key in sorted(environ):
-        if key in names:
-            values[names[key]] = environ[key]
-        elif key.startswith("RRMASTER_") and key not in WORKER_VARIABLES:
-            complaints.append(f"{key} is no setting of rrmaster and is ignored{suggestion(key, names)}")
-    return Source("environment", values, variable), complaints
-
-
-def conventions(environ: Mapping[str, str]) -> Source:
-    """What platforms set: WEB_CONCURRENCY and PORT (as gunicorn and uvicorn read them)."""
-    values: dict[str, object] = {}
-    if environ.get("WEB_CONCURRENCY"):
-        values["workers"] = environ["WEB_CONCURRENCY"]
-    if environ.get("PORT"):
-        values["bind"] = [f"0.0.0.0:{environ['PORT']}"]
-    return Source("environment", values, {"workers": "WEB_CONCURRENCY", "bind": "PORT"}.__getitem__)
-
-
-def from_table(table: Mapping[str, object], file: str) -> Source:
-    """The table of a TOML file.  Keys may be written with - or _.  Raises SettingsError for an unknown one."""
-    known = {*options(), "application"}
-    values: dict[str, object] = {}
-    spelled: dict[str, str] = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise SettingsError(f"{file}: there is no setting {key!r}{suggestion(name, known)}")
-        if name in values:
-            raise SettingsError(f"{file}: {spelled[name]} and {key} are the same setting")
-        if name in _OCTAL and isinstance(value, int):
-            # 440 would be taken for 0o670, and nobody would know.
-            raise SettingsError(f'{file}: {key}: write the mode as text, such as "660"')
-        values[name], spelled[name] = value, key
-    return Source(file, values, lambda name: f"{file}: {spelled[name]}")
-
-
-_OCTAL = ("unix_mode", "umask")
-
-
-def variable(name: str) -> str:
-    """The environment variable of an option."""
-    return "RRMASTER_" + name.upper()
-
-
-def read(sources: Sequence[Source]) -> tuple[Settings, dict[str, str]]:
-    """The settings from these sources, the first that knows a value wins; and where each value came from.
-
-    Raises SettingsError, naming the option as it is spelled in the source at fault.
-    """
-    parsers = {name: option.parse for name, option in options().items()} | {"application": parse_application}
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(parsers, "default")
-    for name, parse in parsers.items():
-        source = next((s for s in sources if name in s.values), None)
-        if source is None:
-            continue
-        try:
-            values[name] = parse(source.values[name])
-        except ValueError as error:
-            raise SettingsError(f"{source.spell(name)}: {error}") from None
-        origins[name] = source.name
-    if "application" not in values:
-        raise SettingsError("nothing to serve: name an application, module:attribute (try rrmaster.demo:hello)")
-    return Settings(**values), origins

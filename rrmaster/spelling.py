@@ -7,6 +7,7 @@ ValueError that says what to write instead.  A value already parsed is taken, to
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -211,6 +212,50 @@ def parse_policy(value: object) -> str:
     if value in POLICIES or (isinstance(value, str) and _is_name(value)):
         return str(value)
     raise ValueError(_not_one_of(value, "policy", (*POLICIES, "module:callable")))
+
+
+def one_of(what: str, choices: Sequence[str]) -> Callable[[object], str]:
+    """One of these words."""
+
+    def parse(value: object) -> str:
+        if value in choices:
+            return str(value)
+        raise ValueError(_not_one_of(value, what, choices))
+
+    return parse
+
+
+def parse_switch(value: object) -> bool:
+    """On or off: TOML's true and false, and in the environment what people write for them."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _SWITCH:
+        return _SWITCH[value.lower()]
+    raise ValueError(f"{value!r} is neither on nor off; write true or false")
+
+
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def parse_root_path(value: object) -> str:
+    """A path without its last slash, or nothing."""
+    if value == "" or (isinstance(value, str) and re.fullmatch(r"(/[^/\s?#]+)+", value)):
+        return str(value)
+    raise ValueError(f"{value!r} is no root path; write it from its first slash to before its last, such as /shop")
+
+
+def parse_proxies(value: object) -> str:
+    """Addresses and networks, separated by commas; ``*`` is all of them.  Empty: none."""
+    complaint = f"{value!r} names no proxies; write addresses or networks, such as 127.0.0.1,10.0.0.0/8, or *"
+    if not isinstance(value, str):
+        raise ValueError(complaint)
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    for word in words:
+        try:
+            ipaddress.ip_network(word, strict=True) if word != "*" else None
+        except ValueError:
+            raise ValueError(complaint) from None
+    return ",".join(words)
 
 
 def parse_level(value: object) -> str:

@@ -51,6 +51,8 @@ class WorkerStatus:
     """Connections it has finished since its birth."""
     busy: int | None = None
     """Requests in progress.  This and what follows is None before its first report."""
+    requests: int | None = None
+    """Requests it has finished since its birth; of a stream handler, connections."""
     lag_us: int | None = None
     """By how much its loop was late at worst in its last reporting period."""
     rss: int | None = None
@@ -286,6 +288,7 @@ COLUMNS = (
     Column("BUSY", lambda w: number(w.busy), rank=1),
     Column("HANDED", lambda w: str(w.handed), rank=11),
     Column("CLOSED", lambda w: str(w.closed), rank=12),
+    Column("REQS", lambda w: number(w.requests), rank=14),
     Column("LAG", lambda w: lag(w.lag_us), rank=2),
     Column("RSS", lambda w: size(w.rss), rank=4),
     Column("CPU", lambda w: "-" if w.cpu_us is None else duration(w.cpu_us / 1e6), rank=9),

@@ -279,7 +279,7 @@ class Supervisor:
         if ward.state is State.SERVING and not ward.wish and ward.heard - ward.sampled >= self.renewal.heartbeat:
             ward.sampled = ward.heard
             age = ward.heard - ward.served_since if ward.served_since is not None else 0.0
-            ward.wish = ward.wear.reason(report.closed, age, report.rss)
+            ward.wish = ward.wear.reason(report.requests, age, report.rss)
             if ward.wish:
                 self.changed()
 

@@ -84,6 +84,7 @@ def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:
         handed=post.handed,
         closed=post.closed,
         busy=report.busy if report else None,
+        requests=report.requests if report else None,
         lag_us=report.lag_us if report else None,
         rss=report.rss if report else None,
         cpu_us=report.cpu_us if report else None,

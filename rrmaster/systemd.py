@@ -308,6 +308,9 @@ def _arguments(settings: Settings, place: _Place) -> Iterator[str]:
         value = getattr(settings, name)
         if name in {"chdir", "user", "group", "control", *place.from_file} or value == fields[name].default:
             continue
+        if option.is_switch:
+            yield flag(name) if value else flag(f"no_{name}")
+            continue
         for text in _spellings(option, value):
             yield f"{flag(name)}={text}"
     yield f"--control={place.control}"

@@ -53,7 +53,7 @@ PROBE = 1
 
 _HEADER = struct.Struct("<BxH")
 _HANDOFF = struct.Struct("<HBBBxxxxxxx")
-_REPORT = struct.Struct("<QIBxHIQQ")
+_REPORT = struct.Struct("<QIBxHIQQQ")
 
 
 class ProtocolError(Exception):
@@ -88,6 +88,8 @@ class Report:
     asides: int = 0
     """How many messages it has read that were no clients (asides and probes), modulo 65536: the master tells by it
     how many of them still lie in the letterbox."""
+    requests: int = 0
+    """Requests finished since birth, over however many connections; for a stream handler, connections finished."""
 
 
 @frozen
@@ -153,8 +155,8 @@ def decode_up(datagram: bytes) -> Up | None:
     kind, body = _unframe(datagram)
     try:
         if kind == REPORT:
-            closed, busy, taking, asides, lag, rss, cpu = _REPORT.unpack_from(body)
-            return Report(closed, busy, bool(taking), lag, rss, cpu, asides)
+            closed, busy, taking, asides, lag, rss, cpu, requests = _REPORT.unpack_from(body)
+            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests)
         if kind == READY:
             return _ready(json.loads(body))
         if kind == FAILED:
@@ -193,7 +195,8 @@ def _unframe(datagram: bytes) -> tuple[int, bytes]:
 
 
 def _pack_report(r: Report) -> bytes:
-    return _REPORT.pack(r.closed, r.busy, r.taking, r.asides % 65536, min(r.lag_us, 2**32 - 1), r.rss, r.cpu_us)
+    lag = min(r.lag_us, 2**32 - 1)
+    return _REPORT.pack(r.closed, r.busy, r.taking, r.asides % 65536, lag, r.rss, r.cpu_us, r.requests)
 
 
 def _json(value: Any) -> bytes:

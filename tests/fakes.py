@@ -154,7 +154,7 @@ class Actor:
         self.say(wire.Ready(self.process.pid))
 
     def report(self) -> None:
-        self.say(wire.Report(self.taken, asides=self.asides))
+        self.say(wire.Report(self.taken, asides=self.asides, requests=self.taken))
 
     async def serve(self) -> None:
         """Take, close, and report, until the end of the stream; and beat."""

@@ -112,15 +112,25 @@ def test_nothing_is_imported_by_its_full_name(file):
 
 
 @by_name(worker_files)
-def test_a_worker_knows_of_the_house_only_wire_and_channel(file):
+def test_a_worker_knows_of_the_house_only_what_both_sides_say(file):
     inside, _ = imports(file)
-    assert inside <= {"wire", "channel", "worker"}
+    assert inside <= {"wire", "launch", "channel", "worker"}
 
 
 @by_name(worker_files)
-def test_only_on_trio_loads_trio_in_a_worker(file):
+def test_only_a_runtimes_own_room_loads_its_async_library(file):
     _, outside = imports(file, deep=False)
-    assert ("trio" in outside) == (file.stem == "on_trio")
+    loaded = outside & {"trio", "anycorn", "asyncio", "uvloop", "uvicorn", "a2wsgi"}
+    assert loaded <= LIBRARIES.get(file.stem, set())
+
+
+LIBRARIES = {
+    "on_trio": {"trio"},
+    "on_anycorn": {"trio", "anycorn"},
+    "on_asyncio": {"asyncio"},
+    "on_uvicorn": {"asyncio", "uvicorn"},
+    "wsgi": {"asyncio", "a2wsgi"},
+}
 
 
 LOADED = "import sys; before = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - before))"
@@ -137,7 +147,8 @@ def loaded_by(module: str) -> set[str]:
 def test_a_worker_loads_no_master_and_no_async_library(module):
     loaded = loaded_by(module)
     assert {m for m in loaded if m.startswith("rrmaster")} <= {
-        "rrmaster", "rrmaster.wire", "rrmaster.channel", "rrmaster.worker", "rrmaster.worker.__main__",
+        "rrmaster", "rrmaster.wire", "rrmaster.launch", "rrmaster.channel", "rrmaster.worker",
+        "rrmaster.worker.__main__", "rrmaster.worker.loading", "rrmaster.worker.runtimes",
     }  # fmt: skip
     assert loaded.isdisjoint({"trio", "asyncio", "argparse", "subprocess"})
 

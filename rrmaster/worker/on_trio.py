@@ -6,8 +6,6 @@ raises stays in it.
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
 import os
 import signal
 import socket
@@ -17,7 +15,10 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import Factory, define
 
-from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, Duty, HungUp, Taken, Worker, enter
+from ..launch import Launch
+from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
+from .loading import Application
+from .stacks import MAX_TASK_LINES, say_tasks_at
 
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
@@ -25,14 +26,8 @@ BEGIN = 3
 """Checkpoints after a batch, in which what was taken can begin: a task starts at the first, has read at the second,
 and has answered at the third if it ever does so at once."""
 
-MAX_TASK_LINES = 2_000
-"""Lines of task stacks: ten thousand connections are ten thousand times the same."""
-
 _TRIO = os.path.dirname(trio.__file__) + os.sep
 """Its own frames say nothing of the application."""
-
-SHORT_PAUSE = 0.05
-"""Seconds between looks at a full descriptor table."""
 
 
 async def serve(handler: Handler, duty: Duty) -> None:
@@ -40,20 +35,9 @@ async def serve(handler: Handler, duty: Duty) -> None:
     await _Service(handler, duty).run()
 
 
-def say_tasks_at(number: int) -> None:
-    """After the stacks of the threads, which faulthandler writes, write those of trio's tasks, if the loop can."""
-    faulthandler.unregister(number)
-    signal.signal(number, lambda *_: _write_tasks(2))
-    faulthandler.register(number, file=2, all_threads=True, chain=True)  # then it calls the handler set before it
-
-
-def _write_tasks(fd: int) -> None:
-    """In a signal handler, so between any two bytecodes: what it raised would end the worker that was only asked."""
-    try:
-        os.write(fd, "".join(f"{line}\n" for line in _tasks()).encode(errors="replace"))
-    except Exception as error:
-        with contextlib.suppress(OSError):  # nobody reads it, and there is nobody else to tell
-            os.write(fd, f"the tasks of trio cannot be shown: {error!r}\n".encode())
+def run(application: Application, duty: Duty, launch: Launch) -> None:
+    """Serve until the master sends no more and what was taken is done."""
+    trio.run(serve, application.target, duty, strict_exception_groups=True)
 
 
 def _tasks() -> list[str]:
@@ -77,7 +61,7 @@ class _Service:
     _news: trio.Event = Factory(trio.Event)
 
     async def run(self) -> None:
-        say_tasks_at(DUMP_SIGNAL)
+        say_tasks_at(DUMP_SIGNAL, _tasks)
         self.duty.wake = lambda: self._news.set()
         facts = self.duty.facts
         enter(Worker(facts.id, facts.slot, facts.generation, self.draining, self.duty))

@@ -5,20 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import settings as law
+from rrmaster import sources as law
 from rrmaster.balance import MAX_WINDOW, POLICIES
-from rrmaster.settings import (
-    Settings,
-    SettingsError,
-    Source,
-    conventions,
-    flag,
-    from_environment,
-    from_table,
-    options,
-    read,
-    variable,
-)
+from rrmaster.launch import FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
+from rrmaster.master import launch_of
+from rrmaster.settings import Settings, SettingsError, flag, options
+from rrmaster.sources import Source, conventions, from_environment, from_table, read, variable
 from rrmaster.spelling import LOG_LEVELS, Between, Inherited, Tcp, Unix, parse_bind, parse_binds, parse_duration
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -122,12 +114,23 @@ def test_what_is_no_duration_is_refused_and_told_how_to_write_one(value):
         parse_duration(value)
 
 
+SWITCH = [("true", True), ("No", False), ("on", True), ("0", False), (True, True), (False, False)]
 GOOD = {
     "application": [("shop.main:app", "shop.main:app"), ("m:a.b", "m:a.b"), ("ümlaut:x", "ümlaut:x")],
     "bind": [("a:1", ("a:1",)), (["a:1", "b:2"], ("a:1", "b:2"))],
     "unix_mode": [("660", 0o660), ("0o660", 0o660), ("0", 0), (0o600, 0o600), ("777", 0o777)],
     "backlog": [("1", 1), (65535, 65535)],
     "workers": [("4", 4), (1, 1), (" 8 ", 8), ("auto", None), (None, None), (1024, 1024), ("2:8", Between(2, 8))],
+    "interface": [(interface, interface) for interface in INTERFACES],
+    "runtime": [(runtime, runtime) for runtime in RUNTIMES],
+    "factory": SWITCH,
+    "root_path": [("/shop", "/shop"), ("/a/b", "/a/b"), ("", "")],
+    "proxy_headers": SWITCH,
+    "forwarded_allow_ips": [("::1", "::1"), ("10.0.0.0/8, 127.0.0.1", "10.0.0.0/8,127.0.0.1"), ("*", "*"), ("", "")],
+    "keep_alive": [("75s", 75.0), ("0", 0.0)],
+    "threads": [("1", 1), (1000, 1000)],
+    "lifespan": [(lifespan, lifespan) for lifespan in LIFESPANS],
+    "access_log": SWITCH,
     "app_dir": [("src", "src"), (None, None)],
     "env_file": [(".env", ".env"), (None, None)],
     "chdir": [("/srv", "/srv"), (None, None)],
@@ -177,6 +180,16 @@ BAD = {
     "unix_mode": ["", "888", "1777", "rw", -1, 0o1000, True, None],
     "backlog": ["0", 0, -1, 65536, "many", 1.5, True, None],
     "workers": ["0", 0, -1, 1025, "four", "", 2.0, True, "8:2", "0:2", "2:", ":"],
+    "interface": ["", "ASGI", "http", None, 5],
+    "runtime": ["", "curio", None, 5],
+    "factory": ["", "maybe", 2, None],
+    "root_path": ["/", "shop", "/shop/", "/a b", "/a?b", None, 5],
+    "proxy_headers": ["", "maybe", 2, None],
+    "forwarded_allow_ips": ["localhost", "10.0.0.1/8", "1.2.3", None, 5],
+    "keep_alive": ["-1", "x", None],
+    "threads": ["0", 0, 1001, "x", None, True],
+    "lifespan": ["", "yes", True, None],
+    "access_log": ["", "maybe", 2, None],
     "app_dir": ["", 5],
     "env_file": ["", 5],
     "chdir": ["", 5],
@@ -315,6 +328,16 @@ def test_the_defaults_are_those_that_were_promised():
         "log_file": None,
         "log_max_size": 20_000_000,
         "log_keep": 5,
+        "interface": "auto",
+        "runtime": "auto",
+        "factory": False,
+        "root_path": "",
+        "proxy_headers": True,
+        "forwarded_allow_ips": "127.0.0.1,::1",
+        "keep_alive": 5.0,
+        "threads": 8,
+        "lifespan": "auto",
+        "access_log": False,
         "surge": 1.0,
         "probation": 2.0,
         "soak": 2.0,
@@ -339,7 +362,7 @@ def test_the_defaults_are_those_that_were_promised():
 def test_the_default_shown_is_the_default(name):
     """--help shows `shown`; where it is a value, it must be the value."""
     option, default = options()[name], getattr(Settings(APP), name)
-    if option.shown is not None and default is not None and name != "bind":
+    if option.shown is not None and default is not None and name not in ("bind", "forwarded_allow_ips"):
         assert option.parse(option.shown) == default
 
 
@@ -406,13 +429,18 @@ def test_what_the_platform_says_comes_after_all_that_was_written_for_us():
     assert (chosen.workers, chosen.bind) == (7, ("localhost:1",))
 
 
+def test_the_platform_may_name_the_proxies():
+    chosen, _ = read([served(), conventions({"FORWARDED_ALLOW_IPS": "10.0.0.0/8"})])
+    assert chosen.forwarded_allow_ips == "10.0.0.0/8"
+
+
 def test_empty_variables_of_the_platform_say_nothing():
-    chosen, origins = read([served(), conventions({"WEB_CONCURRENCY": "", "PORT": ""})])
+    chosen, origins = read([served(), conventions({"WEB_CONCURRENCY": "", "PORT": "", "FORWARDED_ALLOW_IPS": ""})])
     assert chosen == Settings(APP)
     assert origins["workers"] == "default"
 
 
-@pytest.mark.parametrize("name", ["WEB_CONCURRENCY", "PORT"])
+@pytest.mark.parametrize("name", ["WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"])
 def test_a_bad_variable_of_the_platform_is_named(name):
     with pytest.raises(SettingsError, match=f"^{name}: "):
         read([served(), conventions({name: "many"})])
@@ -470,3 +498,21 @@ def test_a_mode_in_a_file_is_text(key):
     """A plain 440 would be 0o670."""
     with pytest.raises(SettingsError, match=f"rrmaster.toml: {key}: write the mode as text"):
         from_table({key: 440}, "rrmaster.toml")
+
+
+# --- what workers are told of them
+
+
+def test_a_worker_is_told_what_was_set():
+    """And the directories as they are from anywhere."""
+    chosen = Settings(APP, factory=True, keep_alive="75s", app_dir="src", forwarded_allow_ips="*")
+    launch = Launch.decode(launch_of(chosen, "/srv").encode())
+    assert launch == Launch(
+        application=APP, factory=True, keep_alive=75.0, app_dir="/srv/src", chdir="/srv", forwarded_allow_ips="*"
+    )
+
+
+def test_a_launch_without_more_has_the_defaults_of_the_settings():
+    names = set(FIELDS) - {"app_dir", "chdir"}
+    chosen, launch = Settings(APP), Launch(application=APP)
+    assert {name: getattr(launch, name) for name in names} == {name: getattr(chosen, name) for name in names}

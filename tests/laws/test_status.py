@@ -38,7 +38,7 @@ STATES = ("booting", "proving", "serving", "draining", "stopping", "killed")
 def a_worker(slot: int = 0, **more: object) -> WorkerStatus:
     known = dict(  # noqa: C408  # as the constructor would read
         slot=slot, id=slot + 1, pid=4_000_000 + slot, generation=2, state="serving", state_s=61.0, uptime_s=61.0,
-        open=12, unclaimed=1, handed=345, closed=333, busy=3, lag_us=850, rss=26 << 20, cpu_us=12_300_000,
+        open=12, unclaimed=1, handed=345, closed=333, busy=3, requests=340, lag_us=850, rss=26 << 20, cpu_us=12_300_000,
     )  # fmt: skip
     return WorkerStatus(**(known | more))  # type: ignore[arg-type]
 

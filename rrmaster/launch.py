@@ -1,0 +1,64 @@
+"""What a worker is told at its start, and how it is spelled.
+
+The master encodes it into the environment variable ``RRMASTER_LAUNCH``, as JSON, and a worker of this package decodes
+it.  A worker in another language needs none of it: the line is enough (docs/protocol.md).
+
+A field that has the name of a setting has its value too, so an option reaches the workers by being named here.  Master
+and worker are always the same version of this package: a worker is started from the directory its master was.
+"""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+from attrs import frozen
+
+INTERFACES = ("auto", "stream", "asgi", "wsgi")
+"""What an application may be; auto: by its parameters."""
+
+RUNTIMES = ("auto", "trio", "asyncio", "uvloop")
+"""What its code runs on."""
+
+LIFESPANS = ("auto", "on", "off")
+"""Whether an ASGI application is told of its start and end; uvicorn's words."""
+
+TRUSTED_PROXIES = "127.0.0.1,::1"
+"""Whose X-Forwarded headers are believed: uvicorn's and gunicorn's default, a proxy on the same machine."""
+
+
+@frozen(kw_only=True)
+class Launch:
+    """What to serve, and how to behave.  Times are in seconds; defaults are those of the settings of the same name."""
+
+    application: str
+    """``module:attribute``."""
+    app_dir: str = "."
+    """Where to import it from."""
+    chdir: str = "."
+    """The working directory."""
+    heartbeat: float = 0.5
+    graceful_timeout: float = 30.0
+    interface: str = "auto"
+    runtime: str = "auto"
+    factory: bool = False
+    root_path: str = ""
+    proxy_headers: bool = True
+    forwarded_allow_ips: str = TRUSTED_PROXIES
+    keep_alive: float = 5.0
+    threads: int = 8
+    lifespan: str = "auto"
+    access_log: bool = False
+
+    def encode(self) -> str:
+        """As JSON."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> Launch:
+        """What `encode` has spelled."""
+        return cls(**json.loads(text))
+
+
+FIELDS = tuple(field.name for field in attrs.fields(Launch))
+"""The names of all fields."""

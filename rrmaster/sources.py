@@ -1,0 +1,103 @@
+"""Where the value of a setting comes from: flags before environment before file before default.
+
+`read` puts the sources together and remembers where each value came from.  This module parses; it opens no file and
+reads no environment: all that is handed to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from .settings import Settings, SettingsError, flag, options
+from .spelling import parse_application, suggestion
+
+WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")
+"""Set by the master for its workers, and no options: a master started by a worker of another sees them."""
+
+
+@frozen
+class Source:
+    """Some values, and how their names are spelled there."""
+
+    name: str
+    values: Mapping[str, object]
+    spell: Callable[[str], str] = flag
+
+
+def from_environment(environ: Mapping[str, str]) -> tuple[Source, list[str]]:
+    """The options set in the environment, and complaints about variables that look like ones and are none."""
+    values: dict[str, object] = {}
+    complaints = []
+    names = {variable(name): name for name in options()}
+    for key in sorted(environ):
+        if key in names:
+            values[names[key]] = environ[key]
+        elif key.startswith("RRMASTER_") and key not in WORKER_VARIABLES:
+            complaints.append(f"{key} is no setting of rrmaster and is ignored{suggestion(key, names)}")
+    return Source("environment", values, variable), complaints
+
+
+def conventions(environ: Mapping[str, str]) -> Source:
+    """What platforms set: WEB_CONCURRENCY, PORT and FORWARDED_ALLOW_IPS (as gunicorn and uvicorn read them)."""
+    values: dict[str, object] = {}
+    if environ.get("WEB_CONCURRENCY"):
+        values["workers"] = environ["WEB_CONCURRENCY"]
+    if environ.get("PORT"):
+        values["bind"] = [f"0.0.0.0:{environ['PORT']}"]
+    if environ.get("FORWARDED_ALLOW_IPS"):
+        values["forwarded_allow_ips"] = environ["FORWARDED_ALLOW_IPS"]
+    return Source("environment", values, _CONVENTIONS.__getitem__)
+
+
+_CONVENTIONS = {"workers": "WEB_CONCURRENCY", "bind": "PORT", "forwarded_allow_ips": "FORWARDED_ALLOW_IPS"}
+
+
+def from_table(table: Mapping[str, object], file: str) -> Source:
+    """The table of a TOML file.  Keys may be written with - or _.  Raises SettingsError for an unknown one."""
+    known = {*options(), "application"}
+    values: dict[str, object] = {}
+    spelled: dict[str, str] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise SettingsError(f"{file}: there is no setting {key!r}{suggestion(name, known)}")
+        if name in values:
+            raise SettingsError(f"{file}: {spelled[name]} and {key} are the same setting")
+        if name in _OCTAL and isinstance(value, int):
+            # 440 would be taken for 0o670, and nobody would know.
+            raise SettingsError(f'{file}: {key}: write the mode as text, such as "660"')
+        values[name], spelled[name] = value, key
+    return Source(file, values, lambda name: f"{file}: {spelled[name]}")
+
+
+_OCTAL = ("unix_mode", "umask")
+
+
+def variable(name: str) -> str:
+    """The environment variable of an option."""
+    return "RRMASTER_" + name.upper()
+
+
+def read(sources: Sequence[Source]) -> tuple[Settings, dict[str, str]]:
+    """The settings from these sources, the first that knows a value wins; and where each value came from.
+
+    Raises SettingsError, naming the option as it is spelled in the source at fault.
+    """
+    parsers = {name: option.parse for name, option in options().items()} | {"application": parse_application}
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(parsers, "default")
+    for name, parse in parsers.items():
+        source = next((s for s in sources if name in s.values), None)
+        if source is None:
+            continue
+        try:
+            values[name] = parse(source.values[name])
+        except ValueError as error:
+            raise SettingsError(f"{source.spell(name)}: {error}") from None
+        origins[name] = source.name
+    if "application" not in values:
+        raise SettingsError("nothing to serve: name an application, module:attribute (try rrmaster.demo:hello)")
+    return Settings(**values), origins

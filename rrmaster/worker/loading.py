@@ -1,0 +1,236 @@
+"""What was named, and what kind of application is it?
+
+A callable tells by its parameters what it is: one is a stream, two are a pair of streams (if it is async) or WSGI (if
+it is not), three are ASGI.  Where that is in doubt nothing is guessed: the error says what was found and what to write.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from enum import Enum
+from types import TracebackType
+from typing import Any
+
+from attrs import frozen
+
+from ..launch import Launch
+
+
+class CannotLoad(Exception):
+    """The application cannot be loaded or started, and the message is all there is to say."""
+
+
+class Kind(Enum):
+    """What an application may be; the value is how it is written."""
+
+    STREAM = "async def handler(stream)"
+    """On trio; the stream is a trio.SocketStream."""
+    STREAMS = "async def handler(reader, writer)"
+    """On asyncio; an asyncio.StreamReader and an asyncio.StreamWriter."""
+    ASGI = "async def app(scope, receive, send)"
+    WSGI = "def app(environ, start_response)"
+
+
+_OF_INTERFACE = {"stream": (Kind.STREAM, Kind.STREAMS), "asgi": (Kind.ASGI,), "wsgi": (Kind.WSGI,)}
+
+_PARAMETERS = {Kind.STREAM: 1, Kind.STREAMS: 2, Kind.ASGI: 3, Kind.WSGI: 2}
+
+
+@frozen(eq=False)
+class Application:
+    """What is to be served."""
+
+    name: str
+    target: Any
+    kind: Kind
+
+
+def load(launch: Launch) -> Application:
+    """Import what is named, call it if it is a factory, and see what it is.
+
+    Raises CannotLoad, or whatever the application raises.
+    """
+    name, found = launch.application, _import(launch.application)
+    if launch.factory:
+        name, found = f"{name}()", _made_by(name, found)
+    return Application(name, found, kind_of(name, found, launch.interface, launch.runtime))
+
+
+def _import(name: str) -> Any:
+    module_name, _, path = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # a module that the application itself misses: its traceback says where
+        raise CannotLoad(f"there is no module {error.name!r} in {sys.path[0]} or among what is installed") from None
+    found: Any = module
+    for attribute in path.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise CannotLoad(f"module {module_name!r} has no attribute {path!r}") from None
+    return found
+
+
+def _made_by(name: str, factory: Any) -> Any:
+    """What a factory makes, called without arguments."""
+    if not callable(factory) or not _takes(factory, 0):
+        raise CannotLoad(f"{name} is {described(factory)}, and no factory: --factory calls it without arguments")
+    made = factory()
+    if inspect.iscoroutine(made):
+        made.close()
+        raise CannotLoad(f"{name} is {described(factory)}, which is async; --factory needs a plain function")
+    return made
+
+
+def kind_of(name: str, found: Any, interface: str = "auto", runtime: str = "auto") -> Kind:
+    """What this is.  Raises CannotLoad, saying what was found and what to write instead."""
+    what = f"{name} is {described(found)}"
+    if not callable(found):
+        raise CannotLoad(f"{what}, which cannot be called; write {_forms(tuple(Kind))}")
+    if interface == "auto":
+        kind = _guess(found)
+        if kind is None:
+            raise CannotLoad(f"{what}, {_doubt(found)}")
+        return kind
+    allowed = _OF_INTERFACE[interface]
+    fitting = [kind for kind in allowed if _fits(found, kind)]
+    if not fitting:
+        raise CannotLoad(f"{what}, which is not what --interface {interface} serves: {_forms(allowed)}")
+    # Without a signature, or with *args, a handler may be both; what it is to run on says which.
+    return fitting[-1] if runtime in ("asyncio", "uvloop") else fitting[0]
+
+
+def described(found: Any) -> str:
+    """What it is, for a message."""
+    if inspect.isroutine(found) or inspect.isclass(found):
+        try:
+            return f"{type(found).__name__} {found.__name__}{inspect.signature(found)}"
+        except (ValueError, TypeError):
+            return f"{type(found).__name__} {found.__name__}"
+    if isinstance(found, functools.partial):
+        return f"a partial of {described(found.func)}"
+    return f"an object of {type(found).__module__}.{type(found).__qualname__}"
+
+
+def _guess(found: Any) -> Kind | None:
+    if inspect.isclass(found):
+        return _guess_class(found)
+    needed, is_async = _needed(found), _is_async(found)
+    if needed == 3:
+        return Kind.ASGI  # decorated, it may be a plain function that returns the coroutine
+    if needed == 2:
+        return Kind.STREAMS if is_async else Kind.WSGI
+    return Kind.STREAM if needed == 1 and is_async else None
+
+
+def _guess_class(found: type) -> Kind | None:
+    """A class is an application only where calling it is serving: Starlette's endpoints, PEP 3333's example."""
+    if _needed(found) == 3 and hasattr(found, "__await__"):
+        return Kind.ASGI
+    return Kind.WSGI if _needed(found) == 2 and hasattr(found, "__iter__") else None
+
+
+def _doubt(found: Any) -> str:
+    """Why nothing was guessed, and what to do."""
+    needed, is_async = _needed(found), _is_async(found)
+    if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(found):
+        return f"a generator; write {_forms(tuple(Kind))}"
+    if inspect.isclass(found):
+        if needed == 1 and inspect.iscoroutinefunction(vars(found).get("__call__")):
+            return _ASGI2
+        return "a class; name an object of it, or have a function make one and say --factory"
+    if needed == 0 and not _takes(found, 1):
+        return "which takes no arguments; if it makes the application, say --factory"
+    if needed is None or needed == 0:
+        return "whose parameters do not tell what it is; say --interface stream, asgi or wsgi"
+    if needed == 1 and not is_async:
+        return f"which is not async; write {Kind.STREAM.value}, or for ASGI: {_ASGI2}"
+    return f"which takes {needed} arguments; write {_forms(tuple(Kind))}"
+
+
+_ASGI2 = (
+    "an application of ASGI 2 is not served, but asgiref.compatibility.guarantee_single_callable(app) makes it one "
+    "of ASGI 3"
+)
+
+
+def _forms(kinds: tuple[Kind, ...]) -> str:
+    forms = [f"`{kind.value}`" for kind in kinds]
+    return forms[0] if len(forms) == 1 else f"{', '.join(forms[:-1])} or {forms[-1]}"
+
+
+def _fits(found: Any, kind: Kind) -> bool:
+    """Whether it may be that, as far as can be seen."""
+    if not _takes(found, _PARAMETERS[kind]):
+        return False
+    if kind in (Kind.STREAM, Kind.STREAMS):
+        return _is_async(found)
+    return kind is Kind.ASGI or not _is_async(found)
+
+
+def _is_async(found: Any) -> bool:
+    """Whether calling it gives a coroutine, as far as can be seen through partials and decorators."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(inspect.unwrap(found)):
+        return True
+    return not inspect.isclass(found) and inspect.iscoroutinefunction(type(found).__call__)
+
+
+def _signature(found: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(found)
+    except (ValueError, TypeError):
+        return None  # C code may have none; whether it fits, its first connection will tell
+
+
+def _needed(found: Any) -> int | None:
+    """How many positional arguments it must be given; None: that cannot be seen, or something must go by name."""
+    signature = _signature(found)
+    if signature is None:
+        return None
+    needed = 0
+    for parameter in signature.parameters.values():
+        if parameter.default is not parameter.empty:
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            return None
+        needed += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return needed
+
+
+def _takes(found: Any, count: int) -> bool:
+    """Whether it can be called with so many positional arguments."""
+    signature = _signature(found)
+    if signature is None:
+        return True
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def explain(error: BaseException) -> str:
+    """What is to be told of a failed start: our own words, or the application's traceback without our frames."""
+    if isinstance(error, CannotLoad):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"the application ended the process while it was imported: SystemExit({error.code!r})"
+    here = __file__.rpartition("/")[0]
+    frames = _skip(error.__traceback__, lambda file: file.startswith(here) or "importlib" in file)
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+
+
+def _skip(frames: TracebackType | None, ours: Callable[[str], bool]) -> TracebackType | None:
+    kept = frames
+    while kept is not None and ours(kept.tb_frame.f_code.co_filename):
+        kept = kept.tb_next
+    return kept

@@ -1,0 +1,224 @@
+"""Serve an ASGI application on asyncio or uvloop, by uvicorn.
+
+uvicorn's protocols, lifespan and middleware are used, and its `Server` is not: it binds addresses, waits for signals
+and drops connections when it shuts down.  What stands here instead is how a connection from the letterbox gets a
+protocol, and the drain:
+
+========== ================================================ ===========================================================
+connection what it is                                       in the drain
+========== ================================================ ===========================================================
+virgin     no byte has come                                 has `VIRGIN` seconds for its first request
+idle       between two requests                             its next answer says ``Connection: close``
+busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
+websocket                                                   closed with 1012 at `LATEST` of the graceful timeout
+========== ================================================ ===========================================================
+
+At `LATEST` those that are idle or virgin are closed too.  A streaming response has the whole graceful timeout, and then
+the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
+
+Of uvicorn this uses names that its documentation does not promise, all of them here: `Config.http_protocol_class`,
+`.ws_protocol_class`, `.encoded_headers`, `.lifespan_class`, the constructor of protocols, their `shutdown` and
+`transport`, `ServerState.connections`, `.tasks` and `.default_headers`, and `lifespan.startup`, `.shutdown`,
+`.should_exit`, `.state`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from email.utils import formatdate
+from typing import Any
+
+import uvicorn
+from attrs import Factory, define, field
+from uvicorn.server import ServerState
+
+from ..launch import Launch
+from . import Duty, Taken
+from .asgi import ASGI, Counted
+from .loading import Application, CannotLoad
+from .on_asyncio import Connection, Service, run_server
+
+VIRGIN = 2.0
+"""Seconds that a connection without a first byte is kept in a drain: many times a round trip to the other end of the
+world, and gunicorn's linger.  A browser's connection made in advance would hold the worker for ever."""
+
+LATEST = 0.5
+"""The part of the graceful timeout after which nobody is waited for who does nothing, and websockets are closed: the
+rest is for what is in progress, and for clients to come back."""
+
+CLOSE = (b"connection", b"close")
+
+
+def run(application: Application, duty: Duty, launch: Launch) -> None:
+    """Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
+    serve(application.target, duty, launch)
+
+
+def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
+    """The same for any ASGI application.  What is in `more` goes to uvicorn's Config."""
+    duty.busy = duty.requests = 0
+    run_server(lambda service: Uvicorn(service, app, launch, more), duty, launch)
+
+
+def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
+    """uvicorn's configuration, loaded."""
+    config = uvicorn.Config(
+        app,
+        interface="asgi3",
+        lifespan=launch.lifespan,  # type: ignore[arg-type]  # one of its words, as `launch` knows them
+        log_config=None,
+        access_log=False,
+        proxy_headers=launch.proxy_headers,
+        forwarded_allow_ips=launch.forwarded_allow_ips,
+        root_path=launch.root_path,
+        timeout_keep_alive=launch.keep_alive,  # type: ignore[arg-type]  # call_later takes fractions
+        **more,
+    )
+    config.load()
+    config.http_protocol_class = type("Client", (_Client, config.http_protocol_class), {})
+    if config.ws_protocol_class is not None:
+        config.ws_protocol_class = type("WebSocket", (_WebSocket, config.ws_protocol_class), {})
+    return config
+
+
+class _Client:
+    """Added to uvicorn's protocol for HTTP: whether its client has spoken."""
+
+    virgin = True
+
+    def data_received(self, data: bytes) -> None:
+        self.virgin = False
+        super().data_received(data)  # type: ignore[misc]
+
+
+class _WebSocket:
+    """Added to uvicorn's protocol for websockets: its handshake says ``Connection: Upgrade``, and nothing else."""
+
+    def __init__(self, config: Any, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        super().__init__(config=config, server_state=server_state, app_state=app_state)  # type: ignore[call-arg]
+        self.default_headers = [header for header in server_state.default_headers if header != CLOSE]
+
+
+@define(eq=False)
+class Uvicorn:
+    """Serves connections by uvicorn's protocols."""
+
+    service: Service
+    app: ASGI
+    launch: Launch
+    more: dict[str, Any]
+    state: ServerState = Factory(ServerState)
+    counted: Counted = field(init=False)
+    uncounted: Counted = field(init=False)
+    """For probes."""
+    _config: uvicorn.Config = field(init=False)
+    _for_probes: uvicorn.Config = field(init=False)
+    _lifespan: Any = field(init=False)
+    _closing: list[tuple[bytes, bytes]] = Factory(list)
+    _tasks: set[asyncio.Task[Any]] = Factory(set)
+
+    def __attrs_post_init__(self) -> None:
+        duty, log = self.service.duty, self.launch.access_log
+        self.counted = Counted(self.app, duty, log, idle=self._idle)
+        self.uncounted = Counted(self.app, duty, log, counts=False, idle=self._idle)
+        with _quiet():
+            self._config = configured(self.counted, self.launch, self.more)
+            self._for_probes = configured(self.uncounted, self.launch, self.more)
+
+    async def start(self) -> None:
+        """Start the application.  Raises CannotLoad if its lifespan says that it cannot."""
+        self._tell_the_time()
+        self._lifespan = self._config.lifespan_class(self._config)
+        with _quiet():  # its words go into the error
+            await self._lifespan.startup()
+        if self._lifespan.should_exit:
+            raise CannotLoad(self.counted.startup)
+
+    def _tell_the_time(self) -> None:
+        """The Date header is made once a second.  The list stays the same, for answers in progress hold it."""
+        date = (b"date", formatdate(time.time(), usegmt=True).encode())
+        self.state.default_headers[:] = [date, *self._config.encoded_headers, *self._closing]
+        self.service.loop.call_later(1.0, self._tell_the_time)
+
+    def begin(self, connection: Connection, taken: Taken) -> None:
+        config = self._for_probes if taken.probe else self._config
+        self._spawn(self._begin(connection, config))
+
+    async def _begin(self, connection: Connection, config: uvicorn.Config) -> None:
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(
+                config=config, server_state=self.state, app_state=self._lifespan.state, _loop=self.service.loop
+            )  # type: ignore[call-arg]
+            return made
+
+        try:
+            await self.service.loop.connect_accepted_socket(protocol, connection, ssl=config.ssl)
+        except OSError:
+            connection.close()  # it was reset before it began, or its handshake failed
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = self.service.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the end
+
+    def drain(self) -> None:
+        """Answers say that they are the last; those who say nothing are not waited for for long."""
+        self._closing.append(CLOSE)
+        self.state.default_headers.append(CLOSE)
+        latest = LATEST * self.launch.graceful_timeout
+        self.service.loop.call_later(min(VIRGIN, latest), self._close_virgins)
+        self.service.loop.call_later(latest, self._close_idle)
+
+    def _close_virgins(self) -> None:
+        for client in self._clients():
+            if client.virgin:
+                client.shutdown()
+
+    def _close_idle(self) -> None:
+        for client in self._clients():
+            if not client.transport.is_closing():  # h11 does not like to be told twice
+                client.shutdown()  # one with a request in progress is closed after its answer
+        for counted in (self.counted, self.uncounted):
+            for websocket in list(counted.websockets):
+                self._spawn(websocket.leave())
+
+    def _clients(self) -> list[Any]:
+        return [connection for connection in self.state.connections if isinstance(connection, _Client)]
+
+    def is_done(self) -> bool:
+        """Whether no call of the application is in progress: what it does after its answer counts, too."""
+        return not self.counted.active and not self.uncounted.active
+
+    def _idle(self) -> None:
+        self.service.loop.call_soon(self.service.finished)
+
+    def abort(self) -> Iterable[asyncio.Task[Any]]:
+        for client in list(self.state.connections):
+            client.transport.abort()
+        tasks = [*self.state.tasks, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    async def end(self) -> None:
+        """Tell the application that it ends."""
+        await self._lifespan.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """uvicorn speaks of its own start, and its complaints are ours to word."""
+    logger = logging.getLogger("uvicorn.error")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)  # what it says at INFO the master's log has too
+    logger.disabled, before = True, logger.disabled
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -1,0 +1,101 @@
+"""On which runtime is an application served, and by which server?
+
+::
+
+    stream ── trio ─────────── on_trio          async def handler(stream)
+    streams ─ asyncio, uvloop ─ on_asyncio      async def handler(reader, writer)
+    ASGI ──── asyncio, uvloop ─ on_uvicorn      by uvicorn
+         └─── trio ─────────── on_anycorn       by anycorn
+    WSGI ──── asyncio, uvloop ─ wsgi            by uvicorn, in threads, through a2wsgi
+
+What the table omits is refused with words.  Only the module that serves is imported: a worker on asyncio loads no trio.
+WSGI on trio is omitted on purpose: its code runs in threads in either case, so trio has nothing to give it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from attrs import evolve
+
+from ..launch import Launch
+from . import Duty
+from .loading import Application, CannotLoad, Kind
+
+Run = Callable[[Application, Duty, Launch], None]
+"""Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
+
+SERVERS = {
+    (Kind.STREAM, "trio"): "on_trio",
+    (Kind.STREAMS, "asyncio"): "on_asyncio",
+    (Kind.STREAMS, "uvloop"): "on_asyncio",
+    (Kind.ASGI, "asyncio"): "on_uvicorn",
+    (Kind.ASGI, "uvloop"): "on_uvicorn",
+    (Kind.ASGI, "trio"): "on_anycorn",
+    (Kind.WSGI, "asyncio"): "wsgi",
+    (Kind.WSGI, "uvloop"): "wsgi",
+}
+
+NEEDS = {"on_uvicorn": ("uvicorn",), "wsgi": ("uvicorn", "a2wsgi"), "on_anycorn": ("anycorn",)}
+"""What each server imports that comes with an extra."""
+
+EXTRAS = {"uvicorn": "http", "a2wsgi": "http", "uvloop": "http", "anycorn": "trio-http"}
+
+
+def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
+    """Who serves it, and the launch with its runtime decided.  Raises CannotLoad."""
+    runtime = launch.runtime if launch.runtime != "auto" else _best(application)
+    server = SERVERS.get((application.kind, runtime))
+    if server is None:
+        raise CannotLoad(_impossible(application, runtime))
+    _refuse_strangers(application, runtime)
+    for module in (*NEEDS.get(server, ()), *(("uvloop",) if runtime == "uvloop" else ())):
+        if find_spec(module) is None:
+            extra = f"pip install 'rrmaster[{EXTRAS[module]}]'"
+            raise CannotLoad(f"to serve {application.name} on {runtime} needs {module}, which is missing: {extra}")
+    run: Run = importlib.import_module(f".{server}", __package__).run
+    return run, evolve(launch, runtime=runtime)
+
+
+def _best(application: Application) -> str:
+    if application.kind is Kind.STREAM or _is_quart_trio(application):
+        return "trio"
+    return "uvloop" if find_spec("uvloop") is not None else "asyncio"
+
+
+def _impossible(application: Application, runtime: str) -> str:
+    possible = [f"--runtime {name}" for kind, name in SERVERS if kind is application.kind]
+    return f"{application.name} is `{application.kind.value}`, which cannot be served on {runtime}; say " + (
+        " or ".join([*possible, "nothing"])
+    )
+
+
+# --- frameworks that run on one runtime only, and say so with a 500 for each request
+
+
+def _refuse_strangers(application: Application, runtime: str) -> None:
+    if application.kind is not Kind.ASGI:
+        return
+    if runtime == "trio":
+        for framework in ("django", "quart"):
+            if _is_of(application, framework) and not _is_quart_trio(application):
+                raise CannotLoad(
+                    f"{application.name} is an application of {framework.capitalize()}, which needs asyncio and "
+                    "answers every request with 500 on trio; say --runtime asyncio, uvloop or nothing"
+                )
+    elif _is_quart_trio(application):
+        raise CannotLoad(f"{application.name} is an application of Quart-Trio, which needs trio; say --runtime trio")
+
+
+def _is_quart_trio(application: Application) -> bool:
+    return _is_of(application, "quart_trio")
+
+
+def _is_of(application: Application, package: str) -> bool:
+    """Whether its class, or a base of that, comes from a package; a wrapper around it hides that."""
+    if package not in sys.modules:
+        return False
+    return any(cls.__module__.partition(".")[0] == package for cls in type(application.target).__mro__)

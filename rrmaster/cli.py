@@ -30,7 +30,7 @@ from .settings import (
     options,
     read,
 )
-from .spelling import parse_port, suggestion
+from .spelling import parse_port, parse_switch, suggestion
 
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 """Exit statuses: part of the interface, see the README."""
@@ -133,6 +133,10 @@ def _configured(argv: Sequence[str]) -> tuple[Settings, dict[str, str], list[str
         _change_directory(settings.chdir)
     if settings.app_dir is not None and not os.path.isdir(settings.app_dir):
         raise SettingsError(f"--app-dir: {settings.app_dir!r} is no directory")
+    for name in ("reload_dir", "reload_include", "reload_exclude"):
+        # In a file they may stand for whoever says --reload; said here they are a mistake.
+        if origins[name] == "command line" and not settings.reload:
+            raise SettingsError(f"{flag(name)} says what --reload watches, and there is no --reload")
     return settings, origins, warnings
 
 
@@ -292,8 +296,11 @@ def _parser() -> _Parser:
 
 
 def _add(group: Any, name: str, option: Option) -> None:
-    default = option.shown or _default(name)
+    default = _default(name) if option.shown is None else option.shown
     text = f"{option.help} (default: {default})" if default else option.help
+    if option.parse is parse_switch:
+        group.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%"))
+        return
     action = "append" if option.repeatable else "store"
     group.add_argument(
         *option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text.replace("%", "%%")
@@ -301,8 +308,8 @@ def _add(group: Any, name: str, option: Option) -> None:
 
 
 def _default(name: str) -> str:
-    value = next(f.default for f in Settings.__attrs_attrs__ if f.name == name)
-    if value is None:
+    value = getattr(Settings("shop:app"), name)
+    if value is None or isinstance(value, bool):
         return ""
     return f"{value:g}s" if isinstance(value, float) else str(value)
 

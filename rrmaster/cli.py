@@ -296,7 +296,7 @@ def _parser() -> _Parser:
 
 
 def _add(group: Any, name: str, option: Option) -> None:
-    default = _default(name) if option.shown is None else option.shown
+    default = option.shown or _default(name)
     text = f"{option.help} (default: {default})" if default else option.help
     if option.parse is parse_switch:
         group.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%"))
@@ -309,7 +309,7 @@ def _add(group: Any, name: str, option: Option) -> None:
 
 def _default(name: str) -> str:
     value = getattr(Settings("shop:app"), name)
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool | tuple):
         return ""
     return f"{value:g}s" if isinstance(value, float) else str(value)
 

@@ -151,9 +151,8 @@ class Settings:
         parse_texts,
         _DEVELOPMENT,
         "DIR",
-        "watch this directory; may be given several times",
+        "watch this directory instead of the application's; may be given several times",
         repeatable=True,
-        shown="that of the application",
     )
     reload_include: tuple[str, ...] = _option(
         (),
@@ -162,7 +161,6 @@ class Settings:
         "GLOB",
         "files that count beside *.py; may be given several times",
         repeatable=True,
-        shown="",
     )
     reload_exclude: tuple[str, ...] = _option(
         (),
@@ -172,7 +170,6 @@ class Settings:
         "files and directories that do not count, beside .git, .venv, node_modules, __pycache__ and the like; "
         "may be given several times",
         repeatable=True,
-        shown="",
     )
 
     workers: int | Between | None = _option(  # noqa: RUF009  # it sees a dataclass in the union

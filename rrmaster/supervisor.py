@@ -192,7 +192,7 @@ class Supervisor:
         if self._stopping:
             return "the master stops"
         if ward.leaving:
-            return "its replacement serves"
+            return "superseded" if ward.served_since is None else "its replacement serves"
         if ward.generation > self.goal.generation:
             return "its generation failed"
         return "reload" if ward.generation < self.goal.generation else "scaled down"
@@ -432,6 +432,8 @@ class Supervisor:
         self.aftermath.ended(ward, before, how, trio.current_time())
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
+        if self._awaits_code and not ward.asked:
+            self.aftermath.give_up()
         # Who is killed for a hang or a breach is replaced before he has ended.
         heir = next(
             (w for w in self.wards.values() if w.slot == ward.slot and w.state in _STAYING and not w.leaving), None

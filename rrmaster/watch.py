@@ -16,7 +16,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from logging import ERROR
+from logging import ERROR, WARNING
 from pathlib import PurePath
 from typing import Any
 
@@ -127,17 +127,22 @@ class Watch:
     async def run(self, changed: Callable[[list[str]], None]) -> None:
         """Call `changed` with the files of each change.  A folder that goes is watched again when it is back."""
         tell("watch.started", f"watching {' and '.join(self.code.folders)} for changes", folders=self.code.folders)
-        while gone := await self._watch(changed):
+        gone: list[str] = []
+        while gone := await self._watch(changed, gone):
+            text = f"{' and '.join(gone)} has gone; nothing is watched until it is back"
+            tell("watch.away", text, level=WARNING, folders=gone)
             while not all(map(os.path.isdir, gone)):
                 await trio.sleep(AWAY_S)
-            changed(gone)
+            self.begun = trio.Event()
         self.begun.set()
 
-    async def _watch(self, changed: Callable[[list[str]], None]) -> list[str]:
-        """Until it fails, or some of the folders have gone: those."""
+    async def _watch(self, changed: Callable[[list[str]], None], back: list[str]) -> list[str]:
+        """Until it fails, or some of the folders have gone: those.  What is `back` has changed, too."""
         flag, gone = _Flag(trio.lowlevel.current_trio_token(), self.begun), list[str]()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flag.raise_when_cancelled)
+            if back:
+                nursery.start_soon(self._tell_back, back, changed)
             with contextlib.closing(self._changes(flag)) as changes:
                 while not gone and (files := await self._next(changes)):
                     gone = [folder for folder in self.code.folders if folder in files]
@@ -146,6 +151,10 @@ class Watch:
                         changed([self.code.shown(file) for file in files])
             nursery.cancel_scope.cancel()
         return gone
+
+    async def _tell_back(self, folders: list[str], changed: Callable[[list[str]], None]) -> None:
+        await self.begun.wait()
+        changed(folders)
 
     async def _next(self, changes: Iterator[list[str]]) -> list[str] | None:
         """The files of the next change; None at the end, whatever the reason."""
@@ -165,8 +174,7 @@ class Watch:
             debounce=DEBOUNCE_MS,
             step=STEP_MS,
             rust_timeout=0,
-            stop_event=flag,
-            ignore_permission_denied=True,
+            stop_event=flag,  # and nothing is ignored: watchfiles 1.3 would stop half way, without a word
         )
         for change in changes:
             yield sorted({path for _, path in change})
@@ -211,4 +219,6 @@ def _why(error: Exception) -> str:
             "inotify's limits are reached; raise fs.inotify.max_user_watches and max_user_instances (sysctl), "
             "watch less (--reload-dir), or set WATCHFILES_FORCE_POLLING=1"
         )
+    if isinstance(error, PermissionError):
+        return f"{error}; name the directories to watch (--reload-dir)"
     return str(error)

@@ -66,6 +66,15 @@ class Code:
         places = [file, *file.parents][: len(PurePath(shown).parts)]
         return not any(place.match(glob) for place in places for glob in self.exclude)
 
+    def holds_below(self, path: str) -> bool:
+        """Whether this is a directory with code in it.  What is written into a new one before the kernel is asked to
+        watch that, too, nobody hears of; nor of what moves in with it."""
+        for folder, below, files in os.walk(path):
+            if any(self.holds(os.path.join(folder, file)) for file in files):
+                return True
+            below[:] = [name for name in below if not self.ignored(self.shown(os.path.join(folder, name)))]
+        return False
+
     def shown(self, path: str) -> str:
         """The path as a person would write it: from the innermost watched folder on."""
         below = [os.path.relpath(path, folder) for folder in self.folders if _is_below(path, folder)]
@@ -180,7 +189,9 @@ class Watch:
             yield sorted({path for _, path in change})
 
     def _matters(self, change: Any, path: str) -> bool:
-        return (path in self.code.folders and change.name == "deleted") or self.code.holds(path)
+        if path in self.code.folders:
+            return bool(change.name == "deleted")
+        return self.code.holds(path) or (change.name == "added" and self.code.holds_below(path))
 
 
 @define(eq=False)

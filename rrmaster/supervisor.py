@@ -429,9 +429,9 @@ class Supervisor:
             return
         # One of a generation that was given up is nobody's crash.
         ward.asked = ward.asked or ward.generation != self.goal.generation
-        self.aftermath.ended(ward, before, how, trio.current_time())
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
+        self.aftermath.ended(ward, before, how, trio.current_time())
         if self._awaits_code and not ward.asked:
             self.aftermath.give_up()
         # Who is killed for a hang or a breach is replaced before he has ended.

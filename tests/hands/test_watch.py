@@ -133,8 +133,11 @@ async def test_many_saves_at_once_are_one_change(tmp_path: Path):
     async with watching(tmp_path) as changes:
         for n in range(20):
             (tmp_path / f"{n % 5}.py").write_text(str(n))
-        assert sorted(await changes.receive()) == [f"{n}.py" for n in range(5)]
-        assert changes.statistics().current_buffer_used == 0
+        seen, count = set[str](), 0
+        while len(seen) < 5:
+            seen.update(await changes.receive())
+            count += 1
+        assert count <= 2  # one, unless this process was made to wait in between
 
 
 async def test_a_new_directory_is_watched_as_well(tmp_path: Path):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 import trio
@@ -26,7 +27,9 @@ SOON = 5.0
 
 
 def save(folder: Path, text: str) -> None:
-    (folder / "app.py").write_text(text)
+    """At once, as most editors do: what is half written must not be what is seen."""
+    (folder / "app.new").write_text(text)
+    (folder / "app.new").rename(folder / "app.py")
 
 
 @asynccontextmanager
@@ -72,7 +75,7 @@ async def test_a_day_of_a_developer(tmp_path: Path):
         assert master.text.count("bad code") == 2  # the line of the code, and the message
         assert "rrmaster/" not in master.text  # none of our own frames
         # Somebody kills it: broken code is not even tried.
-        os.kill(next(iter(good)), 9)
+        os.kill(next(iter(good)), SIGKILL)
         await master.said("nobody is started before the code changes")
         # Mended it takes over, and whoever came meanwhile is answered.
         async with trio.open_nursery() as nursery:
@@ -87,9 +90,11 @@ async def test_many_saves_are_one_reload_and_the_newest_code_comes_soonest(tmp_p
     save(tmp_path, CODE.format("one"))
     async with developing(tmp_path, workers=2) as master:
         before = master.workers
+        master.signal(SIGSTOP)  # or it might look while this process is the one that waits
         for count in range(20):
             (tmp_path / f"part{count % 4}.py").write_text(f"# {count}")
         save(tmp_path, CODE.format("two"))
+        master.signal(SIGCONT)
         await master.said("and 2 more changed: reload")
         await master.said("starting generation 2")
         # This one is given up for the next, which is there before it could have been ready.

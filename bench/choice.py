@@ -48,7 +48,7 @@ def fleet(name: str, size: int) -> Policy:
 
 def nanoseconds(policy: Policy, choices: int) -> float:
     """What one choice takes, on average over so many."""
-    posts = list(policy.members.values())
+    posts = [seat.post for seat in policy.members.values()]
     block, spent, made = EACH * len(posts), 0, 0
     while made < choices:
         start = time.perf_counter_ns()

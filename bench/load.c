@@ -1,8 +1,8 @@
 /* Clients: C at a time, each connects, asks, reads to the end, and begins again; one thread, one epoll.
  *
- * load PORT SECONDS CONCURRENCY LENGTH; LENGTH is that of the one right answer.  Prints one line of JSON: connections done
- * and failed, seconds, and the latency from connect to end of stream, in microseconds.  A connection that takes
- * longer than PATIENCE after the end has failed.
+ * load PORT SECONDS CONCURRENCY LENGTH COUNT; LENGTH is that of the one right answer, and the end is after so many
+ * SECONDS or COUNT connections.  Prints one line of JSON: connections done and failed, seconds, and the latency from
+ * connect to end of stream, in microseconds.  A connection that takes longer than PATIENCE after the end has failed.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,7 +32,7 @@ struct client {
 static struct sockaddr_in address = {.sin_family = AF_INET};
 static struct client clients[MOST];
 static float *samples;
-static long done, failed, right;
+static long done, failed, begun, right;
 static int ep;
 
 static double now(void) {
@@ -48,6 +48,7 @@ static void watch(struct client *c, int operation, unsigned events) {
 
 /* Whether it could begin. */
 static int begin(struct client *c) {
+    begun++;
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     c->length = 0;
     c->since = now();
@@ -111,13 +112,15 @@ static double quantile(double q) {
 int main(int argc, char **argv) {
     struct epoll_event events[EVENTS];
     int concurrency, open = 0;
+    long most;
     double start, last, seconds, elapsed;
-    if (argc != 5) return 2;
+    if (argc != 6) return 2;
     address.sin_port = htons((unsigned short)atoi(argv[1]));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     seconds = atof(argv[2]);
     concurrency = atoi(argv[3]);
     right = atol(argv[4]);
+    most = atol(argv[5]);
     if (concurrency < 1 || concurrency > MOST) return 2;
     samples = malloc(sizeof *samples * SAMPLES);
     ep = epoll_create1(EPOLL_CLOEXEC);
@@ -129,7 +132,7 @@ int main(int argc, char **argv) {
             struct client *c = events[i].data.ptr;
             if (!move(c)) continue;
             last = now();
-            if (last - start >= seconds || !begin(c)) open--;
+            if (last - start >= seconds || begun >= most || !begin(c)) open--;
         }
     }
     failed += open;

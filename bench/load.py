@@ -1,7 +1,7 @@
 """Clients where there is no C compiler: what load.c does, at more cost.
 
-``python -m bench.load PORT SECONDS CONCURRENCY LENGTH``.  The client is then what limits connections per second, and
-only the master's cost per connection can be believed.
+``python -m bench.load PORT SECONDS CONCURRENCY LENGTH COUNT``.  The client is then what limits connections per second,
+and only the master's cost per connection can be believed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class Load:
     """Bytes of the one right answer."""
     latencies: list[float] = Factory(list)
     failed: int = 0
+    _begun: int = 0
     _clients: dict[int, _Client] = Factory(dict)
     _epoll: select.epoll = Factory(select.epoll)
 
-    def run(self, seconds: float, concurrency: int) -> dict[str, float]:
+    def run(self, seconds: float, concurrency: int, most: int) -> dict[str, float]:
         """Returns what load.c prints."""
         start = last = time.monotonic()
         for _ in range(concurrency):
@@ -49,7 +50,7 @@ class Load:
             for fd, _ in self._epoll.poll(0.1):
                 if self._move(self._clients[fd]):
                     last = time.monotonic()
-                    if last - start < seconds:
+                    if last - start < seconds and self._begun < most:
                         self._begin()
         self.failed += len(self._clients)
         ordered = sorted(self.latencies) or [0.0]
@@ -58,6 +59,7 @@ class Load:
         return {"done": done, "failed": self.failed, "seconds": last - start, "p50_us": p50, "p99_us": p99}
 
     def _begin(self) -> None:
+        self._begun += 1
         client = _Client(socket.socket())
         client.sock.setblocking(False)
         client.sock.connect_ex(("127.0.0.1", self.port))
@@ -91,8 +93,8 @@ class Load:
 
 
 def main(argv: list[str]) -> None:
-    port, seconds, concurrency, right = argv
-    print(json.dumps(Load(int(port), int(right)).run(float(seconds), int(concurrency))))
+    port, seconds, concurrency, right, most = argv
+    print(json.dumps(Load(int(port), int(right)).run(float(seconds), int(concurrency), int(most))))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ process        how a worker's process is started, signalled and awaited
 recall         how a connection comes back from the late and the dead
 hearing        what the workers say, and whether it is to be believed
 door           a listener as the hot path sees it
+membership     who serves which listener, and who can be given a connection of it now
 dispatcher     the hot path: accept, choose, hand over
 probe          is this very worker well?
 ward           what is known of one worker

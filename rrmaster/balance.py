@@ -9,6 +9,9 @@ function over all of them: choosing must cost the same with 2 workers and with 1
 is in its `choose` all the same, and the policies that look at everybody (random-two, ip-hash, the user's own) are
 functions in all but name.
 
+A worker has one `Post`, its counters, and one `Seat` in the policy of each listener it serves: whose turn it is, and
+what a newcomer's share is, are questions of a listener; load and room are the worker's.
+
 This module knows numbers.  It does not know sockets, clocks or processes: counting the letterbox is a callable, time
 and randomness are arguments.
 """
@@ -83,17 +86,8 @@ class Post:
     """... and how many it says it has read: the others lie in its letterbox, and are no clients."""
     serving: bool = False
     suspended: bool = False
-    turn: int = 0
-    """When it was last chosen, in choices: the smallest is whose turn it is."""
     strikes: int = 0
     """How often in a row it was found late."""
-    entry: Any = None
-    """Its valid place in a policy's index; any other is stale."""
-    newcomer: bool = False
-    joined_at: int = 0
-    """The policy's total of choices when it joined, ..."""
-    given: int = 0
-    """... and how many of those since were for this worker."""
 
     @property
     def load(self) -> int:
@@ -142,32 +136,50 @@ class Post:
 
 
 @define(eq=False)
+class Seat:
+    """A worker's place in the policy of one listener."""
+
+    post: Post
+    turn: int
+    """When it was last chosen here, in choices: the smallest is whose turn it is."""
+    newcomer: bool
+    joined_at: int
+    """The policy's total of choices when it joined, ..."""
+    given: int = 0
+    """... and how many of those since were for this worker."""
+    entry: Any = None
+    """Its valid place in the policy's index; any other is stale."""
+
+
+@define(eq=False)
 class Policy:
     """The workers of one listener, in the order in which they get connections."""
 
     name: ClassVar[str]
-    members: dict[int, Post] = Factory(dict)
+    members: dict[int, Seat] = Factory(dict)
+    """By the worker's id."""
     total: int = 0
 
     def join(self, post: Post, newcomer: bool) -> None:
         """A worker enters; a newcomer is one that joins others who have been serving for a while."""
-        self.members[post.id] = post
-        post.newcomer, post.joined_at, post.given = newcomer, self.total, 0
-        post.turn = self.total
+        self.members[post.id] = Seat(post, self.total, newcomer, self.total)
         self.offer(post)
 
     def leave(self, post: Post) -> None:
         """A worker leaves; nothing is chosen for it any more."""
-        self.members.pop(post.id, None)
-        post.entry = None
+        seat = self.members.pop(post.id, None)
+        if seat is not None:
+            seat.entry = None
 
     def mature(self, post: Post) -> None:
         """Its time as a newcomer is over."""
-        post.newcomer = False
-        self.offer(post)
+        if post.id in self.members:
+            self.members[post.id].newcomer = False
+            self.offer(post)
 
     def offer(self, post: Post) -> None:
-        """It may have room (again), or its load has changed."""
+        """It may have room (again), or its load has sunk.  (That it has risen, through another listener, is seen when
+        it comes up here.)"""
 
     def ready(self) -> bool:
         """Whether somebody has room.  Asked before each accept: nothing is accepted that nobody can take."""
@@ -182,16 +194,17 @@ class Policy:
         self.total += 1
         post.handed += 1
         post.unclaimed += 1
-        post.given += 1
-        post.turn = self.total
+        seat = self.members[post.id]
+        seat.given += 1
+        seat.turn = self.total
         self.offer(post)
 
-    def fair(self, post: Post) -> bool:
+    def fair(self, seat: Seat) -> bool:
         """Whether one more keeps a newcomer within its fair share, 1/N of the choices since it joined."""
-        return not post.newcomer or post.given * len(self.members) <= self.total - post.joined_at
+        return not seat.newcomer or seat.given * len(self.members) <= self.total - seat.joined_at
 
 
-_Entry = tuple[int, int, int, int, Post]
+_Entry = tuple[int, int, int, int, Seat]
 """Load (or, waiting, the total at which it has a share), busy, turn, id, and whose it is."""
 
 
@@ -200,9 +213,10 @@ class LeastLoaded(Policy):
     """The fewest open connections, then the fewest busy requests, then whose turn it is.
 
     Busy comes late, with a report, so it only breaks ties: added to the connections it spoils bursts (8 of 200
-    simulated bursts exact, against 200 of 200).  Heaps with lazy deletion: an entry that is not its worker's `entry`
-    is stale, and is dropped when it comes up.  Newcomers beyond their share wait in a heap of their own, ordered by
-    the total at which they have a share again; they serve early only if nobody else has room.
+    simulated bursts exact, against 200 of 200).  Heaps with lazy deletion: an entry that is not its seat's `entry`
+    is stale, and is dropped when it comes up; one whose worker has got more through another listener is put back where
+    it belongs.  Newcomers beyond their share wait in a heap of their own, ordered by the total at which they have a
+    share again; they serve early only if nobody else has room.
     """
 
     name = "least-loaded"
@@ -214,17 +228,22 @@ class LeastLoaded(Policy):
     _pick: Post | None = None
 
     def offer(self, post: Post) -> None:
-        if post.id not in self.members:
+        seat = self.members.get(post.id)
+        if seat is None:
             return
-        if not post.newcomer or self.fair(post):
-            post.entry = (post.handed - post.closed, post.busy, post.turn, post.id, post)
-            heappush(self._heap, post.entry)
+        if not seat.newcomer or self.fair(seat):
+            self._put(seat, self._heap)
         else:
-            due = post.joined_at + post.given * len(self.members)
-            post.entry = (due, post.busy, post.turn, post.id, post)
-            heappush(self._waiting, post.entry)
+            due = seat.joined_at + seat.given * len(self.members)
+            seat.entry = (due, post.busy, seat.turn, post.id, seat)
+            heappush(self._waiting, seat.entry)
         if len(self._heap) + len(self._full) + len(self._waiting) > 4 * len(self.members) + 64:
             self._rebuild()
+
+    def _put(self, seat: Seat, heap: list[_Entry]) -> None:
+        post = seat.post
+        seat.entry = (post.handed - post.closed, post.busy, seat.turn, post.id, seat)
+        heappush(heap, seat.entry)
 
     def ready(self) -> bool:
         if self._waiting:
@@ -249,38 +268,49 @@ class LeastLoaded(Policy):
         """The least loaded with room."""
         while self._heap:
             entry = self._heap[0]
-            post = entry[4]
-            if post.entry is entry:
-                if post.has_room():
-                    return post
+            seat = entry[4]
+            post = seat.post
+            if seat.entry is not entry:
+                heappop(self._heap)
+            elif entry[0] != post.handed - post.closed:
+                heappop(self._heap)
+                self.offer(post)
+            elif post.has_room():
+                return post
+            else:
+                heappop(self._heap)
                 if post.is_merely_full():
                     heappush(self._full, entry)
-            heappop(self._heap)
         return None
 
     def _least_full(self) -> Post | None:
         """The least loaded of those who are full; who has room by now goes back."""
         while self._full:
             entry = self._full[0]
-            post = entry[4]
-            if post.entry is entry and post.is_merely_full():
-                if not post.has_room():
+            seat = entry[4]
+            post = seat.post
+            if seat.entry is entry and post.is_merely_full():
+                if post.has_room():
+                    heappush(self._heap, entry)
+                elif entry[0] == post.load:
                     return post
-                heappush(self._heap, entry)
+                else:
+                    heappop(self._full)
+                    self._put(seat, self._full)
+                    continue
             heappop(self._full)
         return None
 
     def _early(self) -> Post | None:
         """A newcomer whose turn it is not yet, since nobody else has room."""
-        return next(
-            (entry[4] for entry in sorted(self._waiting) if entry[4].entry is entry and entry[4].has_room()), None
-        )
+        early = (entry[4] for entry in sorted(self._waiting) if entry[4].entry is entry)
+        return next((seat.post for seat in early if seat.post.has_room()), None)
 
     def _admit(self) -> None:
         while self._waiting and self._waiting[0][0] <= self.total:
             entry = heappop(self._waiting)
             if entry[4].entry is entry:
-                self.offer(entry[4])
+                self.offer(entry[4].post)
 
     def _rebuild(self) -> None:
         for heap in (self._heap, self._full, self._waiting):
@@ -332,7 +362,7 @@ class RoundRobin(Policy):
         if free is not None:
             return free
         roomy = (post for post in self._given if post.has_room())
-        return min(roomy, key=lambda post: post.turn, default=None)
+        return min(roomy, key=lambda post: self.members[post.id].turn, default=None)
 
     def _collect(self) -> None:
         """Move those whose letterbox is empty to the end of the free list; the others keep for the next time."""
@@ -350,8 +380,8 @@ class _Survey(Policy):
     _candidates: list[Post] = Factory(list)
 
     def ready(self) -> bool:
-        roomy = [post for post in self.members.values() if post.has_room()]
-        self._candidates = [post for post in roomy if self.fair(post)] or roomy
+        roomy = [seat for seat in self.members.values() if seat.post.has_room()]
+        self._candidates = [seat.post for seat in [seat for seat in roomy if self.fair(seat)] or roomy]
         return bool(roomy)
 
     def choose(self, peer: Peer) -> Post:
@@ -360,6 +390,10 @@ class _Survey(Policy):
     def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
         """The rule itself."""
         raise NotImplementedError
+
+    def least(self, candidates: Sequence[Post]) -> Post:
+        """The least loaded, then the least busy, then whose turn it is."""
+        return min(candidates, key=lambda post: (post.load, post.busy, self.members[post.id].turn))
 
 
 @define(eq=False)
@@ -388,7 +422,7 @@ class IpHash(_Survey):
     def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
         host = peer[0] if isinstance(peer, tuple) and peer else None
         if host is None:
-            return min(candidates, key=lambda post: (post.load, post.turn))
+            return self.least(candidates)
         mean = (sum(post.load for post in candidates) + 1) / len(candidates)
         bound = math.ceil(mean * STICKY_BOUND)  # at least one above the mean, so somebody always fits
         fitting = [post for post in candidates if post.load + 1 <= bound]
@@ -428,7 +462,7 @@ class UserPolicy(_Survey):
             return shown[self.rule(tuple(shown), peer)]
         except Exception as error:
             self.complain(f"the policy failed ({type(error).__name__}: {error}); the least loaded worker was chosen")
-            return min(candidates, key=lambda post: (post.load, post.busy, post.turn))
+            return self.least(candidates)
 
 
 def policy_named(name: str, rng: random.Random) -> Policy:
@@ -488,16 +522,17 @@ class Lateness:
             self.watch(post, now)
 
 
-def receivers(late: Post, members: Iterable[Post]) -> int:
-    """How many of a late worker's connections others could begin at once.
+def receivers(late: Post, members: Iterable[Post]) -> list[Post]:
+    """Who could begin one of a late worker's connections at once.
 
     Idle is who has room, nothing waiting, and less to do than the late one: to move a connection elsewhere only to
     wait there would be pains for nothing.  From a stuck one it is moved in any case.
     """
-    return sum(
-        post is not late
+    return [
+        post
+        for post in members
+        if post is not late
         and (post.load < late.load or late.strikes >= STUCK)
         and post.has_room()
         and (not post.unclaimed or not post.recount())
-        for post in members
-    )
+    ]

@@ -148,13 +148,12 @@ class Line:
             return message, fd
         return wire.Nudge()  # we send nothing else
 
-    def oldest_recalls(self) -> int:
-        """How often the oldest connection in the letterbox was recalled before; it stays there.  In a thread, too."""
+    def oldest(self) -> wire.Down | None:
+        """The oldest message in the letterbox, without its descriptor; it stays there.  In a thread, too."""
         try:
-            message = wire.decode_down(self.key.recv(wire.DOWN_SIZE, _DONTWAIT | _PEEK))
+            return wire.decode_down(self.key.recv(wire.DOWN_SIZE, _DONTWAIT | _PEEK))
         except (OSError, wire.ProtocolError):
-            return 0
-        return message.recalled if isinstance(message, wire.Handoff) else 0
+            return None
 
     def copy_oldest(self) -> tuple[wire.Handoff, int] | None:
         """A copy of the oldest connection in a *dead* worker's letterbox, which stays there until `drop_oldest`.

@@ -23,19 +23,20 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import trio
 from attrs import Factory, define
 
 from . import wire
-from .balance import NEWCOMER_S, Lateness, Peer, Policy, Post
+from .balance import Lateness, Peer, Policy, Post
 from .channel import Line
 from .door import Door
 from .hearing import Hearing
 from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
 from .log import logger
+from .membership import Membership
 from .recall import Link, Recall
 
 TURN = 0.002
@@ -68,7 +69,8 @@ _OURS = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM
 class Dispatcher:
     """Accepts for all listeners, and gives to all workers."""
 
-    policy: Policy
+    new_policy: Callable[[], Policy]
+    """Makes the policy of a listener, empty."""
     breach: Callable[[int, str], None]
     """Called with a worker's id, and what it did."""
     recall_after: float = 0.005
@@ -76,6 +78,7 @@ class Dispatcher:
     breaches: int = 0
     doors: list[Door] = Factory(list)
     links: dict[int, Link] = Factory(dict)
+    membership: Membership = None  # type: ignore[assignment]
     recall: Recall = None  # type: ignore[assignment]
     _hearing: Hearing = None  # type: ignore[assignment]
     _doors_by_fd: dict[int, Door] = Factory(dict)
@@ -89,8 +92,6 @@ class Dispatcher:
     _peep_at: float = float("inf")
     _asking: list[trio.Event] = Factory(list)
     """Set when the loop turns."""
-    _newcomers: deque[tuple[float, Post]] = Factory(deque)
-    _serving_since: float = float("inf")
     _closed: trio.Event = Factory(trio.Event)
     _rest: trio.CancelScope = Factory(trio.CancelScope)
     _unsettled: set[int] = Factory(set)
@@ -103,6 +104,7 @@ class Dispatcher:
     _nursery: trio.Nursery | None = None
 
     def __attrs_post_init__(self) -> None:
+        self.membership = Membership(self.new_policy, self.doors, self.links)
         self.recall = Recall(
             Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
         )
@@ -111,10 +113,13 @@ class Dispatcher:
     # --- who is there
 
     def open(self, listener: Listener) -> Door:
-        """Accept from this listener.  The dispatcher closes it."""
-        door = Door.of(self._numbers, listener, self.policy)
+        """Accept from this listener, for all who serve every listener.  The dispatcher closes it."""
+        door = Door.of(self._numbers, listener, self.membership.new_policy())
         self._numbers += 1
+        if not self.doors and self._closed.is_set():
+            self._closed = trio.Event()
         self.doors.append(door)
+        self.membership.fill(door)
         self._doors_by_fd[door.fileno()] = door
         # Edge-triggered: while nobody has room the event needs no taking back and putting in again.
         self._epoll.register(listener.socket.fileno(), select.EPOLLIN | select.EPOLLET)
@@ -130,24 +135,27 @@ class Dispatcher:
         self._stir()
         return link
 
+    def declared(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
+        """A worker says which listeners it serves (None: all, also those to come).  A breach if it cannot."""
+        unknown = [number for number in listeners or () if not 0 <= number < self._numbers]
+        if unknown:
+            self._breached(link, f"it would serve listener {unknown[0]}, and there is none")
+            return False
+        link.listeners = None if listeners is None else frozenset(listeners)
+        return True
+
     def enlist(self, link: Link) -> None:
-        """Give it connections from now on."""
-        now = trio.current_time()
+        """Give it connections from now on, those of the listeners it serves."""
         link.post.serving = True
         self._unsettled.discard(link.post.id)
-        if not self.policy.members:
-            self._serving_since = now
-        newcomer = now - self._serving_since >= NEWCOMER_S
-        self.policy.join(link.post, newcomer)
-        if newcomer:
-            self._newcomers.append((now + NEWCOMER_S, link.post))
+        self.membership.join(link)
         self._stir()
 
     def leave_out(self, link: Link) -> None:
         """Give it nothing more."""
         link.post.serving = False
         self._unsettled.discard(link.post.id)
-        self.policy.leave(link.post)
+        self.membership.leave(link.post)
         self.recall.forget(link.post)
 
     async def dismiss(self, link: Link, recall: bool = True) -> None:
@@ -155,9 +163,11 @@ class Dispatcher:
         if link.post.id not in self.links:
             return  # it has died meanwhile, and is buried
         self.leave_out(link)
-        if recall and not link.breached and link.post.recount() and self.policy.ready():
-            room = sum(max(p.window - p.unclaimed, 0) for p in self.policy.members.values() if p.has_room())
-            await self.recall.take_back(link, min(room, link.post.unclaimed), False)
+        if recall and not link.breached and link.post.recount():
+            takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
+            room = sum(other.post.window - other.post.unclaimed for other in takers)
+            if room:
+                await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
         if link.post.id in self.links:
             link.line.half_close()
 
@@ -177,13 +187,9 @@ class Dispatcher:
         self._hearing.catch_up()
         self._stir()
 
-    def adopt(self, policy: Policy) -> None:
+    def adopt(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on."""
-        for post in self.policy.members.values():
-            policy.join(post, newcomer=False)
-        self.policy = policy
-        for door in self.doors:
-            door.policy = policy
+        self.membership.adopt(new_policy)
         self._stir()
 
     # --- the loop
@@ -237,13 +243,16 @@ class Dispatcher:
 
         Takes `patience` seconds at most; where clients keep coming, what waited at the beginning is accepted.
         """
-        for door in self.doors:
-            self.shut(door)
-        if self.policy.members:
-            with trio.move_on_after(patience):
+        for door in list(self.doors):
+            if door.policy.members:
+                self.shut(door)
+            else:
+                self._close_door(door)  # nobody is there to give to
+        with trio.move_on_after(patience):
+            if self.doors:
                 await self._closed.wait()
-                while self._strays:
-                    await trio.sleep(RETRY)
+            while self._strays and any(link.post.serving for link in self.links.values()):
+                await trio.sleep(RETRY)
 
     def close_doors(self) -> None:
         """Close the listeners, whatever waits there."""
@@ -274,11 +283,9 @@ class Dispatcher:
         self._hearing.close()
 
     def _due(self) -> float:
-        due = min(self.recall.due(), self._peep_at, self._listen_in_at)
+        due = min(self.recall.due(), self.membership.due, self._peep_at, self._listen_in_at)
         if self._paused_until > trio.current_time():
             due = min(due, self._paused_until)
-        if self._newcomers:
-            due = min(due, self._newcomers[0][0])
         return due
 
     def _turn(self) -> bool:
@@ -333,8 +340,7 @@ class Dispatcher:
         if now >= self._peep_at:
             self._peep_at = float("inf")
             self._look_again()
-        while self._newcomers and self._newcomers[0][0] <= now:
-            self.policy.mature(self._newcomers.popleft()[1])
+        self.membership.mature(now)
 
     # --- accept, choose, hand over
 
@@ -406,16 +412,15 @@ class Dispatcher:
 
     def _hand(self, handoff: wire.Handoff, fd: int, peer: Peer) -> bool:
         """Hand a connection to somebody; it is the dispatcher's to keep if nobody can be given it now."""
-        policy = self._policy_of(handoff.listener)
         message = wire.encode(handoff)
-        for post in self._takers(policy, peer):
+        for post in self.membership.takers(handoff.listener, peer):
             link = self.links[post.id]
             try:
                 link.line.hand_over(message, fd)
             except OSError as error:
                 self._hand_failed(link, error)
                 continue
-            policy.handed(post)
+            self.membership.handed(handoff.listener, post)
             self.recall.lateness.watch(post, trio.current_time())
             os.close(fd)
             return True
@@ -423,23 +428,12 @@ class Dispatcher:
         self._paused_until = max(self._paused_until, trio.current_time() + RETRY)
         return False
 
-    def _takers(self, policy: Policy, peer: Peer) -> Iterator[Post]:
-        """The one to choose, then, should it not work, whoever else has room."""
-        if policy.ready():
-            first = policy.choose(peer)
-            yield first
-            yield from (post for post in list(policy.members.values()) if post is not first and post.has_room())
-
-    def _policy_of(self, number: int) -> Policy:
-        """Who gets the connections of this listener; one that was closed meanwhile has the common policy."""
-        return next((door.policy for door in self.doors if door.number == number), self.policy)
-
     def _hand_failed(self, link: Link, error: OSError) -> None:
         if error.errno not in _OURS:
             self._breached(link, f"its line refuses connections ({errno.errorcode.get(error.errno or 0, error)})")
 
     def _has_taker(self, number: int) -> bool:
-        return not self._strays and self._policy_of(number).ready()
+        return not self._strays and self.membership.has_taker(number)
 
     def _give_back(self, handoff: wire.Handoff, fd: int) -> bool:
         """A recalled connection.  It is ours whatever happens: with nobody to give it to it waits as a stray."""
@@ -472,23 +466,20 @@ class Dispatcher:
 
     def _emptied(self, link: Link) -> None:
         link.post.recount()
-        self.policy.offer(link.post)
+        self.membership.offer(link.post)
 
     def _look_again(self) -> None:
-        for post in list(self.policy.members.values()):
-            if post.unclaimed >= post.window and post.recount() < post.window:
-                self.policy.offer(post)
+        for link in self.links.values():
+            post = link.post
+            if post.serving and post.unclaimed >= post.window and post.recount() < post.window:
+                self.membership.offer(post)
 
     # --- reports
 
     def _settle(self, link: Link, report: wire.Report) -> None:
         link.post.settle(report)
         self.recall.forgive(link.post, trio.current_time())
-        self.policy.offer(link.post)
-
-    def refuse(self, link: Link, what: str) -> None:
-        """What it says is well formed, and cannot be accepted all the same."""
-        self._breached(link, what)
+        self.membership.offer(link.post)
 
     def _breached(self, link: Link, what: str) -> None:
         """It is not believed any more."""

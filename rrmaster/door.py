@@ -28,6 +28,8 @@ class Door:
     that a connection costs here."""
     handoff: bytes
     """The message that goes with each of its connections."""
+    served_since: float = float("inf")
+    """When the first of those who serve it now, or served it last, began."""
     closing: bool = False
     """What waits is still accepted, then it is closed."""
     quota: int = -1

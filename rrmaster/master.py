@@ -79,7 +79,7 @@ class Master:
     def __attrs_post_init__(self) -> None:
         chosen = self.settings
         self.dispatcher = Dispatcher(
-            _policy(chosen), lambda id_, what: self.supervisor.breached(id_, what), chosen.recall_after
+            _policies(chosen), lambda id_, what: self.supervisor.breached(id_, what), chosen.recall_after
         )
         for listener in self.listeners:
             self.dispatcher.open(listener)
@@ -117,7 +117,7 @@ class Master:
         try:
             new = self.reread() if self.reread is not None else self.settings
             self._change = prepare(self.settings, new)
-            _policy(new), _question(new)  # they name what must be there
+            _policies(new), _question(new)  # they name what must be there
         except Exception as error:  # nothing in a new configuration may end a master that serves
             if self._change is not None:
                 self._change.undo()
@@ -143,7 +143,7 @@ class Master:
         ]:
             self.dispatcher.shut(door)
         if old.policy != self.settings.policy:
-            self.dispatcher.adopt(_policy(self.settings))
+            self.dispatcher.adopt(_policies(self.settings))
         self._apply(self.settings)
         goal = self.supervisor.goal
         self.supervisor.goal = evolve(goal, surge=surge_of(self.settings, goal.size))
@@ -305,10 +305,12 @@ def surge_of(settings: Settings, size: int) -> int:
     return max(math.ceil(size * surge) if isinstance(surge, float) else min(surge, size), 1)
 
 
-def _policy(settings: Settings) -> Policy:
+def _policies(settings: Settings) -> Callable[[], Policy]:
+    """What makes the policy of each listener."""
     if settings.policy in POLICIES:
-        return policy_named(settings.policy, random.Random())
-    return UserPolicy(rule=_load(settings, "policy", settings.policy), complain=_once_a_second(logger.error))
+        return partial(policy_named, settings.policy, random.Random())
+    rule, complain = _load(settings, "policy", settings.policy), _once_a_second(logger.error)
+    return partial(UserPolicy, rule=rule, complain=complain)
 
 
 def _question(settings: Settings) -> Question | None:

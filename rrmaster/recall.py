@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 from attrs import Factory, define
@@ -45,6 +45,8 @@ class Link:
 
     post: Post
     line: Line
+    listeners: frozenset[int] | None = None
+    """The listeners it serves, by number; None: all."""
     breached: bool = False
     recalling: bool = False
     """A thread reads its letterbox, ..."""
@@ -58,6 +60,14 @@ class Link:
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
     """Connections that died in its hands; known once it is buried."""
+
+    def serves(self, number: int) -> bool:
+        """Whether it serves this listener."""
+        return self.listeners is None or number in self.listeners
+
+    def shares_with(self, other: Link) -> bool:
+        """Whether there may be a listener that both serve."""
+        return self.listeners is None or other.listeners is None or not self.listeners.isdisjoint(other.listeners)
 
 
 @define(eq=False)
@@ -94,7 +104,7 @@ class Recall:
             link = self.links.get(post.id)
             if link is None:
                 continue
-            if post.strikes < STUCK and not self._receivers(post):
+            if post.strikes < STUCK and not self._receivers(link):
                 self.lateness.watch(post, now)  # everybody is busy: so is the machine
                 continue
             if not post.suspended:
@@ -113,8 +123,10 @@ class Recall:
         if link.post.suspended and link.post.serving:
             self._nudge(link)
 
-    def _receivers(self, late: Post) -> int:
-        return receivers(late, (link.post for link in self.links.values()))
+    def _receivers(self, late: Link) -> list[Link]:
+        """Who could begin with one of its connections at once."""
+        idle = receivers(late.post, (link.post for link in self.links.values() if link.shares_with(late)))
+        return [self.links[post.id] for post in idle]
 
     def forgive(self, post: Post, now: float) -> None:
         """It has reported: its loop serves.  What still lies there is waited for anew."""
@@ -131,14 +143,15 @@ class Recall:
         for link in list(self._late.values()):
             if now < link.again_at or link.promised or link.recalling or link.breached or not link.post.recount():
                 continue
-            count = min(self._receivers(link.post) - self._promised, link.post.unclaimed)
+            takers = self._receivers(link)
+            count = min(len(takers) - self._promised, link.post.unclaimed)
             if count > 0:
                 link.promised = count
                 self._promised += count
-                nursery.start_soon(self.take_back, link, count, True)
+                nursery.start_soon(self.take_back, link, count, takers, True)
 
-    async def take_back(self, link: Link, count: int, for_lateness: bool) -> None:
-        """Take back up to `count` connections from a live worker."""
+    async def take_back(self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool) -> None:
+        """Take back up to `count` connections from a live worker, of those that `takers` can be given."""
         if link.recalling:
             return
         token = trio.lowlevel.current_trio_token()
@@ -146,7 +159,7 @@ class Recall:
         try:
             with trio.move_on_after(STALL) as patience:
                 await trio.to_thread.run_sync(
-                    self._pull, link, count, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
+                    self._pull, link, count, takers, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
                 )
         except RuntimeError:  # no thread to be had: a process limit
             self._pulled(link, 0)
@@ -154,18 +167,22 @@ class Recall:
         if patience.cancelled_caught:
             self.breach(link, f"its letterbox could not be read for {STALL:g} s: it keeps the kernel's lock")
 
-    def _pull(self, link: Link, count: int, for_lateness: bool, token: trio.lowlevel.TrioToken) -> None:
+    def _pull(
+        self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
+    ) -> None:
         """In a thread.  What is read is delivered even if nobody waits for this thread any more."""
         brought = 0
         try:
-            brought = self._read_back(link, count, for_lateness, token)
+            brought = self._read_back(link, count, takers, for_lateness, token)
         finally:
             with contextlib.suppress(trio.RunFinishedError):  # the master is over
                 token.run_sync_soon(self._pulled, link, brought)
 
-    def _read_back(self, link: Link, count: int, for_lateness: bool, token: trio.lowlevel.TrioToken) -> int:
+    def _read_back(
+        self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
+    ) -> int:
         for brought in range(count):
-            if not _has_free_descriptor(link.line) or (for_lateness and link.line.oldest_recalls() >= MAX_RECALLS):
+            if not _has_free_descriptor(link.line) or not _may_move(link.line, takers, for_lateness):
                 return brought
             try:
                 found = link.line.recall()
@@ -295,6 +312,17 @@ def _has_free_descriptor(line: Line) -> bool:
     except OSError:
         return False
     return True
+
+
+def _may_move(line: Line, takers: Sequence[Link], for_lateness: bool) -> bool:
+    """Whether the oldest connection there may go, and to one of these.
+
+    The worker may take it before we do; the next one then finds its receiver as a stray does, which is rare enough.
+    """
+    oldest = line.oldest()
+    if not isinstance(oldest, Handoff) or oldest.probe:
+        return True
+    return not (for_lateness and oldest.recalled >= MAX_RECALLS) and any(t.serves(oldest.listener) for t in takers)
 
 
 def in_letterboxes(links: Iterable[Link]) -> int:

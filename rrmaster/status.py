@@ -77,6 +77,8 @@ class ListenerStatus:
     queued: int | None
     """Connections in its backlog; None where the kernel does not say (unix sockets)."""
     limit: int
+    workers: int | None = None
+    """How many serve it."""
 
 
 @frozen
@@ -417,9 +419,13 @@ def report(snapshot: Snapshot, width: int) -> list[str]:
     width = max(width, NARROWEST)
     lines = [line for trouble in troubles(snapshot) for line in _labelled("trouble", trouble, width)]
     lines += _labelled("master", headline(snapshot), width)
+    serving = sum(worker.state == "serving" for worker in snapshot.workers)
     for listener in snapshot.listeners:
         queued = number(listener.queued)
-        lines += _labelled("listens", f"{listener.address}, backlog {queued} of {listener.limit}", width)
+        text = f"{listener.address}, backlog {queued} of {listener.limit}"
+        if listener.workers is not None and listener.workers != serving:
+            text += f", served by {listener.workers} of {serving}"
+        lines += _labelled("listens", text, width)
     lines += _labelled("counts", totals(snapshot), width)
     if snapshot.reload is not None:
         lines += _labelled("reload", reload_line(snapshot.reload), width)

@@ -270,11 +270,9 @@ class Supervisor:
         match message:
             case wire.Report():
                 self._reported(ward, message)
-            case wire.Ready(listeners=None):
-                self.happens(ward, Event.READY)
-            case wire.Ready():
-                # The wire has room for it; whoever serves only some addresses comes with workers that open their own.
-                self.dispatcher.refuse(ward.link, "it would serve only some of the listeners")
+            case wire.Ready(listeners=listeners):
+                if self.dispatcher.declared(ward.link, listeners):
+                    self.happens(ward, Event.READY)
             case wire.Failed(reason):
                 ward.reason = reason
                 self.happens(ward, Event.FAILED)

@@ -66,7 +66,7 @@ def _listener(door: Door, asked: int) -> ListenerStatus:
     if sock.family != socket.AF_UNIX:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LIMIT.size)
         limit = int(_TCP_INFO_LIMIT.unpack(info)[0])
-    return ListenerStatus(door.listener.name, door.queued(), limit)
+    return ListenerStatus(door.listener.name, door.queued(), limit, len(door.policy.members))
 
 
 def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:

@@ -325,7 +325,7 @@ async def a_fleet(
     with a_real_deadline():
         async with trio.open_nursery() as nursery:
             troupe = Troupe(nursery, script, casting or {}, deaf)
-            dispatcher = Dispatcher(LeastLoaded(), lambda id_, what: supervisor.breached(id_, what), FAR)
+            dispatcher = Dispatcher(LeastLoaded, lambda id_, what: supervisor.breached(id_, what), FAR)
             supervisor = Supervisor(
                 dispatcher, troupe.spawn, Goal(size, surge=size, at_once=at_once), patience or Patience(hang=0.0)
             )
@@ -509,14 +509,14 @@ def _read_all(client: socket.socket) -> bytes:
 async def a_house(
     workers: int = 2,
     window: int = 8,
-    policy: Policy | None = None,
+    policy: Callable[[], Policy] | None = None,
     recall_after: float = FAR,
     binds: tuple[Bind, ...] = (Tcp("127.0.0.1", 0),),
     limit: int = 10_000,
 ) -> AsyncIterator[House]:
     """A dispatcher at work for some players."""
     breaches: dict[int, str] = {}
-    dispatcher = Dispatcher(policy or LeastLoaded(), breaches.__setitem__, recall_after)
+    dispatcher = Dispatcher(policy or LeastLoaded, breaches.__setitem__, recall_after)
     for bind in binds:
         for listener in open_listeners(bind):
             dispatcher.open(listener)

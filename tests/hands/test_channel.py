@@ -166,12 +166,12 @@ def test_a_nudge_in_the_way_of_a_recall_is_told_for_the_worker_will_never_read_i
         assert number_of(recalled(line)) == 0
 
 
-def test_how_often_the_oldest_was_recalled_is_read_without_taking_it() -> None:
+def test_what_comes_with_the_oldest_is_read_without_taking_it() -> None:
     with a_line() as (line, letterbox), numbered(1) as fds:
-        assert line.oldest_recalls() == 0
-        line.hand_over(wire.encode(wire.Handoff(recalled=3)), fds[0])
+        assert line.oldest() is None
+        line.hand_over(wire.encode(wire.Handoff(7, recalled=3)), fds[0])
         before = open_descriptors()
-        assert line.oldest_recalls() == 3
+        assert line.oldest() == wire.Handoff(7, recalled=3)
         assert (open_descriptors(), line.unclaimed()) == (before, 1)
         assert taken(letterbox) == 0
 
@@ -310,7 +310,7 @@ def test_a_worker_that_clears_o_nonblock_does_not_make_the_master_wait() -> None
         assert fcntl.fcntl(line.key.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK == 0, "the flag is shared"
         assert line.recall() is None
         assert line.copy_oldest() is None
-        assert line.oldest_recalls() == 0
+        assert line.oldest() is None
         assert line.receive() is None
         line.drop_oldest()
         assert letterbox.take() is None

@@ -55,7 +55,7 @@ async def test_a_burst_is_spread_evenly() -> None:
 
 
 async def test_round_robin_gives_to_each_in_turn() -> None:
-    async with a_house(3, policy=RoundRobin()) as house:
+    async with a_house(3, policy=RoundRobin) as house:
         order = []
         for _ in range(9):
             await house.calls()

@@ -28,9 +28,9 @@ class Held(Line):
     has_read: threading.Event = Factory(threading.Event)
     looks: int = 0
 
-    def oldest_recalls(self) -> int:
+    def oldest(self) -> wire.Down | None:
         self.looks += 1
-        return super().oldest_recalls()
+        return super().oldest()
 
     def recall(self) -> tuple[wire.Handoff, int] | None:
         self.begun.set()

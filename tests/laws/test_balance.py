@@ -202,7 +202,7 @@ def naive_choice(policy: LeastLoaded, workers: dict[int, Worker]) -> Post | None
     """The rule, as one would write it down: a look at everybody."""
 
     def rank(post: Post) -> tuple[int, int, int, int]:
-        return post.load, post.busy, post.turn, post.id
+        return post.load, post.busy, policy.members[post.id].turn, post.id
 
     mine = [w for w in workers.values() if w.post.id in policy.members]
     roomy = [w.post for w in mine if w.has_room]
@@ -264,6 +264,67 @@ def test_the_index_chooses_as_a_look_at_everybody_would(size, window, limit, ste
         assert policy.ready() == (wanted is not None)
         if wanted:
             assert policy.choose(PEER) is wanted
+
+
+@LAW
+@given(
+    st.integers(1, 6), st.integers(1, 4), st.integers(1, 12), st.lists(st.tuples(st.integers(0, 2), STEPS), max_size=12)
+)
+def test_the_index_is_right_also_where_workers_serve_several_listeners(size, window, limit, rounds):
+    """Each listener has its own members; load and room are the workers', whichever listener they come from."""
+    policies = [LeastLoaded(), LeastLoaded(), LeastLoaded()]
+    workers = fleet(policies[0], size, window, limit)
+    for n, worker in workers.items():
+        for listener in (1, 2):
+            if n % (listener + 1) == 0:
+                policies[listener].join(worker.post, newcomer=False)
+    for listener, steps in rounds:
+        for step in steps:
+            before = set(policies[listener].members)
+            go(policies[listener], workers, step, window, limit)
+            tell_all(policies, workers, before, set(policies[listener].members), step[0])
+            for policy in policies:
+                wanted = naive_choice(policy, workers)
+                assert policy.ready() == (wanted is not None)
+                assert wanted is None or policy.choose(PEER) is wanted
+
+
+def tell_all(policies: list[Policy], workers: dict[int, Worker], before: set[int], now: set[int], what: str) -> None:
+    """Who leaves one listener leaves all, who joins one joins all, and reports are told to all."""
+    for policy in policies:
+        for id_ in before - now:
+            policy.leave(workers[id_].post)
+        for id_ in now - before - set(policy.members):
+            policy.join(workers[id_].post, newcomer=False)
+        for worker in workers.values():
+            if what not in ("hand", "suspend"):
+                policy.offer(worker.post)
+
+
+@every_policy
+def test_a_worker_that_serves_one_listener_gets_nothing_from_another(new):
+    one, other = new(), new()
+    workers = fleet(one, 4)
+    for n in (1, 3):
+        other.join(workers[n].post, newcomer=False)
+    given = {hand(other, workers, (f"192.0.2.{n}", 1)).post.id for n in range(40)}
+    assert given <= {1, 3}
+    for n in (1, 3):
+        other.leave(workers[n].post)
+    assert not other.ready()
+    assert one.ready()
+
+
+def test_least_loaded_counts_what_came_through_the_other_listener():
+    one, other = LeastLoaded(), LeastLoaded()
+    workers = fleet(one, 3)
+    for worker in workers.values():
+        other.join(worker.post, newcomer=False)
+    for n in range(60):
+        hand((one, other)[n % 2], workers)
+    for _ in range(30):
+        hand(other, workers)
+    assert loads(workers) == [30] * 3
 
 
 def test_the_index_does_not_grow_with_the_connections():
@@ -881,8 +942,8 @@ def test_receivers_are_the_idle_with_less_to_do():
     suspended.post.suspended = True
     gone.post.serving = False
     posts = [w.post for w in (late, idle, waiting, busier, suspended, gone)]
-    assert receivers(late.post, posts) == 1
+    assert len(receivers(late.post, posts)) == 1
     late.post.strikes = STUCK
-    assert receivers(late.post, posts) == 2, "from a stuck one it is moved to a busier one, too"
+    assert len(receivers(late.post, posts)) == 2, "from a stuck one it is moved to a busier one, too"
     waiting.take()
-    assert receivers(late.post, posts) == 3, "who has taken meanwhile is idle: the kernel is asked"
+    assert len(receivers(late.post, posts)) == 3, "who has taken meanwhile is idle: the kernel is asked"

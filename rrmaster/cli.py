@@ -30,7 +30,7 @@ from .settings import (
     options,
     read,
 )
-from .spelling import parse_port, parse_switch, suggestion
+from .spelling import parse_port, suggestion
 
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 """Exit statuses: part of the interface, see the README."""
@@ -298,19 +298,21 @@ def _parser() -> _Parser:
 def _add(group: Any, name: str, option: Option) -> None:
     default = option.shown or _default(name)
     text = f"{option.help} (default: {default})" if default else option.help
-    if option.parse is parse_switch:
-        group.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%"))
+    text = text.replace("%", "%%")
+    if option.is_switch:
+        # Its own help would name the default as True or False.
+        group.add_argument(*option.flags, flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text)
         return
     action = "append" if option.repeatable else "store"
-    group.add_argument(
-        *option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text.replace("%", "%%")
-    )
+    group.add_argument(*option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text)
 
 
 def _default(name: str) -> str:
     value = getattr(Settings("shop:app"), name)
-    if value is None or isinstance(value, bool | tuple):
+    if value is None or value == ():
         return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}s" if isinstance(value, float) else str(value)
 
 

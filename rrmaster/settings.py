@@ -68,6 +68,11 @@ class Option:
     shown: str | None = None
     """The default as --help shows it, where the value itself says too little."""
 
+    @property
+    def is_switch(self) -> bool:
+        """It is on or off: ``--the-name`` and ``--no-the-name``."""
+        return self.parse is parse_switch
+
 
 def _named(parse: Callable[[Any], Any]) -> Any:
     """The parser as a converter whose complaint names the field."""

@@ -214,6 +214,18 @@ def parse_policy(value: object) -> str:
     raise ValueError(_not_one_of(value, "policy", (*POLICIES, "module:callable")))
 
 
+def parse_switch(value: object) -> bool:
+    """On or off: TOML's true and false, and in the environment what people write for them."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _SWITCH:
+        return _SWITCH[value.lower()]
+    raise ValueError(f"{value!r} is neither on nor off; write true or false")
+
+
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
 def parse_level(value: object) -> str:
     """How much is logged."""
     if value in LOG_LEVELS:
@@ -240,19 +252,6 @@ def parse_text(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise ValueError(f"{value!r} is no text")
-
-
-def parse_switch(value: object) -> bool:
-    """Yes or no."""
-    if isinstance(value, bool):
-        return value
-    word = value.strip().lower() if isinstance(value, str) else None
-    if word in _YES or word in _NO:
-        return word in _YES
-    raise ValueError(f"{value!r} is neither yes nor no")
-
-
-_YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
 
 
 def parse_texts(value: object) -> tuple[str, ...]:

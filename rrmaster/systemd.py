@@ -308,7 +308,7 @@ def _arguments(settings: Settings, place: _Place) -> Iterator[str]:
         value = getattr(settings, name)
         if name in {"chdir", "user", "group", "control", *place.from_file} or value == getattr(usual, name):
             continue
-        if isinstance(value, bool):
+        if option.is_switch:
             yield flag(name) if value else flag(f"no_{name}")
             continue
         for text in _spellings(option, value):

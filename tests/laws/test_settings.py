@@ -127,7 +127,7 @@ GOOD = {
     "bind": [("a:1", ("a:1",)), (["a:1", "b:2"], ("a:1", "b:2"))],
     "unix_mode": [("660", 0o660), ("0o660", 0o660), ("0", 0), (0o600, 0o600), ("777", 0o777)],
     "backlog": [("1", 1), (65535, 65535)],
-    "reload": [("yes", True), ("false", False), (True, True), (False, False), (" ON ", True), ("0", False)],
+    "reload": [("yes", True), ("false", False), (True, True), (False, False), ("ON", True), ("0", False)],
     "reload_dir": [("src", ("src",)), ("a, b", ("a", "b")), (["a,b", "c"], ("a,b", "c")), ((), ())],
     "reload_include": [("*.html", ("*.html",)), (["*.html", "*.toml"], ("*.html", "*.toml")), ([], ())],
     "reload_exclude": [("tests,build/*", ("tests", "build/*")), (("a", "a"), ("a",))],

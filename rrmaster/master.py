@@ -29,12 +29,13 @@ from .fleet import Goal
 from .launch import FIELDS, Launch
 from .lifecycle import Patience
 from .listeners import Listener
-from .log import logger
+from .log import logger, tell
 from .places import DEFAULT_NAME
 from .probe import Question
 from .process import package_root, start, usable_cpus, worker_command
 from .recycling import Limits
 from .relay import open_pipe
+from .renewal import Busy
 from .rollout import Rollout, Trial
 from .settings import Settings, SettingsError
 from .spelling import Between
@@ -42,6 +43,7 @@ from .status import Snapshot
 from .supervisor import Probing, Supervisor
 from .survey import survey
 from .ward import Birth, Born
+from .watch import Watch, in_words, watched
 
 LAST_CALL = 0.5
 """The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""
@@ -67,6 +69,7 @@ class Master:
     """Called with "reloading", "reloaded" and "stopping": a service manager wants to know."""
     _change: Change | None = None
     """What the reload under way will change."""
+    _watch: Watch | None = field(init=False)
     _environ: dict[str, str] = field(factory=dict)
     _stopped: bool = False
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
@@ -81,6 +84,7 @@ class Master:
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self._environ = environment_of(chosen)
+        self._watch = watched(chosen)
         self.supervisor = Supervisor(
             self.dispatcher,
             self._spawn,
@@ -95,6 +99,7 @@ class Master:
         supervisor, renewal = self.supervisor, self.supervisor.renewal
         supervisor.patience = Patience(chosen.ready_timeout, chosen.graceful_timeout, chosen.hang_timeout)
         supervisor.window, supervisor.limit = chosen.window, chosen.worker_connections
+        supervisor.aftermath.awaits_code = chosen.reload
         supervisor.limits = Limits(chosen.max_requests, chosen.max_age, chosen.max_memory)
         supervisor.question = _question(chosen)
         supervisor.probing = Probing(
@@ -186,8 +191,19 @@ class Master:
         """Serve until `stop` has done its work.  Raises Hopeless if no worker ever becomes ready."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.dispatcher.run)
+            if self._watch is not None:
+                nursery.start_soon(self._watch.run, self._code_changed)
+                await self._watch.begun.wait()  # or a save while the first workers start could be missed
             await self.supervisor.run()
             nursery.cancel_scope.cancel()
+
+    def _code_changed(self, files: list[str]) -> None:
+        """Somebody saved something: the newest code, soonest, so a reload under way is given up."""
+        tell("code.changed", f"{in_words(files)} changed: reload", files=files)
+        try:
+            self.begin_reload(supersede=True)
+        except Busy:
+            pass  # the master is stopping, and has nobody left to renew
 
     async def stop(self) -> None:
         """Accept what the backlog holds, close the listeners, and let the workers finish; `run` returns then."""

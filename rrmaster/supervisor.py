@@ -192,7 +192,7 @@ class Supervisor:
         if self._stopping:
             return "the master stops"
         if ward.leaving:
-            return "its replacement serves"
+            return "superseded" if ward.served_since is None else "its replacement serves"
         if ward.generation > self.goal.generation:
             return "its generation failed"
         return "reload" if ward.generation < self.goal.generation else "scaled down"
@@ -200,11 +200,17 @@ class Supervisor:
     def _held(self) -> set[int]:
         """Slots in which nobody may be started yet."""
         now = trio.current_time()
-        if now < self._not_before:
+        if now < self._not_before or self._awaits_code:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
         going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
         return going | self.aftermath.held(now, self.ever_ready, self.serving > 0)
+
+    @property
+    def _awaits_code(self) -> bool:
+        """In development: whether what is on disk has failed, and nobody is to be started from it."""
+        failed = self.aftermath.gave_up or bool(self.renewal.refused)
+        return self.aftermath.awaits_code and failed and self.renewal.undecided is None
 
     def _begin(self, slot: int) -> None:
         now = trio.current_time()
@@ -413,14 +419,19 @@ class Supervisor:
         """It is gone: what follows from it?"""
         if not self.ever_ready and not ward.asked and ward.generation == self.goal.generation:
             self.aftermath.failed_at_first(ward, how)
-            if not self._stopping:
-                self._verdict = self.aftermath.verdict(self.goal.size)
+            verdict = None if self._stopping else self.aftermath.verdict(self.goal.size)
+            if verdict is not None and self.aftermath.awaits_code:
+                self.aftermath.give_up(verdict)
+            else:
+                self._verdict = verdict
             return
         # One of a generation that was given up is nobody's crash.
         ward.asked = ward.asked or ward.generation != self.goal.generation
-        self.aftermath.ended(ward, before, how, trio.current_time())
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
+        self.aftermath.ended(ward, before, how, trio.current_time())
+        if self._awaits_code and not ward.asked:
+            self.aftermath.give_up()
         # Who is killed for a hang or a breach is replaced before he has ended.
         heir = next(
             (w for w in self.wards.values() if w.slot == ward.slot and w.state in _STAYING and not w.leaving), None
@@ -454,7 +465,8 @@ class Supervisor:
         if self._not_before > now:
             due = min(due, self._not_before)
         stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
-        return min(due, stable, self.renewal.due(), self.aftermath.due(now, self.serving > 0))
+        restart = float("inf") if self._awaits_code else self.aftermath.due(now, self.serving > 0)
+        return min(due, stable, self.renewal.due(), restart)
 
     def _deadline(self, ward: Ward) -> float:
         return self.patience.deadline(ward.state, ward.since, ward.heard)

@@ -92,6 +92,11 @@ def test_nothing_stays_open_when_the_second_address_fails(tmp_path: Path):
         (("a:b", "--chdir", "/nowhere"), "--chdir: cannot change"),
         (("a:b", "--config", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
         (("a:b", "--daemon"), "systemd"),
+        (("a:b", "--reload", "--reload-dir", "/nowhere"), "--reload-dir: '/nowhere' is no directory"),
+        (("a:b", "--reload", "--reload-include", "."), "--reload-include: '.' fits no file"),
+        (("a:b", "--reload-dir", "."), "--reload-dir says what --reload watches, and there is no --reload"),
+        (("a:b", "--reload-include", "*.html"), "--reload-include says what --reload watches"),
+        (("a:b", "--reload-exclude", "tests"), "--reload-exclude says what --reload watches"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments: tuple[str, ...], said: str):

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from .balance import MAX_WINDOW
 from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES
+from .proxied import MODES
 from .spelling import (
     Between,
     Bind,
@@ -22,6 +23,7 @@ from .spelling import (
     parse_application,
     parse_bind,
     parse_binds,
+    parse_cert_reqs,
     parse_duration,
     parse_level,
     parse_log_format,
@@ -91,6 +93,7 @@ def _option(default: Any, parse: Callable[[Any], Any], group: str, metavar: str,
 
 
 _WHERE, _WHO, _HOW, _HTTP = "where to serve", "workers", "which worker gets a connection", "HTTP"
+_TLS, _PROXY = "TLS", "behind a proxy of connections"
 _RELOAD, _RENEW = "reload and health", "recycling and scaling"
 _PATIENCE, _PROCESS, _OTHER = "how long to wait", "process", "configuration and output"
 
@@ -237,6 +240,54 @@ class Settings:
     )
     # Off: a line costs a write in the worker and a read in the master, and a proxy in front mostly keeps one already.
     access_log: bool = _option(False, parse_switch, _HTTP, "", "print a line for each request")
+
+    certfile: str | None = _option(
+        None,
+        parse_text,
+        _TLS,
+        "FILE",
+        "speak TLS with this certificate and those between it and the root, in PEM; read again at a reload",
+        flags=("--ssl-certfile",),
+    )
+    keyfile: str | None = _option(
+        None, parse_text, _TLS, "FILE", "its private key, if it is not in the same file", flags=("--ssl-keyfile",)
+    )
+    cert_reqs: str = _option(
+        "none",
+        parse_cert_reqs,
+        _TLS,
+        "WORD",
+        "whether clients must show a certificate: none, optional or required",
+        flags=("--ssl-cert-reqs",),
+    )
+    ca_certs: str | None = _option(
+        None, parse_text, _TLS, "FILE", "who may have signed a client's certificate, in PEM", flags=("--ssl-ca-certs",)
+    )
+    ciphers: str | None = _option(
+        None,
+        parse_text,
+        _TLS,
+        "LIST",
+        "what is allowed in TLS 1.2, as OpenSSL writes it; TLS 1.3 has only good ones",
+        flags=("--ssl-ciphers",),
+        shown="OpenSSL's",
+    )
+
+    proxy_protocol: str = _option(
+        "off",
+        one_of("version of the PROXY protocol", tuple(MODES)),
+        _PROXY,
+        "off|v1|v2|auto",
+        "each connection must begin with a header of the PROXY protocol, which names the client",
+    )
+    proxy_allow_from: str = _option(
+        TRUSTED_PROXIES,
+        parse_proxies,
+        _PROXY,
+        "ADDRESSES",
+        "addresses or networks that may send one, separated by commas; others are closed; *: all; a unix socket may",
+        flags=("--proxy-allow-ips",),
+    )
 
     ready_timeout: float = _option(
         30.0,
@@ -394,6 +445,22 @@ class Settings:
             raise SettingsError(
                 f"a hang timeout of {self.hang_timeout:g} s would kill workers that report every "
                 f"{self.heartbeat:g} s; make it at least twice the heartbeat"
+            )
+
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        """An option that would do nothing is a mistake, and in these a dangerous one."""
+        if self.certfile is None:
+            for name in ("keyfile", "ca_certs", "ciphers", "cert_reqs"):
+                if getattr(self, name) not in (None, "none"):
+                    raise SettingsError(f"{flag(name)} needs --certfile: without a certificate no TLS is spoken")
+        if self.cert_reqs != "none" and self.ca_certs is None:
+            raise SettingsError(f"--cert-reqs {self.cert_reqs} needs --ca-certs: who may have signed them?")
+        if self.cert_reqs == "none" and self.ca_certs is not None:
+            raise SettingsError(
+                "--ca-certs is for the certificates of clients: say --cert-reqs optional or required, too; what stands "
+                "between your own certificate and the root belongs into --certfile"
             )
 
     @property

@@ -11,16 +11,18 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import Factory, define
 
 from ..launch import Launch
 from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
+from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -78,7 +80,7 @@ class Connection(socket.socket):
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve an ``async def handler(reader, writer)``."""
-    run_server(lambda service: Streams(application.target), duty, launch)
+    run_server(lambda service: Streams(application.target, Arrival.of(duty, launch)), duty, launch)
 
 
 def run_server(make: Callable[[Service], Server], duty: Duty, launch: Launch) -> None:
@@ -253,6 +255,52 @@ def tasks_of(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
         lines += 1
 
 
+# --- the way to a protocol
+
+
+async def admit(
+    make: Callable[[], asyncio.BaseProtocol], connection: Connection, taken: Taken, arrival: Arrival | None
+) -> asyncio.WriteTransport | None:
+    """Give a connection to a protocol once it has passed what it has to; None: it did not, and is closed."""
+    loop, peer, secure = asyncio.get_running_loop(), None, {}
+    try:
+        if arrival is not None and not taken.probe:
+            peer = connection.getpeername()
+            if arrival.versions:
+                async with asyncio.timeout(HEADER_S):
+                    await arrival.announce(connection, peer, taken, lambda: _readable(loop, connection))
+            if arrival.context is not None:
+                secure = _secure(arrival.context)
+        transport, _ = await loop.connect_accepted_socket(make, connection, **secure)
+    except (Refused, OSError) as error:
+        if arrival is not None:
+            arrival.refuse(error, taken, peer)
+        connection.close()  # if whoever had it last has not done so
+        return None
+    except BaseException:
+        connection.close()
+        raise
+    return transport
+
+
+def _secure(context: ssl.SSLContext) -> dict[str, Any]:
+    return {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": GOODBYE_S}
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    there = loop.create_future()
+    loop.add_reader(sock.fileno(), _tell, there)
+    try:
+        await there
+    finally:
+        loop.remove_reader(sock.fileno())
+
+
+def _tell(there: asyncio.Future[None]) -> None:
+    if not there.done():
+        there.set_result(None)
+
+
 # --- streams
 
 
@@ -268,22 +316,27 @@ class Streams:
     """Serves ``async def handler(reader, writer)``: one task for each connection, and what it raises stays in it."""
 
     handler: Handler
+    arrival: Arrival | None = None
     _tasks: set[asyncio.Task[None]] = Factory(set)
 
     async def start(self) -> None:
         """Nothing is to be done."""
 
     def begin(self, connection: Connection, taken: Taken) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        task = asyncio.get_running_loop().create_task(self._serve(connection, taken))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, connection: Connection, taken: Taken) -> None:
         writer: asyncio.StreamWriter | None = None
         try:
-            # On a connected socket it makes no system call, and it is the public way to a pair of streams.
-            reader, writer = await asyncio.open_connection(sock=connection)
-            await self.handler(reader, writer)
+            loop = asyncio.get_running_loop()
+            reader = asyncio.StreamReader(loop=loop)
+            protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+            transport = await admit(lambda: protocol, connection, taken, self.arrival)
+            if transport is not None:
+                writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+                await self.handler(reader, writer)
         except Exception:
             # The application's fault, and only this connection's affair.
             traceback.print_exc()

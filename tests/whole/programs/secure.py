@@ -24,9 +24,10 @@ async def app(scope, receive, send):
 
 
 def wsgi(environ, start_response):
-    seen = [environ["wsgi.url_scheme"], [environ["REMOTE_ADDR"], int(environ.get("REMOTE_PORT", 0))], None]
-    start_response("200 OK", [("Content-Type", "application/json")])
-    return [json.dumps(seen).encode()]
+    seen = [environ["wsgi.url_scheme"], [environ.get("REMOTE_ADDR"), int(environ.get("REMOTE_PORT", 0))], None]
+    body = json.dumps(seen).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 
 
 def _answer(stream, data):

@@ -19,12 +19,14 @@ import trio
 from attrs import Factory, define
 
 from ..launch import Launch
-from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
+from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
 Handler = Callable[[Any], Awaitable[object]]
+Serve = Callable[[Any, Taken], Awaitable[object]]
+"""What serves a connection: the handler, or a server for ASGI."""
 
 BEGIN = 3
 """Checkpoints after a batch, in which what was taken can begin: a task starts at the first, has read at the second,
@@ -36,7 +38,9 @@ _TRIO = os.path.dirname(trio.__file__) + os.sep
 
 async def serve(handler: Handler, duty: Duty, arrival: Arrival | None = None) -> None:
     """Take and serve connections until the master sends no more and those taken are done."""
-    await Service(handler, duty, arrival).run()
+    service = Service(lambda stream, taken: handler(stream), duty, arrival)
+    service.enter()
+    await service.run()
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
@@ -61,22 +65,28 @@ def _tasks() -> list[str]:
 class Service:
     """What the loop does beside serving: it takes, reports, beats and minds signals."""
 
-    handler: Handler
+    serve: Serve
     duty: Duty
     arrival: Arrival | None = None
     draining: trio.Event = Factory(trio.Event)
     _news: trio.Event = Factory(trio.Event)
+    _stirred: trio.Event = Factory(trio.Event)
+
+    def enter(self) -> None:
+        """Be the current worker from now on: the application may ask for it when it starts."""
+        facts = self.duty.facts
+        enter(Worker(facts.id, facts.slot, facts.generation, self.draining, self.duty))
 
     async def run(self) -> None:
         """Serve until the last connection is done."""
         say_tasks_at(DUMP_SIGNAL, _tasks)
         self.duty.wake = lambda: self._news.set()
-        facts = self.duty.facts
-        enter(Worker(facts.id, facts.slot, facts.generation, self.draining, self.duty))
+        self.duty.stir = lambda: self._stirred.set()
         async with trio.open_nursery() as service:
             async with trio.open_nursery() as connections:
                 await service.start(self._mind_signals, connections.cancel_scope)
                 service.start_soon(self._speak)
+                service.start_soon(self._speak_of_requests)
                 self.duty.ready()
                 await self._take(connections)
             service.cancel_scope.cancel()
@@ -114,7 +124,7 @@ class Service:
         try:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
             if self.arrival is None or taken.probe:
-                await self.handler(stream)
+                await self.serve(stream, taken)
             else:
                 await self._serve_arriving(self.arrival, taken, stream, sock)
         except Exception as error:
@@ -144,7 +154,7 @@ class Service:
             arrival.refuse(error, taken, peer)
         else:
             try:
-                await self.handler(secure or stream)
+                await self.serve(secure or stream, taken)
             finally:
                 if secure is not None:
                     await _say_goodbye(secure)
@@ -175,6 +185,14 @@ class Service:
         self._news = trio.Event()
         if duty.has_news:
             self._news.set()
+
+    async def _speak_of_requests(self) -> None:
+        """Report how many are in progress, `BUSY_AFTER` after that has changed."""
+        while True:
+            await self._stirred.wait()
+            await trio.sleep(BUSY_AFTER)
+            self._stirred = trio.Event()
+            self.duty.report_busy()
 
     async def _mind_signals(
         self, connections: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -43,3 +43,14 @@ async def stream(stream):
 async def streams(reader, writer):
     writer.write(_answer(writer, await reader.read(1000)))
     await writer.drain()
+
+
+async def refuses_to_start(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "the database is away"})
+
+
+async def knows_no_life(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})

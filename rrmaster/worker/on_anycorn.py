@@ -12,12 +12,14 @@ connection what it is                                       in the drain
 virgin     no byte has come                                 has `VIRGIN` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
-HTTP/2     idle, or as soon as it is                        GOAWAY; at `LATEST` also while it is busy
+HTTP/2     idle, or busy with its last answer               GOAWAY, behind the answer; at `LATEST` in any case
 websocket                                                   closed with 1012 at `LATEST` of the graceful timeout
 ========== ================================================ ===========================================================
 
 At `LATEST` those that are idle or virgin are closed too.  A busy connection of HTTP/2 is not told GOAWAY at once: what
-Python has for clients (h2, httpx) then gives up the requests that are in progress.
+Python has for clients (h2, httpx) then gives up the requests that are in progress.  Told in one write with the end of
+the last answer, it loses nothing; told to an idle one it may cross the next request, which a client may then send again
+elsewhere, for GOAWAY says that it was not begun.  So only those are told so that have been idle for `SETTLED`.
 
 Of anycorn this uses names that its documentation does not promise, all of them here: `ProtocolWrapper`, `H2Protocol`
 and its `.connection`, `.idle`, `.streams`, `.stream_buffers` and `.priority`, `TaskGroup`, `Lifespan`, `WorkerContext`,
@@ -60,9 +62,11 @@ VIRGIN = 2.0
 LATEST = 0.5
 """As in `on_uvicorn`: seconds, and the part of the graceful timeout."""
 
-LOOK = 0.02
-"""Seconds between two looks at the connections in a drain.  anycorn does not say when the last frame of an answer is
-written, and a GOAWAY before it would lose it."""
+SETTLED = 0.1
+"""Seconds after which an idle connection of HTTP/2 will hardly ask in the very moment in which it is told to go."""
+
+LOOK = 0.05
+"""Seconds between two looks at the connections in a drain."""
 
 MAX_RECEIVE = 65_536
 """Bytes that are read at once, anycorn's own."""
@@ -175,7 +179,7 @@ class Anycorn:
         async with TaskGroup() as group:
             app = self._for_probes if taken.probe else self._for_clients
             state = ConnectionState(self.state)
-            served = _Client(self.launch.keep_alive, stream)
+            served = _Client(self.launch.keep_alive, stream, self.service.draining)
             served.protocol = ProtocolWrapper(
                 app, self.config, self.context, group, state, client, server, served.send, facts, alpn
             )
@@ -223,10 +227,9 @@ class Anycorn:
         async with trio.open_nursery() as nursery:  # nobody waits for a client that does not read
             while (now := trio.current_time()) < latest:
                 for client in self.clients:
-                    if client.virgin and now >= virgin:
-                        client.close_soon()
-                    elif client.h2 is not None and client.is_idle and not client.virgin:
-                        nursery.start_soon(client.go_away, client.h2)
+                    over = now >= virgin if client.virgin else client.has_settled(now)
+                    if over:
+                        nursery.start_soon(client.leave)
                 await trio.sleep(LOOK)
             for client in self.clients:
                 nursery.start_soon(client.last_call)
@@ -257,13 +260,16 @@ class _Client:
 
     keep_alive: float
     stream: Any
-    virgin: bool = True
+    draining: trio.Event
+    silent: bool = True
+    """It has not said a byte."""
     idle: bool = True
     left: bool = False
     """GOAWAY was said, and what comes after it is not heard."""
     protocol: ProtocolWrapper = field(init=False)
     _reading: trio.CancelScope = Factory(trio.CancelScope)
     _sending: trio.Lock = Factory(trio.Lock)
+    _rested_at: float = 0.0
 
     async def serve(self) -> None:
         """Serve it until either side ends it."""
@@ -276,7 +282,7 @@ class _Client:
         self._reading.deadline = trio.current_time() + self.keep_alive
         with self._reading:
             while data := await self._receive():
-                self.virgin = False
+                self.silent = False
                 if not self.left:
                     await self.protocol.handle(RawData(data))
                 if self.h2 is not None and self.h2.idle and not self.idle:
@@ -292,7 +298,7 @@ class _Client:
         """What the protocol wants."""
         match event:
             case RawData():
-                await self._transmit(event.data)
+                await self._transmit(event.data + self._farewell())
             case SendFile():
                 async for chunk in read_file_chunks(event.file, event.offset, event.count):
                     await self._transmit(chunk)
@@ -314,7 +320,7 @@ class _Client:
                 await self._transmit(h2.connection.data_to_send())
 
     def _rest(self, idle: bool) -> None:
-        self.idle = idle
+        self.idle, self._rested_at = idle, trio.current_time()
         if not self.left:
             self._reading.deadline = trio.current_time() + (self.keep_alive if idle else math.inf)
 
@@ -342,28 +348,49 @@ class _Client:
         return self.protocol.protocol if isinstance(self.protocol.protocol, H2Protocol) else None
 
     @property
+    def virgin(self) -> bool:
+        """Whether its first request is still to come."""
+        return self.silent or (self.h2 is not None and not self.h2.connection.highest_inbound_stream_id)
+
+    @property
     def is_idle(self) -> bool:
         """Whether no request is in progress, and no answer on its way."""
         return self.idle and (self.h2 is None or not self.h2.stream_buffers)
+
+    def has_settled(self, now: float) -> bool:
+        """Whether it speaks HTTP/2 and has been idle for some time."""
+        return self.h2 is not None and self.is_idle and now - self._rested_at >= SETTLED
 
     def close_soon(self) -> None:
         """Read no more, and close it when all that it has begun is done."""
         self._reading.cancel()
 
+    async def leave(self) -> None:
+        """Close it; with GOAWAY first, and then by the client, if it speaks HTTP/2."""
+        if self.h2 is None:
+            self.close_soon()
+        elif not self.left:
+            await self._transmit(self._go_away(self.h2))
+
     async def last_call(self) -> None:
         """Close it if it does nothing; else have it close itself when it can."""
-        if self.is_idle and not self.left:
-            self.close_soon()
+        if self.is_idle:
+            await self.leave()
         elif self.h2 is not None and not self.left:
             await self._transmit(GoAwayFrame(0, self.h2.connection.highest_inbound_stream_id).serialize())
 
-    async def go_away(self, h2: H2Protocol) -> None:
-        """Tell an idle connection of HTTP/2 that it is to end, and leave it to the client to close it."""
-        if not self.left:
-            self.left = True
-            h2.connection.close_connection()
-            await self._transmit(h2.connection.data_to_send())
-            self._reading.deadline = trio.current_time() + GOODBYE_S
+    def _farewell(self) -> bytes:
+        """GOAWAY, if what is just written is the end of the last answer of a connection that is to go."""
+        h2 = self.h2
+        if h2 is None or self.left or not self.draining.is_set() or self.virgin or h2.connection.open_inbound_streams:
+            return b""
+        return self._go_away(h2)
+
+    def _go_away(self, h2: H2Protocol) -> bytes:
+        self.left = True
+        self._reading.deadline = trio.current_time() + GOODBYE_S
+        h2.connection.close_connection()
+        return h2.connection.data_to_send()
 
 
 class _Facts:

@@ -38,6 +38,10 @@ GOODBYE_S = 1.0
 """Seconds for saying goodbye in TLS (close_notify) at the end.  RFC 8446 does not ask to wait for the other side's, and
 asyncio's 30 would hold a drain for a client that is not there."""
 
+VIRGIN = 2.0
+"""Seconds that a connection without a first byte is kept in a drain: many times a round trip to the other end of the
+world, and gunicorn's linger.  A browser's connection made in advance would hold the worker for ever."""
+
 COMPLAIN_EVERY = 10.0
 """Seconds between two lines about connections that were refused: a scan of the port is no news."""
 

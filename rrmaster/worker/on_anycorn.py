@@ -53,14 +53,13 @@ from hyperframe.frame import GoAwayFrame
 from .. import tls
 from ..launch import Launch
 from . import Duty, Taken, header_of
-from .arrival import GOODBYE_S, Arrival
+from .arrival import GOODBYE_S, VIRGIN, Arrival
 from .asgi import ASGI, Counted, Message, Receive, Send
 from .loading import Application, CannotLoad
 from .on_trio import Service
 
-VIRGIN = 2.0
 LATEST = 0.5
-"""As in `on_uvicorn`: seconds, and the part of the graceful timeout."""
+"""The part of the graceful timeout after which nobody is waited for who does nothing, as in `on_uvicorn`."""
 
 SETTLED = 0.1
 """Seconds after which an idle connection of HTTP/2 will hardly ask in the very moment in which it is told to go."""

@@ -24,7 +24,7 @@ from attrs import Factory, define
 
 from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
-from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, Arrival, Refused
+from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -361,6 +361,8 @@ class Streams:
 
     handler: Handler
     arrival: Arrival | None = None
+    _arriving: set[asyncio.Task[Any]] = Factory(set)
+    """Of connections that no handler has yet."""
     _tasks: set[asyncio.Task[None]] = Factory(set)
 
     async def start(self) -> None:
@@ -377,7 +379,7 @@ class Streams:
             loop = asyncio.get_running_loop()
             reader = asyncio.StreamReader(loop=loop)
             protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-            transport = await admit(lambda: protocol, connection, taken, self.arrival)
+            transport = await self._admit(protocol, connection, taken)
             if transport is not None:
                 writer = asyncio.StreamWriter(transport, protocol, reader, loop)
                 await self.handler(reader, writer)
@@ -390,8 +392,21 @@ class Streams:
             else:
                 connection.close()
 
+    async def _admit(
+        self, protocol: asyncio.StreamReaderProtocol, connection: Connection, taken: Taken
+    ) -> asyncio.WriteTransport | None:
+        task = asyncio.current_task()
+        if self.arrival is None or task is None:
+            return await admit(lambda: protocol, connection, taken, None)
+        self._arriving.add(task)
+        try:
+            return await admit(lambda: protocol, connection, taken, self.arrival)
+        finally:
+            self._arriving.discard(task)
+
     def drain(self) -> None:
-        """The handlers can see it for themselves: ``current_worker().draining``."""
+        """The handlers can see it for themselves, ``current_worker().draining``, if they have begun."""
+        asyncio.get_running_loop().call_later(VIRGIN, lambda: [task.cancel() for task in self._arriving])
 
     def is_done(self) -> bool:
         """A handler ends before its connection is closed."""

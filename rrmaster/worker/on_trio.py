@@ -20,7 +20,7 @@ from attrs import Factory, define
 
 from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, Worker, enter
-from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, Arrival, Refused
+from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -71,6 +71,8 @@ class Service:
     draining: trio.Event = Factory(trio.Event)
     _news: trio.Event = Factory(trio.Event)
     _stirred: trio.Event = Factory(trio.Event)
+    _arriving: set[trio.CancelScope] = Factory(set)
+    """Connections that the application does not have yet."""
 
     def enter(self) -> None:
         """Be the current worker from now on: the application may ask for it when it starts."""
@@ -116,7 +118,7 @@ class Service:
                     await trio.sleep(SHORT_PAUSE)
                     duty.beat()
         except HungUp:
-            self.draining.set()
+            self._drain()
 
     async def _serve_one(self, taken: Taken) -> None:
         # The family is known: asking the socket would be three system calls.
@@ -139,25 +141,27 @@ class Service:
     async def _serve_arriving(
         self, arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
     ) -> None:
-        peer: object = None
-        secure: trio.SSLStream[trio.SocketStream] | None = None
-        try:
-            peer = sock.getpeername()
-            if arrival.versions:
-                with trio.fail_after(HEADER_S):
-                    await arrival.announce(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
-            if arrival.context is not None:
-                secure = await _handshake(stream, arrival.context)
-        except trio.TooSlowError:
-            arrival.refuse(TimeoutError(), taken, peer)
-        except (Refused, OSError) as error:
-            arrival.refuse(error, taken, peer)
-        else:
+        arrived: trio.SocketStream | trio.SSLStream[trio.SocketStream] | None = None
+        with trio.CancelScope() as scope:
+            if self.draining.is_set():
+                scope.deadline = trio.current_time() + VIRGIN
+            self._arriving.add(scope)
             try:
-                await self.serve(secure or stream, taken)
+                arrived = await _arrive(arrival, taken, stream, sock)
             finally:
-                if secure is not None:
-                    await _say_goodbye(secure)
+                self._arriving.discard(scope)
+        if arrived is None:
+            return
+        try:
+            await self.serve(arrived, taken)
+        finally:
+            if isinstance(arrived, trio.SSLStream):
+                await _say_goodbye(arrived)
+
+    def _drain(self) -> None:
+        self.draining.set()
+        for scope in self._arriving:
+            scope.deadline = trio.current_time() + VIRGIN
 
     async def _speak(self) -> None:
         """Report what is new, gathered over `REPORT_AFTER`, and every heartbeat in any case."""
@@ -209,7 +213,25 @@ class Service:
                 self.duty.retire(signal.Signals(number).name)
 
 
-# --- TLS
+# --- the PROXY header, and TLS
+
+
+async def _arrive(
+    arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
+) -> trio.SocketStream | trio.SSLStream[trio.SocketStream] | None:
+    """Pass what has to be passed; None: it was not, and is to be closed."""
+    peer: object = None
+    try:
+        peer = sock.getpeername()
+        if arrival.versions:
+            with trio.fail_after(HEADER_S):
+                await arrival.announce(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
+        return stream if arrival.context is None else await _handshake(stream, arrival.context)
+    except trio.TooSlowError:
+        arrival.refuse(TimeoutError(), taken, peer)
+    except (Refused, OSError) as error:
+        arrival.refuse(error, taken, peer)
+    return None
 
 
 async def _handshake(stream: trio.SocketStream, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:

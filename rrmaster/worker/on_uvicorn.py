@@ -39,14 +39,10 @@ from uvicorn.server import ServerState
 from .. import tls
 from ..launch import Launch
 from . import Duty, Taken, header_of
-from .arrival import Arrival
+from .arrival import VIRGIN, Arrival
 from .asgi import ASGI, Counted
 from .loading import Application, CannotLoad
 from .on_asyncio import Connection, Service, admit, run_server
-
-VIRGIN = 2.0
-"""Seconds that a connection without a first byte is kept in a drain: many times a round trip to the other end of the
-world, and gunicorn's linger.  A browser's connection made in advance would hold the worker for ever."""
 
 LATEST = 0.5
 """The part of the graceful timeout after which nobody is waited for who does nothing, and websockets are closed: the

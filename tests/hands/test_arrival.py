@@ -16,7 +16,7 @@ from rrmaster.channel import Letterbox
 from rrmaster.launch import Launch
 from rrmaster.proxied import Header, Senders
 from rrmaster.worker import Duty, Facts, Taken
-from rrmaster.worker.arrival import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, Arrival, Complaints, Refused, reason
+from rrmaster.worker.arrival import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
 from rrmaster.worker.on_asyncio import Connection, Streams
 from rrmaster.worker.on_trio import Service
 from tests.fakes import DEADLINE
@@ -143,10 +143,33 @@ async def _never(*streams: object) -> None:
     raise AssertionError("the application is not to see it")
 
 
+async def test_in_a_drain_it_has_two_seconds_on_trio(duty, context):
+    client, taken = socket.socketpair()
+    arrival, said = way(duty, context)
+    clock = MockClock(autojump_threshold=0.01)
+
+    async def serve() -> float:
+        service = Service(_never, duty, arrival)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service._serve_one, as_taken(taken))
+            await trio.sleep(1)
+            service._drain()
+        return trio.current_time()
+
+    began = clock.current_time()
+    ended = await trio.to_thread.run_sync(lambda: trio.run(serve, clock=clock))
+    taken.detach()
+    with client:
+        assert 1 + VIRGIN <= ended - began < 2 + VIRGIN
+        assert client.recv(1) == b""
+    assert said == []
+
+
 @pytest.mark.parametrize("what", ["header", "handshake"])
-def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what):
-    monkeypatch.setattr("rrmaster.worker.on_asyncio.HEADER_S", 0.05)
-    monkeypatch.setattr("rrmaster.worker.on_asyncio.HANDSHAKE_S", 0.05)
+@pytest.mark.parametrize("drains", [False, True])
+def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what, drains):
+    for name in ("VIRGIN",) if drains else ("HEADER_S", "HANDSHAKE_S"):
+        monkeypatch.setattr(f"rrmaster.worker.on_asyncio.{name}", 0.05)
     client, theirs = socket.socketpair()
     arrival, said = way(duty, *((None, (1,)) if what == "header" else (context, ())))
 
@@ -157,13 +180,19 @@ def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what):
         connection.over = over.set
         server = Streams(_never, arrival)
         server.begin(connection, as_taken(connection))
+        if drains:
+            server.drain()
         await asyncio.wait_for(over.wait(), DEADLINE)
         await server.end()
+        assert not server._arriving
 
     client.settimeout(DEADLINE)
     asyncio.run(serve())
     with client:
         assert client.recv(1) == b""
+    if drains:
+        assert said == []
+        return
     (line,) = said
     assert "no PROXY header in" in line if what == "header" else "no TLS handshake in" in line
 

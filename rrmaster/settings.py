@@ -286,7 +286,6 @@ class Settings:
         _PROXY,
         "ADDRESSES",
         "addresses or networks that may send one, separated by commas; others are closed; *: all; a unix socket may",
-        flags=("--proxy-allow-ips",),
     )
 
     ready_timeout: float = _option(

@@ -24,14 +24,7 @@ V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack("!H4s4sHH", 12, b"\xc0\0\2\7"
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-SERVERS = [
-    ("app", "uvloop"),
-    ("app", "asyncio"),
-    ("app", "trio"),
-    ("wsgi", "uvloop"),
-    ("stream", "trio"),
-    ("streams", "asyncio"),
-]
+SERVERS = [("app", "uvloop"), ("app", "trio"), ("wsgi", "uvloop"), ("stream", "trio"), ("streams", "asyncio")]
 
 
 async def dial(master: Running) -> trio.SocketStream:

@@ -22,14 +22,7 @@ from test_start import rrmaster
 from websockets.sync.client import connect as connect_websocket
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-SERVERS = [
-    ("app", "uvloop"),
-    ("app", "asyncio"),
-    ("app", "trio"),
-    ("stream", "trio"),
-    ("streams", "uvloop"),
-    ("streams", "asyncio"),
-]
+SERVERS = [("app", "uvloop"), ("app", "asyncio"), ("app", "trio"), ("stream", "trio"), ("streams", "asyncio")]
 
 
 @define

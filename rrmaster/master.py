@@ -23,7 +23,7 @@ from attrs import define, evolve, field
 from . import probe
 from .autoscale import Autoscaler, Scaling
 from .balance import POLICIES, Policy, UserPolicy, policy_named
-from .change import Change, environment_of, prepare
+from .change import Change, environment_of, look_at_certificate, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .launch import FIELDS, Launch
@@ -87,6 +87,7 @@ class Master:
             self.dispatcher.open(listener)
         self._environ = environment_of(chosen)
         self._watch = watched(chosen)
+        look_at_certificate(chosen)
         self.supervisor = Supervisor(
             self.dispatcher,
             self._spawn,

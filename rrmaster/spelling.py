@@ -17,6 +17,7 @@ from typing import Any
 from attrs import frozen
 
 from .balance import POLICIES
+from .launch import CERT_REQS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -260,6 +261,13 @@ def parse_proxies(value: object) -> str:
         except ValueError:
             raise ValueError(complaint) from None
     return ",".join(words)
+
+
+def parse_cert_reqs(value: object) -> str:
+    """none, optional or required; or gunicorn's number for it."""
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in ("0", "1", "2"):
+        return CERT_REQS[int(value)]
+    return one_of("requirement", CERT_REQS)(value)
 
 
 def parse_level(value: object) -> str:

@@ -14,13 +14,16 @@ import resource
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import Factory, define, frozen
 
 from .. import wire
 from ..channel import DescriptorLost, HungUp, Letterbox, Talk
 from .speech import MasterGone, Means, Speech
+
+if TYPE_CHECKING:
+    from ..proxied import Header
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """Asks for the stacks; as in `process`, which a worker does not import."""
@@ -140,6 +143,31 @@ def is_worker() -> bool:
     return _current is not None
 
 
+def client_address(stream: Any) -> tuple[str, int] | None:
+    """The address of the client at the other end of a stream (of trio, or a writer of asyncio); None: a unix socket's.
+
+    With the PROXY protocol it is what the proxy has told, while the socket itself only knows the proxy.  Raises OSError
+    for a stream that is closed.
+    """
+    if hasattr(stream, "get_extra_info"):
+        sock = stream.get_extra_info("socket")
+    else:
+        while hasattr(stream, "transport_stream"):
+            stream = stream.transport_stream
+        sock = stream.socket
+    header = header_of(sock)
+    if header is not None and header.source is not None:
+        return header.source
+    peer = sock.getpeername()
+    return (peer[0], peer[1]) if isinstance(peer, tuple) else None
+
+
+def header_of(sock: Any) -> Header | None:
+    """What the PROXY protocol's header has told of a connection; None: there was none."""
+    found = _current._duty.clients.get(sock.fileno()) if _current is not None else None
+    return found[1] if found is not None else None
+
+
 def enter(duty: Duty, draining: Draining, means: Means) -> None:
     """Make it the current worker; called by the runtime, once."""
     global _current
@@ -155,6 +183,9 @@ class Taken:
     listener: int
     family: int
     probe: bool
+
+
+_NOBODY: tuple[Taken | None, None] = (None, None)
 
 
 @define(eq=False)
@@ -182,6 +213,8 @@ class Duty:
     """There are descriptors left."""
     lag: float = 0.0
     """Seconds the loop was late, at worst since the last report."""
+    clients: dict[int, tuple[Taken, Header]] = Factory(dict)
+    """Who is at the other end, by descriptor, where a proxy has told: empty without the PROXY protocol."""
     _rss: int = 0
     _asides: int = 0
     _told: int = 0
@@ -238,6 +271,9 @@ class Duty:
 
     def finished(self, taken: Taken) -> None:
         """A connection was closed."""
+        # A handler may have closed it earlier, and its number may be another's already.
+        if self.clients and self.clients.get(taken.fd, _NOBODY)[0] is taken:
+            del self.clients[taken.fd]
         if not taken.probe:
             self.closed += 1
             self.news()
@@ -324,5 +360,5 @@ def resident() -> int:
 
 __all__ = [
     "BATCH", "BUSY_AFTER", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty",
-    "Facts", "HungUp", "MasterGone", "Taken", "current_worker", "enter", "is_worker",
+    "Facts", "HungUp", "MasterGone", "Taken", "client_address", "current_worker", "enter", "header_of", "is_worker",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from attrs import Factory, define
 
 from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -83,7 +85,7 @@ class Connection(socket.socket):
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve an ``async def handler(reader, writer)``."""
-    run_server(lambda service: Streams(application.target), duty, launch)
+    run_server(lambda service: Streams(application.target, Arrival.of(duty, launch)), duty, launch)
 
 
 def run_server(make: Callable[[Service], Server], duty: Duty, launch: Launch) -> None:
@@ -329,6 +331,52 @@ def _frames(waiting: Any) -> Iterator[FrameType]:
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
 
 
+# --- the way to a protocol
+
+
+async def admit(
+    make: Callable[[], asyncio.BaseProtocol], connection: Connection, taken: Taken, arrival: Arrival | None
+) -> asyncio.WriteTransport | None:
+    """Give a connection to a protocol once it has passed what it has to; None: it did not, and is closed."""
+    loop, peer, secure = asyncio.get_running_loop(), None, {}
+    try:
+        if arrival is not None and not taken.probe:
+            peer = connection.getpeername()
+            if arrival.versions:
+                async with asyncio.timeout(HEADER_S):
+                    await arrival.announce(connection, peer, taken, lambda: _readable(loop, connection))
+            if arrival.context is not None:
+                secure = _secure(arrival.context)
+        transport, _ = await loop.connect_accepted_socket(make, connection, **secure)
+    except (Refused, OSError) as error:
+        if arrival is not None:
+            arrival.refuse(error, taken, peer)
+        connection.close()  # if whoever had it last has not done so
+        return None
+    except BaseException:
+        connection.close()
+        raise
+    return transport
+
+
+def _secure(context: ssl.SSLContext) -> dict[str, Any]:
+    return {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": GOODBYE_S}
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    there = loop.create_future()
+    loop.add_reader(sock.fileno(), _tell, there)
+    try:
+        await there
+    finally:
+        loop.remove_reader(sock.fileno())
+
+
+def _tell(there: asyncio.Future[None]) -> None:
+    if not there.done():
+        there.set_result(None)
+
+
 # --- streams
 
 
@@ -344,22 +392,29 @@ class Streams:
     """Serves ``async def handler(reader, writer)``: one task for each connection, and what it raises stays in it."""
 
     handler: Handler
+    arrival: Arrival | None = None
+    _arriving: set[asyncio.Task[Any]] = Factory(set)
+    """Of connections that no handler has yet."""
     _tasks: set[asyncio.Task[None]] = Factory(set)
 
     async def start(self) -> None:
         """Nothing is to be done."""
 
     def begin(self, connection: Connection, taken: Taken) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        task = asyncio.get_running_loop().create_task(self._serve(connection, taken))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, connection: Connection, taken: Taken) -> None:
         writer: asyncio.StreamWriter | None = None
         try:
-            # On a connected socket it makes no system call, and it is the public way to a pair of streams.
-            reader, writer = await asyncio.open_connection(sock=connection)
-            await self.handler(reader, writer)
+            loop = asyncio.get_running_loop()
+            reader = asyncio.StreamReader(loop=loop)
+            protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+            transport = await self._admit(protocol, connection, taken)
+            if transport is not None:
+                writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+                await self.handler(reader, writer)
         except Exception:
             # The application's fault, and only this connection's affair.
             traceback.print_exc()
@@ -369,8 +424,21 @@ class Streams:
             else:
                 connection.close()
 
+    async def _admit(
+        self, protocol: asyncio.StreamReaderProtocol, connection: Connection, taken: Taken
+    ) -> asyncio.WriteTransport | None:
+        task = asyncio.current_task()
+        if self.arrival is None or task is None:
+            return await admit(lambda: protocol, connection, taken, None)
+        self._arriving.add(task)
+        try:
+            return await admit(lambda: protocol, connection, taken, self.arrival)
+        finally:
+            self._arriving.discard(task)
+
     def drain(self) -> None:
-        """The handlers can see it for themselves: ``current_worker().draining``."""
+        """The handlers can see it for themselves, ``current_worker().draining``, if they have begun."""
+        asyncio.get_running_loop().call_later(VIRGIN, lambda: [task.cancel() for task in self._arriving])
 
     def is_done(self) -> bool:
         """A handler ends before its connection is closed."""

@@ -130,8 +130,10 @@ async def test_workers_know_who_they_are():
     async with running(
         "handlers:facts", workers=2, environ={"NOTIFY_SOCKET": "/run/nobody", "LISTEN_FDS": "3", "LISTEN_PID": "1"}
     ) as master:
-        answers = [ast.literal_eval((await ask(master.port)).decode()) for _ in range(2)]
-        assert sorted(answer[0] for answer in answers) == [0, 1]
+        answers: list[tuple[int, int, int, list[str], list[str], bool]] = []
+        with trio.fail_after(PATIENCE):  # on a busy machine one of them may be late, and the other answers twice
+            while {answer[0] for answer in answers} != {0, 1}:
+                answers.append(ast.literal_eval((await ask(master.port)).decode()))
         for slot, id_, generation, seen, others, leads_group in answers:
             assert seen == [str(slot), str(id_), "2", str(generation)]
             assert others == []

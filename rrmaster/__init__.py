@@ -34,6 +34,7 @@ hearing        what the workers say, and whether it is to be believed
 door           a listener as the hot path sees it
 membership     who serves which listener, and who can be given a connection of it now
 dispatcher     the hot path: accept, choose, hand over
+openings       which addresses programs have asked for, and which listener is each
 probe          is this very worker well?
 talk           how messages and events reach who wants to know them
 ward           what is known of one worker
@@ -87,6 +88,8 @@ if TYPE_CHECKING:
     from .talk import WorkerGone
     from .wire import NoteRefused
     from .worker import CurrentWorker, MasterGone, current_worker, is_worker
+    from .worker.ports_on_threads import listening_socket
+    from .worker.ports_on_trio import open_tcp_listeners, open_unix_listener
 
 __version__ = "0.1.0"
 
@@ -120,7 +123,10 @@ __all__ = [
     "__version__",
     "current_worker",
     "is_worker",
+    "listening_socket",
     "open_master",
+    "open_tcp_listeners",
+    "open_unix_listener",
     "run",
     "serve",
 ]
@@ -139,13 +145,17 @@ _ROOMS = {
     "WorkerGone": "talk",
     "NoteRefused": "wire",
     "CurrentWorker": "worker", "MasterGone": "worker", "current_worker": "worker", "is_worker": "worker",
+    "listening_socket": "worker.ports_on_threads",
+    "open_tcp_listeners": "worker.ports_on_trio", "open_unix_listener": "worker.ports_on_trio",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Load public names when they are asked for (PEP 562): a worker loads no master, and a master no worker."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "asyncio":
+        return import_module(".asyncio", __name__)
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_ROOMS[name]}", __name__), name)

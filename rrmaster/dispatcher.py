@@ -30,7 +30,7 @@ import trio
 from attrs import Factory, define
 
 from . import wire
-from .balance import Lateness, Peer, Policy, Post
+from .balance import Breach, Lateness, Peer, Policy, Post
 from .channel import Line
 from .door import Door
 from .hearing import Hearing
@@ -74,6 +74,8 @@ class Dispatcher:
     breach: Callable[[int, str], None]
     """Called with a worker's id, and what it did."""
     recall_after: float = 0.005
+    asked: Callable[[Link, wire.Listen], wire.Listening] = lambda link, wish: wire.Listening(wish.seq, errno.EPERM)
+    """Called when a worker asks for an address; answers it."""
     accepted: int = 0
     breaches: int = 0
     doors: list[Door] = Factory(list)
@@ -108,7 +110,7 @@ class Dispatcher:
         self.recall = Recall(
             Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
         )
-        self._hearing = Hearing(self._settle, self._breached, self._emptied)
+        self._hearing = Hearing(self._settle, self._wish, self._breached, self._emptied)
 
     # --- who is there
 
@@ -163,13 +165,19 @@ class Dispatcher:
         if link.post.id not in self.links:
             return  # it has died meanwhile, and is buried
         self.leave_out(link)
-        if recall and not link.breached and link.post.recount():
-            takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
-            room = sum(other.post.window - other.post.unclaimed for other in takers)
-            if room:
-                await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
+        if recall:
+            await self._take_back(link)
         if link.post.id in self.links:
             link.line.half_close()
+
+    async def _take_back(self, link: Link) -> None:
+        """Take back from it what others have room for."""
+        if link.post.id not in self.links or link.breached or not link.post.recount():
+            return
+        takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
+        room = sum(other.post.window - other.post.unclaimed for other in takers)
+        if room:
+            await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
 
     def bury(self, link: Link) -> int:
         """Its process is dead: hear its last words, give what it had not taken to others.
@@ -474,10 +482,34 @@ class Dispatcher:
             if post.serving and post.unclaimed >= post.window and post.recount() < post.window:
                 self.membership.offer(post)
 
-    # --- reports
+    # --- what workers say
+
+    def _wish(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
+        if isinstance(wish, wire.Listen):
+            if len(link.unsaid) + len(link.listeners or ()) >= wire.MAX_LISTENERS:
+                raise Breach(f"it asks for more than {wire.MAX_LISTENERS} listeners")
+            link.answer(self.asked(link, wish))
+        else:
+            self._attends(link, wish)
+        self._stir()
+
+    def _attends(self, link: Link, wish: wire.Attend) -> None:
+        if wish.listener >= self._numbers:
+            raise Breach(f"it speaks of listener {wish.listener}, and there is none")
+        door = self.membership.door(wish.listener)
+        if door is None:
+            return  # closed meanwhile
+        if wish.here:
+            self.membership.enter(link, door)
+            return
+        self.membership.quit(link, door)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._take_back, link)
 
     def _settle(self, link: Link, report: wire.Report) -> None:
         link.post.settle(report)
+        if link.unsaid:
+            link.say_the_unsaid()
         self.recall.forgive(link.post, trio.current_time())
         self.membership.offer(link.post)
 

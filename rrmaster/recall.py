@@ -27,7 +27,7 @@ from attrs import Factory, define
 
 from .balance import MAX_RECALLS, STUCK, Lateness, Post, receivers
 from .channel import DescriptorLost, Line
-from .wire import Handoff, Nudge
+from .wire import Handoff, Listening, Nudge
 
 STALL = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
@@ -60,10 +60,23 @@ class Link:
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
     """Connections that died in its hands; known once it is buried."""
+    unsaid: deque[Listening] = Factory(deque)
+    """Answers for which its line had no room; as many as it may ask for at most."""
 
     def serves(self, number: int) -> bool:
         """Whether it serves this listener."""
         return self.listeners is None or number in self.listeners
+
+    def answer(self, listening: Listening) -> None:
+        """Answer it, when its line has room; an answer is an aside, as a nudge is."""
+        self.unsaid.append(listening)
+        self.say_the_unsaid()
+
+    def say_the_unsaid(self) -> None:
+        """Try again.  Called when it has reported: it may have taken something."""
+        while self.unsaid and self.line.say(self.unsaid[0]):
+            self.unsaid.popleft()
+            self.post.asides += 1
 
     def shares_with(self, other: Link) -> bool:
         """Whether there may be a listener that both serve."""
@@ -122,6 +135,11 @@ class Recall:
         link.post.asides -= 1
         if link.post.suspended and link.post.serving:
             self._nudge(link)
+
+    def _answer_again(self, link: Link, listening: Listening) -> None:
+        """We have read our own answer: the worker still waits for it."""
+        link.post.asides -= 1
+        link.answer(listening)
 
     def _receivers(self, late: Link) -> list[Link]:
         """Who could begin with one of its connections at once."""
@@ -193,10 +211,12 @@ class Recall:
             try:
                 if isinstance(found, Nudge):
                     token.run_sync_soon(self._nudge_again, link)
+                elif isinstance(found, Listening):
+                    token.run_sync_soon(self._answer_again, link, found)
                 else:
                     token.run_sync_soon(self._deliver, link, *found, for_lateness)
             except trio.RunFinishedError:
-                if not isinstance(found, Nudge):
+                if isinstance(found, tuple):
                     os.close(found[1])  # the master is over, and nobody is left to give it to
                 return brought
         return count

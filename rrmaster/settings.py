@@ -13,13 +13,14 @@ import attrs
 from attrs import frozen
 
 from .balance import MAX_WINDOW
-from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES
+from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES, is_program
 from .spelling import (
     Between,
     Bind,
     from_to,
     one_of,
     parse_application,
+    parse_arguments,
     parse_bind,
     parse_binds,
     parse_duration,
@@ -90,6 +91,15 @@ def _option(default: Any, parse: Callable[[Any], Any], group: str, metavar: str,
     )
 
 
+def _default_bind(settings: Settings) -> tuple[str, ...]:
+    """A program opens its own addresses."""
+    return () if is_program(settings.application) else ("127.0.0.1:8000",)
+
+
+def _parse_binds_or_none(value: object) -> tuple[str, ...]:
+    return () if value == () else parse_binds(value)
+
+
 _WHERE, _WHO, _HOW, _HTTP = "where to serve", "workers", "which worker gets a connection", "HTTP"
 _RELOAD, _RENEW = "reload and health", "recycling and scaling"
 _PATIENCE, _PROCESS, _OTHER = "how long to wait", "process", "configuration and output"
@@ -103,17 +113,22 @@ class Settings:
     """
 
     application: str = attrs.field(converter=_named(parse_application))  # type: ignore[misc]  # the plugin wants a name
-    """``module:attribute`` of a stream handler, an ASGI or a WSGI application, or what makes one (`factory`)."""
+    """``module:attribute`` of a stream handler, an ASGI or a WSGI application, or what makes one (`factory`); or a
+    program that opens its own addresses: ``server.py`` or ``-m package``."""
+
+    arguments: tuple[str, ...] = attrs.field(default=(), converter=_named(parse_arguments), kw_only=True)  # type: ignore[misc]  # as above
+    """The program's own."""
 
     bind: tuple[str, ...] = _option(
-        ("127.0.0.1:8000",),
-        parse_binds,
+        attrs.Factory(_default_bind, takes_self=True),
+        _parse_binds_or_none,
         _WHERE,
         "ADDRESS",
-        "HOST:PORT, [v6]:PORT, unix:PATH or fd://N; port 0 takes a free one; may be given several times",
+        "HOST:PORT, [v6]:PORT, unix:PATH or fd://N; port 0 takes a free one; may be given several times; of a "
+        "program: opened in advance, for the program that asks for just this address",
         flags=("-b",),
         repeatable=True,
-        shown="127.0.0.1:8000, or 0.0.0.0:$PORT where PORT is set",
+        shown="127.0.0.1:8000, or 0.0.0.0:$PORT where PORT is set; of a program, none",
     )
     unix_mode: int = _option(
         0o666,
@@ -390,11 +405,27 @@ class Settings:
     )
 
     def __attrs_post_init__(self) -> None:
+        if is_program(self.application):
+            self._refuse_what_a_program_decides()
+        elif self.arguments:
+            raise SettingsError(f"arguments: {self.application} is no program, and takes none")
+        elif not self.bind:
+            raise SettingsError("bind: there is no address")
         if self.hang_timeout and self.hang_timeout < 2 * self.heartbeat:
             raise SettingsError(
                 f"a hang timeout of {self.hang_timeout:g} s would kill workers that report every "
                 f"{self.heartbeat:g} s; make it at least twice the heartbeat"
             )
+
+    def _refuse_what_a_program_decides(self) -> None:
+        for field in attrs.fields(Settings):
+            option = field.metadata.get("option")
+            decided = option is not None and (option.group == _HTTP or field.name in _OF_APPLICATIONS)
+            if decided and getattr(self, field.name) != field.default:
+                raise SettingsError(
+                    f"{field.name}: {self.application} is a program, which decides that itself; this is an option for "
+                    "applications, module:attribute"
+                )
 
     @property
     def policy_name(self) -> str:
@@ -405,6 +436,10 @@ class Settings:
     def binds(self) -> tuple[Bind, ...]:
         """The addresses, parsed."""
         return tuple(parse_bind(text) for text in self.bind)
+
+
+_OF_APPLICATIONS = ("interface", "runtime", "factory")
+"""Beside those for HTTP, the options that say how an application is to be served."""
 
 
 def options() -> dict[str, Option]:

@@ -18,8 +18,8 @@ MOST_LINES = 450
 
 MOST_OF_A_FUNCTION = 45
 
-FRONT = {"__init__", "__main__", "demo"}
-"""The front door, the way to run it, and what is served to try it: no rooms, so not on the map."""
+FRONT = {"__init__", "__main__", "demo", "asyncio"}
+"""The front doors, the way to run it, and what is served to try it: no rooms, so not on the map."""
 
 
 def sections() -> list[list[str]]:
@@ -130,6 +130,8 @@ LIBRARIES = {
     "on_asyncio": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},
     "wsgi": {"a2wsgi"},
+    "ports_on_trio": {"trio"},
+    "ports_on_asyncio": {"asyncio"},
 }
 
 

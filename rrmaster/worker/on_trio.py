@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, field
 
 from ..launch import Launch
 from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
@@ -33,7 +33,7 @@ _TRIO = os.path.dirname(trio.__file__) + os.sep
 
 async def serve(handler: Handler, duty: Duty) -> None:
     """Take and serve connections until the master sends no more and those taken are done."""
-    await _Service(handler, duty).run()
+    await _Handlers(duty, handler=handler).run()
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
@@ -41,7 +41,8 @@ def run(application: Application, duty: Duty, launch: Launch) -> None:
     trio.run(serve, application.target, duty, strict_exception_groups=True)
 
 
-def _tasks() -> list[str]:
+def tasks() -> list[str]:
+    """The tasks of trio, each with where it stands."""
     lines = ["Tasks of trio:"]
     waiting = [trio.lowlevel.current_root_task()]
     while waiting and len(lines) < MAX_TASK_LINES:
@@ -71,26 +72,22 @@ class Means:
 
 
 @define(eq=False)
-class _Service:
-    handler: Handler
+class Service:
+    """What the loop does beside serving: it takes, reports and beats."""
+
     duty: Duty
     draining: trio.Event = Factory(trio.Event)
     _news: trio.Event = Factory(trio.Event)
 
-    async def run(self) -> None:
-        say_tasks_at(DUMP_SIGNAL, _tasks)
-        self.duty.wake = lambda: self._news.set()
-        enter(self.duty, self.draining, Means())
-        async with trio.open_nursery() as service:
-            async with trio.open_nursery() as connections:
-                await service.start(self._mind_signals, connections.cancel_scope)
-                service.start_soon(self._speak)
-                self.duty.ready()
-                await self._take(connections)
-            service.cancel_scope.cancel()
-        self.duty.report()
+    def wake(self) -> None:
+        """There is something to report."""
+        self._news.set()
 
-    async def _take(self, connections: trio.Nursery) -> None:
+    async def something(self) -> None:
+        """Wait until there may be something to take."""
+        await trio.lowlevel.wait_readable(self.duty.letterbox.fileno())
+
+    async def take(self, begin: Callable[[Taken], None]) -> None:
         """Take a few, let them begin, and only then the next: what is in our hands dies with us.
 
         While they begin quickly the batch doubles, for a turn of the loop costs more than a connection; when one
@@ -101,7 +98,7 @@ class _Service:
             while True:
                 began, count = trio.current_time(), 0
                 while count < batch and (taken := duty.take()) is not None:
-                    connections.start_soon(self._serve_one, taken)
+                    begin(taken)
                     count += 1
                 if count:
                     for _ in range(BEGIN):
@@ -109,27 +106,14 @@ class _Service:
                     quick = trio.current_time() - began < QUICK * count
                     batch = min(2 * batch, BATCH) if quick else 1
                 elif duty.able:
-                    await trio.lowlevel.wait_readable(duty.letterbox.fileno())
+                    await self.something()
                 else:
                     await trio.sleep(SHORT_PAUSE)
                     duty.beat()
         except HungUp:
             self.draining.set()
 
-    async def _serve_one(self, taken: Taken) -> None:
-        # The family is known: asking the socket would be three system calls.
-        sock = socket.socket(taken.family or -1, socket.SOCK_STREAM if taken.family else -1, 0, fileno=taken.fd)
-        try:
-            await self.handler(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
-        except Exception:
-            # The application's fault, and only this connection's affair.
-            traceback.print_exc()
-        finally:
-            trio.lowlevel.notify_closing(sock)
-            sock.close()
-            self.duty.finished(taken)
-
-    async def _speak(self) -> None:
+    async def speak(self) -> None:
         """Report what is new, gathered over `REPORT_AFTER`, and every heartbeat in any case."""
         duty = self.duty
         beat_at = trio.current_time() + duty.heartbeat
@@ -155,6 +139,39 @@ class _Service:
         self._news = trio.Event()
         if duty.has_news:
             self._news.set()
+
+
+@define(eq=False)
+class _Handlers(Service):
+    """Serves ``async def handler(stream)``."""
+
+    handler: Handler = field(kw_only=True)
+
+    async def run(self) -> None:
+        say_tasks_at(DUMP_SIGNAL, tasks)
+        self.duty.wake = self.wake
+        enter(self.duty, self.draining, Means())
+        async with trio.open_nursery() as service:
+            async with trio.open_nursery() as connections:
+                await service.start(self._mind_signals, connections.cancel_scope)
+                service.start_soon(self.speak)
+                self.duty.ready()
+                await self.take(lambda taken: connections.start_soon(self._serve_one, taken))
+            service.cancel_scope.cancel()
+        self.duty.report()
+
+    async def _serve_one(self, taken: Taken) -> None:
+        # The family is known: asking the socket would be three system calls.
+        sock = socket.socket(taken.family or -1, socket.SOCK_STREAM if taken.family else -1, 0, fileno=taken.fd)
+        try:
+            await self.handler(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+        except Exception:
+            # The application's fault, and only this connection's affair.
+            traceback.print_exc()
+        finally:
+            trio.lowlevel.notify_closing(sock)
+            sock.close()
+            self.duty.finished(taken)
 
     async def _mind_signals(
         self, connections: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

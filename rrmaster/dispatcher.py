@@ -30,7 +30,7 @@ import trio
 from attrs import Factory, define
 
 from . import wire
-from .balance import Breach, Lateness, Peer, Policy, Post
+from .balance import Lateness, Peer, Policy, Post
 from .channel import Line
 from .door import Door
 from .hearing import Hearing
@@ -74,8 +74,8 @@ class Dispatcher:
     breach: Callable[[int, str], None]
     """Called with a worker's id, and what it did."""
     recall_after: float = 0.005
-    asked: Callable[[Link, wire.Listen], wire.Listening] = lambda link, wish: wire.Listening(wish.seq, errno.EPERM)
-    """Called when a worker asks for an address; answers it."""
+    asked: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, wish: None
+    """Called with what a worker says of listeners; raises Breach.  `openings` sees to it, where programs are served."""
     accepted: int = 0
     breaches: int = 0
     doors: list[Door] = Factory(list)
@@ -84,7 +84,8 @@ class Dispatcher:
     recall: Recall = None  # type: ignore[assignment]
     _hearing: Hearing = None  # type: ignore[assignment]
     _doors_by_fd: dict[int, Door] = Factory(dict)
-    _numbers: int = 0
+    numbers: int = 0
+    """How many listeners there have ever been; the next one's number."""
     _pending: dict[Door, None] = Factory(dict)
     """Doors at which somebody may wait: epoll said so, and accept has not yet denied it."""
     _strays: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
@@ -110,14 +111,14 @@ class Dispatcher:
         self.recall = Recall(
             Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
         )
-        self._hearing = Hearing(self._settle, self._wish, self._breached, self._emptied)
+        self._hearing = Hearing(self._settle, self._asked, self._breached, self._emptied)
 
     # --- who is there
 
     def open(self, listener: Listener) -> Door:
         """Accept from this listener, for all who serve every listener.  The dispatcher closes it."""
-        door = Door.of(self._numbers, listener, self.membership.new_policy())
-        self._numbers += 1
+        door = Door.of(self.numbers, listener, self.membership.new_policy())
+        self.numbers += 1
         if not self.doors and self._closed.is_set():
             self._closed = trio.Event()
         self.doors.append(door)
@@ -139,7 +140,7 @@ class Dispatcher:
 
     def declared(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
         """A worker says which listeners it serves (None: all, also those to come).  A breach if it cannot."""
-        unknown = [number for number in listeners or () if not 0 <= number < self._numbers]
+        unknown = [number for number in listeners or () if not 0 <= number < self.numbers]
         if unknown:
             self._breached(link, f"it would serve listener {unknown[0]}, and there is none")
             return False
@@ -170,8 +171,12 @@ class Dispatcher:
         if link.post.id in self.links:
             link.line.half_close()
 
+    def unburden(self, link: Link) -> None:
+        """Take back from it what others have room for; it stays."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._take_back, link)
+
     async def _take_back(self, link: Link) -> None:
-        """Take back from it what others have room for."""
         if link.post.id not in self.links or link.breached or not link.post.recount():
             return
         takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
@@ -484,27 +489,9 @@ class Dispatcher:
 
     # --- what workers say
 
-    def _wish(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
-        if isinstance(wish, wire.Listen):
-            if len(link.unsaid) + len(link.listeners or ()) >= wire.MAX_LISTENERS:
-                raise Breach(f"it asks for more than {wire.MAX_LISTENERS} listeners")
-            link.answer(self.asked(link, wish))
-        else:
-            self._attends(link, wish)
+    def _asked(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
+        self.asked(link, wish)
         self._stir()
-
-    def _attends(self, link: Link, wish: wire.Attend) -> None:
-        if wish.listener >= self._numbers:
-            raise Breach(f"it speaks of listener {wish.listener}, and there is none")
-        door = self.membership.door(wish.listener)
-        if door is None:
-            return  # closed meanwhile
-        if wish.here:
-            self.membership.enter(link, door)
-            return
-        self.membership.quit(link, door)
-        if self._nursery is not None:
-            self._nursery.start_soon(self._take_back, link)
 
     def _settle(self, link: Link, report: wire.Report) -> None:
         link.post.settle(report)

@@ -33,7 +33,7 @@ class Launch:
 
     application: str
     """``module:attribute``, or a program: ``server.py`` or ``-m package``."""
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """The program's own."""
     app_dir: str = "."
     """Where to import it from; empty: from nowhere else than a program's own directory."""

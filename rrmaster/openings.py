@@ -21,6 +21,7 @@ from logging import DEBUG
 from attrs import Factory, define
 
 from . import wire
+from .balance import Breach
 from .dispatcher import Dispatcher
 from .door import Door
 from .listeners import BindError, Listener, open_literally, open_unix
@@ -45,8 +46,17 @@ class Openings:
     """The master stops: nothing is opened any more."""
     _doors: dict[Key, Door] = Factory(dict)
 
-    def asked(self, link: Link, wish: wire.Listen) -> wire.Listening:
-        """A worker asks for an address, and serves it from now on if there is no errno in the answer."""
+    def asked(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
+        """A worker asks for an address, or says whether it attends to one.  Raises Breach."""
+        if isinstance(wish, wire.Attend):
+            self._attend(link, wish)
+        elif len(link.unsaid) + len(link.listeners or ()) >= wire.MAX_LISTENERS:
+            raise Breach(f"it asks for more than {wire.MAX_LISTENERS} listeners")
+        else:
+            link.answer(self._answer(link, wish))
+
+    def _answer(self, link: Link, wish: wire.Listen) -> wire.Listening:
+        """It serves the address from now on if there is no errno in the answer."""
         try:
             door = self._door(wish)
         except BindError as error:
@@ -59,6 +69,17 @@ class Openings:
             link.listeners = frozenset()  # it names what it serves: this, and what its Ready adds
         self.dispatcher.membership.enter(link, door)
         return wire.Listening(wish.seq, 0, door.number, _port(door.listener.socket))
+
+    def _attend(self, link: Link, wish: wire.Attend) -> None:
+        door = self.dispatcher.membership.door(wish.listener)
+        if door is None:
+            if wish.listener >= self.dispatcher.numbers:
+                raise Breach(f"it speaks of listener {wish.listener}, and there is none")
+        elif wish.here:
+            self.dispatcher.membership.enter(link, door)
+        else:
+            self.dispatcher.membership.quit(link, door)
+            self.dispatcher.unburden(link)
 
     def _door(self, wish: wire.Listen) -> Door:
         """The listener of this address, opened if need be.  Raises BindError."""

@@ -273,6 +273,11 @@ class Ports(Duty):
             return next(iter(self.open_ports.values()), None)
         return self.open_ports.get(message.listener)
 
+    def is_next(self, port: Port) -> bool:
+        """Whether the next in the letterbox is a connection of this port."""
+        message = self.letterbox.oldest()
+        return isinstance(message, wire.Handoff) and self._port_of(message) is port
+
     def deliver(self, taken: Taken) -> None:
         """Put a connection where it belongs."""
         with self.lock:

@@ -91,7 +91,8 @@ class AsyncioHost(Service):
                 pass  # the loop is closed, and nobody waits there any more
 
     def _readable(self) -> None:
-        if not self._stopped and not self.draining.is_set():
+        # Without descriptors it looks again by itself.
+        if not self._stopped and self.duty.able and not self.draining.is_set():
             Service._readable(self)
 
     def _beat(self) -> None:

@@ -221,10 +221,10 @@ class ListeningSocket(socket.socket):
             finally:
                 port.wanted -= 1
             taken = ports.pick(port)
-            if port.queue:
+            if port.queue or ports.is_next(port):
                 self._ring()
-            else:
-                ports.kick()  # if something lies there for us, we are told
+            elif ports.letterbox.oldest() is not None:
+                ports.kick()  # the host has looked when ours lay before it
             return taken
 
     def _ring(self) -> None:

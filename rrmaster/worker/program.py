@@ -15,7 +15,6 @@ import os
 import runpy
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -189,7 +188,7 @@ def run(launch: Launch, ports: Ports) -> int:
         if program.ending and _is_cancellation(error):
             return 0
         if ports.said_ready:
-            traceback.print_exc()
+            print(explain(error), file=sys.stderr)
         else:
             ports.letterbox.say(wire.Failed(explain(error)))
         return 1

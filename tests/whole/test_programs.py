@@ -164,6 +164,8 @@ async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
         assert f"127.0.0.1:{port}, backlog 0 of 50 listens" in status, "served by all"
         assert re.search(rf"127\.0\.0\.1:{other}, backlog 0 of 50, served by 1 of 2", status)
         assert await first("draining") == "False"
+        for client in master.clients:
+            await client.aclose()
         assert await master.stop() == 0
         assert not path.exists(), "the master removes what it made"
         assert is_free(int(port))

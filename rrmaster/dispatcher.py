@@ -166,23 +166,18 @@ class Dispatcher:
         if link.post.id not in self.links:
             return  # it has died meanwhile, and is buried
         self.leave_out(link)
-        if recall:
-            await self._take_back(link)
+        if recall and not link.breached and link.post.recount():
+            takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
+            room = sum(other.post.window - other.post.unclaimed for other in takers)
+            if room:
+                await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
         if link.post.id in self.links:
             link.line.half_close()
 
-    def unburden(self, link: Link) -> None:
-        """Take back from it what others have room for; it stays."""
+    def relieve(self, link: Link, number: int) -> None:
+        """It has left this listener: what it had of it goes to others."""
         if self._nursery is not None:
-            self._nursery.start_soon(self._take_back, link)
-
-    async def _take_back(self, link: Link) -> None:
-        if link.post.id not in self.links or link.breached or not link.post.recount():
-            return
-        takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
-        room = sum(other.post.window - other.post.unclaimed for other in takers)
-        if room:
-            await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
+            self._nursery.start_soon(self.recall.relieve, link, number)
 
     def bury(self, link: Link) -> int:
         """Its process is dead: hear its last words, give what it had not taken to others.

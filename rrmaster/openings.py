@@ -79,7 +79,7 @@ class Openings:
             self.dispatcher.membership.enter(link, door)
         else:
             self.dispatcher.membership.quit(link, door)
-            self.dispatcher.unburden(link)
+            self.dispatcher.relieve(link, door.number)
 
     def _door(self, wish: wire.Listen) -> Door:
         """The listener of this address, opened if need be.  Raises BindError."""

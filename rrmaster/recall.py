@@ -39,6 +39,10 @@ GAP = 1.0
 """Seconds by which we must wake up too late to conclude that it was us who were stopped or asleep."""
 
 
+ROUNDS = 3
+"""Looks into the letterbox of one that has left a listener: other listeners' connections may lie before its."""
+
+
 @define(eq=False)
 class Link:
     """A worker's line, with what is known of the worker."""
@@ -184,6 +188,21 @@ class Recall:
             return
         if patience.cancelled_caught:
             self.breach(link, f"its letterbox could not be read for {STALL:g} s: it keeps the kernel's lock")
+
+    async def relieve(self, link: Link, number: int) -> None:
+        """A worker that stays has left this listener: take back what it has of it, for those who serve it.
+
+        What lies before that goes to others, too, or back to itself, behind it.
+        """
+        for _ in range(ROUNDS):
+            if link.post.id not in self.links or link.breached or not link.post.recount():
+                return
+            takers = [other for other in self.links.values() if other.serves(number) and other.post.has_room()]
+            room = sum(other.post.window - other.post.unclaimed for other in takers)
+            if not room or number in (link.listeners or ()):
+                return
+            itself = [link] if link.post.serving and not link.post.suspended else []
+            await self.take_back(link, min(room, link.post.unclaimed), takers + itself, False)
 
     def _pull(
         self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken

@@ -127,6 +127,7 @@ class Ports(Duty):
     """The host's: there may be something to take.  From any thread."""
     ended: Callable[[], None] = lambda: None
     """Called when there will be no more, and the last connection is closed."""
+    clock: Callable[[], float] = time.monotonic
     open_ports: dict[int, Port] = Factory(dict)
     hung_up: bool = False
     """The master sends no more."""
@@ -142,6 +143,8 @@ class Ports(Duty):
     """How many free ports were asked for, by host."""
     _left: dict[int, float] = Factory(dict)
     """Listeners closed here, and until when their connections are left to the master."""
+    _stranded: deque[Taken] = Factory(deque)
+    """Of those, what stood before something that was wanted; for who opens again."""
     _unsaid: deque[wire.Up] = Factory(deque)
     _unwanted_since: float | None = None
 
@@ -191,11 +194,12 @@ class Ports(Duty):
             request.port = Port(number, *_address(request.wish, answer.port))
             self.open_ports[number] = request.port
             self._left.pop(number, None)
+            self._sort_the_stranded()
             if request.abandoned:
                 self.close(request.port)
             elif not self._held_back:
                 self._to_be_ready = True
-                self._ready_from = time.monotonic() + SETTLED
+                self._ready_from = self.clock() + SETTLED
                 self.news()
         request.settled()
 
@@ -205,12 +209,18 @@ class Ports(Duty):
             if self.open_ports.get(port.number) is not port:
                 return
             del self.open_ports[port.number]
-            self._left[port.number] = time.monotonic() + GRACE
+            self._left[port.number] = self.clock() + GRACE
             if port.attended:
                 self._say(wire.Attend(port.number, False))
             while port.queue:
                 self._drop(port.queue.popleft())
         self.kick()
+
+    def _sort_the_stranded(self) -> None:
+        """Those of a listener that is open again are its; those that nobody has come for are closed."""
+        stranded, self._stranded = self._stranded, deque()
+        for taken in stranded:
+            self.deliver(taken)
 
     def _drop(self, taken: Taken) -> None:
         os.close(taken.fd)
@@ -228,7 +238,7 @@ class Ports(Duty):
     @property
     def taking(self) -> bool:
         since = self._unwanted_since
-        neglected = since is not None and time.monotonic() - since > NEGLECT
+        neglected = since is not None and self.clock() - since > NEGLECT
         return self.willing and self.able and not neglected
 
     def wants_next(self) -> bool:
@@ -241,22 +251,28 @@ class Ports(Duty):
 
     def _wants_everything(self) -> bool:
         """Mostly so, and then nobody has to look at what lies there."""
-        return bool(self._pending) or (not self._left and all(port.wants() for port in self.open_ports.values()))
+        if self._left:
+            return False
+        return bool(self._pending) or all(port.wants() for port in self.open_ports.values())
 
     def _wants(self, message: wire.Down | None) -> bool:
         if not isinstance(message, wire.Handoff):
             return True
         port = self._port_of(message)
         if port is None:
-            return message.probe or time.monotonic() >= self._left.get(message.listener, 0.0)
+            return message.probe or bool(self._pending) or not self._is_left(message.listener)
         if port.wants() or self._pending:
             return True
         if any(other.wants() for other in self.open_ports.values()):
             return self._makes_way(port)
         port.lies_there()
         if self._unwanted_since is None:
-            self._unwanted_since = time.monotonic()
+            self._unwanted_since = self.clock()
         return False
+
+    def _is_left(self, number: int) -> bool:
+        """Whether the connections of this listener, closed here, are still left to the master."""
+        return self.clock() < self._left.get(number, 0.0)
 
     def _makes_way(self, port: Port) -> bool:
         """Somebody waits for what lies behind a connection of this port."""
@@ -264,9 +280,9 @@ class Ports(Duty):
             return True
         if port.attended:
             port.attended = False
-            port.left_until = time.monotonic() + GRACE
+            port.left_until = self.clock() + GRACE
             self._say(wire.Attend(port.number, False))
-        return time.monotonic() >= port.left_until
+        return self.clock() >= port.left_until
 
     def _port_of(self, message: wire.Handoff | Taken) -> Port | None:
         if message.probe:  # it is for the worker, whatever it serves
@@ -283,11 +299,14 @@ class Ports(Duty):
         with self.lock:
             self._unwanted_since = None
             port = self._port_of(taken)
-            if port is None:
+            if port is not None:
+                port.queue.append(taken)
+            elif not taken.probe and self._is_left(taken.listener):
+                self._stranded.append(taken)
+            else:
                 self._drop(taken)
-                return
-            port.queue.append(taken)
-        port.arrived()
+        if port is not None:
+            port.arrived()
 
     def pick(self, port: Port) -> Taken | None:
         """The next connection in its queue, if there is one; it is the caller's."""
@@ -317,6 +336,8 @@ class Ports(Duty):
         """There will be no more: the host has read it to the end."""
         with self.lock:
             self.hung_up = True
+            self._left.clear()
+            self._sort_the_stranded()
             requests, self._pending = self._pending, {}
             for request in requests.values():
                 self._settle(request, wire.Listening(request.wish.seq, errno.ESHUTDOWN))
@@ -326,8 +347,9 @@ class Ports(Duty):
 
     def beat(self) -> None:
         with self.lock:
-            now = time.monotonic()
+            now = self.clock()
             self._left = {number: until for number, until in self._left.items() if until > now}
+            self._sort_the_stranded()
             super().beat()
         self.kick()
 
@@ -355,7 +377,7 @@ class Ports(Duty):
 
     def _is_settled(self) -> bool:
         """Whether no more listeners are to be expected just now: a worker is ready with all of them."""
-        return not self._pending and not self._unsaid and time.monotonic() >= self._ready_from
+        return not self._pending and not self._unsaid and self.clock() >= self._ready_from
 
     def _readiness(self) -> wire.Ready:
         served = tuple(number for number, port in self.open_ports.items() if port.attended)

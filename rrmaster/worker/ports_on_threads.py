@@ -210,7 +210,6 @@ class ListeningSocket(socket.socket):
     def _take(self) -> Taken | None:
         ports, port = self._ports, self._port
         with ports.lock:
-            self._silence()
             ports.asked()
             port.wanted += 1
             try:
@@ -223,8 +222,10 @@ class ListeningSocket(socket.socket):
             taken = ports.pick(port)
             if port.queue or ports.is_next(port):
                 self._ring()
-            elif ports.letterbox.oldest() is not None:
-                ports.kick()  # the host has looked when ours lay before it
+            else:
+                self._silence()
+                if ports.letterbox.oldest() is not None:
+                    ports.kick()  # when the host looked, ours lay before it
             return taken
 
     def _ring(self) -> None:

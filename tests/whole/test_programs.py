@@ -147,11 +147,11 @@ async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
         # Both close: clients wait, and are served when somebody does again.
         assert await first("close a") == await second("close a") == "closed"
         waiting = await connect(int(port))
+        master.clients.append(waiting)
         await waiting.send_all(b"waited")
         assert await second(f"open a 127.0.0.1:{port}") == port
         with trio.fail_after(PATIENCE):
             assert bytes(await waiting.receive_some()) == b"a 1 waited"
-        await waiting.aclose()
 
         # Who replaces one gets the same.
         pid = next(pid for pid, slot in master.workers.items() if slot == 1)
@@ -342,9 +342,7 @@ async def test_what_one_listener_is_not_asked_for_does_not_stop_another():
             busy.bind(("127.0.0.1", 0))
             neglected = busy.getsockname()[1]
         assert await only(f"hold 127.0.0.1:{neglected}") == "held"
-        waiting = [await connect(neglected) for _ in range(40)]
+        master.clients += [await connect(neglected) for _ in range(40)]
         for _ in range(20):
             assert (await ask(port, b"x")).split()[0] == b"a"
-        for stream in waiting:
-            await stream.aclose()
         assert await master.stop() == 0

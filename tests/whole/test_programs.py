@@ -18,6 +18,8 @@ import trio
 from attrs import define
 from harness import BRIEF, PATIENCE, PROGRAMS, ROOT, Running, ask, connect, gone, is_free, running
 
+import rrmaster
+
 ANY = "127.0.0.1:0"
 
 
@@ -139,13 +141,13 @@ async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
         # One closes; the other serves on.
-        assert await first("close a") == "closed"
+        assert await first("close a") == "None"
         assert await slots_at(int(port)) == {1}
         assert await first(f"open a 127.0.0.1:{port}") == port
         assert await slots_at(int(port)) == {0, 1}
 
         # Both close: clients wait, and are served when somebody does again.
-        assert await first("close a") == await second("close a") == "closed"
+        assert await first("close a") == await second("close a") == "None"
         waiting = await connect(int(port))
         master.clients.append(waiting)
         await waiting.send_all(b"waited")
@@ -346,3 +348,37 @@ async def test_what_one_listener_is_not_asked_for_does_not_stop_another():
         for _ in range(20):
             assert (await ask(port, b"x")).split()[0] == b"a"
         assert await master.stop() == 0
+
+
+async def test_a_program_that_hangs_is_killed_with_its_stacks_in_the_log():
+    options = ("--hang-timeout", "2s", "--heartbeat", "200ms")
+    async with program("puppet.py", workers=1, options=options) as master:
+        (only,) = await strings(master, 1)
+        os.kill(next(iter(master.workers)), signal.SIGRTMIN + 3)
+        await master.said(r"puppet\.py:\d+ in main")
+        await only.stream.send_all(b"block 60")
+        await master.said("its loop has not reported for too long")
+        await master.said(r'puppet\.py", line \d+ in do')
+        await master.said("proving -> serving", times=2)
+
+
+async def test_a_fleet_of_programs_in_somebody_elses_program():
+    settings = rrmaster.Settings(str(PROGRAMS / "puppet.py"), arguments=["x"], workers=1, graceful_timeout="1s")
+    async with rrmaster.open_master(settings) as master:
+        assert master.addresses == ()
+        with trio.fail_after(PATIENCE):
+            async with master.events() as events:
+                async for event in events:
+                    if isinstance(event, rrmaster.WorkerListening):
+                        break
+                (address,) = event.addresses
+                assert master.addresses == (address,)
+                host, _, port = address.rpartition(":")
+                async with await trio.open_tcp_stream(host, int(port)) as stream:
+                    await master.workers[event.id].send("from the master")
+                    await stream.send_all(b"repeat after me")
+                    async for event in events:
+                        if isinstance(event, rrmaster.WorkerMessage):
+                            break
+                    assert event.message == ["from the master", "after", "me"]
+                    assert bytes(await stream.receive_some()) == b"0 said\n"

@@ -155,6 +155,22 @@ def test_a_worker_loads_no_master_and_no_async_library(module):
     assert loaded.isdisjoint({"trio", "asyncio", "argparse", "subprocess"})
 
 
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [
+        ("rrmaster.worker.program", set()),
+        ("rrmaster.worker.ports_on_threads", set()),
+        ("rrmaster.worker.ports_on_asyncio", {"asyncio"}),
+        ("rrmaster.asyncio", {"asyncio"}),
+        ("rrmaster.worker.ports_on_trio", {"trio"}),
+    ],
+)
+def test_a_program_loads_no_master_and_no_other_async_library_than_its_own(module, libraries):
+    loaded = loaded_by(module)
+    assert loaded & {"trio", "asyncio", "uvloop"} == libraries
+    assert loaded.isdisjoint({f"rrmaster.{room}" for room in HANDS if room != "channel"})
+
+
 def test_the_front_door_loads_nothing_before_it_is_asked():
     assert {m for m in loaded_by("rrmaster") if m.startswith("rrmaster") or m in ("trio", "attrs")} == {"rrmaster"}
 

@@ -52,7 +52,7 @@ class AsyncioHost(Service):
         return self.loop.is_running() and not self._stopped
 
     def start(self) -> None:
-        self.duty.wake = self._wake
+        self.duty.wake = lambda: self.call(self._wake)
         self.ports.kick = lambda: self.call(self._readable)
         if threading.current_thread() is threading.main_thread():
             say_tasks_at(DUMP_SIGNAL, lambda: tasks_of(self.loop))
@@ -82,13 +82,15 @@ class AsyncioHost(Service):
 
     def call(self, what: Callable[[], object]) -> None:
         """Do it in the loop: at once, if this is its thread."""
+        if self.loop.is_closed():
+            return  # nobody waits there any more
         if threading.get_ident() == self._thread:
             what()
         else:
             try:
                 self.loop.call_soon_threadsafe(what)
             except RuntimeError:
-                pass  # the loop is closed, and nobody waits there any more
+                pass  # it was closed in just this moment
 
     def _readable(self) -> None:
         # Without descriptors it looks again by itself.

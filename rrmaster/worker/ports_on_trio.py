@@ -64,13 +64,15 @@ class TrioHost(Service):
 
     def call(self, what: Callable[[], object]) -> None:
         """Do it in the loop: at once, if this is its thread."""
+        if not self._alive:
+            return  # nobody waits there any more
         if threading.get_ident() == self._thread:
             what()
         else:
             try:
                 self.loop.run_sync_soon(what)
             except trio.RunFinishedError:
-                pass  # the loop is over, and nobody waits there any more
+                pass  # it has ended in just this moment
 
     async def something(self) -> None:
         with trio.CancelScope() as self._rest:

@@ -44,6 +44,7 @@ renewal        how a fleet that runs is changed: reload, scaling, recycling
 supervisor     asks plan, LAW and restarts, and obeys
 change         what a reload changes besides the code
 survey         how a running master is doing: the snapshot is taken
+watch          has the code changed?
 places         where a master's control socket lies
 control        the operator's socket: one JSON object per line each way
 systemd        what systemd is told, and the unit for it

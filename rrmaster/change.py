@@ -20,7 +20,7 @@ from .spelling import Inherited, parse_bind
 
 FIXED = (
     "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
-    "log_keep",
+    "log_keep", "reload", "reload_dir", "reload_include", "reload_exclude",
 )  # fmt: skip
 """Settings of the master's process, which a reload does not restart."""
 

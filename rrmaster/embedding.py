@@ -340,7 +340,7 @@ async def open_master(settings: Settings, *, respawn: bool = True) -> AsyncGener
     """A fleet for the time of the block.  Leaving it, by whatever way, drains and stops it.
 
     The addresses are bound when the block begins, and the workers are being started.  With ``respawn=False`` who has
-    gone is not replaced, and the fleet may become empty.
+    gone is not replaced, and the fleet may become empty; `fork`, `scale` and a reload start workers again.
 
     Raises BindError before anything runs, Hopeless if no worker becomes ready; what the block raises rises as it is, or
     in an ExceptionGroup where both happens.

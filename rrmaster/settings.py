@@ -24,6 +24,7 @@ from .spelling import (
     parse_bind,
     parse_binds,
     parse_duration,
+    parse_globs,
     parse_level,
     parse_log_format,
     parse_mode,
@@ -37,6 +38,7 @@ from .spelling import (
     parse_surge,
     parse_switch,
     parse_text,
+    parse_texts,
     parse_umask,
     parse_workers,
     positive_duration,
@@ -100,6 +102,12 @@ def _parse_binds_or_none(value: object) -> tuple[str, ...]:
     return () if value == () else parse_binds(value)
 
 
+def _developing(value: Any, otherwise: Any) -> Any:
+    """A default that is another with --reload: a developer waits for nothing, and has one worker as uvicorn does."""
+    return attrs.Factory(lambda self: value if self.reload else otherwise, takes_self=True)
+
+
+_DEVELOPMENT = "development"
 _WHERE, _WHO, _HOW, _HTTP = "where to serve", "workers", "which worker gets a connection", "HTTP"
 _RELOAD, _RENEW = "reload and health", "recycling and scaling"
 _PATIENCE, _PROCESS, _OTHER = "how long to wait", "process", "configuration and output"
@@ -147,14 +155,48 @@ class Settings:
         "connections that may wait in the kernel: the only queue there is",
     )
 
+    # uvicorn's names.  They stand before all whose defaults depend on them.
+    reload: bool = _option(
+        False,
+        parse_switch,
+        _DEVELOPMENT,
+        "",
+        "watch the code, and when it changes replace the workers by new ones, if those are good",
+    )
+    reload_dir: tuple[str, ...] = _option(
+        (),
+        parse_texts,
+        _DEVELOPMENT,
+        "DIR",
+        "watch this directory instead of the application's; may be given several times",
+        repeatable=True,
+    )
+    reload_include: tuple[str, ...] = _option(
+        (),
+        parse_globs,
+        _DEVELOPMENT,
+        "GLOB",
+        "files that count beside *.py; may be given several times",
+        repeatable=True,
+    )
+    reload_exclude: tuple[str, ...] = _option(
+        (),
+        parse_globs,
+        _DEVELOPMENT,
+        "GLOB",
+        "files and directories that do not count, beside .git, .venv, node_modules, __pycache__ and the like; "
+        "may be given several times",
+        repeatable=True,
+    )
+
     workers: int | Between | None = _option(  # noqa: RUF009  # it sees a dataclass in the union
-        None,
+        _developing(1, None),
         parse_workers,
         _WHO,
         "N|auto|LEAST:MOST",
         "worker processes; auto: one for each processor this process may use; 2:8: as many as the load asks for",
         flags=("-w",),
-        shown="$WEB_CONCURRENCY, else auto",
+        shown="$WEB_CONCURRENCY, else auto; with --reload 1",
     )
     interface: str = _option(
         "auto",
@@ -260,12 +302,15 @@ class Settings:
         "TIME",
         "a worker must be ready by then, or it counts as failed",
     )
+    # With --reload: most requests are done in a second, and a long poll or a websocket holds up neither the next reload
+    # nor Ctrl-C for longer.
     graceful_timeout: float = _option(
-        30.0,
+        _developing(1.0, 30.0),
         parse_duration,
         _PATIENCE,
         "TIME",
-        "what a stopping worker has to finish its connections",
+        "what a stopping worker has to finish its connections; with --reload 1s",
+        shown="30s",
     )
     hang_timeout: float = _option(
         30.0,
@@ -295,10 +340,20 @@ class Settings:
         shown="100%",
     )
     probation: float = _option(
-        2.0, parse_duration, _RELOAD, "TIME", "what new workers have to stand in a reload without traffic"
+        _developing(0.0, 2.0),
+        parse_duration,
+        _RELOAD,
+        "TIME",
+        "what new workers have to stand in a reload without traffic; with --reload 0",
+        shown="2s",
     )
     soak: float = _option(
-        2.0, parse_duration, _RELOAD, "TIME", "and then with their share of it, before the old ones go"
+        _developing(0.0, 2.0),
+        parse_duration,
+        _RELOAD,
+        "TIME",
+        "and then with their share of it, before the old ones go; with --reload 0",
+        shown="2s",
     )
     reload_timeout: float = _option(600.0, positive_duration, _RELOAD, "TIME", "for a whole reload")
     probe: str | None = _option(

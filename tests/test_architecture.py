@@ -129,7 +129,7 @@ LIBRARIES = {
     "on_anycorn": {"trio", "anycorn"},
     "on_asyncio": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},
-    "wsgi": {"a2wsgi"},
+    "wsgi": {"asyncio", "a2wsgi"},
     "ports_on_trio": {"trio"},
     "ports_on_asyncio": {"asyncio"},
 }

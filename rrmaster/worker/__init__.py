@@ -28,6 +28,10 @@ DUMP_SIGNAL = signal.SIGRTMIN + 3
 REPORT_AFTER = 0.002
 """Seconds over which news is gathered into one report: 500 a second at most, and load is never older than this."""
 
+BUSY_AFTER = 0.02
+"""Seconds after which a change of the requests in progress is told.  Only the slow ones matter to who chooses, and on
+a busy worker it changes with every request."""
+
 RESERVE = 16
 """Descriptors kept free for the application: a worker that takes connections up to its limit can open no file."""
 
@@ -170,6 +174,8 @@ class Duty:
     """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None
     """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
+    stir: Callable[[], None] = lambda: None
+    """Called when `busy` has changed; the runtime sees to it that `report_busy` follows within `BUSY_AFTER`."""
     taken: int = 0
     closed: int = 0
     busy: int | None = None
@@ -183,6 +189,9 @@ class Duty:
     """Seconds the loop was late, at worst since the last report."""
     _rss: int = 0
     _asides: int = 0
+    _told: int = 0
+    """What was told of `busy` last."""
+    _stirring: bool = False
     _leaving: wire.Retiring | None = None
     has_news: bool = False
     """Something has changed since the last report."""
@@ -253,9 +262,28 @@ class Duty:
             self.has_news = True
             self.wake()
 
-    def busier(self) -> None:
-        """`busy` has changed; the runtime is told as by `news`, and may take its time."""
-        self.news()
+    def begun(self) -> None:
+        """A request is in progress."""
+        self.busy = (self.busy or 0) + 1
+        self._stirred()
+
+    def answered(self) -> None:
+        """A request is no more in progress."""
+        self.busy = (self.busy or 0) - 1
+        self.requests = (self.requests or 0) + 1
+        self._stirred()
+
+    def _stirred(self) -> None:
+        # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
+        if not self._stirring:
+            self._stirring = True
+            self.stir()
+
+    def report_busy(self) -> None:
+        """Report, if `busy` is not what was told last."""
+        self._stirring = False
+        if self.busy != self._told:
+            self.report()
 
     def report(self) -> None:
         """Report now.  Only the loop that serves may call it: silence is how the master learns that it does not."""
@@ -265,6 +293,7 @@ class Duty:
         requests = self.closed if self.requests is None else self.requests
         report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
         self.has_news = not self.letterbox.say(report)
+        self._told = busy
         self.lag = 0.0
 
     def beat(self) -> None:
@@ -308,7 +337,6 @@ def resident() -> int:
 
 
 __all__ = [
-    "BATCH", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty", "Facts",
-    "HungUp", "MasterGone", "Taken", "become", "current_worker", "enter",
-    "is_worker",
+    "BATCH", "BUSY_AFTER", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty",
+    "Facts", "HungUp", "MasterGone", "Taken", "become", "current_worker", "enter", "is_worker",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from email.utils import formatdate
 from typing import Any
 
@@ -182,7 +182,8 @@ class Uvicorn:
 
     def _close_idle(self) -> None:
         for client in self._clients():
-            client.shutdown()  # one with a request in progress is closed after its answer
+            if not client.transport.is_closing():  # h11 does not like to be told twice
+                client.shutdown()  # one with a request in progress is closed after its answer
         for counted in (self.counted, self.uncounted):
             for websocket in list(counted.websockets):
                 self._spawn(websocket.leave())
@@ -197,11 +198,13 @@ class Uvicorn:
     def _idle(self) -> None:
         self.service.loop.call_soon(self.service.finished)
 
-    def abort(self) -> None:
+    def abort(self) -> Iterable[asyncio.Task[Any]]:
         for client in list(self.state.connections):
             client.transport.abort()
-        for task in (*self.state.tasks, *self._tasks):
+        tasks = [*self.state.tasks, *self._tasks]
+        for task in tasks:
             task.cancel()
+        return tasks
 
     async def end(self) -> None:
         """Tell the application that it ends."""

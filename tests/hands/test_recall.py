@@ -182,6 +182,7 @@ async def test_what_is_recalled_keeps_its_listener_family_and_probe(mock_clock: 
         heir = house.players[1]
         heir.take()
         assert heir.seen == [wire.Handoff(0, 1, False, 2)]
+        assert [player.post.load for player in house.players] == [0, 1], "it counts for whoever has it"
         await house.settle()
 
 
@@ -281,5 +282,5 @@ async def test_many_dead_letterboxes_are_emptied_in_the_order_of_their_deaths(de
         heir = house.hire()
         house.recall.exhume()
         assert heir.waiting == 4
-        assert len(house.recall._graves) == dead - 1
+        assert [link.post.id for link in house.recall._graves] == list(range(2, dead + 1)), "the first is empty"
         await house.settle()

@@ -23,7 +23,7 @@ from rrmaster import cli
 from rrmaster.settings import Settings, options
 from rrmaster.systemd import Notifier, unit
 
-LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 APP = "shop.main:app"
 

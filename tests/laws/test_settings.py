@@ -14,7 +14,7 @@ from rrmaster.settings import Settings, SettingsError, flag, options
 from rrmaster.sources import Source, conventions, from_environment, from_table, read, variable
 from rrmaster.spelling import LOG_LEVELS, Between, Inherited, Tcp, Unix, parse_bind, parse_binds, parse_duration
 
-LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 APP = "shop.main:app"
 HUGE = 10**400
@@ -128,6 +128,10 @@ GOOD = {
     "bind": [("a:1", ("a:1",)), (["a:1", "b:2"], ("a:1", "b:2"))],
     "unix_mode": [("660", 0o660), ("0o660", 0o660), ("0", 0), (0o600, 0o600), ("777", 0o777)],
     "backlog": [("1", 1), (65535, 65535)],
+    "reload": [("yes", True), ("false", False), (True, True), (False, False), ("ON", True), ("0", False)],
+    "reload_dir": [("src", ("src",)), ("a, b", ("a", "b")), (["a,b", "c"], ("a,b", "c")), ((), ())],
+    "reload_include": [("*.html", ("*.html",)), (["*.html", "*.toml"], ("*.html", "*.toml")), ([], ())],
+    "reload_exclude": [("tests,build/*", ("tests", "build/*")), (("a", "a"), ("a",))],
     "workers": [("4", 4), (1, 1), (" 8 ", 8), ("auto", None), (None, None), (1024, 1024), ("2:8", Between(2, 8))],
     "interface": [(interface, interface) for interface in INTERFACES],
     "runtime": [(runtime, runtime) for runtime in RUNTIMES],
@@ -204,6 +208,10 @@ BAD = {
     "bind": ["", "localhost:x", 80, ["a:1", "a:1"]],
     "unix_mode": ["", "888", "1777", "rw", -1, 0o1000, True, None],
     "backlog": ["0", 0, -1, 65536, "many", 1.5, True, None],
+    "reload": ["", "maybe", 1, 0, None, "y"],
+    "reload_dir": ["", "a,,b", 5, None, ["a", 5], [""], b"a"],
+    "reload_include": ["", ".", "*.py,", 5, None, ["*.py", "."]],
+    "reload_exclude": ["", ".", 5, None, [None]],
     "workers": ["0", 0, -1, 1025, "four", "", 2.0, True, "8:2", "0:2", "2:", ":"],
     "interface": ["", "ASGI", "http", None, 5],
     "runtime": ["", "curio", None, 5],
@@ -333,6 +341,10 @@ def test_the_defaults_are_those_that_were_promised():
         "bind": ("127.0.0.1:8000",),
         "unix_mode": 0o666,
         "backlog": 2048,
+        "reload": False,
+        "reload_dir": (),
+        "reload_include": (),
+        "reload_exclude": (),
         "workers": None,
         "app_dir": None,
         "chdir": None,
@@ -382,6 +394,14 @@ def test_the_defaults_are_those_that_were_promised():
         "control": None,
         "name": None,
     }
+
+
+def test_a_developer_waits_for_nothing_but_what_he_asks_for():
+    chosen = Settings(APP, reload=True)
+    assert (chosen.probation, chosen.soak, chosen.graceful_timeout, chosen.workers) == (0.0, 0.0, 1.0, 1)
+    asked, origins = read([served(reload="yes", soak="2s", graceful_timeout="1m", workers="auto")])
+    assert (asked.probation, asked.soak, asked.graceful_timeout, asked.workers) == (0.0, 2.0, 60.0, None)
+    assert (origins["probation"], origins["soak"]) == ("default", "command line")
 
 
 @pytest.mark.parametrize("name", options())

@@ -21,7 +21,7 @@ from rrmaster.wire import (
     Retiring,
 )
 
-LAW = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
 def unsigned(bits: int) -> st.SearchStrategy[int]:
@@ -137,6 +137,16 @@ def test_half_a_message_is_refused(message, data):
         wire.decode_up(half)
     with pytest.raises(ProtocolError):
         wire.decode_down(half)
+
+
+@LAW
+@given(ups | downs, st.binary(min_size=1, max_size=40))
+def test_a_message_with_more_behind_it_is_refused(message, more):
+    datagram = wire.encode(message) + more
+    with pytest.raises(ProtocolError):
+        wire.decode_up(datagram)
+    with pytest.raises(ProtocolError):
+        wire.decode_down(datagram)
 
 
 @pytest.mark.parametrize(
@@ -255,3 +265,47 @@ def test_nudges_are_counted_modulo_65536():
 def test_a_worker_of_another_protocol_is_refused_by_name():
     with pytest.raises(ProtocolError, match=f"must speak protocol {wire.PROTOCOL}"):
         wire.decode_up(wire.encode(Ready(1, protocol=wire.PROTOCOL + 1)))
+
+
+# --- messages of the applications
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_a_message_comes_as_it_went(value):
+    assert wire.decode_note(wire.encode_note(value)) == (value,)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object(), b"bytes", "x" * (wire.MAX_NOTE + 1)])
+def test_what_is_no_message_is_refused_where_it_is_sent(value):
+    with pytest.raises(wire.NoteRefused):
+        wire.encode_note(value)
+
+
+def test_a_message_that_refers_to_itself_is_refused():
+    value = []
+    value.append(value)
+    with pytest.raises(wire.NoteRefused):
+        wire.encode_note(value)
+
+
+@given(st.binary(max_size=200))
+def test_no_datagram_of_the_talk_line_raises_anything_but_a_protocol_error(datagram):
+    try:
+        wire.decode_note(datagram)
+    except wire.ProtocolError:
+        pass
+
+
+def test_to_leave_now_is_another_wish_than_to_be_replaced():
+    for wish in (wire.Retiring("why"), wire.Retiring("why", now=True)):
+        assert wire.decode_up(wire.encode(wish)) == wish

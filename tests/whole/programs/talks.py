@@ -1,0 +1,43 @@
+"""Does what its client says, with its master's program."""
+
+import os
+
+import rrmaster
+
+
+async def handler(stream):  # noqa: C901  # a table of orders
+    me = rrmaster.current_worker()
+    async for order in stream:
+        word, _, rest = order.decode().partition(" ")
+        match word:
+            case "who":
+                await stream.send_all(str(me.id).encode())
+            case "env":
+                await stream.send_all(os.environ.get(rest, "-").encode())
+            case "tell":
+                for number in range(int(rest)):
+                    await me.send([me.id, number])
+                await stream.send_all(b"told")
+            case "send":
+                try:
+                    await me.send("x" * int(rest))
+                except ValueError as error:
+                    await stream.send_all(str(error).encode())
+                else:
+                    await stream.send_all(b"sent")
+            case "echo":
+                async for message in me.messages():
+                    if message == "enough":
+                        await stream.send_all(b"heard enough")
+                        break
+                    await me.send(message)
+            case "leave":
+                await me.disconnect()
+                await stream.send_all(b"leaving")
+            case "exit":
+                os._exit(int(rest))
+
+
+async def echoes(stream):
+    """The same order, with a word of its own: a callable that a test names."""
+    await stream.send_all(b"echoes")

@@ -68,6 +68,10 @@ class Watched(Letterbox):
     def fileno(self) -> int:
         return self._epoll.fileno()
 
+    def close(self) -> None:
+        self._epoll.close()
+        super().close()
+
     def seen(self) -> None:
         """What lies there now is not to be told again."""
         self._epoll.poll(0)

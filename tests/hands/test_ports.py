@@ -109,6 +109,7 @@ def a_dock() -> Iterator[Dock]:
                 ports.close(port)
             for client in dock.clients:
                 client.close()
+            ports.letterbox.close()
 
 
 # --- what is taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Self
 
 from . import Taken
 
@@ -14,7 +15,7 @@ class Connection(socket.socket):
     over: Callable[[], None] | None = None
 
     @classmethod
-    def of(cls, taken: Taken) -> Connection:
+    def of(cls, taken: Taken) -> Self:
         """It owns the descriptor."""
         # The family is known: asking the socket would be three system calls.
         family, kind = taken.family or -1, socket.SOCK_STREAM if taken.family else -1

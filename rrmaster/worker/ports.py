@@ -149,6 +149,8 @@ class Ports(Duty):
     """Listeners closed here, and until when their connections are left to the master."""
     _stranded: deque[Taken] = Factory(deque)
     """Of those, what stood before something that was wanted; for who opens again."""
+    _followed: dict[int, tuple[int, Taken]] = Factory(dict)
+    """Connections that are open for as long as this descriptor is this inode."""
     _unsaid: deque[wire.Up] = Factory(deque)
     _unwanted_since: float | None = None
 
@@ -336,6 +338,21 @@ class Ports(Duty):
         if over:
             self.ended()
 
+    def follow(self, fd: int, taken: Taken) -> None:
+        """Somebody else has the descriptor now, such as an SSLSocket: see with each beat whether it is still open."""
+        with self.lock:
+            self._followed[fd] = (os.fstat(fd).st_ino, taken)
+
+    def _look_after_the_followed(self) -> None:
+        for fd, (inode, taken) in list(self._followed.items()):
+            try:
+                over = os.fstat(fd).st_ino != inode
+            except OSError:
+                over = True
+            if over:
+                del self._followed[fd]
+                self.finished(taken)
+
     def hang_up(self) -> None:
         """There will be no more: the host has read it to the end."""
         with self.lock:
@@ -354,6 +371,7 @@ class Ports(Duty):
             now = self.clock()
             self._left = {number: until for number, until in self._left.items() if until > now}
             self._sort_the_stranded()
+            self._look_after_the_followed()
             super().beat()
         self.kick()
 

@@ -2,7 +2,7 @@
 
 Such a socket can be polled, has a timeout or none, and gives ordinary sockets: it serves wherever a listening socket
 does whose server accepts in Python (socketserver, wsgiref, gunicorn's threads, asyncio's own ``create_server(sock=)``;
-not uvloop, which accepts by itself).
+not uvloop, which accepts by itself).  For TLS wrap each connection, not the listening socket.
 
 Where no loop of trio or asyncio runs, a thread is the host.  It beats for as long as Python runs, so it cannot tell
 that the program hangs; that nobody accepts it can, and the master gives no more connections meanwhile.
@@ -17,6 +17,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from attrs import Factory, define
@@ -133,6 +135,17 @@ class ThreadHost:
         return True
 
 
+class _Accepted(Connection):
+    """A connection whose descriptor may be left to somebody who keeps it open, as an SSLSocket does."""
+
+    left: Callable[[int], None]
+
+    def detach(self) -> int:
+        fd, self.over = self.fileno(), None
+        self.left(fd)
+        return super().detach()
+
+
 class ListeningSocket(socket.socket):
     """A listening socket of which the master has the other half.
 
@@ -199,8 +212,9 @@ class ListeningSocket(socket.socket):
 
     def _next(self) -> tuple[socket.socket, Any] | None:
         while (taken := self._take()) is not None:
-            connection = Connection.of(taken)
-            connection.over = lambda taken=taken: self._ports.finished(taken)
+            connection = _Accepted.of(taken)
+            connection.over = partial(self._ports.finished, taken)
+            connection.left = partial(self._ports.follow, taken=taken)
             try:
                 return connection, connection.getpeername()
             except OSError:

@@ -417,6 +417,20 @@ def test_a_file_made_of_a_connection_keeps_it_open() -> None:
         assert dock.ports.open == 0
 
 
+def test_a_connection_left_to_somebody_else_is_open_until_he_closes_it() -> None:
+    with a_dock() as dock, ListeningSocket(dock.open(0), dock.ports) as sock:
+        dock.hand(0)
+        connection, _ = sock.accept()
+        other = socket.socket(fileno=connection.detach())  # as ssl does
+        connection.close()
+        dock.ports.beat()
+        assert dock.ports.open == 1
+        other.close()
+        with open(os.devnull, "rb"):  # its number is in use again
+            dock.ports.beat()
+        assert dock.ports.open == 0
+
+
 def test_an_accept_has_a_timeout_and_a_closed_socket_is_one() -> None:
     with a_dock() as dock:
         sock = ListeningSocket(dock.open(0), dock.ports)

@@ -20,6 +20,7 @@ recycling      when a worker that does nothing wrong is to be replaced
 autoscale      how many workers there should be for the share that is busy
 spelling       how the values of options are written
 events         what can happen to a fleet, as a program is told of it
+coherence      do these settings fit together?
 settings       what is to be served, where and how: one frozen class
 sources        where the value of a setting comes from
 status         what the whole master looks like: one snapshot, as a table and as JSON
@@ -36,6 +37,7 @@ hearing        what the workers say, and whether it is to be believed
 door           a listener as the hot path sees it
 membership     who serves which listener, and who can be given a connection of it now
 dispatcher     the hot path: accept, choose, hand over
+openings       which addresses programs have asked for, and which listener is each
 probe          is this very worker well?
 talk           how messages and events reach who wants to know them
 ward           what is known of one worker
@@ -90,6 +92,8 @@ if TYPE_CHECKING:
     from .talk import WorkerGone
     from .wire import NoteRefused
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
+    from .worker.ports_on_threads import listening_socket
+    from .worker.ports_on_trio import open_tcp_listeners, open_unix_listener
 
 __version__ = "0.1.0"
 
@@ -124,7 +128,10 @@ __all__ = [
     "client_address",
     "current_worker",
     "is_worker",
+    "listening_socket",
     "open_master",
+    "open_tcp_listeners",
+    "open_unix_listener",
     "run",
     "serve",
 ]
@@ -144,13 +151,17 @@ _ROOMS = {
     "NoteRefused": "wire",
     "CurrentWorker": "worker", "MasterGone": "worker", "client_address": "worker",
     "current_worker": "worker", "is_worker": "worker",
+    "listening_socket": "worker.ports_on_threads",
+    "open_tcp_listeners": "worker.ports_on_trio", "open_unix_listener": "worker.ports_on_trio",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Load public names when they are asked for (PEP 562): a worker loads no master, and a master no worker."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "asyncio":
+        return import_module(".asyncio", __name__)
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_ROOMS[name]}", __name__), name)

@@ -150,6 +150,10 @@ class Seat:
     entry: Any = None
     """Its valid place in the policy's index; any other is stale."""
 
+    def __lt__(self, other: Seat) -> bool:
+        """In a heap all else of two entries is the same only if the worker has left and come back: one is stale."""
+        return False
+
 
 @define(eq=False)
 class Policy:

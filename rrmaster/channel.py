@@ -112,13 +112,17 @@ class Line:
         """
         self.ours.sendmsg((handoff,), ((_LEVEL, _RIGHTS, _FD.pack(fd)),), _SEND)
 
-    def nudge(self) -> bool:
-        """Ask for a report.  False if it could not be said."""
+    def say(self, message: wire.Nudge | wire.Listening) -> bool:
+        """Say something that is no client.  False if it could not be said: the line is full, or broken."""
         try:
-            self.ours.send(wire.encode(wire.Nudge()), _SEND)
+            self.ours.send(wire.encode(message), _SEND)
         except OSError:
-            return False  # full or broken: the worker is late either way, and its next report will do
+            return False  # who must hear it says it again; of a broken line death tells, or a breach
         return True
+
+    def nudge(self) -> bool:
+        """Ask for a report.  False if it could not be said: the worker is late either way, and its next one will do."""
+        return self.say(wire.Nudge())
 
     def unclaimed(self) -> int:
         """How many messages the worker has not taken: the kernel's count, which no worker can fake."""
@@ -136,7 +140,7 @@ class Line:
         with contextlib.suppress(OSError):  # ENOTCONN: the worker shut it down itself
             self.ours.shutdown(socket.SHUT_WR)
 
-    def recall(self) -> tuple[wire.Handoff, int] | wire.Nudge | None:
+    def recall(self) -> tuple[wire.Handoff, int] | wire.Nudge | wire.Listening | None:
         """Take back the oldest message not taken.  A descriptor becomes the caller's.  None: there is none.
 
         From a live worker, call it in a thread: a worker stalled inside its own recvmsg holds the kernel's lock,
@@ -148,7 +152,7 @@ class Line:
         message, fd = found
         if isinstance(message, wire.Handoff) and fd is not None:
             return message, fd
-        return wire.Nudge()  # we send nothing else
+        return message if isinstance(message, wire.Listening) else wire.Nudge()  # we send nothing else
 
     def oldest(self) -> wire.Down | None:
         """The oldest message in the letterbox, without its descriptor; it stays there.  In a thread, too."""
@@ -211,6 +215,14 @@ class Letterbox:
         Raises HungUp at the end of the stream, DescriptorLost.
         """
         return _receive(self.line, 0)
+
+    def oldest(self) -> wire.Down | None:
+        """What `take` would find, without its descriptor; it stays there, but the master may take it back meanwhile.
+        None: nothing, or the end, or what this version does not know."""
+        try:
+            return wire.decode_down(self.line.recv(wire.DOWN_SIZE, _DONTWAIT | _PEEK))
+        except (OSError, wire.ProtocolError):
+            return None
 
     def say(self, message: wire.Up) -> bool:
         """Send one message to the master.  False: the line is full or gone."""

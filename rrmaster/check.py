@@ -31,12 +31,16 @@ from .spelling import Between
 from .supervisor import STACKS_S
 from .ward import Birth
 
+NO_PORT = 65535
+"""What a program is told that asks for any free port."""
+
 
 def effective(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     """Every setting, its value and where that came from, one a line.  What is secret is in no setting."""
     rows = []
     for name, value in attrs.asdict(settings, recurse=False).items():
-        rows.append((name if name == "application" else flag(name), _shown(name, value), origins.get(name, "default")))
+        shown = name if name in ("application", "arguments") else flag(name)
+        rows.append((shown, _shown(name, value), origins.get(name, "default")))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}" for name, value, origin in rows]
 
@@ -104,7 +108,7 @@ def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, patienc
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(line.fileno(), select.POLLIN)
-    deadline = time.monotonic() + patience
+    deadline, opened = time.monotonic() + patience, -1
     while (left := deadline - time.monotonic()) > 0:
         ended = pidfd in dict(poll.poll(left * 1000))
         while datagram := line.receive():
@@ -113,6 +117,9 @@ def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, patienc
                     return ""
                 case wire.Failed(reason):
                     return reason
+                case wire.Listen(seq, _, port):
+                    # As if it were open: whether it can be is the machine's affair, and a master may run there.
+                    line.say(wire.Listening(seq, 0, opened := opened + 1, port or NO_PORT))
         if ended:
             return "its worker ended before it was ready"
     child.send_signal(DUMP_SIGNAL)

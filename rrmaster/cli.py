@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .launch import MODULE, is_program
 from .settings import Option, Settings, SettingsError, flag, options
 from .sources import Source, conventions, from_environment, from_table, read
 from .spelling import parse_port, suggestion
@@ -62,6 +63,7 @@ exit status:
 
 example:
   rrmaster --workers 4 --bind 127.0.0.1:8000 rrmaster.demo:hello
+  rrmaster --workers 4 server.py --verbose         the program runs in each worker, --verbose is its own
 """
 
 
@@ -97,8 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     if not sys.platform.startswith("linux"):
         return _complain(f"it needs Linux (SIOCOUTQ, pidfd, epoll); this is {sys.platform}", ERROR)
-    if argv and not argv[0].startswith("-") and ":" not in argv[0] and (meant := suggestion(argv[0], VERBS)):
-        raise _Usage(f"{argv[0]}: neither a verb nor an application{meant}")
+    first = argv[0] if argv else "-"
+    if not first.startswith("-") and ":" not in first and not is_program(first) and (meant := suggestion(first, VERBS)):
+        raise _Usage(f"{first}: neither a verb nor an application{meant}")
     start = os.getcwd()
     settings, origins, warnings = _configured(argv)
     for warning in warnings:
@@ -254,7 +257,8 @@ def _systemd_unit(argv: Sequence[str]) -> int:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="rrmaster",
-        usage="rrmaster [OPTIONS] module:attribute\n       rrmaster VERB ...",
+        usage="rrmaster [OPTIONS] module:attribute\n       rrmaster [OPTIONS] FILE.py [ARGUMENTS]\n"
+        "       rrmaster [OPTIONS] -m MODULE [ARGUMENTS]\n       rrmaster VERB ...",
         description="Serve an application with one master that accepts every connection and passes it to the least\n"
         "loaded of N workers.",
         epilog=_EPILOG,
@@ -266,8 +270,10 @@ def _parser() -> _Parser:
     parser.add_argument(
         "application",
         nargs="?",
-        help="what to serve, by its import name: an ASGI or WSGI application, or an `async def handler(stream)`",
+        help="what to serve, by its import name: an ASGI or WSGI application, or an `async def handler(stream)`; or a "
+        "program, FILE.py, that opens its own addresses (rrmaster.open_tcp_listeners); what follows it is its own",
     )
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="a program by the name of its module or package")
     groups: dict[str, Any] = {}
     for name, option in options().items():
         if option.group not in groups:
@@ -316,7 +322,8 @@ def _add_aliases(group: Any) -> None:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
-    arguments, unknown = parser.parse_known_args(list(argv))
+    ours, own = _split(argv, parser)
+    arguments, unknown = parser.parse_known_args(ours)
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         word = unknown[0].partition("=")[0]
@@ -325,12 +332,33 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise _Usage(f"{word}: there is no such option{suggestion(word, known)} (see rrmaster --help)")
     for name in ("chdir", "config", "application"):
         setattr(arguments, name, getattr(arguments, name, None))
+    if "module" in arguments:
+        if arguments.application is not None:
+            raise _Usage(f"-m: one program is served, and {arguments.application} is already named")
+        arguments.application = f"{MODULE}{arguments.module}"
+    if arguments.application is not None:
+        arguments.arguments = own
     return arguments
+
+
+def _split(argv: Sequence[str], parser: _Parser) -> tuple[list[str], list[str]]:
+    """What is for us, and after a program's name what is for the program, however it looks."""
+    values = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
+    place = 0
+    while place < len(argv):
+        word = argv[place]
+        if word.startswith("-m") or is_program(word):
+            end = place + (2 if word == "-m" else 1)
+            return list(argv[:end]), list(argv[end:])
+        if not word.startswith("-"):
+            break  # an application; options may follow it
+        place += 2 if word in values else 1
+    return list(argv), []
 
 
 def _from_arguments(arguments: argparse.Namespace) -> Source:
     given = vars(arguments)
-    values = {name: given[name] for name in ("application", *options()) if given.get(name) is not None}
+    values = {name: given[name] for name in ("application", "arguments", *options()) if given.get(name) is not None}
     binds = list(values.get("bind", []))
     if "host" in given or "port" in given:
         binds.append(_join(given.get("host", "127.0.0.1"), given.get("port", "8000")))
@@ -338,7 +366,7 @@ def _from_arguments(arguments: argparse.Namespace) -> Source:
         binds.append(f"unix:{given['uds']}")
     if binds:
         values["bind"] = binds
-    return Source("command line", values, lambda name: "application" if name == "application" else flag(name))
+    return Source("command line", values, lambda name: name if name in ("application", "arguments") else flag(name))
 
 
 def _join(host: str, port: str) -> str:

@@ -74,6 +74,8 @@ class Dispatcher:
     breach: Callable[[int, str], None]
     """Called with a worker's id, and what it did."""
     recall_after: float = 0.005
+    asked: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, wish: None
+    """Called with what a worker says of listeners; raises Breach.  `openings` sees to it, where programs are served."""
     accepted: int = 0
     breaches: int = 0
     doors: list[Door] = Factory(list)
@@ -82,7 +84,8 @@ class Dispatcher:
     recall: Recall = None  # type: ignore[assignment]
     _hearing: Hearing = None  # type: ignore[assignment]
     _doors_by_fd: dict[int, Door] = Factory(dict)
-    _numbers: int = 0
+    numbers: int = 0
+    """How many listeners there have ever been; the next one's number."""
     _pending: dict[Door, None] = Factory(dict)
     """Doors at which somebody may wait: epoll said so, and accept has not yet denied it."""
     _strays: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
@@ -108,14 +111,14 @@ class Dispatcher:
         self.recall = Recall(
             Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
         )
-        self._hearing = Hearing(self._settle, self._breached, self._emptied)
+        self._hearing = Hearing(self._settle, self._asked, self._breached, self._emptied)
 
     # --- who is there
 
     def open(self, listener: Listener) -> Door:
         """Accept from this listener, for all who serve every listener.  The dispatcher closes it."""
-        door = Door.of(self._numbers, listener, self.membership.new_policy())
-        self._numbers += 1
+        door = Door.of(self.numbers, listener, self.membership.new_policy())
+        self.numbers += 1
         if not self.doors and self._closed.is_set():
             self._closed = trio.Event()
         self.doors.append(door)
@@ -137,7 +140,7 @@ class Dispatcher:
 
     def declared(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
         """A worker says which listeners it serves (None: all, also those to come).  A breach if it cannot."""
-        unknown = [number for number in listeners or () if not 0 <= number < self._numbers]
+        unknown = [number for number in listeners or () if not 0 <= number < self.numbers]
         if unknown:
             self._breached(link, f"it would serve listener {unknown[0]}, and there is none")
             return False
@@ -170,6 +173,11 @@ class Dispatcher:
                 await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
         if link.post.id in self.links:
             link.line.half_close()
+
+    def relieve(self, link: Link, number: int) -> None:
+        """It has left this listener: what it had of it goes to others."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self.recall.relieve, link, number)
 
     def bury(self, link: Link) -> int:
         """Its process is dead: hear its last words, give what it had not taken to others.
@@ -474,10 +482,16 @@ class Dispatcher:
             if post.serving and post.unclaimed >= post.window and post.recount() < post.window:
                 self.membership.offer(post)
 
-    # --- reports
+    # --- what workers say
+
+    def _asked(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
+        self.asked(link, wish)
+        self._stir()
 
     def _settle(self, link: Link, report: wire.Report) -> None:
         link.post.settle(report)
+        if link.unsaid:
+            link.say_the_unsaid()
         self.recall.forgive(link.post, trio.current_time())
         self.membership.offer(link.post)
 

@@ -200,7 +200,8 @@ class Master:
     _inner: inner.Master
 
     def __repr__(self) -> str:
-        return f"<Master of {self.settings.application} on {', '.join(self.addresses)}, {len(self.workers)} workers>"
+        where = ", ".join(self.addresses) or "no address"
+        return f"<Master of {self.settings.application} on {where}, {len(self.workers)} workers>"
 
     @property
     def addresses(self) -> tuple[str, ...]:

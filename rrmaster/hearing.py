@@ -50,6 +50,8 @@ class Hearing:
 
     settle: Callable[[Link, wire.Report], None]
     """Takes a report to heart; raises Breach for one that cannot be."""
+    asked: Callable[[Link, wire.Listen | wire.Attend], None]
+    """Called when it has something to say of listeners; raises Breach likewise."""
     breach: Callable[[Link, str], None]
     """Called when a worker is not to be believed any more."""
     emptied: Callable[[Link], None]
@@ -125,6 +127,8 @@ class Hearing:
         message = wire.decode_up(datagram)
         if isinstance(message, wire.Report):
             self.settle(ear.link, message)
+        elif isinstance(message, wire.Listen | wire.Attend):
+            self.asked(ear.link, message)
         if message is not None:
             ear.tell(message)
 

@@ -35,9 +35,11 @@ class Launch:
     """What to serve, and how to behave.  Times are in seconds; defaults are those of the settings of the same name."""
 
     application: str
-    """``module:attribute``."""
+    """``module:attribute``, or a program: ``server.py`` or ``-m package``."""
+    arguments: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    """The program's own."""
     app_dir: str = "."
-    """Where to import it from."""
+    """Where to import it from; empty: from nowhere else than a program's own directory."""
     chdir: str = "."
     """The working directory."""
     heartbeat: float = 0.5
@@ -69,6 +71,15 @@ class Launch:
     def decode(cls, text: str) -> Launch:
         """What `encode` has spelled."""
         return cls(**json.loads(text))
+
+
+MODULE = "-m "
+"""What the name of a program begins with that is a module, as on the command line of Python."""
+
+
+def is_program(application: str) -> bool:
+    """Whether it is a program, which opens its own addresses, and not ``module:attribute``."""
+    return application.startswith(MODULE) or (application.endswith(".py") and ":" not in application)
 
 
 FIELDS = tuple(field.name for field in attrs.fields(Launch))

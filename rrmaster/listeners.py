@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from attrs import define, frozen
 
@@ -53,6 +53,11 @@ that do not pause spin: 48,000 times in 0.2 s."""
 class BindError(Exception):
     """An address could not be opened.  The message names it and says what to do."""
 
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = number or errno.EINVAL
+        """What the kernel says of it, or would say."""
+
 
 @frozen
 class Place:
@@ -80,6 +85,8 @@ class Listener:
     place: Place | None = None
     bind: str = ""
     """What was asked for: a name may stand for several addresses, and a port of 0 for any."""
+    backlog: int | None = None
+    """What was asked for, where the kernel does not tell what it made of it (unix sockets)."""
 
     def close(self) -> None:
         """Close the socket, and remove its file if it is ours."""
@@ -114,8 +121,24 @@ def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
         for listener in opened:
             listener.close()
         shown = f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
-        raise BindError(f"cannot listen on {shown}: {_why(error, port)}") from None
+        raise BindError(f"cannot listen on {shown}: {_why(error, port)}", _number(error)) from None
     return opened
+
+
+def open_literally(host: str, port: int, backlog: int) -> Listener:
+    """Open exactly this IP address: as a program does, [::] is IPv6 alone.  Raises BindError."""
+    try:
+        # It is no name, so nothing is asked and nothing waits; a zone such as %eth0 becomes its number.
+        family, _, _, _, address = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
+        return _listen_tcp(family, address, backlog, v6_alone=True)
+    except (OSError, ValueError) as error:  # ValueError: a zone that no name can be
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise BindError(f"cannot listen on {shown}: {_why(error, port)}", _number(error)) from None
+
+
+def _number(error: OSError | ValueError) -> int | None:
+    # What a resolver says has numbers of its own.
+    return error.errno if isinstance(error, OSError) and error.errno and error.errno > 0 else errno.EADDRNOTAVAIL
 
 
 def _resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
@@ -134,14 +157,14 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _listen_tcp(family: int, address: tuple[object, ...], backlog: int) -> Listener:
+def _listen_tcp(family: int, address: tuple[object, ...], backlog: int, v6_alone: bool = False) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Without it a restart finds the port busy for a minute (TIME_WAIT); on Linux it lets nobody steal it.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # [::] is everybody, IPv4 included, whatever the sysctl says; any other v6 address is only itself.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_alone or address[0] != "::")
         # Inherited: without NODELAY a keep-alive answer in two writes waits 40 ms for the client's delayed ACK.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Inherited: a peer that vanished without a word would count as load for ever.
@@ -155,8 +178,8 @@ def _listen_tcp(family: int, address: tuple[object, ...], backlog: int) -> Liste
     return Listener(sock, name_of(sock))
 
 
-def _why(error: OSError | UnicodeError, port: int) -> str:
-    if isinstance(error, UnicodeError):
+def _why(error: OSError | ValueError, port: int) -> str:
+    if isinstance(error, ValueError):
         return "that is no host's name"
     if isinstance(error, socket.gaierror):
         return f"the name cannot be resolved ({error.strerror})"
@@ -174,41 +197,75 @@ def _open_unix(path: str, backlog: int, mode: int) -> Listener:
         raise BindError("cannot listen on unix: a path cannot hold a zero byte")
     if len(os.fsencode(path)) > MAX_UNIX_PATH:
         raise BindError(f"cannot listen on unix:{path}: a socket's path may have {MAX_UNIX_PATH} bytes")
+    return open_unix(path, backlog, mode)
+
+
+def open_unix(path: str, backlog: int, mode: int) -> Listener:
+    """Open a unix socket at a path of any length.  Raises BindError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Before the bind: the file is then made with this mode, and there is no moment with another.
+        # Before the bind: the file is made with this mode, less the umask, and never has a laxer one.
         os.fchmod(sock.fileno(), mode)
-        old = os.umask(0)
-        try:
-            _bind_unix(sock, path)
-        finally:
-            os.umask(old)
+        with _short(path) as address:
+            _bind_unix(sock, path, address)
+        place = _made(path, mode)
         sock.listen(backlog)
         sock.setblocking(False)
-        found = os.lstat(path)
     except OSError as error:
         sock.close()
-        raise BindError(f"cannot listen on unix:{path}: {error.strerror or error}") from None
+        number = error.errno or errno.ENAMETOOLONG  # Python's own words, of a name that fits no address
+        raise BindError(f"cannot listen on unix:{path}: {error.strerror or error}", number) from None
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, f"unix:{path}", Place(os.path.abspath(path), found.st_dev, found.st_ino))
+    return Listener(sock, f"unix:{path}", place, backlog=backlog)
 
 
-def _bind_unix(sock: socket.socket, path: str) -> None:
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """The path, or another one to the same file that fits into an address."""
+    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def _made(path: str, mode: int) -> Place:
+    """The file just made, with its mode, and nothing that may have taken its place meanwhile.
+
+    By a descriptor, and not with a umask of 0 at the bind: the umask is the whole process's, and a worker may be
+    started in just this moment, from another thread.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISSOCK(found.st_mode) and stat.S_IMODE(found.st_mode) != mode:
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
+    return Place(os.path.abspath(path), found.st_dev, found.st_ino)
+
+
+def _bind_unix(sock: socket.socket, path: str, address: str) -> None:
     """Bind, over a file that a dead server left behind if need be; a live one, and any other file, is refused."""
     try:
-        sock.bind(path)
+        sock.bind(address)
         return
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
+    refused = f"cannot listen on unix:{path}:"
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise BindError(f"cannot listen on unix:{path}: a file that is no socket stands there; move it away")
-    if not _is_stale(path):
-        raise BindError(f"cannot listen on unix:{path}: another program listens there; stop it or choose another path")
+        raise BindError(f"{refused} a file that is no socket stands there; move it away", errno.EADDRINUSE)
+    if not _is_stale(address):
+        raise BindError(f"{refused} another program listens there; stop it or choose another path", errno.EADDRINUSE)
     os.unlink(path)
-    sock.bind(path)
+    sock.bind(address)
 
 
 def _is_stale(path: str) -> bool:

@@ -26,10 +26,11 @@ from .balance import POLICIES, Policy, UserPolicy, policy_named
 from .change import Change, environment_of, look_at_certificate, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
-from .launch import FIELDS, Launch
+from .launch import FIELDS, Launch, is_program
 from .lifecycle import Patience
 from .listeners import Listener
 from .log import logger, tell
+from .openings import Openings
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
 from .process import package_root, start, usable_cpus, worker_command
@@ -63,6 +64,8 @@ class Master:
     """Among several masters; the verbs know it by it."""
     dispatcher: Dispatcher = field(init=False)
     supervisor: Supervisor = field(init=False)
+    openings: Openings = field(init=False)
+    """The addresses that programs have asked for."""
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again, for a reload; raises SettingsError."""
     told: Callable[[str], None] = lambda what: None
@@ -83,6 +86,8 @@ class Master:
         self.dispatcher = Dispatcher(
             _policies(chosen), lambda id_, what: self.supervisor.breached(id_, what), chosen.recall_after
         )
+        self.openings = Openings(self.dispatcher)
+        self.dispatcher.asked = self.openings.asked
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self._environ = environment_of(chosen)
@@ -110,6 +115,7 @@ class Master:
             chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures, chosen.probe_successes
         )
         self.dispatcher.recall.lateness.after = chosen.recall_after
+        self.openings.backlog, self.openings.unix_mode = chosen.backlog, chosen.unix_mode
         renewal.surge = partial(surge_of, chosen)
         renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)
         renewal.heartbeat = chosen.heartbeat
@@ -222,6 +228,7 @@ class Master:
             return
         self._stopped = True
         self.told("stopping")
+        self.openings.over = True
         with self._last_call:
             await self.dispatcher.last_call(self.settings.graceful_timeout * LAST_CALL)
         self.dispatcher.close_doors()
@@ -294,7 +301,10 @@ def worker_environment(
 def launch_of(settings: Settings, cwd: str) -> Launch:
     """What a worker is told of the settings."""
     same: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
-    return Launch(**same | {"app_dir": os.path.normpath(os.path.join(cwd, settings.app_dir or ".")), "chdir": cwd})
+    # A program finds what lies beside it, as `python server.py` does, and what is in the working directory if asked.
+    nowhere = settings.app_dir is None and is_program(settings.application)
+    app_dir = "" if nowhere else os.path.normpath(os.path.join(cwd, settings.app_dir or "."))
+    return Launch(**same | {"app_dir": app_dir, "chdir": cwd})
 
 
 def fleet_size(settings: Settings) -> int:

@@ -56,6 +56,19 @@ class Membership:
         for door in self.doors:
             door.policy.leave(post)
 
+    def enter(self, link: Link, door: Door) -> None:
+        """A worker serves this listener too."""
+        if link.listeners is not None:
+            link.listeners |= {door.number}
+        if link.post.serving and link.post.id not in door.policy.members:
+            self._join(link, door)
+
+    def quit(self, link: Link, door: Door) -> None:
+        """A worker serves this listener no more; of one that serves all, all others are left."""
+        served = link.listeners if link.listeners is not None else frozenset(door.number for door in self.doors)
+        link.listeners = served - {door.number}
+        door.policy.leave(link.post)
+
     def offer(self, post: Post) -> None:
         """It may have room again."""
         for door in self.doors:

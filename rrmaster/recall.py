@@ -27,7 +27,7 @@ from attrs import Factory, define
 
 from .balance import MAX_RECALLS, STUCK, Lateness, Post, receivers
 from .channel import DescriptorLost, Line
-from .wire import Handoff, Nudge
+from .wire import Handoff, Listening, Nudge
 
 STALL = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
@@ -37,6 +37,10 @@ AGAIN = 0.1
 
 GAP = 1.0
 """Seconds by which we must wake up too late to conclude that it was us who were stopped or asleep."""
+
+
+ROUNDS = 3
+"""Looks into the letterbox of one that has left a listener: other listeners' connections may lie before its."""
 
 
 @define(eq=False)
@@ -60,10 +64,23 @@ class Link:
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
     """Connections that died in its hands; known once it is buried."""
+    unsaid: deque[Listening] = Factory(deque)
+    """Answers for which its line had no room; as many as it may ask for at most."""
 
     def serves(self, number: int) -> bool:
         """Whether it serves this listener."""
         return self.listeners is None or number in self.listeners
+
+    def answer(self, listening: Listening) -> None:
+        """Answer it, when its line has room; an answer is an aside, as a nudge is."""
+        self.unsaid.append(listening)
+        self.say_the_unsaid()
+
+    def say_the_unsaid(self) -> None:
+        """Try again.  Called when it has reported: it may have taken something."""
+        while self.unsaid and self.line.say(self.unsaid[0]):
+            self.unsaid.popleft()
+            self.post.asides += 1
 
     def shares_with(self, other: Link) -> bool:
         """Whether there may be a listener that both serve."""
@@ -123,6 +140,11 @@ class Recall:
         if link.post.suspended and link.post.serving:
             self._nudge(link)
 
+    def _answer_again(self, link: Link, listening: Listening) -> None:
+        """We have read our own answer: the worker still waits for it."""
+        link.post.asides -= 1
+        link.answer(listening)
+
     def _receivers(self, late: Link) -> list[Link]:
         """Who could begin with one of its connections at once."""
         idle = receivers(late.post, (link.post for link in self.links.values() if link.shares_with(late)))
@@ -167,6 +189,21 @@ class Recall:
         if patience.cancelled_caught:
             self.breach(link, f"its letterbox could not be read for {STALL:g} s: it keeps the kernel's lock")
 
+    async def relieve(self, link: Link, number: int) -> None:
+        """A worker that stays has left this listener: take back what it has of it, for those who serve it.
+
+        What lies before that goes to others, too, or back to itself, behind it.
+        """
+        for _ in range(ROUNDS):
+            if link.post.id not in self.links or link.breached or not link.post.recount():
+                return
+            takers = [other for other in self.links.values() if other.serves(number) and other.post.has_room()]
+            room = sum(other.post.window - other.post.unclaimed for other in takers)
+            if not room or number in (link.listeners or ()):
+                return
+            itself = [link] if link.post.serving and not link.post.suspended else []
+            await self.take_back(link, min(room, link.post.unclaimed), takers + itself, False)
+
     def _pull(
         self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
     ) -> None:
@@ -193,10 +230,12 @@ class Recall:
             try:
                 if isinstance(found, Nudge):
                     token.run_sync_soon(self._nudge_again, link)
+                elif isinstance(found, Listening):
+                    token.run_sync_soon(self._answer_again, link, found)
                 else:
                     token.run_sync_soon(self._deliver, link, *found, for_lateness)
             except trio.RunFinishedError:
-                if not isinstance(found, Nudge):
+                if isinstance(found, tuple):
                     os.close(found[1])  # the master is over, and nobody is left to give it to
                 return brought
         return count

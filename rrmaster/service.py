@@ -122,7 +122,8 @@ _SIGNALS = (
 def _greet(master: Master) -> None:
     workers = "1 worker" if master.size == 1 else f"{master.size} workers"
     addresses, chosen = ", ".join(master.addresses), master.settings
-    text = f"rrmaster {__version__} (pid {os.getpid()}) serves {chosen.application} on {addresses} with {workers}"
+    where = f" on {addresses}" if addresses else ""  # a program's are told as they are opened
+    text = f"rrmaster {__version__} (pid {os.getpid()}) serves {chosen.application}{where} with {workers}"
     facts = {"application": chosen.application, "addresses": list(master.addresses), "workers": master.size}
     tell("master.started", f"{text}, {chosen.policy_name}", level=INFO, version=__version__, pid=os.getpid(), **facts)
 
@@ -138,7 +139,8 @@ def _state(master: Master) -> str:
     """A line for `systemctl status`."""
     addresses = ", ".join(master.addresses)
     refused = "; code on disk was refused" if master.supervisor.refused else ""
-    return f"{master.supervisor.serving} of {master.supervisor.goal.size} workers serve on {addresses}{refused}"
+    where = f" on {addresses}" if addresses else ""
+    return f"{master.supervisor.serving} of {master.supervisor.goal.size} workers serve{where}{refused}"
 
 
 @frozen(eq=False)

@@ -12,8 +12,9 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from . import coherence
 from .balance import MAX_WINDOW
-from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES
+from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES, is_program
 from .proxied import MODES
 from .spelling import (
     Between,
@@ -21,6 +22,7 @@ from .spelling import (
     from_to,
     one_of,
     parse_application,
+    parse_arguments,
     parse_bind,
     parse_binds,
     parse_cert_reqs,
@@ -94,6 +96,15 @@ def _option(default: Any, parse: Callable[[Any], Any], group: str, metavar: str,
     )
 
 
+def _default_bind(settings: Settings) -> tuple[str, ...]:
+    """A program opens its own addresses."""
+    return () if is_program(settings.application) else ("127.0.0.1:8000",)
+
+
+def _parse_binds_or_none(value: object) -> tuple[str, ...]:
+    return () if value == () else parse_binds(value)
+
+
 def _developing(value: Any, otherwise: Any) -> Any:
     """A default that is another with --reload: a developer waits for nothing, and has one worker as uvicorn does."""
     return attrs.Factory(lambda self: value if self.reload else otherwise, takes_self=True)
@@ -114,17 +125,22 @@ class Settings:
     """
 
     application: str = attrs.field(converter=_named(parse_application))  # type: ignore[misc]  # the plugin wants a name
-    """``module:attribute`` of a stream handler, an ASGI or a WSGI application, or what makes one (`factory`)."""
+    """``module:attribute`` of a stream handler, an ASGI or a WSGI application, or what makes one (`factory`); or a
+    program that opens its own addresses: ``server.py`` or ``-m package``."""
+
+    arguments: tuple[str, ...] = attrs.field(default=(), converter=_named(parse_arguments), kw_only=True)  # type: ignore[misc]  # as above
+    """The program's own."""
 
     bind: tuple[str, ...] = _option(
-        ("127.0.0.1:8000",),
-        parse_binds,
+        attrs.Factory(_default_bind, takes_self=True),
+        _parse_binds_or_none,
         _WHERE,
         "ADDRESS",
-        "HOST:PORT, [v6]:PORT, unix:PATH or fd://N; port 0 takes a free one; may be given several times",
+        "HOST:PORT, [v6]:PORT, unix:PATH or fd://N; port 0 takes a free one; may be given several times; of a "
+        "program: opened in advance, for the program that asks for just this address",
         flags=("-b",),
         repeatable=True,
-        shown="127.0.0.1:8000, or 0.0.0.0:$PORT where PORT is set",
+        shown="127.0.0.1:8000, or 0.0.0.0:$PORT where PORT is set; of a program, none",
     )
     unix_mode: int = _option(
         0o666,
@@ -457,27 +473,9 @@ class Settings:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.hang_timeout and self.hang_timeout < 2 * self.heartbeat:
-            raise SettingsError(
-                f"a hang timeout of {self.hang_timeout:g} s would kill workers that report every "
-                f"{self.heartbeat:g} s; make it at least twice the heartbeat"
-            )
-
-        self._check_tls()
-
-    def _check_tls(self) -> None:
-        """An option that would do nothing is a mistake, and in these a dangerous one."""
-        if self.certfile is None:
-            for name in ("keyfile", "ca_certs", "ciphers", "cert_reqs"):
-                if getattr(self, name) not in (None, "none"):
-                    raise SettingsError(f"{flag(name)} needs --certfile: without a certificate no TLS is spoken")
-        if self.cert_reqs != "none" and self.ca_certs is None:
-            raise SettingsError(f"--cert-reqs {self.cert_reqs} needs --ca-certs: who may have signed them?")
-        if self.cert_reqs == "none" and self.ca_certs is not None:
-            raise SettingsError(
-                "--ca-certs is for the certificates of clients: say --cert-reqs optional or required, too; what stands "
-                "between your own certificate and the root belongs into --certfile"
-            )
+        complaint = coherence.complaint(self, _OF_APPLICATIONS)
+        if complaint:
+            raise SettingsError(complaint)
 
     @property
     def policy_name(self) -> str:
@@ -488,6 +486,15 @@ class Settings:
     def binds(self) -> tuple[Bind, ...]:
         """The addresses, parsed."""
         return tuple(parse_bind(text) for text in self.bind)
+
+
+_OF_APPLICATIONS = {
+    f.name: f.default
+    for f in attrs.fields(Settings)
+    if "option" in f.metadata
+    and (f.metadata["option"].group in (_HTTP, _TLS, _PROXY) or f.name in ("interface", "runtime", "factory"))
+}
+"""The options that say how an application is to be served, with their defaults: a program decides that itself."""
 
 
 def options() -> dict[str, Option]:

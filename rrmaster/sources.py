@@ -11,8 +11,9 @@ from typing import Any
 
 from attrs import frozen
 
+from .launch import is_program
 from .settings import Settings, SettingsError, flag, options
-from .spelling import parse_application, suggestion
+from .spelling import parse_application, parse_arguments, suggestion
 
 WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")
 """Set by the master for its workers, and no options: a master started by a worker of another sees them."""
@@ -25,6 +26,8 @@ class Source:
     name: str
     values: Mapping[str, object]
     spell: Callable[[str], str] = flag
+    platform: bool = False
+    """It speaks to whatever program runs, and not to us alone."""
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Source, list[str]]:
@@ -49,7 +52,7 @@ def conventions(environ: Mapping[str, str]) -> Source:
         values["bind"] = [f"0.0.0.0:{environ['PORT']}"]
     if environ.get("FORWARDED_ALLOW_IPS"):
         values["forwarded_allow_ips"] = environ["FORWARDED_ALLOW_IPS"]
-    return Source("environment", values, _CONVENTIONS.__getitem__)
+    return Source("environment", values, _CONVENTIONS.__getitem__, platform=True)
 
 
 _CONVENTIONS = {"workers": "WEB_CONCURRENCY", "bind": "PORT", "forwarded_allow_ips": "FORWARDED_ALLOW_IPS"}
@@ -57,7 +60,7 @@ _CONVENTIONS = {"workers": "WEB_CONCURRENCY", "bind": "PORT", "forwarded_allow_i
 
 def from_table(table: Mapping[str, object], file: str) -> Source:
     """The table of a TOML file.  Keys may be written with - or _.  Raises SettingsError for an unknown one."""
-    known = {*options(), "application"}
+    known = {*options(), "application", "arguments"}
     values: dict[str, object] = {}
     spelled: dict[str, str] = {}
     for key, value in table.items():
@@ -75,6 +78,9 @@ def from_table(table: Mapping[str, object], file: str) -> Source:
 
 _OCTAL = ("unix_mode", "umask")
 
+FOUND_BY_PROGRAMS = ("bind", "forwarded_allow_ips")
+"""What a platform says of these, a program that opens its own addresses reads for itself."""
+
 
 def variable(name: str) -> str:
     """The environment variable of an option."""
@@ -86,12 +92,15 @@ def read(sources: Sequence[Source]) -> tuple[Settings, dict[str, str]]:
 
     Raises SettingsError, naming the option as it is spelled in the source at fault.
     """
-    parsers = {name: option.parse for name, option in options().items()} | {"application": parse_application}
+    parsers: dict[str, Callable[[object], Any]] = {"application": parse_application, "arguments": parse_arguments}
+    parsers |= {name: option.parse for name, option in options().items()}
     values: dict[str, Any] = {}
     origins = dict.fromkeys(parsers, "default")
     for name, parse in parsers.items():
         source = next((s for s in sources if name in s.values), None)
-        if source is None:
+        if source is None or (
+            name in FOUND_BY_PROGRAMS and source.platform and is_program(values.get("application", ""))
+        ):
             continue
         try:
             values[name] = parse(source.values[name])

@@ -17,7 +17,7 @@ from typing import Any
 from attrs import frozen
 
 from .balance import POLICIES
-from .launch import CERT_REQS
+from .launch import CERT_REQS, MODULE, is_program
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -285,14 +285,28 @@ def parse_log_format(value: object) -> str:
 
 
 def parse_application(value: object) -> str:
-    """module:attribute, or the application itself, which travels by its name."""
+    """module:attribute, or the application itself, which travels by its name; or a program, FILE.py or -m MODULE."""
     if callable(value):
         return import_name(value)
-    if isinstance(value, str) and (_is_name(value) or _is_in_file(value)):
+    if isinstance(value, str) and (_is_name(value) or _is_in_file(value) or _is_program(value)):
         return value
     raise ValueError(
-        f"{value!r} names no application; write module:attribute, such as shop.main:app, or shop/main.py:app"
+        f"{value!r} names no application; write module:attribute, such as shop.main:app, or shop/main.py:app, or a "
+        "program that opens its own addresses, such as server.py or -m shop.server"
     )
+
+
+def _is_program(text: str) -> bool:
+    if text.startswith(MODULE):
+        return all(part.isidentifier() for part in text.removeprefix(MODULE).split("."))
+    return is_program(text) and "\0" not in text
+
+
+def parse_arguments(value: object) -> tuple[str, ...]:
+    """The arguments of a program, one by one."""
+    if isinstance(value, list | tuple) and all(isinstance(item, str) and "\0" not in item for item in value):
+        return tuple(value)
+    raise ValueError(f'{value!r} are no arguments; write a list of texts, such as ["--port", "8000"]')
 
 
 def import_name(target: Callable[..., Any]) -> str:

@@ -62,7 +62,7 @@ def _reload(supervisor: Supervisor) -> ReloadStatus | None:
 
 
 def _listener(door: Door, asked: int) -> ListenerStatus:
-    limit, sock = asked, door.listener.socket
+    limit, sock = door.listener.backlog or asked, door.listener.socket
     if sock.family != socket.AF_UNIX:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LIMIT.size)
         limit = int(_TCP_INFO_LIMIT.unpack(info)[0])

@@ -25,6 +25,7 @@ import attrs
 import trio
 from attrs import Factory, define
 
+from .launch import MODULE, is_program
 from .settings import Option, Settings, flag, options
 from .spelling import Inherited, Tcp, Unix
 
@@ -199,7 +200,7 @@ def _place(
     config: str | None,
     origins: Mapping[str, str],
 ) -> _Place:
-    name = settings.name or settings.application.partition(":")[0]
+    name = settings.name or _name_of(settings.application)
     return _Place(
         name=name,
         directory=os.path.abspath(settings.chdir or directory or os.getcwd()),
@@ -209,6 +210,13 @@ def _place(
         config=config,
         from_file=frozenset(option for option, where in origins.items() if where not in _NO_FILES),
     )
+
+
+def _name_of(application: str) -> str:
+    """shop.main of shop.main:app and of -m shop.main, server of bin/server.py."""
+    if is_program(application):
+        return os.path.basename(application.removeprefix(MODULE)).removesuffix(".py")
+    return application.partition(":")[0]
 
 
 def _who_asks() -> str | None:
@@ -315,7 +323,9 @@ def _arguments(settings: Settings, place: _Place) -> Iterator[str]:
             yield f"{flag(name)}={text}"
     yield f"--control={place.control}"
     if "application" not in place.from_file:
-        yield settings.application
+        module = settings.application.startswith(MODULE)
+        yield from settings.application.split(" ", 1) if module else [settings.application]
+        yield from settings.arguments
 
 
 def _spellings(option: Option, value: Any) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any
 import trio
 from attrs import Factory, define, frozen
 
+from .launch import is_program
 from .log import tell
 from .settings import Settings, SettingsError
 
@@ -94,6 +95,11 @@ def in_words(files: Collection[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def _home(application: str) -> str:
+    """Where its code is looked for: a program's lies beside it, and all else in the working directory."""
+    return os.path.dirname(application) or "." if is_program(application) else "."
+
+
 def watched(settings: Settings) -> Watch | None:
     """What watches the code, if the settings want that.  Raises SettingsError."""
     if not settings.reload:
@@ -102,7 +108,7 @@ def watched(settings: Settings) -> Watch | None:
         from watchfiles import Change, DefaultFilter
     except ImportError:
         raise SettingsError("--reload needs watchfiles: pip install 'rrmaster[reload]'") from None
-    folders = settings.reload_dir or (settings.app_dir or ".",)
+    folders = settings.reload_dir or (settings.app_dir or _home(settings.application),)
     for folder in folders:
         if not os.path.isdir(folder):
             raise SettingsError(f"--reload-dir: {folder!r} is no directory")

@@ -9,6 +9,9 @@
       | ------------ Nudge -------------> |  report as soon as you read this
       | <----------- Failed ------------- |  I could not start, and this is why
       | <----------- Retiring ----------- |  please replace me
+      | <----------- Listen ------------- |  open this address for me, I serve it
+      | ------------ Listening ---------> |  it is open, or the errno
+      | <----------- Attend ------------- |  I serve that listener no more, or again
       | ------------ (half-close) ------> |  there will be no more
                        the talk line
       | <----------- Note --------------> |  an application message
@@ -26,6 +29,7 @@ This module knows bytes and messages.  It does not know sockets, descriptors or 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import struct
 from typing import Any
@@ -47,10 +51,14 @@ MAX_REASON = 12 * 1024
 DOWN_SIZE = 16
 """Bytes of every message to a worker.  Up to some 200 bytes weigh the same in the kernel; 16 are enough."""
 
-READY, REPORT, FAILED, RETIRING = 1, 2, 3, 4
-HANDOFF, NUDGE = 16, 17
-# Reserved, so that the numbers are not given away: a worker that asks for an address of its own.
-LISTEN, LISTENING = 5, 18
+MAX_PATH = 1024
+"""Characters of a unix socket's path, ten times what an address holds; each may take twelve bytes of JSON."""
+
+MAX_LISTENERS = 64
+"""Listeners that one worker may have asked for and not left.  A program has two or three."""
+
+READY, REPORT, FAILED, RETIRING, LISTEN, ATTEND = 1, 2, 3, 4, 5, 6
+HANDOFF, NUDGE, LISTENING = 16, 17, 18
 NOTE = 32
 """Travels on the talk line alone, both ways."""
 
@@ -59,6 +67,7 @@ PROBE = 1
 
 _HEADER = struct.Struct("<BxH")
 _HANDOFF = struct.Struct("<HBBBxxxxxxx")
+_LISTENING = struct.Struct("<HHHHxxxx")
 _REPORT = struct.Struct("<QIBxHIQQQ")
 
 
@@ -119,6 +128,37 @@ class Retiring:
 
 
 @frozen
+class Listen:
+    """The worker asks for an address, and will serve it.  The master opens each once, and answers with `Listening`."""
+
+    seq: int
+    """0 to 65535, the worker's own; the answer repeats it."""
+    host: str = ""
+    """An IP address, no name: whoever resolves it waits, and the master waits for nobody."""
+    port: int = 0
+    """0: any free one."""
+    index: int = 0
+    """With port 0, the how-manieth of them this worker asks for at this host, from 0: the same for all workers."""
+    path: str = ""
+    """Instead of host and port, the absolute path of a unix socket."""
+    backlog: int | None = None
+    """None: the master's own."""
+    mode: int | None = None
+    """Permissions of the unix socket; None: the master's own."""
+
+
+@frozen
+class Attend:
+    """The worker takes no more connections of a listener, or takes them again.
+
+    Those of it that lie in its letterbox are taken back, as far as others serve it.
+    """
+
+    listener: int
+    here: bool
+
+
+@frozen
 class Handoff:
     """One connection.  A descriptor comes with it, and belongs to whoever received it."""
 
@@ -136,8 +176,20 @@ class Nudge:
     """Report at once.  Sent to a worker that was late: its answer is the proof that it serves again."""
 
 
-Up = Ready | Report | Failed | Retiring
-Down = Handoff | Nudge
+@frozen
+class Listening:
+    """The answer to a `Listen`."""
+
+    seq: int
+    errno: int = 0
+    """0: it is open."""
+    listener: int = 0
+    """Its number."""
+    port: int = 0
+
+
+Up = Ready | Report | Failed | Retiring | Listen | Attend
+Down = Handoff | Nudge | Listening
 
 
 def encode(message: Up | Down) -> bytes:
@@ -157,6 +209,12 @@ def encode(message: Up | Down) -> bytes:
             return _frame(FAILED, _json({"reason": _bounded(message.reason)}))
         case Retiring():
             return _frame(RETIRING, _json({"reason": _bounded(message.reason), "now": message.now}))
+        case Listen():
+            return _frame(LISTEN, _json(_what_to_open(message)))
+        case Attend():
+            return _frame(ATTEND, _json({"listener": message.listener, "here": message.here}))
+        case Listening():
+            return _frame(LISTENING, _LISTENING.pack(message.seq, message.errno, message.listener, message.port))
 
 
 def decode_up(datagram: bytes) -> Up | None:
@@ -176,8 +234,12 @@ def decode_up(datagram: bytes) -> Up | None:
         if kind == RETIRING:
             said = json.loads(body)
             return Retiring(_reason(said), said.get("now") is True)
+        if kind == LISTEN:
+            return _listen(json.loads(body))
+        if kind == ATTEND:
+            return _attend(json.loads(body))
     # RecursionError: JSON of a few thousand brackets fits the bound.
-    except (struct.error, ValueError, RecursionError) as error:
+    except (struct.error, TypeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"malformed message of kind {kind}: {error}") from None
     return None
 
@@ -185,12 +247,14 @@ def decode_up(datagram: bytes) -> Up | None:
 def decode_down(datagram: bytes) -> Down | None:
     """Read what the master sent.  None: a kind this version does not know.  Raises ProtocolError."""
     kind, body = _unframe(datagram)
-    if kind == HANDOFF:
-        try:
+    try:
+        if kind == HANDOFF:
             listener, recalled, flags, family = _HANDOFF.unpack_from(body)
-        except struct.error as error:
-            raise ProtocolError(f"malformed handoff: {error}") from None
-        return Handoff(listener, recalled, bool(flags & PROBE), family)
+            return Handoff(listener, recalled, bool(flags & PROBE), family)
+        if kind == LISTENING:
+            return Listening(*_LISTENING.unpack_from(body))
+    except struct.error as error:
+        raise ProtocolError(f"malformed message of kind {kind}: {error}") from None
     return Nudge() if kind == NUDGE else None
 
 
@@ -248,6 +312,44 @@ def _ready(body: Any) -> Ready:
     if type(pid) is not int or not (listeners is None or _are_numbers(listeners)):
         raise ProtocolError("Ready names its pid, and listeners by number")
     return Ready(pid, PROTOCOL, None if listeners is None else tuple(listeners))
+
+
+def _what_to_open(message: Listen) -> dict[str, Any]:
+    said: dict[str, Any] = {"seq": message.seq, "backlog": message.backlog}
+    if message.path:
+        return said | {"path": message.path, "mode": message.mode}
+    return said | {"host": message.host, "port": message.port, "index": message.index}
+
+
+def _listen(body: Any) -> Listen:
+    said = dict(body)
+    seq, backlog = _number(said, "seq", 0xFFFF), _number_or_none(said, "backlog", 0xFFFF)
+    if said.get("path"):
+        path = said["path"]
+        if not isinstance(path, str) or not path.startswith("/") or "\0" in path or len(path) > MAX_PATH:
+            raise ProtocolError("Listen names a unix socket by its absolute path")
+        return Listen(seq, path=path, backlog=backlog, mode=_number_or_none(said, "mode", 0o777))
+    host = said.get("host")
+    if not isinstance(host, str):
+        raise ProtocolError("Listen names a host or a path")
+    ipaddress.ip_address(host)
+    return Listen(seq, host, _number(said, "port", 0xFFFF), _number(said, "index", 0xFFFF), backlog=backlog)
+
+
+def _attend(body: Any) -> Attend:
+    said = dict(body)
+    return Attend(_number(said, "listener", 0xFFFF), said.get("here") is True)
+
+
+def _number(said: dict[str, Any], name: str, most: int) -> int:
+    value = said.get(name)
+    if type(value) is not int or not 0 <= value <= most:
+        raise ProtocolError(f"{name} must be a number from 0 to {most}")
+    return value
+
+
+def _number_or_none(said: dict[str, Any], name: str, most: int) -> int | None:
+    return None if said.get(name) is None else _number(said, name, most)
 
 
 def _are_numbers(value: Any) -> bool:

@@ -18,8 +18,8 @@ MOST_LINES = 450
 
 MOST_OF_A_FUNCTION = 45
 
-FRONT = {"__init__", "__main__", "demo"}
-"""The front door, the way to run it, and what is served to try it: no rooms, so not on the map."""
+FRONT = {"__init__", "__main__", "demo", "asyncio"}
+"""The front doors, the way to run it, and what is served to try it: no rooms, so not on the map."""
 
 
 def sections() -> list[list[str]]:
@@ -130,6 +130,8 @@ LIBRARIES = {
     "on_asyncio": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},
     "wsgi": {"asyncio", "a2wsgi"},
+    "ports_on_trio": {"trio"},
+    "ports_on_asyncio": {"asyncio"},
 }
 
 
@@ -151,6 +153,22 @@ def test_a_worker_loads_no_master_and_no_async_library(module):
         "rrmaster.worker.__main__", "rrmaster.worker.loading", "rrmaster.worker.runtimes", "rrmaster.worker.speech",
     }  # fmt: skip
     assert loaded.isdisjoint({"trio", "asyncio", "argparse", "subprocess"})
+
+
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [
+        ("rrmaster.worker.program", set()),
+        ("rrmaster.worker.ports_on_threads", set()),
+        ("rrmaster.worker.ports_on_asyncio", {"asyncio"}),
+        ("rrmaster.asyncio", {"asyncio"}),
+        ("rrmaster.worker.ports_on_trio", {"trio"}),
+    ],
+)
+def test_a_program_loads_no_master_and_no_other_async_library_than_its_own(module, libraries):
+    loaded = loaded_by(module)
+    assert loaded & {"trio", "asyncio", "uvloop"} == libraries
+    assert loaded.isdisjoint({f"rrmaster.{room}" for room in HANDS if room not in ("channel", "tls")})
 
 
 def test_the_front_door_loads_nothing_before_it_is_asked():

@@ -170,9 +170,14 @@ def header_of(sock: Any) -> Header | None:
 
 def enter(duty: Duty, draining: Draining, means: Means) -> None:
     """Make it the current worker; called by the runtime, once."""
-    global _current
     facts, speech = duty.facts, None if duty.talk is None else Speech(duty.talk, means)
-    _current = CurrentWorker(facts.id, facts.slot, facts.generation, draining, duty, speech)
+    become(CurrentWorker(facts.id, facts.slot, facts.generation, draining, duty, speech))
+
+
+def become(worker: CurrentWorker) -> None:
+    """This is what the application is told of itself."""
+    global _current
+    _current = worker
 
 
 @frozen
@@ -237,7 +242,7 @@ class Duty:
 
     def take(self) -> Taken | None:
         """One connection, or None if none waits or none can be taken now.  Raises HungUp: there will be no more."""
-        while self.able:
+        while self.able and self.wants_next():
             try:
                 found = self.letterbox.take()
             except DescriptorLost:
@@ -251,10 +256,19 @@ class Duty:
             message, fd = found
             if isinstance(message, wire.Handoff) and fd is not None:
                 return self._begin(message, fd)
-            if isinstance(message, wire.Nudge):
+            if isinstance(message, wire.Nudge | wire.Listening):
                 self._asides += 1
+                self.hear(message)
                 self.report()
         return None
+
+    def wants_next(self) -> bool:
+        """Whether what lies next in the letterbox is to be taken, if anything does.  What is not stays in the kernel,
+        where the master can take it back."""
+        return True
+
+    def hear(self, message: wire.Nudge | wire.Listening) -> None:
+        """The master has said something that is no connection."""
 
     def _begin(self, handoff: wire.Handoff, fd: int) -> Taken:
         # Descriptors are given lowest first, so the number tells how full the table is.
@@ -333,7 +347,7 @@ class Duty:
         self._leaving = None if self.letterbox.say(wish) else wish
 
     def ready(self) -> None:
-        """Say that connections can come."""
+        """Say that connections can come, of every listener."""
         self.letterbox.say(wire.Ready(os.getpid()))
 
     def _run_short(self) -> None:
@@ -360,5 +374,6 @@ def resident() -> int:
 
 __all__ = [
     "BATCH", "BUSY_AFTER", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty",
-    "Facts", "HungUp", "MasterGone", "Taken", "client_address", "current_worker", "enter", "header_of", "is_worker",
+    "Facts", "HungUp", "MasterGone", "Taken", "become", "client_address", "current_worker", "enter", "header_of",
+    "is_worker",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from .. import wire
 from ..channel import Letterbox, Talk
-from ..launch import Launch
+from ..launch import Launch, is_program
 from . import DUMP_SIGNAL, Duty, Facts
 from .loading import CannotLoad, explain, load
 from .runtimes import server_for
@@ -34,6 +34,8 @@ def main() -> int:
     letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     launch = Launch.decode(os.environ.pop("RRMASTER_LAUNCH"))
     _leave_with_master(letterbox.fileno(), launch.graceful_timeout)
+    if is_program(launch.application):
+        return _run_program(letterbox, launch)
     try:
         os.chdir(launch.chdir)
         sys.path.insert(0, launch.app_dir)
@@ -42,14 +44,35 @@ def main() -> int:
     except BaseException as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1
-    talk = os.environ.pop("RRMASTER_TALK", None)
-    facts = Facts(*(int(os.environ[name]) for name in _FACTS))
+    facts, talk = _birth()
     try:
-        run(application, Duty(letterbox, facts, launch.heartbeat, Talk.inherit(int(talk)) if talk else None), launch)
+        run(application, Duty(letterbox, facts, launch.heartbeat, talk), launch)
     except CannotLoad as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1
     return 0
+
+
+def _run_program(letterbox: Letterbox, launch: Launch) -> int:
+    """One that opens its own addresses: its loop is its own, and so is its exit status."""
+    from .ports import Ports, Watched
+    from .program import run
+
+    facts, talk = _birth()
+    try:
+        os.chdir(launch.chdir)
+        ports = Ports(Watched.over(letterbox), facts, launch.heartbeat, talk)
+    except OSError as error:
+        letterbox.say(wire.Failed(explain(error)))
+        return 1
+    return run(launch, ports)
+
+
+def _birth() -> tuple[Facts, Talk | None]:
+    """Who this is, and its talk line if it was given one."""
+    talk = os.environ.pop("RRMASTER_TALK", None)
+    facts = Facts(*(int(os.environ[name]) for name in _FACTS))
+    return facts, Talk.inherit(int(talk)) if talk else None
 
 
 _FACTS = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")

@@ -237,7 +237,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the application ended the process while it was imported: SystemExit({error.code!r})"
     here = __file__.rpartition("/")[0]
-    frames = _skip(error.__traceback__, lambda file: file.startswith(here) or "importlib" in file)
+    frames = _skip(error.__traceback__, lambda file: file.startswith((here, "<frozen ")) or "importlib" in file)
     return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
 
 

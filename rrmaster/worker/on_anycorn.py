@@ -56,7 +56,7 @@ from . import Duty, Taken, header_of
 from .arrival import GOODBYE_S, VIRGIN, Arrival
 from .asgi import ASGI, Counted, Message, Receive, Send
 from .loading import Application, CannotLoad
-from .on_trio import Service
+from .on_trio import Handlers
 
 LATEST = 0.5
 """The part of the graceful timeout after which nobody is waited for who does nothing, as in `on_uvicorn`."""
@@ -100,7 +100,7 @@ class Anycorn:
     app: ASGI
     duty: Duty
     launch: Launch
-    service: Service = field(init=False)
+    service: Handlers = field(init=False)
     counted: Counted = field(init=False)
     uncounted: Counted = field(init=False)
     """For probes."""
@@ -120,7 +120,7 @@ class Anycorn:
         self.uncounted = Counted(self.app, self.duty, log, counts=False)
         self._for_clients, self._for_probes = self._for_anycorn(self.counted), self._for_anycorn(self.uncounted)
         self._lifespan = Lifespan(self._for_clients, self.config, self.state)
-        self.service = Service(self.serve, self.duty, Arrival.of(self.duty, self.launch, tls.HTTP_2))
+        self.service = Handlers(self.duty, serve=self.serve, arrival=Arrival.of(self.duty, self.launch, tls.HTTP_2))
 
     async def run(self) -> str | None:
         """Serve until the last connection is done.  Why it could not begin, or nothing."""

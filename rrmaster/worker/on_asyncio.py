@@ -25,6 +25,7 @@ from attrs import Factory, define
 from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
+from .connection import Connection as Connection  # on_uvicorn finds it here
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -59,28 +60,6 @@ class Server(Protocol):
 
     async def end(self) -> None:
         """Nothing is left to serve."""
-
-
-class Connection(socket.socket):
-    """A connection that says when it is closed, or was given to libuv to close."""
-
-    over: Callable[[], None] | None = None
-
-    def close(self) -> None:
-        """Close it."""
-        super().close()
-        self._say()
-
-    def detach(self) -> int:
-        """Leave the descriptor to somebody else: uvloop's transports do so in the moment in which they close it."""
-        fd = super().detach()
-        self._say()
-        return fd
-
-    def _say(self) -> None:
-        over, self.over = self.over, None
-        if over is not None:
-            over()
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
@@ -215,13 +194,15 @@ class Service:
             self.loop.add_reader(self.duty.letterbox.fileno(), self._readable)
 
     def _serve_one(self, taken: Taken) -> None:
-        # The family is known: asking the socket would be three system calls.
-        family, kind = taken.family or -1, socket.SOCK_STREAM if taken.family else -1
-        connection = Connection(family, kind, 0 if taken.family else -1, fileno=taken.fd)
+        self.server.begin(self.adopt(taken), taken)
+
+    def adopt(self, taken: Taken) -> Connection:
+        """The connection, which counts as open until it is closed."""
+        connection = Connection.of(taken)
         connection.setblocking(False)
         connection.over = lambda: self._closed(connection, taken)
         self.connections.add(connection)
-        self.server.begin(connection, taken)
+        return connection
 
     def _closed(self, connection: Connection, taken: Taken) -> None:
         self.connections.discard(connection)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, field
 
 from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
@@ -38,7 +38,7 @@ _TRIO = os.path.dirname(trio.__file__) + os.sep
 
 async def serve(handler: Handler, duty: Duty, arrival: Arrival | None = None) -> None:
     """Take and serve connections until the master sends no more and those taken are done."""
-    service = Service(lambda stream, taken: handler(stream), duty, arrival)
+    service = Handlers(duty, serve=lambda stream, taken: handler(stream), arrival=arrival)
     service.enter()
     await service.run()
 
@@ -48,7 +48,8 @@ def run(application: Application, duty: Duty, launch: Launch) -> None:
     trio.run(serve, application.target, duty, Arrival.of(duty, launch), strict_exception_groups=True)
 
 
-def _tasks() -> list[str]:
+def tasks() -> list[str]:
+    """The tasks of trio, each with where it stands."""
     lines = ["Tasks of trio:"]
     waiting = [trio.lowlevel.current_root_task()]
     while waiting and len(lines) < MAX_TASK_LINES:
@@ -79,37 +80,25 @@ class Means:
 
 @define(eq=False)
 class Service:
-    """What the loop does beside serving: it takes, reports, beats and minds signals."""
+    """What the loop does beside serving: it takes, reports and beats."""
 
-    serve: Serve
     duty: Duty
-    arrival: Arrival | None = None
     draining: trio.Event = Factory(trio.Event)
     _news: trio.Event = Factory(trio.Event)
-    _stirred: trio.Event = Factory(trio.Event)
-    _arriving: set[trio.CancelScope] = Factory(set)
-    """Connections that the application does not have yet."""
 
-    def enter(self) -> None:
-        """Be the current worker from now on: the application may ask for it when it starts."""
-        enter(self.duty, self.draining, Means())
+    def wake(self) -> None:
+        """There is something to report."""
+        self._news.set()
 
-    async def run(self) -> None:
-        """Serve until the last connection is done."""
-        say_tasks_at(DUMP_SIGNAL, _tasks)
-        self.duty.wake = lambda: self._news.set()
-        self.duty.stir = lambda: self._stirred.set()
-        async with trio.open_nursery() as service:
-            async with trio.open_nursery() as connections:
-                await service.start(self._mind_signals, connections.cancel_scope)
-                service.start_soon(self._speak)
-                service.start_soon(self._speak_of_requests)
-                self.duty.ready()
-                await self._take(connections)
-            service.cancel_scope.cancel()
-        self.duty.report()
+    async def something(self) -> None:
+        """Wait until there may be something to take."""
+        await trio.lowlevel.wait_readable(self.duty.letterbox.fileno())
 
-    async def _take(self, connections: trio.Nursery) -> None:
+    def drain(self) -> None:
+        """There will be no more."""
+        self.draining.set()
+
+    async def take(self, begin: Callable[[Taken], None]) -> None:
         """Take a few, let them begin, and only then the next: what is in our hands dies with us.
 
         While they begin quickly the batch doubles, for a turn of the loop costs more than a connection; when one
@@ -120,7 +109,7 @@ class Service:
             while True:
                 began, count = trio.current_time(), 0
                 while count < batch and (taken := duty.take()) is not None:
-                    connections.start_soon(self._serve_one, taken)
+                    begin(taken)
                     count += 1
                 if count:
                     for _ in range(BEGIN):
@@ -128,12 +117,69 @@ class Service:
                     quick = trio.current_time() - began < QUICK * count
                     batch = min(2 * batch, BATCH) if quick else 1
                 elif duty.able:
-                    await trio.lowlevel.wait_readable(duty.letterbox.fileno())
+                    await self.something()
                 else:
                     await trio.sleep(SHORT_PAUSE)
                     duty.beat()
         except HungUp:
-            self._drain()
+            self.drain()
+
+    async def speak(self) -> None:
+        """Report what is new, gathered over `REPORT_AFTER`, and every heartbeat in any case."""
+        duty = self.duty
+        beat_at = trio.current_time() + duty.heartbeat
+        while True:
+            with trio.move_on_at(beat_at):
+                await self._news.wait()
+            late = trio.current_time() - beat_at
+            if late >= 0:
+                duty.lag = max(duty.lag, late)
+                duty.beat()
+                beat_at = trio.current_time() + duty.heartbeat
+            else:
+                await self._gather(beat_at)
+
+    async def _gather(self, beat_at: float) -> None:
+        """Report every `REPORT_AFTER` while there is news, without an event and two tasks' turns for each."""
+        duty = self.duty
+        while True:
+            await trio.sleep(REPORT_AFTER)
+            if not duty.has_news or trio.current_time() >= beat_at:
+                break
+            duty.report()
+        self._news = trio.Event()
+        if duty.has_news:
+            self._news.set()
+
+
+@define(eq=False)
+class Handlers(Service):
+    """Serves connections, each in a task of its own, and minds signals."""
+
+    serve: Serve = field(kw_only=True)
+    arrival: Arrival | None = field(default=None, kw_only=True)
+    _stirred: trio.Event = Factory(trio.Event)
+    _arriving: set[trio.CancelScope] = Factory(set)
+    """Connections that the application does not have yet."""
+
+    def enter(self) -> None:
+        """Be the current worker from now on: the application may ask for it when it starts."""
+        enter(self.duty, self.draining, Means())
+
+    async def run(self) -> None:
+        """Serve until the last connection is done."""
+        say_tasks_at(DUMP_SIGNAL, tasks)
+        self.duty.wake = self.wake
+        self.duty.stir = lambda: self._stirred.set()
+        async with trio.open_nursery() as service:
+            async with trio.open_nursery() as connections:
+                await service.start(self._mind_signals, connections.cancel_scope)
+                service.start_soon(self.speak)
+                service.start_soon(self._speak_of_requests)
+                self.duty.ready()
+                await self.take(lambda taken: connections.start_soon(self._serve_one, taken))
+            service.cancel_scope.cancel()
+        self.duty.report()
 
     async def _serve_one(self, taken: Taken) -> None:
         # The family is known: asking the socket would be three system calls.
@@ -173,37 +219,10 @@ class Service:
             if isinstance(arrived, trio.SSLStream):
                 await _say_goodbye(arrived)
 
-    def _drain(self) -> None:
-        self.draining.set()
+    def drain(self) -> None:
+        super().drain()
         for scope in self._arriving:
             scope.deadline = trio.current_time() + VIRGIN
-
-    async def _speak(self) -> None:
-        """Report what is new, gathered over `REPORT_AFTER`, and every heartbeat in any case."""
-        duty = self.duty
-        beat_at = trio.current_time() + duty.heartbeat
-        while True:
-            with trio.move_on_at(beat_at):
-                await self._news.wait()
-            late = trio.current_time() - beat_at
-            if late >= 0:
-                duty.lag = max(duty.lag, late)
-                duty.beat()
-                beat_at = trio.current_time() + duty.heartbeat
-            else:
-                await self._gather(beat_at)
-
-    async def _gather(self, beat_at: float) -> None:
-        """Report every `REPORT_AFTER` while there is news, without an event and two tasks' turns for each."""
-        duty = self.duty
-        while True:
-            await trio.sleep(REPORT_AFTER)
-            if not duty.has_news or trio.current_time() >= beat_at:
-                break
-            duty.report()
-        self._news = trio.Event()
-        if duty.has_news:
-            self._news.set()
 
     async def _speak_of_requests(self) -> None:
         """Report how many are in progress, `BUSY_AFTER` after that has changed."""

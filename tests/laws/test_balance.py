@@ -937,6 +937,22 @@ def test_looking_costs_what_is_due_and_no_more():
     assert len(lateness._queue) == 1
 
 
+# --- who leaves a listener, and comes back
+
+
+@every_policy
+def test_a_worker_may_leave_and_come_back_as_often_as_it_likes(new):
+    policy, workers = new(), [hire(n) for n in range(3)]
+    for worker in workers:
+        policy.join(worker.post, newcomer=False)
+    for _ in range(5):
+        policy.leave(workers[0].post)
+        policy.join(workers[0].post, newcomer=False)
+        assert policy.ready()
+        policy.handed(policy.choose(("127.0.0.1", 1)))
+    assert sum(worker.post.handed for worker in workers) == 5
+
+
 # --- to whom the late one's connections may go
 
 

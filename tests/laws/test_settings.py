@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rrmaster import cli
 from rrmaster import sources as law
 from rrmaster.balance import MAX_WINDOW, POLICIES
 from rrmaster.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
@@ -117,7 +118,14 @@ def test_what_is_no_duration_is_refused_and_told_how_to_write_one(value):
 
 SWITCH = [("true", True), ("No", False), ("on", True), ("0", False), (True, True), (False, False)]
 GOOD = {
-    "application": [("shop.main:app", "shop.main:app"), ("m:a.b", "m:a.b"), ("ümlaut:x", "ümlaut:x")],
+    "application": [
+        ("shop.main:app", "shop.main:app"),
+        ("m:a.b", "m:a.b"),
+        ("ümlaut:x", "ümlaut:x"),
+        ("bin/a b.py", "bin/a b.py"),
+        ("-m shop.server", "-m shop.server"),
+    ],
+    "arguments": [((), ()), ([], ())],
     "bind": [("a:1", ("a:1",)), (["a:1", "b:2"], ("a:1", "b:2"))],
     "unix_mode": [("660", 0o660), ("0o660", 0o660), ("0", 0), (0o600, 0o600), ("777", 0o777)],
     "backlog": [("1", 1), (65535, 65535)],
@@ -194,7 +202,24 @@ BESIDE = {
 }
 """What these need beside them."""
 BAD = {
-    "application": ["", "shop", "shop:", ":app", "shop.main", "a b:c", "shop..main:app", "shop:app()", 5, None],
+    "application": [
+        "",
+        "shop",
+        "shop:",
+        ":app",
+        "shop.main",
+        "a b:c",
+        "shop..main:app",
+        "shop:app()",
+        5,
+        None,
+        "-m ",
+        "-m a b",
+        "-m shop/server.py",
+        "\0.py",
+        "shop.pyc",
+    ],
+    "arguments": ["--verbose", [5], ["\0"], None, {"a": 1}],
     "bind": ["", "localhost:x", 80, ["a:1", "a:1"]],
     "unix_mode": ["", "888", "1777", "rw", -1, 0o1000, True, None],
     "backlog": ["0", 0, -1, 65536, "many", 1.5, True, None],
@@ -265,7 +290,7 @@ def pairs(table: dict[str, list]) -> list[tuple]:
 
 
 def test_these_tables_show_every_option():
-    assert GOOD.keys() == BAD.keys() == {"application", *options()}
+    assert GOOD.keys() == BAD.keys() == {"application", "arguments", *options()}
 
 
 @pytest.mark.parametrize(("name", "case"), pairs(GOOD))
@@ -352,6 +377,7 @@ def test_a_worker_is_not_called_hung_between_two_heartbeats():
 def test_the_defaults_are_those_that_were_promised():
     assert attrs.asdict(Settings(APP)) == {
         "application": APP,
+        "arguments": (),
         "bind": ("127.0.0.1:8000",),
         "unix_mode": 0o666,
         "backlog": 2048,
@@ -482,7 +508,7 @@ def test_flags_come_before_environment_before_file_before_default(tables):
 
 def test_every_value_has_an_origin():
     _, origins = read([served()])
-    assert origins.keys() == {"application", *options()}
+    assert origins.keys() == {"application", "arguments", *options()}
     assert set(origins.values()) == {"command line", "default"}
 
 
@@ -583,3 +609,59 @@ def test_a_launch_without_more_has_the_defaults_of_the_settings():
     names = set(FIELDS) - {"app_dir", "chdir"}
     chosen, launch = Settings(APP), Launch(application=APP)
     assert {name: getattr(launch, name) for name in names} == {name: getattr(chosen, name) for name in names}
+
+
+# --- programs
+
+
+def test_a_program_has_its_own_arguments_and_no_address_of_ours():
+    chosen = Settings("server.py", arguments=["--port", "80"])
+    assert (chosen.arguments, chosen.bind) == (("--port", "80"), ())
+    assert Settings("-m shop", bind="127.0.0.1:80").bind == ("127.0.0.1:80",), "opened in advance, if it is asked for"
+
+
+def test_what_has_a_colon_is_an_application_also_in_a_file():
+    assert Settings("shop/main.py:app").bind == ("127.0.0.1:8000",)
+    with pytest.raises(SettingsError, match=r"arguments: \S+ is no program"):
+        Settings("shop/main.py:app", arguments=["x"])
+
+
+@pytest.mark.parametrize("name", ["interface", "runtime", "factory", "root_path", "access_log", "threads", "lifespan"])
+def test_what_a_program_decides_itself_is_refused_and_not_ignored(name):
+    value = {"interface": "asgi", "runtime": "trio", "root_path": "/x", "threads": 3, "lifespan": "on"}.get(name, True)
+    Settings(APP, **{name: value})
+    with pytest.raises(SettingsError, match=f"^{name}: server.py is a program"):
+        Settings("server.py", **{name: value})
+
+
+def test_what_a_platform_says_of_addresses_a_program_reads_for_itself():
+    platform = conventions({"PORT": "80", "WEB_CONCURRENCY": "3", "FORWARDED_ALLOW_IPS": "*"})
+    chosen, origins = read([Source("command line", {"application": "server.py"}), platform])
+    assert (chosen.bind, chosen.workers, origins["bind"]) == ((), 3, "default")
+    assert read([served(), platform])[0].bind == ("0.0.0.0:80",)
+
+
+def test_a_program_and_its_arguments_may_stand_in_the_file():
+    chosen, _ = read([from_table({"application": "-m shop", "arguments": ["-v"]}, "rrmaster.toml")])
+    assert (chosen.application, chosen.arguments) == ("-m shop", ("-v",))
+
+
+@pytest.mark.parametrize(
+    ("argv", "application", "arguments"),
+    [
+        (["-w", "4", "server.py", "-w", "8", "--help", "x:y"], "server.py", ["-w", "8", "--help", "x:y"]),
+        (["--workers=4", "--access-log", "./a/b.py"], "./a/b.py", []),
+        (["-w4", "-m", "shop.server", "-m", "x"], "-m shop.server", ["-m", "x"]),
+        (["-mshop", "server.py"], "-m shop", ["server.py"]),
+        (["shop:app", "-w", "4"], "shop:app", []),
+        (["-c", "x.py", "shop.py:app"], "shop.py:app", []),
+    ],
+)
+def test_all_that_follows_a_program_is_the_programs(argv, application, arguments):
+    parsed = cli._parse(argv)
+    assert (parsed.application, list(parsed.arguments)) == (application, arguments)
+
+
+def test_a_program_and_an_application_are_one_too_many():
+    with pytest.raises(cli._Usage, match="already named"):
+        cli._parse(["shop:app", "server.py"])

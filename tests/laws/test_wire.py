@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster import wire
-from rrmaster.wire import Failed, Handoff, Nudge, ProtocolError, Ready, Report, Retiring
+from rrmaster.wire import (
+    Attend,
+    Failed,
+    Handoff,
+    Listen,
+    Listening,
+    Nudge,
+    ProtocolError,
+    Ready,
+    Report,
+    Retiring,
+)
 
 LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -24,8 +35,19 @@ readies = st.builds(
     Ready, st.integers(), st.just(wire.PROTOCOL), st.none() | st.lists(st.integers(), max_size=50).map(tuple)
 )
 words = st.builds(Failed, st.text()) | st.builds(Retiring, st.text())
-ups = reports | readies | words
-downs = st.builds(Handoff, unsigned(16), unsigned(8), st.booleans(), unsigned(8)) | st.just(Nudge())
+ports, backlogs = unsigned(16), st.none() | unsigned(16)
+paths = st.text(st.characters(exclude_characters="\0"), max_size=wire.MAX_PATH - 1).map("/".__add__)
+wishes = (
+    st.builds(Listen, unsigned(16), st.ip_addresses().map(str), ports, unsigned(16), backlog=backlogs)
+    | st.builds(Listen, unsigned(16), path=paths, backlog=backlogs, mode=st.none() | st.integers(0, 0o777))
+    | st.builds(Attend, unsigned(16), st.booleans())
+)
+ups = reports | readies | words | wishes
+downs = (
+    st.builds(Handoff, unsigned(16), unsigned(8), st.booleans(), unsigned(8))
+    | st.builds(Listening, unsigned(16), unsigned(16), unsigned(16), ports)
+    | st.just(Nudge())
+)
 
 any_text = st.text(st.characters())  # lone surrogates too: a traceback may hold what os.fsdecode made
 json_values = st.recursive(
@@ -34,9 +56,16 @@ json_values = st.recursive(
     max_leaves=8,
 )
 json_bodies = json_values | st.fixed_dictionaries(
-    {}, optional={"pid": json_values, "protocol": st.just(1) | json_values, "listeners": json_values}
-)
-KINDS = [wire.READY, wire.REPORT, wire.FAILED, wire.RETIRING, wire.HANDOFF, wire.NUDGE]
+    {},
+    optional={
+        "pid": json_values, "protocol": st.just(1) | json_values, "listeners": json_values,
+        "seq": st.just(1) | json_values, "host": st.just("::1") | json_values, "port": st.just(1) | json_values,
+        "path": st.just("/x") | json_values, "mode": json_values, "listener": st.just(1) | json_values,
+    },
+)  # fmt: skip
+UP = [wire.READY, wire.REPORT, wire.FAILED, wire.RETIRING, wire.LISTEN, wire.ATTEND]
+DOWN = [wire.HANDOFF, wire.NUDGE, wire.LISTENING]
+KINDS = [*UP, *DOWN]
 
 
 def frame(kind: int, body: bytes) -> bytes:
@@ -138,16 +167,28 @@ def test_a_message_with_more_behind_it_is_refused(message, more):
         b'{"protocol":1,"pid":1,"listeners":0}',
         b'{"protocol":1,"pid":1,"listeners":["0"]}',
         b'{"protocol":1,"pid":1,"listeners":[true]}',
+        b'{"seq":1}',
+        b'{"seq":1,"host":"localhost","port":80,"index":0}',  # a name: the master resolves none
+        b'{"seq":1,"host":"127.0.0.1","port":65536,"index":0}',
+        b'{"seq":-1,"host":"127.0.0.1","port":80,"index":0}',
+        b'{"seq":1,"host":"127.0.0.1","port":80,"index":0,"backlog":"8"}',
+        b'{"seq":1,"path":"relative"}',
+        b'{"seq":1,"path":"/nul\\u0000"}',
+        b'{"seq":1,"path":"/' + b"x" * wire.MAX_PATH + b'"}',
+        b'{"seq":1,"path":"/x","mode":512}',
+        b'{"listener":true,"here":true}',
+        b'{"listener":65536,"here":true}',
     ],
 )
-@pytest.mark.parametrize("kind", [wire.READY, wire.FAILED, wire.RETIRING])
+@pytest.mark.parametrize("kind", [wire.READY, wire.FAILED, wire.RETIRING, wire.LISTEN, wire.ATTEND])
 def test_json_that_says_something_else_is_refused(kind, body):
     with pytest.raises(ProtocolError):
         wire.decode_up(frame(kind, body))
 
 
 def test_a_report_or_handoff_that_is_too_short_is_refused():
-    for kind, decode in ((wire.REPORT, wire.decode_up), (wire.HANDOFF, wire.decode_down)):
+    down = wire.decode_down
+    for kind, decode in ((wire.REPORT, wire.decode_up), (wire.HANDOFF, down), (wire.LISTENING, down)):
         with pytest.raises(ProtocolError, match="malformed"):
             decode(frame(kind, b"\0\0\0"))
 
@@ -163,7 +204,7 @@ def test_a_body_longer_than_known_is_read_as_far_as_it_is_known(message, news):
 
 
 @LAW
-@given(readies | words, json_values)
+@given(readies | words | wishes, json_values)
 def test_a_key_that_is_not_known_is_passed_over(message, news):
     datagram = wire.encode(message)
     body = json.loads(datagram[4:]) | {"something new": news}
@@ -173,14 +214,14 @@ def test_a_key_that_is_not_known_is_passed_over(message, news):
 @LAW
 @given(unsigned(8), st.binary(max_size=50))
 def test_a_kind_that_is_not_known_is_skipped(kind, body):
-    if kind not in (wire.READY, wire.REPORT, wire.FAILED, wire.RETIRING):
+    if kind not in UP:
         assert wire.decode_up(frame(kind, body)) is None
-    if kind not in (wire.HANDOFF, wire.NUDGE):
+    if kind not in DOWN:
         assert wire.decode_down(frame(kind, body)) is None
 
 
 def test_the_numbers_of_the_kinds_are_all_different():
-    kinds = [*KINDS, wire.LISTEN, wire.LISTENING, wire.NOTE]
+    kinds = [*KINDS, wire.NOTE]
     assert len(set(kinds)) == len(kinds)
 
 

@@ -145,14 +145,20 @@ async def running(
     environ: dict[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     user: int | None = None,
+    arguments: Sequence[str] = (),
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Running]:
-    """A master, ready; killed at the end if the test has not stopped it, its workers with it."""
+    """A master, ready; killed at the end if the test has not stopped it, its workers with it.
+
+    What it serves may be a program with arguments of its own; give it no `bind`.  `under` is a command that executes
+    the one after it.
+    """
     where = ["--bind", bind] if bind is not None else []
     many = ["--workers", str(workers)] if workers is not None else []
-    command = [sys.executable, "-m", "rrmaster", *many, *where, "--app-dir", str(app_dir)]
+    command = [*under, sys.executable, "-m", "rrmaster", *many, *where, "--app-dir", str(app_dir)]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
-            [*command, *options, application],
+            [*command, *options, application, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,0 +1,22 @@
+"""For programs on asyncio: the same file runs alone and in a fleet.
+
+::
+
+    import asyncio
+    import rrmaster.asyncio
+
+    async def main():
+        server = await rrmaster.asyncio.start_server(handler, "127.0.0.1", 8000)
+        async with server:
+            await server.serve_forever()
+
+    asyncio.run(main())
+
+Alone (``python server.py``) these are asyncio's own; in a worker (``rrmaster server.py``) the master opens the address.
+"""
+
+from __future__ import annotations
+
+from .worker.ports_on_asyncio import Server, create_server, start_server, start_unix_server
+
+__all__ = ["Server", "create_server", "start_server", "start_unix_server"]

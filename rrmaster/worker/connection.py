@@ -1,0 +1,39 @@
+"""When is a connection over?  When its socket is closed, whoever closes it: so no server has to say so."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Self
+
+from . import Taken
+
+
+class Connection(socket.socket):
+    """A connection that says when it is closed, or was given to libuv to close."""
+
+    over: Callable[[], None] | None = None
+
+    @classmethod
+    def of(cls, taken: Taken) -> Self:
+        """It owns the descriptor."""
+        # The family is known: asking the socket would be three system calls.
+        family, kind = taken.family or -1, socket.SOCK_STREAM if taken.family else -1
+        return cls(family, kind, 0 if taken.family else -1, fileno=taken.fd)
+
+    def close(self) -> None:
+        """Close it; a file that was made of it keeps it open, and closes it then."""
+        super().close()
+        if self.fileno() < 0:
+            self._say()
+
+    def detach(self) -> int:
+        """Leave the descriptor to somebody else: uvloop's transports do so in the moment in which they close it."""
+        fd = super().detach()
+        self._say()
+        return fd
+
+    def _say(self) -> None:
+        over, self.over = self.over, None
+        if over is not None:
+            over()

@@ -1,0 +1,305 @@
+"""A program's addresses as sockets that can be accepted from, for servers that call `accept` themselves.
+
+Such a socket can be polled, has a timeout or none, and gives ordinary sockets: it serves wherever a listening socket
+does whose server accepts in Python (socketserver, wsgiref, gunicorn's threads, asyncio's own ``create_server(sock=)``;
+not uvloop, which accepts by itself).  For TLS wrap each connection, not the listening socket.
+
+Where no loop of trio or asyncio runs, a thread is the host.  It beats for as long as Python runs, so it cannot tell
+that the program hangs; that nobody accepts it can, and the master gives no more connections meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from attrs import Factory, define
+
+from .. import wire
+from . import REPORT_AFTER, SHORT_PAUSE, HungUp, Taken
+from .alone import open_unix
+from .connection import Connection
+from .ports import Port, Ports, Request, literal
+from .program import current_program
+
+ANSWER_S = 10.0
+"""Seconds to wait for the master's answer; it takes a quarter of one at most."""
+
+PEEK_S = 0.02
+"""Seconds between looks for an answer that the host's own loop may have read."""
+
+
+@define(eq=False)
+class _NoLoop:
+    """What needs a loop cannot be had without one."""
+
+    lock: Any = None
+
+    async def readable(self, fd: int) -> None:
+        raise RuntimeError("messages need a loop: call this on trio or asyncio")
+
+    async def writable(self, fd: int) -> None:
+        raise RuntimeError("messages need a loop: call this on trio or asyncio")
+
+    async def turn(self) -> None:
+        raise RuntimeError("messages need a loop: call this on trio or asyncio")
+
+
+@define(eq=False)
+class _Draining:
+    ports: Ports
+
+    def is_set(self) -> bool:
+        return self.ports.hung_up
+
+    async def wait(self) -> object:
+        raise RuntimeError("to wait needs a loop; without one ask draining.is_set()")
+
+
+@define(eq=False)
+class ThreadHost:
+    """Serves the ports in a thread, beside a program that has no loop."""
+
+    ports: Ports
+    loop: None = None
+    means: _NoLoop = Factory(_NoLoop)
+    draining: _Draining = Factory(lambda self: _Draining(self.ports), takes_self=True)
+    _bell: int = Factory(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    _stopped: bool = False
+    _thread: threading.Thread | None = None
+
+    def lives(self) -> bool:
+        return not self._stopped
+
+    def start(self) -> None:
+        self.ports.wake = self.ports.kick = self.ring
+        self._thread = threading.Thread(target=self._run, name="rrmaster: take and report", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.ring()
+        if self._thread is not None:
+            self._thread.join()
+
+    def end(self, now: bool) -> None:
+        """By the handler of SIGTERM, in the main thread, whatever that waits for; other threads end at their next
+        `accept`."""
+        for port in list(self.ports.open_ports.values()):
+            port.arrived()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def ring(self) -> None:
+        """Have the thread look."""
+        os.eventfd_write(self._bell, 1)
+
+    def _run(self) -> None:
+        ports, poll = self.ports, select.poll()
+        poll.register(self._bell, select.POLLIN)
+        poll.register(ports.letterbox.fileno(), select.POLLIN)
+        beat_at = time.monotonic() + ports.heartbeat
+        while not self._stopped:
+            if not ports.hung_up and not self._take():
+                poll.unregister(ports.letterbox.fileno())
+            if ports.has_news:
+                time.sleep(REPORT_AFTER)
+                ports.report()
+            pause = SHORT_PAUSE if not ports.able else beat_at - time.monotonic()
+            if ports.has_news:  # the line is full
+                pause = REPORT_AFTER
+            poll.poll(max(pause, 0.0) * 1000)
+            try:
+                os.eventfd_read(self._bell)
+            except BlockingIOError:
+                pass  # it was the letterbox, or the time
+            if time.monotonic() >= beat_at or not ports.able:
+                ports.beat()
+                beat_at = time.monotonic() + ports.heartbeat
+
+    def _take(self) -> bool:
+        """Take what is wanted.  False: there will be no more."""
+        try:
+            while (taken := self.ports.take()) is not None:
+                self.ports.deliver(taken)
+        except HungUp:
+            self.ports.hang_up()
+            return False
+        return True
+
+
+class _Accepted(Connection):
+    """A connection whose descriptor may be left to somebody who keeps it open, as an SSLSocket does."""
+
+    left: Callable[[int], None]
+
+    def detach(self) -> int:
+        fd, self.over = self.fileno(), None
+        self.left(fd)
+        return super().detach()
+
+
+class ListeningSocket(socket.socket):
+    """A listening socket of which the master has the other half.
+
+    What `poll` sees is one end of a socket pair, at whose other end a byte is sent while there is something to accept.
+    Options were set by the master, so those set here are accepted and change nothing.
+    """
+
+    def __init__(self, port: Port, ports: Ports) -> None:
+        mine, self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=mine.detach())
+        self._bell.setblocking(False)
+        self._port, self._ports, self._rung = port, ports, False
+        port.arrived = port.lies_there = self._ring
+        ports.kick()  # something may lie there since before this was
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AddressFamily(self._port.family)
+
+    def getsockname(self) -> Any:
+        return self._port.address
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """It does so already."""
+
+    def bind(self, address: Any, /) -> None:
+        raise OSError(errno.EINVAL, "it is bound already, in the master")
+
+    def setsockopt(self, *options: Any) -> None:
+        """The master has set what matters; see `listeners`."""
+
+    def getsockopt(self, level: int, name: int, size: int = 0, /) -> Any:
+        if (level, name) == (socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return 1
+        return super().getsockopt(level, name, size) if size else super().getsockopt(level, name)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """A connection and the client's address.
+
+        Waits as its timeout says, and in a drain for ever: there will be none, and the program is ended when its last
+        connection is closed.  Raises BlockingIOError, TimeoutError, OSError (EBADF) once it is closed.
+        """
+        timeout = self.gettimeout()
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            connection = self._next()
+            if connection is not None:
+                return connection
+            if self.fileno() < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            if timeout == 0:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self._wait(until)
+
+    def _wait(self, until: float | None) -> None:
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        left = None if until is None else max(until - time.monotonic(), 0.0)
+        if not poll.poll(None if left is None else left * 1000) and until is not None:
+            raise TimeoutError("timed out")
+        program = current_program()
+        if program is not None and program.ending:
+            raise SystemExit(0)  # in the main thread its end; in others, theirs
+
+    def _next(self) -> tuple[socket.socket, Any] | None:
+        while (taken := self._take()) is not None:
+            connection = _Accepted.of(taken)
+            connection.over = partial(self._ports.finished, taken)
+            connection.left = partial(self._ports.follow, taken=taken)
+            try:
+                return connection, connection.getpeername()
+            except OSError:
+                connection.close()  # its client has gone already: accept(2) would call it ECONNABORTED
+        return None
+
+    def _take(self) -> Taken | None:
+        ports, port = self._ports, self._port
+        with ports.lock:
+            ports.asked()
+            port.wanted += 1
+            try:
+                while not port.queue and (taken := ports.take()) is not None:
+                    ports.deliver(taken)
+            except HungUp:
+                pass  # the host will find it, too
+            finally:
+                port.wanted -= 1
+            taken = ports.pick(port)
+            if port.queue or ports.is_next(port):
+                self._ring()
+            else:
+                self._silence()
+                if ports.letterbox.oldest() is not None:
+                    ports.kick()  # when the host looked, ours lay before it
+            return taken
+
+    def _ring(self) -> None:
+        with self._ports.lock:
+            if not self._rung and self.fileno() >= 0:
+                self._rung = True
+                self._bell.send(b"!")
+
+    def _silence(self) -> None:
+        if self._rung:
+            self._rung = False
+            self.recv(1)
+
+    def close(self) -> None:
+        """This worker takes no more of them; others do, and the address stays open."""
+        self._ports.close(self._port)
+        with self._ports.lock:
+            self._bell.close()
+            super().close()
+
+
+def listening_socket(
+    address: Any, *, family: int = socket.AF_INET, backlog: int | None = None, mode: int | None = None
+) -> socket.socket:
+    """`socket.create_server`, and in a worker's program the same address through the master.
+
+    `address` is (host, port), or the path of a unix socket, then with `mode`.  The host is an IP address or a name, of
+    which the first address is taken; empty: all of IPv4.  It waits for the master's answer, a quarter of a second at
+    most.  Raises OSError as a bind does: EADDRINUSE, EACCES, EADDRNOTAVAIL, ...
+    """
+    program = current_program()
+    is_path = isinstance(address, str | bytes | os.PathLike)
+    if program is None:
+        if is_path:
+            return open_unix(os.fsdecode(address), mode, 128 if backlog is None else backlog)
+        return socket.create_server(address, family=family, backlog=backlog)
+    if is_path:
+        wish = wire.Listen(0, path=os.path.abspath(os.fsdecode(address)), mode=mode, backlog=backlog)
+    else:
+        host, port = address[:2]
+        found = socket.getaddrinfo(host or None, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        where = literal(family, found[0][4])
+        wish = wire.Listen(0, *where, backlog=backlog)
+    program.attach()
+    request = program.ports.ask(wish, lambda: None)
+    _await(program.ports, request)
+    return ListeningSocket(request.result(), program.ports)
+
+
+def _await(ports: Ports, request: Request) -> None:
+    """Wait for the answer: in this thread, for there may be no other in which the host could read it."""
+    poll, until = select.poll(), time.monotonic() + ANSWER_S
+    poll.register(ports.letterbox.line.fileno(), select.POLLIN)
+    while request.answer is None:
+        if time.monotonic() > until:
+            ports.abandon(request)
+            raise TimeoutError(f"the master has not answered for {ANSWER_S:g} s")
+        poll.poll(PEEK_S * 1000)
+        try:
+            while request.answer is None and (taken := ports.take()) is not None:
+                ports.deliver(taken)
+        except HungUp:
+            ports.hang_up()

@@ -28,7 +28,7 @@ from rrmaster.balance import (
     receivers,
 )
 
-LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 PEER = ("192.0.2.1", 40_000)
 
 
@@ -793,7 +793,7 @@ class Correspondence:
             self.post.settle(self.reports.popleft())
 
 
-@settings(LAW, max_examples=400)
+@settings(LAW, max_examples=250)
 @given(HONEST, st.sampled_from([0, 3, 65_530]), st.booleans())
 def test_an_honest_worker_is_never_accused(steps, nudges, swallows):
     """Whatever the order of handoffs, nudges, takes, reports that wait to be read, and recalls in their thread."""

@@ -327,6 +327,20 @@ def test_least_loaded_counts_what_came_through_the_other_listener():
     assert loads(workers) == [30] * 3
 
 
+def test_who_was_full_emptied_and_filled_through_the_other_listener_is_not_forgotten():
+    one, other = LeastLoaded(), LeastLoaded()
+    workers = fleet(one, 1, window=1)
+    (worker,) = workers.values()
+    other.join(worker.post, newcomer=False)
+    assert hand(one, workers)
+    assert not one.ready(), "it is full"
+    worker.take()
+    assert hand(other, workers)
+    assert not one.ready(), "full again, with more than before"
+    worker.take()
+    assert one.ready(), "and no report was needed to see that it has room"
+
+
 def test_the_index_does_not_grow_with_the_connections():
     policy = LeastLoaded()
     workers = fleet(policy, 3)

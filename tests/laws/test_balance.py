@@ -28,7 +28,7 @@ from rrmaster.balance import (
     receivers,
 )
 
-LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 PEER = ("192.0.2.1", 40_000)
 
 
@@ -325,6 +325,20 @@ def test_least_loaded_counts_what_came_through_the_other_listener():
     for _ in range(30):
         hand(other, workers)
     assert loads(workers) == [30] * 3
+
+
+def test_who_was_full_emptied_and_filled_through_the_other_listener_is_not_forgotten():
+    one, other = LeastLoaded(), LeastLoaded()
+    workers = fleet(one, 1, window=1)
+    (worker,) = workers.values()
+    other.join(worker.post, newcomer=False)
+    assert hand(one, workers)
+    assert not one.ready(), "it is full"
+    worker.take()
+    assert hand(other, workers)
+    assert not one.ready(), "full again, with more than before"
+    worker.take()
+    assert one.ready(), "and no report was needed to see that it has room"
 
 
 def test_the_index_does_not_grow_with_the_connections():
@@ -793,7 +807,7 @@ class Correspondence:
             self.post.settle(self.reports.popleft())
 
 
-@settings(LAW, max_examples=400)
+@settings(LAW, max_examples=250)
 @given(HONEST, st.sampled_from([0, 3, 65_530]), st.booleans())
 def test_an_honest_worker_is_never_accused(steps, nudges, swallows):
     """Whatever the order of handoffs, nudges, takes, reports that wait to be read, and recalls in their thread."""

@@ -67,7 +67,7 @@ async def test_a_reload_under_load_loses_nothing():
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reload)
-            ledger = await crowd(master.port, 6, lambda: over)
+            ledger = await crowd(master.port, 4, lambda: over)
         assert ledger.keys() == {"answered"}
         assert not before & set(master.workers)
         assert sorted(master.workers.values()) == [0, 1, 2]

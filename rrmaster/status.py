@@ -210,10 +210,10 @@ def lag(us: int | None) -> str:
     if us < 1000:
         return f"{us}us"
     if us < 10_000:
-        return f"{us / 1000:.1f}ms"
+        return f"{us // 100 / 10:.1f}ms"  # rounded down, or 9.99 would be 10.0
     if us < 1_000_000:
         return f"{us // 1000}ms"
-    return f"{us / 1e6:.1f}s" if us < 100_000_000 else f"{us // 1_000_000}s"
+    return f"{us // 100_000 / 10:.1f}s" if us < 100_000_000 else f"{us // 1_000_000}s"
 
 
 def number(value: int | None) -> str:

@@ -18,7 +18,7 @@ from rrmaster.proxied import Header, Senders
 from rrmaster.worker import Duty, Facts, Taken
 from rrmaster.worker.arrival import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
 from rrmaster.worker.on_asyncio import Connection, Streams
-from rrmaster.worker.on_trio import Service
+from rrmaster.worker.on_trio import Handlers
 from tests.fakes import DEADLINE
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"
@@ -108,7 +108,7 @@ async def test_a_slow_header_has_five_seconds_on_trio(duty, begun):
     client.sendall(begun)
 
     async def serve() -> float:
-        await Service(_never, duty, arrival)._serve_one(as_taken(taken))
+        await Handlers(duty, serve=_never, arrival=arrival)._serve_one(as_taken(taken))
         return trio.current_time()
 
     began = clock.current_time()
@@ -127,7 +127,7 @@ async def test_a_slow_handshake_has_ten_seconds_on_trio(duty, context):
     clock = MockClock(autojump_threshold=0.01)
 
     async def serve() -> float:
-        await Service(_never, duty, arrival)._serve_one(as_taken(taken))
+        await Handlers(duty, serve=_never, arrival=arrival)._serve_one(as_taken(taken))
         return trio.current_time()
 
     began = clock.current_time()
@@ -149,11 +149,11 @@ async def test_in_a_drain_it_has_two_seconds_on_trio(duty, context):
     clock = MockClock(autojump_threshold=0.01)
 
     async def serve() -> float:
-        service = Service(_never, duty, arrival)
+        service = Handlers(duty, serve=_never, arrival=arrival)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service._serve_one, as_taken(taken))
             await trio.sleep(1)
-            service._drain()
+            service.drain()
         return trio.current_time()
 
     began = clock.current_time()

@@ -182,7 +182,7 @@ async def test_inside_a_trio_program_it_is_a_setting_like_any_other(tmp_path: Pa
     settings = rrmaster.Settings("app:answer", bind="127.0.0.1:0", app_dir=str(tmp_path), reload=True)
     with trio.fail_after(PATIENCE):
         async with rrmaster.open_master(settings) as master:
-            await master.supervisor.complete.wait()
+            await master.scale(1)
             port = int(master.addresses[0].rpartition(":")[2])
             assert await ask(port) == b"one"
             save(tmp_path, CODE.format("two"))

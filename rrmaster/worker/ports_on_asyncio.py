@@ -16,7 +16,7 @@ from typing import Any
 from attrs import Factory, define
 
 from .. import wire
-from . import DUMP_SIGNAL, Taken
+from . import DUMP_SIGNAL, SHORT_PAUSE, Taken
 from .connection import Connection
 from .on_asyncio import Means, Service, tasks_of
 from .ports import Port, Ports, literal
@@ -41,6 +41,8 @@ class AsyncioHost(Service):
     servers: set[Server] = Factory(set)
     """Those that are open."""
     _stopped: bool = False
+    _pausing: bool = False
+    """Without descriptors, until it looks again."""
 
     @property
     def ports(self) -> Ports:
@@ -93,9 +95,21 @@ class AsyncioHost(Service):
                 pass  # it was closed in just this moment
 
     def _readable(self) -> None:
-        # Without descriptors it looks again by itself.
-        if not self._stopped and self.duty.able and not self.draining.is_set():
+        if self._stopped or self.draining.is_set():
+            return
+        if self.duty.able:
             Service._readable(self)
+            return
+        # Also called when somebody asks, who would otherwise add a timer each time.
+        self.loop.remove_reader(self.duty.letterbox.fileno())
+        if not self._pausing:
+            self._pausing = True
+            self.loop.call_later(SHORT_PAUSE, self._look_again)
+
+    def _look_again(self) -> None:
+        self._pausing = False
+        if not self._stopped:
+            Service._look_again(self)
 
     def _beat(self) -> None:
         if not self._stopped:

@@ -112,17 +112,22 @@ class ThreadHost:
             if ports.has_news:
                 time.sleep(REPORT_AFTER)
                 ports.report()
-            pause = SHORT_PAUSE if not ports.able else beat_at - time.monotonic()
-            if ports.has_news:  # the line is full
-                pause = REPORT_AFTER
-            poll.poll(max(pause, 0.0) * 1000)
-            try:
-                os.eventfd_read(self._bell)
-            except BlockingIOError:
-                pass  # it was the letterbox, or the time
+            if ports.able:
+                self._rest(poll, beat_at)
+            else:
+                time.sleep(SHORT_PAUSE)
             if time.monotonic() >= beat_at or not ports.able:
                 ports.beat()
                 beat_at = time.monotonic() + ports.heartbeat
+
+    def _rest(self, poll: select.poll, until: float) -> None:
+        # With news the line is full.
+        pause = REPORT_AFTER if self.ports.has_news else until - time.monotonic()
+        poll.poll(max(pause, 0.0) * 1000)
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass  # it was the letterbox, or the time
 
     def _take(self) -> bool:
         """Take what is wanted.  False: there will be no more."""
@@ -234,7 +239,7 @@ class ListeningSocket(socket.socket):
             finally:
                 port.wanted -= 1
             taken = ports.pick(port)
-            if port.queue or ports.is_next(port):
+            if port.queue or (ports.able and ports.is_next(port)):
                 self._ring()
             else:
                 self._silence()

@@ -417,6 +417,22 @@ def test_a_file_made_of_a_connection_keeps_it_open() -> None:
         assert dock.ports.open == 0
 
 
+def test_without_descriptors_nobody_is_told_that_he_could_accept() -> None:
+    """Or whoever polls would spin until there are some."""
+    with a_dock() as dock, ListeningSocket(dock.open(0), dock.ports) as sock:
+        sock.setblocking(False)
+        dock.hand(0)
+        dock.work()
+        dock.ports.able = False
+        with pytest.raises(BlockingIOError):
+            sock.accept()
+        assert not select.select([sock], [], [], 0)[0]
+        dock.ports.able = True
+        dock.work()
+        assert select.select([sock], [], [], 0)[0]
+        sock.accept()[0].close()
+
+
 def test_a_connection_left_to_somebody_else_is_open_until_he_closes_it() -> None:
     with a_dock() as dock, ListeningSocket(dock.open(0), dock.ports) as sock:
         dock.hand(0)

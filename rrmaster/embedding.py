@@ -17,7 +17,7 @@ workers are replaced unless ``respawn=False``.
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -335,18 +335,23 @@ class Master:
 
 
 @asynccontextmanager
-async def open_master(settings: Settings, *, respawn: bool = True) -> AsyncGenerator[Master]:
+async def open_master(
+    settings: Settings, *, respawn: bool = True, worker_command: Sequence[str] = ()
+) -> AsyncGenerator[Master]:
     """A fleet for the time of the block.  Leaving it, by whatever way, drains and stops it.
 
     The addresses are bound when the block begins, and the workers are being started.  With ``respawn=False`` who has
     gone is not replaced, and the fleet may become empty; `fork`, `scale` and a reload start workers again.
+    `worker_command` (a program and its arguments) is started as a worker instead of Python: any program that speaks as
+    docs/protocol.md says.  It is started in the working directory, and the application is to it a name in its
+    environment.
 
     Raises BindError before anything runs, Hopeless if no worker becomes ready; what the block raises rises as it is, or
     in an ExceptionGroup where both happens.
     """
     listeners = listen(settings, explicit=True)
     try:
-        fleet = inner.Master(settings, inner.fleet_size(settings), listeners)
+        fleet = inner.Master(settings, inner.fleet_size(settings), listeners, command=tuple(worker_command))
     except BaseException:
         for listener in listeners:
             listener.close()

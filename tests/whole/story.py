@@ -77,6 +77,8 @@ class Story:
     status: int = 0
     """Of the last command."""
     commands: list[str] = Factory(list)
+    told_to_end: bool = False
+    """The page has ended the server itself; a signal after that may meet a process that minds none any more."""
 
     async def tell(self, page: str, text: str) -> None:
         """All of a page; then all that it has written has been used."""
@@ -184,6 +186,7 @@ class Story:
         elif words[:3] == ["python", "-m", "pytest"] and len(words) == 3:
             pass  # these very tests
         else:
+            self.told_to_end |= bool(re.match(r"rrmaster stop|kill -TERM", command))
             await self._run(command, lines, may_fail)
 
     async def _ask(self, command: str) -> bytes:
@@ -230,7 +233,7 @@ class Story:
             cwd=self.directory,
             env=self.environ,
         )
-        self.server = Running(process)
+        self.server, self.told_to_end = Running(process), False
         self.nursery.start_soon(self.server.read)
         with trio.move_on_after(PATIENCE):
             if await self._ready(command, lines):
@@ -267,7 +270,7 @@ class Story:
         server, self.server = self.server, None
         if server is None:
             return
-        if server.process.poll() is None:
+        if not self.told_to_end and server.process.poll() is None:
             server.process.terminate()
         with trio.move_on_after(PATIENCE):
             status = await server.process.wait()

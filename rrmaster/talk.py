@@ -34,6 +34,11 @@ KEPT_BYTES = 16 * 1024 * 1024
 """... with so many bytes of messages in them: as many as 270 of the largest."""
 
 
+RUN = 256
+"""Events a subscriber is given before others have their turn.  With one each turn it would fall behind by the very way
+it is told: in a turn, each worker's messages are read `AT_ONCE`."""
+
+
 class WorkerGone(Exception):
     """The worker has died, or is about to: nobody will read the message."""
 
@@ -116,6 +121,8 @@ class Subscription:
     _missed: int = 0
     _news: trio.Event = Factory(trio.Event)
     _over: bool = False
+    _run: int = 0
+    """Events taken since others last had a turn."""
 
     def tell(self, event: Event, size: int) -> None:
         """Something happened."""
@@ -140,10 +147,13 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
+        self._run += 1
+        if self._run >= RUN or not self._events:
+            self._run = 0
+            await trio.lowlevel.checkpoint()
         while not self._events and not self._over:
             self._news = trio.Event()
             await self._news.wait()
-        await trio.lowlevel.checkpoint()
         if self._missed:
             missed, self._missed = self._missed, 0
             return EventsMissed(missed)

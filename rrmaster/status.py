@@ -209,11 +209,11 @@ def lag(us: int | None) -> str:
         return "-"
     if us < 1000:
         return f"{us}us"
-    if us < 10_000:
+    if us < 9_950:  # from here on it would be rounded up to 10.0ms
         return f"{us / 1000:.1f}ms"
     if us < 1_000_000:
         return f"{us // 1000}ms"
-    return f"{us / 1e6:.1f}s" if us < 100_000_000 else f"{us // 1_000_000}s"
+    return f"{us / 1e6:.1f}s" if us < 99_950_000 else f"{us // 1_000_000}s"
 
 
 def number(value: int | None) -> str:

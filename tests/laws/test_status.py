@@ -7,7 +7,7 @@ import math
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rrmaster.status import (
@@ -215,6 +215,8 @@ def test_a_size_has_at_most_six_characters(count: int) -> None:
     assert len(size(count)) <= 6
 
 
+@example(9_999)
+@example(99_999_999)
 @given(st.integers(0, 2**32 - 1))
 def test_a_lag_has_at_most_five_characters(us: int) -> None:
     assert len(lag(us)) <= 5

@@ -238,9 +238,9 @@ class Master:
     async def fork(self, env: Mapping[str, str] | None = None) -> Worker:
         """One worker more, with these variables added to its environment; returns when its process runs.
 
-        The idea is Node's ``cluster.fork``.  Its replacements have the same environment.  Where workers are not respawned, it takes the place of one that
-        has gone, if there is one.  During a reload it waits until that is decided.  Raises OSError if its process
-        cannot be started.
+        Its replacements have the same environment.  Where workers are not respawned, it takes the place of one that
+        has gone, if there is one.  During a reload it waits until that is decided.  The idea is Node's
+        ``cluster.fork``.  Raises OSError if its process cannot be started.
         """
         supervisor = self._supervisor
         async with self.events() as events:

@@ -25,6 +25,8 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
+_MARK = re.compile(r"<!-- (?P<mark>\w+)(?:: [^>]*)? -->\n\Z")
+
 _NAME = re.compile(r"# (?P<name>[\w./-]+\.(?:py|toml|env))(?::.*)?$")
 
 
@@ -36,6 +38,8 @@ class Block:
     text: str
     page: str = ""
     line: int = 0
+    mark: str = ""
+    """A word in a comment before it: ``<!-- serves -->``, ``<!-- parsed: it needs a certificate -->``."""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -76,6 +80,7 @@ def blocks(text: str, page: str = "") -> list[Block]:
             textwrap.dedent(found["text"]),
             page,
             text[: found.start()].count("\n") + 1,
+            (_MARK.search(text, 0, found.start()) or {"mark": ""})["mark"],
         )
         for found in _FENCE.finditer(text)
     ]

@@ -7,7 +7,9 @@ python       a file, if its first line says so (``# shop.py``); else a program, 
              within `PATIENCE`, or serves, where a comment before it says so (``<!-- serves -->``)
 console      commands, in a shell.  What serves is awaited until it is ready, and ended by TERM, with status 0, when the
              next one is started or the page ends; all else ends by itself.  Its status is 0, or the next command is
-             ``echo $?``.  The lines below a command are in its output, or, of a server, in its log
+             ``echo $?``.  The lines below a command are in its output, or, of a server, in its log.  What needs more
+             than there is here is only parsed, by our own parser, where a comment says so and why
+             (``<!-- parsed: it needs a certificate -->``)
 toml         a file, or a part of one, and our own settings read it
 json         JSON
 dockerfile   what it starts is understood by our own command line
@@ -82,11 +84,9 @@ class Story:
 
     async def tell(self, page: str, text: str) -> None:
         """All of a page; then all that it has written has been used."""
-        found = blocks(text, page)
-        for block in found:
-            serves = re.search(r"<!-- serves -->\s*\Z", text[: _begin(text, block)])
+        for block in blocks(text, page):
             try:
-                await self._do(block, bool(serves))
+                await self._do(block)
             except Wrong as wrong:
                 raise Wrong(f"{block}: {wrong}") from None
         await self._stop()
@@ -105,11 +105,14 @@ class Story:
             and not any(f'"{path.name}"' in text for text in files.values())
         }
 
-    async def _do(self, block: Block, serves: bool) -> None:
+    async def _do(self, block: Block) -> None:
         text = self._here(block.text)
         match block.language:
             case "python":
-                await self._python(block, text, serves)
+                await self._python(block, text)
+            case "console" if block.mark == "parsed":
+                for command, _ in block.commands():
+                    _parsed(_words(command))
             case "console":
                 await self._console(block)
             case "toml":
@@ -129,7 +132,7 @@ class Story:
 
     # --- python, toml, dockerfile
 
-    async def _python(self, block: Block, text: str, serves: bool) -> None:
+    async def _python(self, block: Block, text: str) -> None:
         file = self.directory / (block.file or f"block_{block.line}.py")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -140,7 +143,7 @@ class Story:
         if block.file is None:
             command = f"python {file.name}"
             self.commands.append(command)
-            await (self._serve(command, []) if serves else self._run(command, []))
+            await (self._serve(command, []) if block.mark == "serves" else self._run(command, []))
 
     def _toml(self, block: Block, text: str) -> None:
         try:
@@ -182,7 +185,7 @@ class Story:
             _understood(words[1:])
             await self._serve(command, lines)
         elif words[0] == "rrmaster" and _follows(words):
-            _verb_understood(words[1], words[2:])
+            _parsed(words)
         elif words[:3] == ["python", "-m", "pytest"] and len(words) == 3:
             pass  # these very tests
         else:
@@ -286,10 +289,6 @@ class Story:
             await self.server.process.wait()
 
 
-def _begin(text: str, block: Block) -> int:
-    return sum(len(line) + 1 for line in text.splitlines()[: block.line - 1])
-
-
 def _words(command: str) -> list[str]:
     try:
         return shlex.split(command)
@@ -315,6 +314,18 @@ def _installable(words: list[str]) -> None:
         for extra in wanted[1].split(",") if wanted else ():
             if extra not in project["optional-dependencies"]:
                 raise Wrong(f"there is no extra {extra!r}")
+
+
+def _parsed(words: list[str]) -> None:
+    """One command is one of ours, and its words are understood."""
+    if words[:1] != ["rrmaster"]:
+        raise Wrong(f"`{shlex.join(words)}` is none of ours: make the block text")
+    if _serves(words):
+        _understood(words[1:])
+    elif words[1] in WORDS:
+        _verb_understood(words[1], words[2:])
+    elif words[1] in VERBS:
+        _understood(words[2:])
 
 
 def _understood(words: list[str]) -> None:

@@ -26,6 +26,7 @@ OTHERS = {
     "--init": "docker",
     "--stop-timeout": "docker",
     "--strict": "zensical",
+    "--unix-socket": "curl",
     "--wokers": "nobody: a mistake on purpose",
 }
 """Options that are named and not ours, and whose they are."""

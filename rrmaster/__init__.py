@@ -4,12 +4,13 @@
 can it die with a worker.  The master only carries it between them, and never without somebody to give it to.*
 
 The house, in reading order.  Laws know no trio, no sockets and no clock; hands carry out what laws decide; imports
-point upwards in this list, and ``worker/`` (the other process: a directory is a process) sees `wire`, `launch`
-and `channel`.
+point upwards in this list, and ``worker/`` (the other process: a directory is a process) sees `wire`, `launch`,
+`proxied`, `channel` and `tls`.
 
 =============  ====================================================================
 wire           what is said on the line, and how it is spelled
 launch         what a worker is told at its start, and how it is spelled
+proxied        who is the client behind a proxy: the PROXY protocol's header
 balance        how load is counted, who has room, who is late, who is next
 lifecycle      what may become of a worker: State x Event -> State, Actions
 restarts       when to try again, when to call it a crash loop
@@ -24,6 +25,7 @@ sources        where the value of a setting comes from
 status         what the whole master looks like: one snapshot, as a table and as JSON
 -------------  --------------------------------------------------------------------
 channel        the two ends of a line
+tls            with which certificate TLS is spoken, and whether it can be loaded
 outlet         how what is logged reaches a descriptor or a file
 relay          how what a worker prints becomes lines
 log            what is said, in which form, and where it goes
@@ -43,6 +45,7 @@ renewal        how a fleet that runs is changed: reload, scaling, recycling
 supervisor     asks plan, LAW and restarts, and obeys
 change         what a reload changes besides the code
 survey         how a running master is doing: the snapshot is taken
+watch          has the code changed?
 places         where a master's control socket lies
 control        the operator's socket: one JSON object per line each way
 systemd        what systemd is told, and the unit for it
@@ -86,7 +89,7 @@ if TYPE_CHECKING:
     from .supervisor import Hopeless
     from .talk import WorkerGone
     from .wire import NoteRefused
-    from .worker import CurrentWorker, MasterGone, current_worker, is_worker
+    from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
 
 __version__ = "0.1.0"
 
@@ -118,6 +121,7 @@ __all__ = [
     "WorkerMessage",
     "WorkerOnline",
     "__version__",
+    "client_address",
     "current_worker",
     "is_worker",
     "open_master",
@@ -138,7 +142,8 @@ _ROOMS = {
     "Hopeless": "supervisor",
     "WorkerGone": "talk",
     "NoteRefused": "wire",
-    "CurrentWorker": "worker", "MasterGone": "worker", "current_worker": "worker", "is_worker": "worker",
+    "CurrentWorker": "worker", "MasterGone": "worker", "client_address": "worker",
+    "current_worker": "worker", "is_worker": "worker",
 }  # fmt: skip
 
 

@@ -15,6 +15,9 @@ from .log import tell
 from .restarts import STABLE_S, Exit, Restarts, is_crash
 from .ward import Ward
 
+ENOUGH = 3
+"""Crashes in a row, in development, after which only other code is tried.  One may be chance; three are the code."""
+
 
 @define(eq=False)
 class Aftermath:
@@ -26,6 +29,10 @@ class Aftermath:
     """Connections that died in workers' hands."""
     counts: dict[int, int] = Factory(dict)
     """How often a slot was filled again after an end that nobody had asked for, by slot."""
+    awaits_code: bool = False
+    """In development: what fails does so until its code has changed, and is not tried again before."""
+    gave_up: bool = False
+    """It failed, and its code has not changed yet."""
     last_exits: dict[int, str] = Factory(dict)
     """How the last worker of a slot ended."""
     _vacant: set[int] = Factory(set)
@@ -55,7 +62,9 @@ class Aftermath:
         if self.restarts.looping(now):
             crashes = len(self.restarts.crashes)
             tell("crash_loop", f"crash loop: {crashes} crashes in the last minute", level=ERROR, crashes=crashes)
-        if delay:
+        if self.awaits_code and (ward.served_since is None or self.restarts.streak >= ENOUGH):
+            self.give_up()
+        elif delay:
             text = f"worker {ward.slot} is started again in {delay:.1f} s"
             tell("worker.back_off", text, level=WARNING, delay=round(delay, 3), **ward.facts)
 
@@ -67,6 +76,13 @@ class Aftermath:
     def verdict(self, size: int) -> str | None:
         """The application's words, if each slot has had its try and nobody was ever ready."""
         return next(iter(self._failed_first.values())) if len(self._failed_first) >= size else None
+
+    def give_up(self, why: str = "") -> None:
+        """In development: nobody is started before the code has changed.  Said once."""
+        if not self.gave_up:
+            self.gave_up = True
+            text = "nobody is started before the code changes"
+            tell("code.awaited", f"no worker became ready:\n{why}\n{text}" if why else text, level=ERROR)
 
     def tell(self, ward: Ward) -> None:
         """Why it could not start, in the application's own words, once."""
@@ -135,6 +151,7 @@ class Aftermath:
 
     def calm(self) -> None:
         """Forget past crashes: the code is another."""
+        self.gave_up = False
         self.restarts.calm()
         self._crashed.clear()
         self._failed_first.clear()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from attrs import Factory, define, fields
 
+from . import tls
 from .listeners import Listener, activated, adopt, open_listeners
 from .log import logger
 from .settings import Settings, SettingsError
@@ -20,7 +21,7 @@ from .spelling import Inherited, parse_bind
 
 FIXED = (
     "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
-    "log_keep",
+    "log_keep", "reload", "reload_dir", "reload_include", "reload_exclude",
 )  # fmt: skip
 """Settings of the master's process, which a reload does not restart."""
 
@@ -46,6 +47,7 @@ def prepare(current: Settings, new: Settings) -> Change:
         if field.name in FIXED and getattr(current, field.name) != getattr(new, field.name):
             logger.warning("reload: %s has changed; it takes a restart of the master to follow", field.name)
     change = Change(new, environment_of(new))
+    look_at_certificate(new)
     try:
         change.opened += open_all(new, [bind for bind in new.bind if bind not in current.bind])
     except BaseException:
@@ -93,6 +95,14 @@ def environment_of(settings: Settings) -> dict[str, str]:
         if not name or "=" in name or "\0" in name or "\0" in (value or ""):
             raise SettingsError(f"--env-file: {settings.env_file}: {name!r} cannot be in an environment")
     return {name: value for name, value in values.items() if value is not None}
+
+
+def look_at_certificate(settings: Settings) -> None:
+    """See whether the workers will be able to load it.  Raises SettingsError."""
+    try:
+        tls.context(settings)
+    except tls.CannotSpeakTLS as error:
+        raise SettingsError(str(error)) from None
 
 
 def listen(settings: Settings, explicit: bool = True) -> list[Listener]:

@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from . import wire
-from .change import environment_of
+from .change import environment_of, look_at_certificate
 from .channel import Line, Talk
 from .lifecycle import Patience
 from .master import worker_environment
@@ -66,8 +66,9 @@ _AUTOMATIC: dict[str, Callable[[], str]] = {
 def start_application(settings: Settings) -> str:
     """Start one worker, and end it once it is ready.  Why it does not get ready, or nothing.
 
-    What it prints goes to stderr.
+    What it prints goes to stderr.  Raises SettingsError for files that cannot be.
     """
+    look_at_certificate(settings)
     line = Line.open(1)
     talk, its = Talk.open()  # what it says there is heard by nobody, and may be said all the same
     birth = Birth(1, 0, 1, line.key.fileno(), its.fileno())

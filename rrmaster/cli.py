@@ -123,6 +123,10 @@ def _configured(argv: Sequence[str]) -> tuple[Settings, dict[str, str], list[str
         _change_directory(settings.chdir)
     if settings.app_dir is not None and not os.path.isdir(settings.app_dir):
         raise SettingsError(f"--app-dir: {settings.app_dir!r} is no directory")
+    for name in ("reload_dir", "reload_include", "reload_exclude"):
+        # In a file they may stand for whoever says --reload; said here they are a mistake.
+        if origins[name] == "command line" and not settings.reload:
+            raise SettingsError(f"{flag(name)} says what --reload watches, and there is no --reload")
     return settings, origins, warnings
 
 
@@ -296,8 +300,8 @@ def _add(group: Any, name: str, option: Option) -> None:
 
 
 def _default(name: str) -> str:
-    value = next(f.default for f in Settings.__attrs_attrs__ if f.name == name)
-    if value is None or value == "":
+    value = getattr(Settings("shop:app"), name)
+    if value in (None, "", ()):
         return ""
     if isinstance(value, bool):
         return "on" if value else "off"

@@ -23,6 +23,9 @@ RUNTIMES = ("auto", "trio", "asyncio", "uvloop")
 LIFESPANS = ("auto", "on", "off")
 """Whether an ASGI application is told of its start and end; uvicorn's words."""
 
+CERT_REQS = ("none", "optional", "required")
+"""Whether clients must show a certificate; gunicorn's 0, 1 and 2, which are those of the module ssl."""
+
 TRUSTED_PROXIES = "127.0.0.1,::1"
 """Whose X-Forwarded headers are believed: uvicorn's and gunicorn's default, a proxy on the same machine."""
 
@@ -49,6 +52,14 @@ class Launch:
     threads: int = 8
     lifespan: str = "auto"
     access_log: bool = False
+    certfile: str | None = None
+    """None: no TLS."""
+    keyfile: str | None = None
+    ca_certs: str | None = None
+    cert_reqs: str = "none"
+    ciphers: str | None = None
+    proxy_protocol: str = "off"
+    proxy_allow_from: str = TRUSTED_PROXIES
 
     def encode(self) -> str:
         """As JSON."""

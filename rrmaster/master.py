@@ -23,25 +23,27 @@ from attrs import define, evolve, field
 from . import probe
 from .autoscale import Autoscaler, Scaling
 from .balance import POLICIES, Policy, UserPolicy, policy_named
-from .change import Change, environment_of, prepare
+from .change import Change, environment_of, look_at_certificate, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .launch import FIELDS, Launch
 from .lifecycle import Patience
 from .listeners import Listener
-from .log import logger
+from .log import logger, tell
 from .places import DEFAULT_NAME
-from .probe import Question
+from .probe import Probing, Question
 from .process import package_root, start, usable_cpus, worker_command
 from .recycling import Limits
 from .relay import open_pipe
+from .renewal import Busy
 from .rollout import Rollout, Trial
 from .settings import Settings, SettingsError
 from .spelling import Between
 from .status import Snapshot
-from .supervisor import Probing, Supervisor
+from .supervisor import Supervisor
 from .survey import survey
 from .ward import Birth, Born, Ward
+from .watch import Watch, in_words, watched
 
 LAST_CALL = 0.5
 """The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""
@@ -71,6 +73,7 @@ class Master:
     """What the reload under way will change."""
     slot_environ: dict[int, dict[str, str]] = field(factory=dict)
     """What the workers of a slot have in their environment beside that."""
+    _watch: Watch | None = field(init=False)
     _environ: dict[str, str] = field(factory=dict)
     _stopped: bool = False
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
@@ -85,6 +88,8 @@ class Master:
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self._environ = environment_of(chosen)
+        self._watch = watched(chosen)
+        look_at_certificate(chosen)
         self.supervisor = Supervisor(
             self.dispatcher,
             self._spawn,
@@ -100,6 +105,7 @@ class Master:
         supervisor, renewal = self.supervisor, self.supervisor.renewal
         supervisor.patience = Patience(chosen.ready_timeout, chosen.graceful_timeout, chosen.hang_timeout)
         supervisor.window, supervisor.limit = chosen.window, chosen.worker_connections
+        supervisor.aftermath.awaits_code = chosen.reload
         supervisor.limits = Limits(chosen.max_requests, chosen.max_age, chosen.max_memory)
         supervisor.question = _question(chosen)
         supervisor.probing = Probing(
@@ -195,11 +201,22 @@ class Master:
         """Serve until `stop` has done its work.  Raises Hopeless if no worker ever becomes ready."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.dispatcher.run)
+            if self._watch is not None:
+                nursery.start_soon(self._watch.run, self._code_changed)
+                await self._watch.begun.wait()  # or a save while the first workers start could be missed
             try:
                 await self.supervisor.run()
             finally:
                 self.supervisor.chronicle.news.end()
             nursery.cancel_scope.cancel()
+
+    def _code_changed(self, files: list[str]) -> None:
+        """Somebody saved something: the newest code, soonest, so a reload under way is given up."""
+        tell("code.changed", f"{in_words(files)} changed: reload", files=files)
+        try:
+            self.begin_reload(supersede=True)
+        except Busy:
+            pass  # the master is stopping, and has nobody left to renew
 
     async def stop(self) -> None:
         """Accept what the backlog holds, close the listeners, and let the workers finish; `run` returns then."""

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import trio
+from attrs import frozen
 
 from . import wire
 from .listeners import CAPACITY_TROUBLE
@@ -24,8 +25,55 @@ MAX_LINE = 4096
 """Bytes of an HTTP status line."""
 
 
+@frozen
+class Probing:
+    """How often a worker is asked whether it is well, and how often it may not be."""
+
+    interval: float = 10.0
+    """Seconds between two probes; Kubernetes' periodSeconds."""
+    timeout: float = 2.0
+    """Seconds for an answer."""
+    failures: int = 3
+    """In a row; Kubernetes' failureThreshold."""
+    successes: int = 1
+    """In a row, before a new worker counts as well; Kubernetes' successThreshold."""
+
+
+HASTE_S = 1.0
+"""Seconds between two probes of a worker of whom it is not known yet whether it is well."""
+
+
 class Unwell(Exception):
     """The answer was not good."""
+
+
+async def keep_asking(
+    link: Link,
+    question: Question,
+    probing: Probing,
+    wanted: Callable[[], bool],
+    proved: Callable[[], bool],
+    found: Callable[[str], None],
+) -> None:
+    """Probe a worker as long as that is `wanted`.
+
+    `found` is told why it counts as unwell, or nothing when it counts as well.  Until it is `proved` well, and while it
+    fails, it is asked in haste.
+    """
+    failures = successes = 0
+    while wanted():
+        unwell = await ask(link, question, probing.timeout)
+        if unwell is None:
+            await trio.sleep(HASTE_S)
+            continue
+        failures, successes = (failures + 1, 0) if unwell else (0, successes + 1)
+        if not wanted():
+            return
+        if failures >= probing.failures:
+            found(unwell)
+        elif successes >= probing.successes:
+            found("")
+        await trio.sleep(min(probing.interval, HASTE_S) if failures or not proved() else probing.interval)
 
 
 async def ask(link: Link, question: Question, timeout: float) -> str | None:

@@ -28,6 +28,9 @@ SILENT = 3
 """Heartbeats without a report that a new worker may keep in its probation.  It has no traffic to be busy with."""
 
 
+SUPERSEDED = "superseded by another reload"
+
+
 class Busy(Exception):
     """Another reload runs."""
 
@@ -103,7 +106,7 @@ class Renewal:
         if self.undecided is not None:
             if not supersede:
                 raise Busy(f"a reload runs already: {self.undecided.phase.value}")
-            self.undecided.fail("superseded by another reload", now)
+            self.undecided.fail(SUPERSEDED, now)
             self._follow(now)
         goal = self.fleet.goal
         for ward in self.fleet.wards.values():
@@ -238,9 +241,14 @@ class Renewal:
 
     def _say_failed(self, rollout: Rollout) -> None:
         self.refused = rollout.reason
-        generation = rollout.before.generation
         facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
-        text = f"reload {rollout.phase.value}: {rollout.reason}\ngeneration {generation} serves on"
+        own_lines = "\n" if "\n" in rollout.reason else " "  # a traceback begins on a line of its own
+        text = f"reload {rollout.phase.value}:{own_lines}{rollout.reason}"
+        if rollout.reason == SUPERSEDED:  # nobody's failure
+            tell("reload.failed", text, level=INFO, why=rollout.reason, **facts)
+            return
+        serves = any(ward.state is State.SERVING for ward in self.fleet.wards.values())
+        text += f"\ngeneration {rollout.before.generation} serves on" if serves else "\nnobody serves"
         tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
         self._news.tell(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))
 

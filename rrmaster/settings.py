@@ -14,6 +14,7 @@ from attrs import frozen
 
 from .balance import MAX_WINDOW
 from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES
+from .proxied import MODES
 from .spelling import (
     Between,
     Bind,
@@ -22,7 +23,9 @@ from .spelling import (
     parse_application,
     parse_bind,
     parse_binds,
+    parse_cert_reqs,
     parse_duration,
+    parse_globs,
     parse_level,
     parse_log_format,
     parse_mode,
@@ -36,6 +39,7 @@ from .spelling import (
     parse_surge,
     parse_switch,
     parse_text,
+    parse_texts,
     parse_umask,
     parse_workers,
     positive_duration,
@@ -90,7 +94,14 @@ def _option(default: Any, parse: Callable[[Any], Any], group: str, metavar: str,
     )
 
 
+def _developing(value: Any, otherwise: Any) -> Any:
+    """A default that is another with --reload: a developer waits for nothing, and has one worker as uvicorn does."""
+    return attrs.Factory(lambda self: value if self.reload else otherwise, takes_self=True)
+
+
+_DEVELOPMENT = "development"
 _WHERE, _WHO, _HOW, _HTTP = "where to serve", "workers", "which worker gets a connection", "HTTP"
+_TLS, _PROXY = "TLS", "behind a proxy of connections"
 _RELOAD, _RENEW = "reload and health", "recycling and scaling"
 _PATIENCE, _PROCESS, _OTHER = "how long to wait", "process", "configuration and output"
 
@@ -125,21 +136,51 @@ class Settings:
     )
     # gunicorn's and uvicorn's; net.core.somaxconn caps it.
     backlog: int = _option(
-        2048,
-        from_to(1, 65535),
-        _WHERE,
-        "N",
-        "connections that may wait in the kernel: the only queue there is",
+        2048, from_to(1, 65535), _WHERE, "N", "connections that may wait in the kernel: the only queue there is"
+    )
+
+    # uvicorn's names.  They stand before all whose defaults depend on them.
+    reload: bool = _option(
+        False,
+        parse_switch,
+        _DEVELOPMENT,
+        "",
+        "watch the code, and when it changes replace the workers by new ones, if those are good",
+    )
+    reload_dir: tuple[str, ...] = _option(
+        (),
+        parse_texts,
+        _DEVELOPMENT,
+        "DIR",
+        "watch this directory instead of the application's; may be given several times",
+        repeatable=True,
+    )
+    reload_include: tuple[str, ...] = _option(
+        (),
+        parse_globs,
+        _DEVELOPMENT,
+        "GLOB",
+        "files that count beside *.py; may be given several times",
+        repeatable=True,
+    )
+    reload_exclude: tuple[str, ...] = _option(
+        (),
+        parse_globs,
+        _DEVELOPMENT,
+        "GLOB",
+        "files and directories that do not count, beside .git, .venv, node_modules, __pycache__ and the like; "
+        "may be given several times",
+        repeatable=True,
     )
 
     workers: int | Between | None = _option(  # noqa: RUF009  # it sees a dataclass in the union
-        None,
+        _developing(1, None),
         parse_workers,
         _WHO,
         "N|auto|LEAST:MOST",
         "worker processes; auto: one for each processor this process may use; 2:8: as many as the load asks for",
         flags=("-w",),
-        shown="$WEB_CONCURRENCY, else auto",
+        shown="$WEB_CONCURRENCY, else auto; with --reload 1",
     )
     interface: str = _option(
         "auto",
@@ -160,12 +201,7 @@ class Settings:
         False, parse_switch, _WHO, "", "what is named makes the application: it is called without arguments"
     )
     app_dir: str | None = _option(
-        None,
-        parse_text,
-        _WHO,
-        "DIR",
-        "where to import the application from",
-        shown="the working directory",
+        None, parse_text, _WHO, "DIR", "where to import the application from", shown="the working directory"
     )
     env_file: str | None = _option(
         None, parse_text, _WHO, "FILE", "more environment for the workers, as NAME=VALUE lines; read again at a reload"
@@ -182,13 +218,7 @@ class Settings:
     )
     # 8: a trio worker takes batches of up to 8, so it is never idle for want of one; and no more than 8 wait behind
     # a blocked one for the few milliseconds until they are recalled.
-    window: int = _option(
-        8,
-        from_to(1, MAX_WINDOW),
-        _HOW,
-        "N",
-        "connections that may wait in a worker's letterbox",
-    )
+    window: int = _option(8, from_to(1, MAX_WINDOW), _HOW, "N", "connections that may wait in a worker's letterbox")
     recall_after: float = _option(
         0.005,
         positive_duration,
@@ -238,19 +268,65 @@ class Settings:
     # Off: a line costs a write in the worker and a read in the master, and a proxy in front mostly keeps one already.
     access_log: bool = _option(False, parse_switch, _HTTP, "", "print a line for each request")
 
-    ready_timeout: float = _option(
-        30.0,
-        positive_duration,
-        _PATIENCE,
-        "TIME",
-        "a worker must be ready by then, or it counts as failed",
+    certfile: str | None = _option(
+        None,
+        parse_text,
+        _TLS,
+        "FILE",
+        "speak TLS with this certificate and those between it and the root, in PEM; read again at a reload",
+        flags=("--ssl-certfile",),
     )
+    keyfile: str | None = _option(
+        None, parse_text, _TLS, "FILE", "its private key, if it is not in the same file", flags=("--ssl-keyfile",)
+    )
+    cert_reqs: str = _option(
+        "none",
+        parse_cert_reqs,
+        _TLS,
+        "WORD",
+        "whether clients must show a certificate: none, optional or required",
+        flags=("--ssl-cert-reqs",),
+    )
+    ca_certs: str | None = _option(
+        None, parse_text, _TLS, "FILE", "who may have signed a client's certificate, in PEM", flags=("--ssl-ca-certs",)
+    )
+    ciphers: str | None = _option(
+        None,
+        parse_text,
+        _TLS,
+        "LIST",
+        "what is allowed in TLS 1.2, as OpenSSL writes it; TLS 1.3 has only good ones",
+        flags=("--ssl-ciphers",),
+        shown="OpenSSL's",
+    )
+
+    proxy_protocol: str = _option(
+        "off",
+        one_of("version of the PROXY protocol", tuple(MODES)),
+        _PROXY,
+        "off|v1|v2|auto",
+        "each connection must begin with a header of the PROXY protocol, which names the client",
+    )
+    proxy_allow_from: str = _option(
+        TRUSTED_PROXIES,
+        parse_proxies,
+        _PROXY,
+        "ADDRESSES",
+        "addresses or networks that may send one, separated by commas; others are closed; *: all; a unix socket may",
+    )
+
+    ready_timeout: float = _option(
+        30.0, positive_duration, _PATIENCE, "TIME", "a worker must be ready by then, or it counts as failed"
+    )
+    # With --reload: most requests are done in a second, and a long poll or a websocket holds up neither the next reload
+    # nor Ctrl-C for longer.
     graceful_timeout: float = _option(
-        30.0,
+        _developing(1.0, 30.0),
         parse_duration,
         _PATIENCE,
         "TIME",
-        "what a stopping worker has to finish its connections",
+        "what a stopping worker has to finish its connections; with --reload 1s",
+        shown="30s",
     )
     hang_timeout: float = _option(
         30.0,
@@ -260,12 +336,7 @@ class Settings:
         "a worker whose loop has not reported for so long is killed and replaced, its stacks in the log; 0: never",
     )
     heartbeat: float = _option(
-        0.5,
-        positive_duration,
-        _PATIENCE,
-        "TIME",
-        "a worker reports at least so often",
-        shown="500ms",
+        0.5, positive_duration, _PATIENCE, "TIME", "a worker reports at least so often", shown="500ms"
     )
 
     # The whole generation at once: then the old is untouched until the new has proved itself, and that is the rollback.
@@ -280,10 +351,20 @@ class Settings:
         shown="100%",
     )
     probation: float = _option(
-        2.0, parse_duration, _RELOAD, "TIME", "what new workers have to stand in a reload without traffic"
+        _developing(0.0, 2.0),
+        parse_duration,
+        _RELOAD,
+        "TIME",
+        "what new workers have to stand in a reload without traffic; with --reload 0",
+        shown="2s",
     )
     soak: float = _option(
-        2.0, parse_duration, _RELOAD, "TIME", "and then with their share of it, before the old ones go"
+        _developing(0.0, 2.0),
+        parse_duration,
+        _RELOAD,
+        "TIME",
+        "and then with their share of it, before the old ones go; with --reload 0",
+        shown="2s",
     )
     reload_timeout: float = _option(600.0, positive_duration, _RELOAD, "TIME", "for a whole reload")
     probe: str | None = _option(
@@ -350,19 +431,9 @@ class Settings:
         shown="NAME.sock in $XDG_RUNTIME_DIR/rrmaster, or see docs/control.md",
     )
 
-    log_level: str = _option(
-        "info",
-        parse_level,
-        _OTHER,
-        "LEVEL",
-        "debug, info, warning or error",
-    )
+    log_level: str = _option("info", parse_level, _OTHER, "LEVEL", "debug, info, warning or error")
     log_format: str = _option(
-        "text",
-        parse_log_format,
-        _OTHER,
-        "FORMAT",
-        "text for people, json (one object a line) for programs",
+        "text", parse_log_format, _OTHER, "FORMAT", "text for people, json (one object a line) for programs"
     )
     log_file: str | None = _option(
         None,
@@ -382,11 +453,7 @@ class Settings:
         shown="20MB",
     )
     log_keep: int = _option(
-        5,
-        from_to(0, 10_000),
-        _OTHER,
-        "N",
-        "how many old log files to keep, FILE.1 the youngest; 0: none",
+        5, from_to(0, 10_000), _OTHER, "N", "how many old log files to keep, FILE.1 the youngest; 0: none"
     )
 
     def __attrs_post_init__(self) -> None:
@@ -394,6 +461,22 @@ class Settings:
             raise SettingsError(
                 f"a hang timeout of {self.hang_timeout:g} s would kill workers that report every "
                 f"{self.heartbeat:g} s; make it at least twice the heartbeat"
+            )
+
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        """An option that would do nothing is a mistake, and in these a dangerous one."""
+        if self.certfile is None:
+            for name in ("keyfile", "ca_certs", "ciphers", "cert_reqs"):
+                if getattr(self, name) not in (None, "none"):
+                    raise SettingsError(f"{flag(name)} needs --certfile: without a certificate no TLS is spoken")
+        if self.cert_reqs != "none" and self.ca_certs is None:
+            raise SettingsError(f"--cert-reqs {self.cert_reqs} needs --ca-certs: who may have signed them?")
+        if self.cert_reqs == "none" and self.ca_certs is not None:
+            raise SettingsError(
+                "--ca-certs is for the certificates of clients: say --cert-reqs optional or required, too; what stands "
+                "between your own certificate and the root belongs into --certfile"
             )
 
     @property

@@ -11,11 +11,13 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from attrs import frozen
 
 from .balance import POLICIES
+from .launch import CERT_REQS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -261,6 +263,13 @@ def parse_proxies(value: object) -> str:
     return ",".join(words)
 
 
+def parse_cert_reqs(value: object) -> str:
+    """none, optional or required; or gunicorn's number for it."""
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in ("0", "1", "2"):
+        return CERT_REQS[int(value)]
+    return one_of("requirement", CERT_REQS)(value)
+
+
 def parse_level(value: object) -> str:
     """How much is logged."""
     if value in LOG_LEVELS:
@@ -320,6 +329,23 @@ def parse_text(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise ValueError(f"{value!r} is no text")
+
+
+def parse_texts(value: object) -> tuple[str, ...]:
+    """Several texts, or none; in one text, separated by commas."""
+    items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if isinstance(items, list | tuple) and all(isinstance(item, str) and item for item in items):
+        return tuple(dict.fromkeys(items))
+    raise ValueError(f"{value!r} is no list of texts")
+
+
+def parse_globs(value: object) -> tuple[str, ...]:
+    """Globs such as *.html, templates/* or generated."""
+    globs = parse_texts(value)
+    for glob in globs:
+        if not PurePath(glob).parts:
+            raise ValueError(f"{glob!r} fits no file; write a glob such as *.html")
+    return globs
 
 
 def parse_own_name(value: object) -> str | None:

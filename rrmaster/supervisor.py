@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from logging import ERROR, WARNING
 
 import trio
-from attrs import Factory, define, evolve, frozen
+from attrs import Factory, define, evolve
 
 from . import wire
 from .aftermath import Aftermath
@@ -28,7 +28,7 @@ from .dispatcher import Dispatcher
 from .fleet import Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
 from .log import tell, worker_lines
-from .probe import Question, ask
+from .probe import Probing, Question, keep_asking
 from .process import DUMP_SIGNAL
 from .recall import GAP
 from .recycling import Limits, Wear
@@ -43,25 +43,8 @@ STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
 
 
-HASTE_S = 1.0
-"""Seconds between two probes of a worker of whom it is not known yet whether it is well."""
-
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""
-
-
-@frozen
-class Probing:
-    """How often a worker is asked whether it is well, and how often it may not be."""
-
-    interval: float = 10.0
-    """Seconds between two probes; Kubernetes' periodSeconds."""
-    timeout: float = 2.0
-    """Seconds for an answer."""
-    failures: int = 3
-    """In a row; Kubernetes' failureThreshold."""
-    successes: int = 1
-    """In a row, before a new worker counts as well; Kubernetes' successThreshold."""
 
 
 def _lines(window: int) -> tuple[Line, tuple[Talk, socket.socket]]:
@@ -210,7 +193,7 @@ class Supervisor:
         if self._stopping:
             return "the master stops"
         if ward.leaving:
-            return "its replacement serves"
+            return "superseded" if ward.served_since is None else "its replacement serves"
         if ward.generation > self.goal.generation:
             return "its generation failed"
         return "reload" if ward.generation < self.goal.generation else "scaled down"
@@ -218,11 +201,17 @@ class Supervisor:
     def _held(self) -> set[int]:
         """Slots in which nobody may be started yet."""
         now = trio.current_time()
-        if now < self._not_before:
+        if now < self._not_before or self._awaits_code:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
         going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
         return going | self.vacated | self.aftermath.held(now, self.ever_ready, self.serving > 0)
+
+    @property
+    def _awaits_code(self) -> bool:
+        """In development: whether what is on disk has failed, and nobody is to be started from it."""
+        failed = self.aftermath.gave_up or bool(self.renewal.refused)
+        return self.aftermath.awaits_code and failed and self.renewal.undecided is None
 
     def _begin(self, slot: int) -> None:
         now = trio.current_time()
@@ -374,22 +363,17 @@ class Supervisor:
             self.changed()
 
     async def _probe(self, ward: Ward, question: Question) -> None:
-        failures = successes = 0
-        while ward.state in (State.PROVING, State.SERVING):
-            unwell = await ask(ward.link, question, self.probing.timeout)
-            if unwell is None:
-                await trio.sleep(HASTE_S)
-                continue
-            failures, successes = (failures + 1, 0) if unwell else (0, successes + 1)
-            if ward.state not in (State.PROVING, State.SERVING):
-                return
-            if failures >= self.probing.failures:
+        def found(unwell: str) -> None:
+            if unwell:
                 ward.reason = unwell
                 self.happens(ward, Event.FAILED, unwell)
-            elif successes >= self.probing.successes:
+            else:
                 self._proved(ward)
-            undecided = failures or not ward.probed
-            await trio.sleep(min(self.probing.interval, HASTE_S) if undecided else self.probing.interval)
+
+        def wanted() -> bool:
+            return ward.state in (State.PROVING, State.SERVING)
+
+        await keep_asking(ward.link, question, self.probing, wanted, lambda: ward.probed, found)
 
     def _act(self, ward: Ward, action: Action) -> None:
         match action:
@@ -436,16 +420,21 @@ class Supervisor:
         """It is gone: what follows from it?"""
         if not self.ever_ready and not ward.asked and ward.generation == self.goal.generation:
             self.aftermath.failed_at_first(ward, how)
-            if self.respawn and not self._stopping:
-                self._verdict = self.aftermath.verdict(self.goal.size)
+            verdict = self.aftermath.verdict(self.goal.size) if self.respawn and not self._stopping else None
+            if verdict is not None and self.aftermath.awaits_code:
+                self.aftermath.give_up(verdict)
+            else:
+                self._verdict = verdict
             return
         # One of a generation that was given up is nobody's crash.
         ward.asked = ward.asked or ward.generation != self.goal.generation
+        if self.renewal.refused != ward.reason:
+            self.aftermath.tell(ward)
         self.aftermath.ended(ward, before, how, trio.current_time())
         if ward.slot in self.vacated:
             self.aftermath.forget(ward.slot)
-        if self.renewal.refused != ward.reason:
-            self.aftermath.tell(ward)
+        if self._awaits_code and not ward.asked:
+            self.aftermath.give_up()
         # Who is killed for a hang or a breach is replaced before he has ended.
         heir = self._heir(ward)
         if heir is not None and self.aftermath.filled(ward.slot):
@@ -482,7 +471,8 @@ class Supervisor:
         if self._not_before > now:
             due = min(due, self._not_before)
         stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
-        return min(due, stable, self.renewal.due(), self.aftermath.due(now, self.serving > 0))
+        restart = float("inf") if self._awaits_code else self.aftermath.due(now, self.serving > 0)
+        return min(due, stable, self.renewal.due(), restart)
 
     def _deadline(self, ward: Ward) -> float:
         return self.patience.deadline(ward.state, ward.since, ward.heard)

@@ -303,10 +303,10 @@ def _arguments(settings: Settings, place: _Place) -> Iterator[str]:
     """What differs from the defaults, and is not the unit's own affair."""
     if place.config is not None:
         yield f"--config={os.path.abspath(place.config)}"
-    fields = {f.name: f for f in attrs.fields(Settings)}
+    usual = Settings(settings.application)
     for name, option in options().items():
         value = getattr(settings, name)
-        if name in {"chdir", "user", "group", "control", *place.from_file} or value == fields[name].default:
+        if name in {"chdir", "user", "group", "control", *place.from_file} or value == getattr(usual, name):
             continue
         if option.is_switch:
             yield flag(name) if value else flag(f"no_{name}")

@@ -114,7 +114,7 @@ def test_nothing_is_imported_by_its_full_name(file):
 @by_name(worker_files)
 def test_a_worker_knows_of_the_house_only_what_both_sides_say(file):
     inside, _ = imports(file)
-    assert inside <= {"wire", "launch", "channel", "worker"}
+    assert inside <= {"wire", "launch", "proxied", "channel", "tls", "worker"}
 
 
 @by_name(worker_files)
@@ -129,7 +129,7 @@ LIBRARIES = {
     "on_anycorn": {"trio", "anycorn"},
     "on_asyncio": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},
-    "wsgi": {"a2wsgi"},
+    "wsgi": {"asyncio", "a2wsgi"},
 }
 
 

@@ -1,5 +1,6 @@
 """The documentation says what is so.  (What it tells its reader to do is done in whole/test_stories.py.)"""
 
+import argparse
 import ast
 import inspect
 import re
@@ -12,8 +13,7 @@ import pytest
 import uvicorn
 
 import rrmaster
-from rrmaster.cli import VERBS
-from rrmaster.settings import options
+from rrmaster.cli import VERBS, _parser
 from rrmaster.verbs import VERBS as WORDS
 from rrmaster.verbs import Verb
 from tests.pages import DOCS, GENERATED, PAGES, ROOT, blocks, name, renewed
@@ -26,13 +26,12 @@ OTHERS = {
     "--init": "docker",
     "--stop-timeout": "docker",
     "--strict": "zensical",
+    "--watch": "PM2",
+    "--limit-request-": "gunicorn",
     "--unix-socket": "curl",
     "--wokers": "nobody: a mistake on purpose",
 }
 """Options that are named and not ours, and whose they are."""
-
-BESIDE = {"--help", "--version", "--config", "--host", "--port", "--uds"}
-"""Ours, and no settings."""
 
 TABLE_OF_OTHERS = DOCS / "from-gunicorn.md"
 
@@ -47,19 +46,14 @@ def flags_in(text: str) -> set[str]:
 
 
 def our_flags() -> set[str]:
-    ours = {"--" + option.replace("_", "-") for option in options()} | BESIDE
-    ours |= {f"--no-{flag[2:]}" for flag in ours}
-    for verb in WORDS.values():
-        ours |= flags_of(verb)
-    return ours
+    parsers = [_parser(), *map(parser_of, WORDS.values())]
+    return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
 
 
-def flags_of(verb: Verb) -> set[str]:
-    import argparse
-
+def parser_of(verb: Verb) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     verb.arguments(parser)
-    return {flag for action in parser._actions for flag in action.option_strings}
+    return parser
 
 
 # --- what is generated

@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import Factory, define, frozen
 
@@ -22,11 +22,18 @@ from .. import wire
 from ..channel import DescriptorLost, HungUp, Letterbox, Talk
 from .speech import MasterGone, Means, Speech
 
+if TYPE_CHECKING:
+    from ..proxied import Header
+
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """Asks for the stacks; as in `process`, which a worker does not import."""
 
 REPORT_AFTER = 0.002
 """Seconds over which news is gathered into one report: 500 a second at most, and load is never older than this."""
+
+BUSY_AFTER = 0.02
+"""Seconds after which a change of the requests in progress is told.  Only the slow ones matter to who chooses, and on
+a busy worker it changes with every request."""
 
 RESERVE = 16
 """Descriptors kept free for the application: a worker that takes connections up to its limit can open no file."""
@@ -146,6 +153,31 @@ def is_worker() -> bool:
     return _current is not None
 
 
+def client_address(stream: Any) -> tuple[str, int] | None:
+    """The address of the client at the other end of a stream (of trio, or a writer of asyncio); None: a unix socket's.
+
+    With the PROXY protocol it is what the proxy has told, while the socket itself only knows the proxy.  Raises OSError
+    for a stream that is closed.
+    """
+    if hasattr(stream, "get_extra_info"):
+        sock = stream.get_extra_info("socket")
+    else:
+        while hasattr(stream, "transport_stream"):
+            stream = stream.transport_stream
+        sock = stream.socket
+    header = header_of(sock)
+    if header is not None and header.source is not None:
+        return header.source
+    peer = sock.getpeername()
+    return (peer[0], peer[1]) if isinstance(peer, tuple) else None
+
+
+def header_of(sock: Any) -> Header | None:
+    """What the PROXY protocol's header has told of a connection; None: there was none."""
+    found = _current._duty.clients.get(sock.fileno()) if _current is not None else None
+    return found[1] if found is not None else None
+
+
 def enter(duty: Duty, draining: Draining, means: Means) -> None:
     """Make it the current worker; called by the runtime, once."""
     global _current
@@ -163,6 +195,9 @@ class Taken:
     probe: bool
 
 
+_NOBODY: tuple[Taken | None, None] = (None, None)
+
+
 @define(eq=False)
 class Duty:
     """What a worker owes its master: its counters, and its voice."""
@@ -175,6 +210,8 @@ class Duty:
     """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None
     """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
+    stir: Callable[[], None] = lambda: None
+    """Called when `busy` has changed; the runtime sees to it that `report_busy` follows within `BUSY_AFTER`."""
     taken: int = 0
     closed: int = 0
     busy: int | None = None
@@ -186,8 +223,13 @@ class Duty:
     """There are descriptors left."""
     lag: float = 0.0
     """Seconds the loop was late, at worst since the last report."""
+    clients: dict[int, tuple[Taken, Header]] = Factory(dict)
+    """Who is at the other end, by descriptor, where a proxy has told: empty without the PROXY protocol."""
     _rss: int = 0
     _asides: int = 0
+    _told: int = 0
+    """What was told of `busy` last."""
+    _stirring: bool = False
     _leaving: wire.Retiring | None = None
     has_news: bool = False
     """Something has changed since the last report."""
@@ -239,6 +281,9 @@ class Duty:
 
     def finished(self, taken: Taken) -> None:
         """A connection was closed."""
+        # A handler may have closed it earlier, and its number may be another's already.
+        if self.clients and self.clients.get(taken.fd, _NOBODY)[0] is taken:
+            del self.clients[taken.fd]
         if not taken.probe:
             self.closed += 1
             self.news()
@@ -249,9 +294,28 @@ class Duty:
             self.has_news = True
             self.wake()
 
-    def busier(self) -> None:
-        """`busy` has changed; the runtime is told as by `news`, and may take its time."""
-        self.news()
+    def begun(self) -> None:
+        """A request is in progress."""
+        self.busy = (self.busy or 0) + 1
+        self._stirred()
+
+    def answered(self) -> None:
+        """A request is no more in progress."""
+        self.busy = (self.busy or 0) - 1
+        self.requests = (self.requests or 0) + 1
+        self._stirred()
+
+    def _stirred(self) -> None:
+        # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
+        if not self._stirring:
+            self._stirring = True
+            self.stir()
+
+    def report_busy(self) -> None:
+        """Report, if `busy` is not what was told last."""
+        self._stirring = False
+        if self.busy != self._told:
+            self.report()
 
     def report(self) -> None:
         """Report now.  Only the loop that serves may call it: silence is how the master learns that it does not."""
@@ -261,6 +325,7 @@ class Duty:
         requests = self.closed if self.requests is None else self.requests
         report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
         self.has_news = not self.letterbox.say(report)
+        self._told = busy
         self.lag = 0.0
 
     def beat(self) -> None:
@@ -304,6 +369,6 @@ def resident() -> int:
 
 
 __all__ = [
-    "BATCH", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty", "Facts",
-    "HungUp", "MasterGone", "Taken", "current_worker", "enter", "is_worker",
+    "BATCH", "BUSY_AFTER", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty",
+    "Facts", "HungUp", "MasterGone", "Taken", "client_address", "current_worker", "enter", "header_of", "is_worker",
 ]  # fmt: skip

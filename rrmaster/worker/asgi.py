@@ -67,17 +67,12 @@ class Counted:
     def _begin(self) -> None:
         self.active += 1
         if self.counts:
-            duty = self.duty
-            duty.busy = (duty.busy or 0) + 1
-            duty.busier()
+            self.duty.begun()
 
     def _finish(self) -> None:
         self.active -= 1
         if self.counts:
-            duty = self.duty
-            duty.busy = (duty.busy or 0) - 1
-            duty.requests = (duty.requests or 0) + 1
-            duty.busier()
+            self.duty.answered()
         if not self.active:
             self.idle()
 

@@ -11,22 +11,29 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from types import FrameType
 from typing import Any, Protocol
 
 from attrs import Factory, define
 
 from ..launch import Launch
-from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
 BEGIN = 5
 """Turns of the loop after a batch, in which what was taken can begin: one for the task that makes its transport, one
 for the transport, one that reads, one for the task of the request, and one in which it answers if it does at once."""
+
+PARTING = 1.0
+"""Seconds that cancelled tasks have to clean up when the worker is to end now."""
 
 _ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 """Its own frames say nothing of the application."""
@@ -47,8 +54,8 @@ class Server(Protocol):
     def is_done(self) -> bool:
         """Once no connection is open: whether nothing else is left to do.  If it is not, `finished` is called later."""
 
-    def abort(self) -> None:
-        """End everything now."""
+    def abort(self) -> Iterable[asyncio.Task[Any]]:
+        """End everything now.  The tasks that were cancelled for it."""
 
     async def end(self) -> None:
         """Nothing is left to serve."""
@@ -78,19 +85,30 @@ class Connection(socket.socket):
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve an ``async def handler(reader, writer)``."""
-    run_server(lambda service: Streams(application.target), duty, launch)
+    run_server(lambda service: Streams(application.target, Arrival.of(duty, launch)), duty, launch)
 
 
 def run_server(make: Callable[[Service], Server], duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
     with asyncio.Runner(loop_factory=_loop_factory(launch.runtime)) as runner:
-        runner.run(_serve(make, duty, launch))
+        if runner.run(_serve(make, duty)) and threading.active_count() > len(_daemons()):
+            # It was told to end now, and a thread of the application does not know.  The interpreter would wait for it.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
-async def _serve(make: Callable[[Service], Server], duty: Duty, launch: Launch) -> None:
+def _daemons() -> list[threading.Thread]:
+    """The threads that the interpreter does not wait for, and the one that ends."""
+    return [thread for thread in threading.enumerate() if thread.daemon or thread is threading.main_thread()]
+
+
+async def _serve(make: Callable[[Service], Server], duty: Duty) -> bool:
+    """Serve to the end.  Whether that came by force."""
     service = Service(duty)
     service.server = make(service)
     await service.run()
+    return service.aborted.is_set()
 
 
 def _loop_factory(runtime: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -119,24 +137,40 @@ class Service:
     _asked: bool = False
     _beat_at: float = 0.0
     _thread: int = Factory(threading.get_ident)
-    _over: asyncio.Event = Factory(asyncio.Event)
+    over: asyncio.Event = Factory(asyncio.Event)
+    """Nothing is left to serve."""
+    aborted: asyncio.Event = Factory(asyncio.Event)
+    """It is to end now."""
 
     async def run(self) -> None:
         """Serve until the last connection is done."""
         loop, duty = self.loop, self.duty
         say_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
+        duty.wake, duty.stir = self._wake, self._stir
+        enter(duty, self.draining, Means())
+        await self.server.start()  # a signal in the meantime ends it, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
-        duty.wake = self._wake
-        enter(duty, self.draining, Means())
-        await self.server.start()
         self._beat_at = self.clock() + duty.heartbeat
         loop.call_later(duty.heartbeat, self._beat)
         duty.ready()
         loop.add_reader(duty.letterbox.fileno(), self._readable)
-        await self._over.wait()
-        await self.server.end()
+        if await self._unless_aborted(self.over.wait()):
+            await self._unless_aborted(self.server.end())
+        if self.aborted.is_set() and (cancelled := list(self.server.abort())):
+            await asyncio.wait(cancelled, timeout=PARTING)
         duty.report()
+
+    async def _unless_aborted(self, coroutine: Coroutine[Any, Any, object]) -> bool:
+        """Do it, and give it up when we are to end now.  Whether it was done."""
+        doing, aborted = self.loop.create_task(coroutine), self.loop.create_task(self.aborted.wait())
+        await asyncio.wait((doing, aborted), return_when=asyncio.FIRST_COMPLETED)
+        aborted.cancel()
+        if not doing.done():
+            doing.cancel()
+            return False
+        doing.result()
+        return not self.aborted.is_set()
 
     # --- taking
 
@@ -177,7 +211,8 @@ class Service:
 
     def _look_again(self) -> None:
         self.duty.beat()
-        self.loop.add_reader(self.duty.letterbox.fileno(), self._readable)
+        if not self.draining.is_set():
+            self.loop.add_reader(self.duty.letterbox.fileno(), self._readable)
 
     def _serve_one(self, taken: Taken) -> None:
         # The family is known: asking the socket would be three system calls.
@@ -202,7 +237,7 @@ class Service:
     def finished(self) -> None:
         """Something has been finished: see whether it was the last."""
         if self.draining.is_set() and not self.connections and self.server.is_done():
-            self._over.set()
+            self.over.set()
 
     # --- speaking
 
@@ -211,6 +246,9 @@ class Service:
             self.loop.call_later(REPORT_AFTER, self._report)
         else:  # an application that asks for a pause from one of its threads
             self.loop.call_soon_threadsafe(self.loop.call_later, REPORT_AFTER, self._report)
+
+    def _stir(self) -> None:
+        self.loop.call_later(BUSY_AFTER, self.duty.report_busy)
 
     def _report(self) -> None:
         self.duty.report()
@@ -229,10 +267,9 @@ class Service:
     def _signalled(self, number: int) -> None:
         """SIGTERM and SIGINT: ask to be replaced.  Once draining, or said twice: end now."""
         if self._asked or self.draining.is_set():
-            self.draining.set()
             self.loop.remove_reader(self.duty.letterbox.fileno())
-            self.server.abort()
-            self._over.set()
+            self.draining.set()
+            self.aborted.set()
         self._asked = True
         self.duty.retire(signal.Signals(number).name)
 
@@ -245,7 +282,7 @@ def tasks_of(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
         if lines > MAX_TASK_LINES:
             return
         yield f"  {task.get_name()}"
-        for frame in task.get_stack():
+        for frame in _frames(task.get_coro()):
             if not frame.f_code.co_filename.startswith(_ASYNCIO):
                 yield f"    {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
                 lines += 1
@@ -285,6 +322,61 @@ def _settle(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
+def _frames(waiting: Any) -> Iterator[FrameType]:
+    """From a coroutine to what it awaits in the end.  `Task.get_stack` has only the first of them."""
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+
+
+# --- the way to a protocol
+
+
+async def admit(
+    make: Callable[[], asyncio.BaseProtocol], connection: Connection, taken: Taken, arrival: Arrival | None
+) -> asyncio.WriteTransport | None:
+    """Give a connection to a protocol once it has passed what it has to; None: it did not, and is closed."""
+    loop, peer, secure = asyncio.get_running_loop(), None, {}
+    try:
+        if arrival is not None and not taken.probe:
+            peer = connection.getpeername()
+            if arrival.versions:
+                async with asyncio.timeout(HEADER_S):
+                    await arrival.announce(connection, peer, taken, lambda: _readable(loop, connection))
+            if arrival.context is not None:
+                secure = _secure(arrival.context)
+        transport, _ = await loop.connect_accepted_socket(make, connection, **secure)
+    except (Refused, OSError) as error:
+        if arrival is not None:
+            arrival.refuse(error, taken, peer)
+        connection.close()  # if whoever had it last has not done so
+        return None
+    except BaseException:
+        connection.close()
+        raise
+    return transport
+
+
+def _secure(context: ssl.SSLContext) -> dict[str, Any]:
+    return {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": GOODBYE_S}
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    there = loop.create_future()
+    loop.add_reader(sock.fileno(), _tell, there)
+    try:
+        await there
+    finally:
+        loop.remove_reader(sock.fileno())
+
+
+def _tell(there: asyncio.Future[None]) -> None:
+    if not there.done():
+        there.set_result(None)
+
+
 # --- streams
 
 
@@ -300,22 +392,29 @@ class Streams:
     """Serves ``async def handler(reader, writer)``: one task for each connection, and what it raises stays in it."""
 
     handler: Handler
+    arrival: Arrival | None = None
+    _arriving: set[asyncio.Task[Any]] = Factory(set)
+    """Of connections that no handler has yet."""
     _tasks: set[asyncio.Task[None]] = Factory(set)
 
     async def start(self) -> None:
         """Nothing is to be done."""
 
     def begin(self, connection: Connection, taken: Taken) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        task = asyncio.get_running_loop().create_task(self._serve(connection, taken))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, connection: Connection, taken: Taken) -> None:
         writer: asyncio.StreamWriter | None = None
         try:
-            # On a connected socket it makes no system call, and it is the public way to a pair of streams.
-            reader, writer = await asyncio.open_connection(sock=connection)
-            await self.handler(reader, writer)
+            loop = asyncio.get_running_loop()
+            reader = asyncio.StreamReader(loop=loop)
+            protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+            transport = await self._admit(protocol, connection, taken)
+            if transport is not None:
+                writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+                await self.handler(reader, writer)
         except Exception:
             # The application's fault, and only this connection's affair.
             traceback.print_exc()
@@ -325,17 +424,30 @@ class Streams:
             else:
                 connection.close()
 
+    async def _admit(
+        self, protocol: asyncio.StreamReaderProtocol, connection: Connection, taken: Taken
+    ) -> asyncio.WriteTransport | None:
+        task = asyncio.current_task()
+        if self.arrival is None or task is None:
+            return await admit(lambda: protocol, connection, taken, None)
+        self._arriving.add(task)
+        try:
+            return await admit(lambda: protocol, connection, taken, self.arrival)
+        finally:
+            self._arriving.discard(task)
+
     def drain(self) -> None:
-        """The handlers can see it for themselves: ``current_worker().draining``."""
+        """The handlers can see it for themselves, ``current_worker().draining``, if they have begun."""
+        asyncio.get_running_loop().call_later(VIRGIN, lambda: [task.cancel() for task in self._arriving])
 
     def is_done(self) -> bool:
         """A handler ends before its connection is closed."""
         return True
 
-    def abort(self) -> None:
+    def abort(self) -> Iterable[asyncio.Task[Any]]:
         for task in self._tasks:
             task.cancel()
+        return self._tasks
 
     async def end(self) -> None:
         """Nothing is to be done."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)

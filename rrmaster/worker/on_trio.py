@@ -1,4 +1,4 @@
-"""Serve a stream handler, ``async def handler(stream: trio.SocketStream)``, on trio.
+"""Serve a stream handler, ``async def handler(stream)``, on trio: a trio.SocketStream, or with TLS a trio.SSLStream.
 
 One task takes connections, one speaks, one minds signals, and each connection has one of its own.  What a connection
 raises stays in it.
@@ -9,19 +9,24 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
 from attrs import Factory, define
 
 from ..launch import Launch
-from . import BATCH, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
-Handler = Callable[[trio.SocketStream], Awaitable[object]]
+Handler = Callable[[Any], Awaitable[object]]
+Serve = Callable[[Any, Taken], Awaitable[object]]
+"""What serves a connection: the handler, or a server for ASGI."""
 
 BEGIN = 3
 """Checkpoints after a batch, in which what was taken can begin: a task starts at the first, has read at the second,
@@ -31,14 +36,16 @@ _TRIO = os.path.dirname(trio.__file__) + os.sep
 """Its own frames say nothing of the application."""
 
 
-async def serve(handler: Handler, duty: Duty) -> None:
+async def serve(handler: Handler, duty: Duty, arrival: Arrival | None = None) -> None:
     """Take and serve connections until the master sends no more and those taken are done."""
-    await _Service(handler, duty).run()
+    service = Service(lambda stream, taken: handler(stream), duty, arrival)
+    service.enter()
+    await service.run()
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
-    """Serve until the master sends no more and what was taken is done."""
-    trio.run(serve, application.target, duty, strict_exception_groups=True)
+    """Serve until the master sends no more and what was taken is done.  Raises CannotLoad."""
+    trio.run(serve, application.target, duty, Arrival.of(duty, launch), strict_exception_groups=True)
 
 
 def _tasks() -> list[str]:
@@ -71,20 +78,32 @@ class Means:
 
 
 @define(eq=False)
-class _Service:
-    handler: Handler
+class Service:
+    """What the loop does beside serving: it takes, reports, beats and minds signals."""
+
+    serve: Serve
     duty: Duty
+    arrival: Arrival | None = None
     draining: trio.Event = Factory(trio.Event)
     _news: trio.Event = Factory(trio.Event)
+    _stirred: trio.Event = Factory(trio.Event)
+    _arriving: set[trio.CancelScope] = Factory(set)
+    """Connections that the application does not have yet."""
+
+    def enter(self) -> None:
+        """Be the current worker from now on: the application may ask for it when it starts."""
+        enter(self.duty, self.draining, Means())
 
     async def run(self) -> None:
+        """Serve until the last connection is done."""
         say_tasks_at(DUMP_SIGNAL, _tasks)
         self.duty.wake = lambda: self._news.set()
-        enter(self.duty, self.draining, Means())
+        self.duty.stir = lambda: self._stirred.set()
         async with trio.open_nursery() as service:
             async with trio.open_nursery() as connections:
                 await service.start(self._mind_signals, connections.cancel_scope)
                 service.start_soon(self._speak)
+                service.start_soon(self._speak_of_requests)
                 self.duty.ready()
                 await self._take(connections)
             service.cancel_scope.cancel()
@@ -114,20 +133,50 @@ class _Service:
                     await trio.sleep(SHORT_PAUSE)
                     duty.beat()
         except HungUp:
-            self.draining.set()
+            self._drain()
 
     async def _serve_one(self, taken: Taken) -> None:
         # The family is known: asking the socket would be three system calls.
         sock = socket.socket(taken.family or -1, socket.SOCK_STREAM if taken.family else -1, 0, fileno=taken.fd)
         try:
-            await self.handler(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
-        except Exception:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            if self.arrival is None or taken.probe:
+                await self.serve(stream, taken)
+            else:
+                await self._serve_arriving(self.arrival, taken, stream, sock)
+        except Exception as error:
             # The application's fault, and only this connection's affair.
-            traceback.print_exc()
+            if not _left_without_goodbye(error):
+                traceback.print_exc()
         finally:
             trio.lowlevel.notify_closing(sock)
             sock.close()
             self.duty.finished(taken)
+
+    async def _serve_arriving(
+        self, arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
+    ) -> None:
+        arrived: trio.SocketStream | trio.SSLStream[trio.SocketStream] | None = None
+        with trio.CancelScope() as scope:
+            if self.draining.is_set():
+                scope.deadline = trio.current_time() + VIRGIN
+            self._arriving.add(scope)
+            try:
+                arrived = await _arrive(arrival, taken, stream, sock)
+            finally:
+                self._arriving.discard(scope)
+        if arrived is None:
+            return
+        try:
+            await self.serve(arrived, taken)
+        finally:
+            if isinstance(arrived, trio.SSLStream):
+                await _say_goodbye(arrived)
+
+    def _drain(self) -> None:
+        self.draining.set()
+        for scope in self._arriving:
+            scope.deadline = trio.current_time() + VIRGIN
 
     async def _speak(self) -> None:
         """Report what is new, gathered over `REPORT_AFTER`, and every heartbeat in any case."""
@@ -156,6 +205,14 @@ class _Service:
         if duty.has_news:
             self._news.set()
 
+    async def _speak_of_requests(self) -> None:
+        """Report how many are in progress, `BUSY_AFTER` after that has changed."""
+        while True:
+            await self._stirred.wait()
+            await trio.sleep(BUSY_AFTER)
+            self._stirred = trio.Event()
+            self.duty.report_busy()
+
     async def _mind_signals(
         self, connections: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -169,3 +226,57 @@ class _Service:
                     return
                 asked = True
                 self.duty.retire(signal.Signals(number).name)
+
+
+# --- the PROXY header, and TLS
+
+
+async def _arrive(
+    arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
+) -> trio.SocketStream | trio.SSLStream[trio.SocketStream] | None:
+    """Pass what has to be passed; None: it was not, and is to be closed."""
+    peer: object = None
+    try:
+        peer = sock.getpeername()
+        if arrival.versions:
+            with trio.fail_after(HEADER_S):
+                await arrival.announce(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
+        return stream if arrival.context is None else await _handshake(stream, arrival.context)
+    except trio.TooSlowError:
+        arrival.refuse(TimeoutError(), taken, peer)
+    except (Refused, OSError) as error:
+        arrival.refuse(error, taken, peer)
+    return None
+
+
+async def _handshake(stream: trio.SocketStream, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+    """Speak TLS from now on.  Raises OSError.
+
+    As `trio.serve_ssl_over_tcp` has it, and not "https_compatible": a handler that takes the end of the stream for the
+    end of a message must be able to tell it from a cut by somebody in between, and a client that looks for our
+    close_notify (curl, with an answer that ends with the connection) gets it.
+    """
+    secure = trio.SSLStream(stream, context, server_side=True)
+    try:
+        with trio.fail_after(HANDSHAKE_S):
+            await secure.do_handshake()
+    except trio.TooSlowError:
+        raise ConnectionAbortedError from None
+    except trio.BrokenResourceError as error:
+        raise (error.__cause__ if isinstance(error.__cause__, OSError) else ConnectionResetError()) from None
+    return secure
+
+
+async def _say_goodbye(secure: trio.SSLStream[trio.SocketStream]) -> None:
+    try:
+        with trio.move_on_after(GOODBYE_S):
+            await secure.aclose()
+    except (OSError, trio.BrokenResourceError, trio.BusyResourceError):
+        pass  # the client is gone, or OpenSSL is not sure of it; the socket is closed in any case
+
+
+def _left_without_goodbye(error: BaseException) -> bool:
+    """A client of TLS that just closes, as most do: trio tells the handler, and nobody has made a mistake."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_left_without_goodbye(one) for one in error.exceptions)
+    return isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, ssl.SSLEOFError)

@@ -28,7 +28,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from email.utils import formatdate
 from typing import Any
 
@@ -36,15 +36,13 @@ import uvicorn
 from attrs import Factory, define, field
 from uvicorn.server import ServerState
 
+from .. import tls
 from ..launch import Launch
-from . import Duty, Taken
+from . import Duty, Taken, header_of
+from .arrival import VIRGIN, Arrival
 from .asgi import ASGI, Counted
 from .loading import Application, CannotLoad
-from .on_asyncio import Connection, Service, run_server
-
-VIRGIN = 2.0
-"""Seconds that a connection without a first byte is kept in a drain: many times a round trip to the other end of the
-world, and gunicorn's linger.  A browser's connection made in advance would hold the worker for ever."""
+from .on_asyncio import Connection, Service, admit, run_server
 
 LATEST = 0.5
 """The part of the graceful timeout after which nobody is waited for who does nothing, and websockets are closed: the
@@ -79,9 +77,10 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         **more,
     )
     config.load()
-    config.http_protocol_class = type("Client", (_Client, config.http_protocol_class), {})
+    told = (_Proxied,) if launch.proxy_protocol != "off" else ()
+    config.http_protocol_class = type("Client", (_Client, *told, config.http_protocol_class), {})
     if config.ws_protocol_class is not None:
-        config.ws_protocol_class = type("WebSocket", (_WebSocket, config.ws_protocol_class), {})
+        config.ws_protocol_class = type("WebSocket", (_WebSocket, *told, config.ws_protocol_class), {})
     return config
 
 
@@ -93,6 +92,19 @@ class _Client:
     def data_received(self, data: bytes) -> None:
         self.virgin = False
         super().data_received(data)  # type: ignore[misc]
+
+
+class _Proxied:
+    """Added to both with the PROXY protocol: the addresses are what the proxy has told."""
+
+    client: tuple[str, int] | None
+    server: tuple[str, int | None] | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[misc]
+        header = header_of(transport.get_extra_info("socket"))
+        if header is not None and header.source is not None:
+            self.client, self.server = header.source, header.destination
 
 
 class _WebSocket:
@@ -115,6 +127,9 @@ class Uvicorn:
     counted: Counted = field(init=False)
     uncounted: Counted = field(init=False)
     """For probes."""
+    arrival: Arrival | None = field(init=False)
+    _arriving: set[asyncio.Task[Any]] = Factory(set)
+    """Connections that have no protocol yet: they are virgins, too."""
     _config: uvicorn.Config = field(init=False)
     _for_probes: uvicorn.Config = field(init=False)
     _lifespan: Any = field(init=False)
@@ -125,6 +140,7 @@ class Uvicorn:
         duty, log = self.service.duty, self.launch.access_log
         self.counted = Counted(self.app, duty, log, idle=self._idle)
         self.uncounted = Counted(self.app, duty, log, counts=False, idle=self._idle)
+        self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
             self._config = configured(self.counted, self.launch, self.more)
             self._for_probes = configured(self.uncounted, self.launch, self.more)
@@ -146,24 +162,25 @@ class Uvicorn:
 
     def begin(self, connection: Connection, taken: Taken) -> None:
         config = self._for_probes if taken.probe else self._config
-        self._spawn(self._begin(connection, config))
+        task = self._spawn(self._begin(connection, taken, config))
+        if self.arrival is not None:
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
 
-    async def _begin(self, connection: Connection, config: uvicorn.Config) -> None:
+    async def _begin(self, connection: Connection, taken: Taken, config: uvicorn.Config) -> None:
         def protocol() -> asyncio.Protocol:
             made: asyncio.Protocol = config.http_protocol_class(
                 config=config, server_state=self.state, app_state=self._lifespan.state, _loop=self.service.loop
             )  # type: ignore[call-arg]
             return made
 
-        try:
-            await self.service.loop.connect_accepted_socket(protocol, connection, ssl=config.ssl)
-        except OSError:
-            connection.close()  # it was reset before it began, or its handshake failed
+        await admit(protocol, connection, taken, self.arrival)
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task = self.service.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- the end
 
@@ -176,13 +193,16 @@ class Uvicorn:
         self.service.loop.call_later(latest, self._close_idle)
 
     def _close_virgins(self) -> None:
+        for task in self._arriving:
+            task.cancel()
         for client in self._clients():
             if client.virgin:
                 client.shutdown()
 
     def _close_idle(self) -> None:
         for client in self._clients():
-            client.shutdown()  # one with a request in progress is closed after its answer
+            if not client.transport.is_closing():  # h11 does not like to be told twice
+                client.shutdown()  # one with a request in progress is closed after its answer
         for counted in (self.counted, self.uncounted):
             for websocket in list(counted.websockets):
                 self._spawn(websocket.leave())
@@ -197,11 +217,13 @@ class Uvicorn:
     def _idle(self) -> None:
         self.service.loop.call_soon(self.service.finished)
 
-    def abort(self) -> None:
+    def abort(self) -> Iterable[asyncio.Task[Any]]:
         for client in list(self.state.connections):
             client.transport.abort()
-        for task in (*self.state.tasks, *self._tasks):
+        tasks = [*self.state.tasks, *self._tasks]
+        for task in tasks:
             task.cancel()
+        return tasks
 
     async def end(self) -> None:
         """Tell the application that it ends."""

@@ -39,10 +39,11 @@ SERVERS = {
     (Kind.WSGI, "uvloop"): "wsgi",
 }
 
-NEEDS = {"on_uvicorn": ("uvicorn",), "wsgi": ("uvicorn", "a2wsgi"), "on_anycorn": ("anycorn",)}
+NEEDS = {"on_uvicorn": ("uvicorn",), "wsgi": ("uvicorn", "a2wsgi"), "on_anycorn": ("anycorn", "uvicorn")}
 """What each server imports that comes with an extra."""
 
-EXTRAS = {"uvicorn": "http", "a2wsgi": "http", "uvloop": "http", "anycorn": "trio-http"}
+EXTRAS = {"on_anycorn": "trio-http"}
+"""With which it comes; all else with ``http``."""
 
 
 def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
@@ -54,7 +55,7 @@ def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
     _refuse_strangers(application, runtime)
     for module in (*NEEDS.get(server, ()), *(("uvloop",) if runtime == "uvloop" else ())):
         if find_spec(module) is None:
-            extra = f"pip install 'rrmaster[{EXTRAS[module]}]'"
+            extra = f"pip install 'rrmaster[{EXTRAS.get(server, 'http')}]'"
             raise CannotLoad(f"to serve {application.name} on {runtime} needs {module}, which is missing: {extra}")
     run: Run = importlib.import_module(f".{server}", __package__).run
     return run, evolve(launch, runtime=runtime)

@@ -1,17 +1,148 @@
-"""Serve a WSGI application, in threads, by uvicorn and a2wsgi."""
+"""Serve a WSGI application in threads, by uvicorn and a2wsgi.
+
+a2wsgi turns the application into one of ASGI, streaming both ways.  Around it, `Attended` minds what it leaves open
+(seen in 1.10.10): a client that goes away in the middle of a response is told to nobody, so that a stream without end
+holds its thread for ever; an error of the server in the middle of a response leaves the thread waiting for a queue that
+nobody reads; a request cut short looks whole; `readline` with a limit returns nothing; errors go to stdout.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
 from a2wsgi import WSGIMiddleware
-from attrs import evolve
+from attrs import define, evolve
 
 from ..launch import Launch
 from . import Duty
+from .asgi import ASGI, Message, Receive, Send
 from .loading import Application
 from .on_uvicorn import serve
+
+WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_ATTENTION = "rrmaster.attention"
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and what was taken is done."""
-    app = WSGIMiddleware(application.target, workers=launch.threads)
-    serve(app, duty, evolve(launch, lifespan="off"), ws="none")  # type: ignore[arg-type]
+    # Lifespan is ASGI's, and a websocket cannot be served by a call that returns its answer.
+    serve(attended(application.target, launch.threads), duty, evolve(launch, lifespan="off"), ws="none")
+
+
+def attended(app: WSGI, threads: int) -> ASGI:
+    """An ASGI application that calls a WSGI one in so many threads."""
+    inner: Any = WSGIMiddleware(_Whole(app), workers=threads)  # type: ignore[arg-type]  # it has types of its own
+
+    async def attend(scope: Message, receive: Receive, send: Send) -> None:
+        attention = _Attention(receive, send, _has_body(scope))
+        try:
+            await inner({**scope, _ATTENTION: attention}, attention.receive, attention.send)
+        finally:
+            attention.end()
+        if attention.error is not None:
+            raise attention.error
+
+    return attend
+
+
+def _has_body(scope: Message) -> bool:
+    headers = dict(scope.get("headers", ()))
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+
+@define(eq=False)
+class _Attention:
+    """One request, in the loop's thread."""
+
+    server_receive: Receive
+    server_send: Send
+    more: bool
+    """More of the request's body may come."""
+    gone: bool = False
+    """The client has left, or the server wants no more: the thread should stop."""
+    error: Exception | None = None
+    _watch: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        if not self.more:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        message = await self.server_receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+            raise ConnectionResetError("the client has left before the end of its request")
+        self.more = message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.gone:
+            return
+        if self._watch is None and not self.more and message.get("more_body", False):
+            # Servers drop what is sent to a client that has gone; they tell of it to who receives.
+            self._watch = asyncio.get_running_loop().create_task(self._until_gone())
+        try:
+            await self.server_send(message)
+        except Exception as error:  # raised here, it would leave the thread waiting; `attend` raises it
+            self.error, self.gone = error, True
+
+    async def _until_gone(self) -> None:
+        while (await self.server_receive())["type"] != "http.disconnect":
+            pass  # the empty body of a request that has none
+        self.gone = True
+
+    def end(self) -> None:
+        """The application is done."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+
+@define(eq=False)
+class _Whole:
+    """The WSGI application with an environment that is whole, and a stream that ends when nobody wants it any more."""
+
+    app: WSGI
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        attention: _Attention = environ["asgi.scope"].pop(_ATTENTION)
+        environ["wsgi.input"] = _Input(environ["wsgi.input"])
+        environ["wsgi.input_terminated"] = True  # it ends where the request does, chunked or not
+        environ["wsgi.errors"] = sys.stderr
+        chunks = self.app(environ, start_response)
+        try:
+            for chunk in chunks:
+                yield chunk
+                if attention.gone:
+                    return
+        finally:
+            getattr(chunks, "close", lambda: None)()
+
+
+@define(eq=False)
+class _Input:
+    """The request's body, read by lines of a bounded length too."""
+
+    body: Any
+    _rest: bytes = b""
+    """Of a line that was longer than wanted."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            found, self._rest = self._rest, b""
+            return found + bytes(self.body.read())
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found + bytes(self.body.read(size - len(found))) if len(found) < size else found
+
+    def readline(self, limit: int | None = -1) -> bytes:
+        line, self._rest = self._rest or bytes(self.body.readline()), b""
+        if limit is not None and 0 <= limit < len(line):
+            line, self._rest = line[:limit], line[limit:]
+        return line
+
+    def readlines(self, hint: int | None = -1) -> list[bytes]:
+        return list(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")

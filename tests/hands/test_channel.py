@@ -377,6 +377,24 @@ def test_received_descriptors_are_closed_on_exec() -> None:
         assert not os.get_inheritable(letterbox.fileno())
 
 
+def test_a_workers_own_children_do_not_inherit_its_line() -> None:
+    with a_line() as (line, _):
+        fd = os.dup(line.key.fileno())
+        os.set_inheritable(fd, True)  # as it comes to a worker
+        theirs = Letterbox.inherit(fd)
+        assert not os.get_inheritable(theirs.fileno())
+        theirs.close()
+
+
+def test_descriptors_that_come_with_the_end_of_the_line_are_closed() -> None:
+    with a_line() as (line, letterbox), numbered(2) as fds:
+        before = open_descriptors()
+        line.ours.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        with pytest.raises(HungUp):
+            letterbox.take()
+        assert open_descriptors() == before
+
+
 @pytest.mark.parametrize("count", [2, 5, 60])
 def test_of_several_descriptors_the_first_is_kept_and_the_surplus_closed(count: int) -> None:
     with a_line() as (line, letterbox), numbered(count) as fds:

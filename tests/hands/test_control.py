@@ -378,6 +378,7 @@ async def test_stacks_are_what_the_worker_writes_next(tmp_path: Path, autojump_c
 
         async def dump() -> None:
             await desk.until(lambda: ("stacks", 1) in desk.operator.asked)
+            await trio.sleep(STACKS_S - 0.1)  # it may have been busy
             for text in ("Thread 0x1:", '  File "shop.py", line 3'):
                 desk.prints(1, text)
             desk.prints(2, "somebody else")

@@ -9,7 +9,7 @@ import errno
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
@@ -17,7 +17,7 @@ from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import wire
-from rrmaster.balance import MAX_RECALLS, NEWCOMER_S, STUCK, RoundRobin
+from rrmaster.balance import MAX_RECALLS, NEWCOMER_S, STUCK, Candidate, Peer, RoundRobin, UserPolicy
 from rrmaster.channel import _SO_PASSRIGHTS, Line
 from rrmaster.dispatcher import PEEP, RETRY
 from rrmaster.hearing import REPORTS_PER_S
@@ -300,6 +300,14 @@ class Crowded(Line):
         if self.full:
             raise BlockingIOError(errno.EAGAIN, "full")
         super().hand_over(handoff, fd)
+
+
+async def test_a_kept_connection_is_closed_with_the_dispatcher() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    async with a_house(0) as house:
+        house.hire(kind=Crowded)
+        await house.calls(1)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_a_kept_connection_is_given_as_soon_as_its_only_worker_can_take_it(mock_clock: MockClock) -> None:
@@ -718,6 +726,34 @@ async def test_the_dead_come_before_the_newly_arriving() -> None:
         await house.settle()
 
 
+async def test_what_no_line_can_pass_just_now_stays_in_the_dead_workers_letterbox() -> None:
+    async with a_house(1) as house:
+        (dead,) = house.players
+        await house.calls(3)
+        heir = house.hire(kind=Crowded)
+        house.bury(dead)
+        await wait_all_tasks_blocked()
+        assert dead.line.unclaimed() == 2, "one in the master's hands is enough"
+        heir.line.full = False  # type: ignore[attr-defined]
+        await eventually(lambda: heir.waiting == 3)
+        await house.settle()
+
+
+async def test_a_policy_is_told_whose_the_recalled_connection_is() -> None:
+    peers = []
+
+    def rule(candidates: Sequence[Candidate], peer: Peer) -> Candidate:
+        peers.append(peer)
+        return candidates[0]
+
+    async with a_house(1, policy=lambda: UserPolicy(rule=rule, complain=print)) as house:
+        await house.calls(1)
+        house.hire()
+        house.bury(house.players[0])
+        assert peers == [house.clients[0].getsockname()] * 2
+        await house.settle()
+
+
 async def test_a_dead_workers_connections_walk_without_a_limit() -> None:
     async with a_house(1) as house:
         await house.calls(2)
@@ -916,6 +952,26 @@ async def test_a_last_call_gives_what_the_master_has_in_its_hands_before_it_is_o
         assert house.dispatcher.doors, "one is still in its hands"
         player.line.full = False  # type: ignore[attr-defined]
         await eventually(lambda: not house.dispatcher.doors)
+        await house.settle()
+
+
+async def test_a_last_call_waits_for_what_the_master_has_in_its_hands_also_when_its_listeners_are_closed() -> None:
+    async with a_house(0) as house:
+        player = house.hire(kind=Crowded)
+        await house.calls(1)
+        house.dispatcher.close_doors()
+        over = trio.Event()
+
+        async def last_call() -> None:
+            await house.dispatcher.last_call(DEADLINE)
+            over.set()
+
+        house.nursery.start_soon(last_call)
+        await wait_all_tasks_blocked()
+        assert not over.is_set()
+        player.line.full = False  # type: ignore[attr-defined]
+        await over.wait()
+        assert player.waiting == 1
         await house.settle()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,6 +203,19 @@ def test_what_is_accepted_inherits_the_options() -> None:
     with listening(Tcp("127.0.0.1", 0)) as (listener,), connected(listener) as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_backlog_is_as_long_as_was_asked(tmp_path: Path) -> None:
+    with listening(Tcp("127.0.0.1", 0), backlog=7) as (listener,):
+        info = listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        assert int.from_bytes(info[28:32], sys.byteorder) == 7  # tcpi_sacked of a listening socket
+    path = str(tmp_path / "s")
+    with listening(Unix(path), backlog=7), contextlib.ExitStack() as clients:
+        waiting = [clients.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
+        for client in waiting:
+            client.setblocking(False)
+        # Linux lets one more in than was asked for.
+        assert [client.connect_ex(path) for client in waiting] == [0] * 8 + [errno.EAGAIN] * 12
 
 
 def test_listeners_do_not_block_and_are_not_inherited(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rrmaster import log, outlet
 from rrmaster.log import Entry, Json, Printer, Text, begin, logger, subscribe, tell, to_descriptor, worker_lines
 from rrmaster.settings import Settings, SettingsError
 
-LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 APP = "shop.main:app"
 

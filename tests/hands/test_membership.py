@@ -11,7 +11,7 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import wire
-from rrmaster.balance import NEWCOMER_S, RoundRobin
+from rrmaster.balance import NEWCOMER_S, LeastLoaded, RoundRobin
 from rrmaster.listeners import open_listeners
 from rrmaster.recall import AGAIN
 from rrmaster.spelling import Tcp
@@ -107,6 +107,24 @@ async def test_who_leaves_leaves_all_its_listeners() -> None:
         for door in (0, 1):
             await house.calls(3, door)
         assert (gone.waiting, left.waiting) == (0, 6)
+        assert [list(door.policy.members) for door in house.dispatcher.doors] == [[left.post.id]] * 2
+        await house.settle()
+
+
+async def test_a_listener_opened_later_has_a_number_and_the_policy_of_its_own_time() -> None:
+    async with a_house(1, binds=TWO) as house:
+        house.dispatcher.shut(house.dispatcher.doors[0])
+        await eventually(lambda: len(house.dispatcher.doors) == 1)
+        house.dispatcher.adopt(RoundRobin)
+        (listener,) = open_listeners(LOOPBACK)
+        door = house.dispatcher.open(listener)
+        assert (door.number, door.policy.name) == (2, "round-robin")
+        house.dispatcher.shut(door)
+        await eventually(lambda: len(house.dispatcher.doors) == 1)
+        (listener,) = open_listeners(LOOPBACK)
+        house.dispatcher.open(listener)
+        await house.calls(1, door=1)
+        assert seen(house.players[0]) == [3], "no number is used again: a worker may serve only the old one"
         await house.settle()
 
 
@@ -172,6 +190,96 @@ async def test_what_came_through_a_listener_closed_since_is_still_answered() -> 
         successor = hire(house, None)
         await eventually(lambda: successor.waiting == 3)
         assert successor.post.load == 3
+        await house.settle()
+
+
+async def test_what_came_through_a_listener_closed_since_goes_to_who_serves_it_and_has_least() -> None:
+    async with a_house(0, binds=TWO) as house:
+        dead = hire(house, None)
+        await house.calls(2, door=1)
+        house.dispatcher.shut(house.dispatcher.doors[1])
+        await eventually(lambda: len(house.dispatcher.doors) == 1)
+        stranger = hire(house, (0,))
+        house.bury(dead)
+        await wait_all_tasks_blocked()
+        assert stranger.waiting == 0, "it does not serve that listener"
+        busy, idle = house.hire(enlist=False), house.hire(enlist=False)
+        busy.post.handed = 5
+        house.dispatcher.enlist(busy.link)
+        house.dispatcher.enlist(idle.link)
+        await eventually(lambda: idle.waiting == 2)
+        assert (busy.waiting, stranger.waiting) == (0, 0)
+        busy.post.handed = 0
+        await house.settle()
+
+
+async def test_what_one_line_refuses_goes_to_another_of_those_who_serve_its_listener() -> None:
+    async with a_house(0, binds=TWO) as house:
+        broken, stranger = hire(house, (1,)), hire(house, (0,))
+        broken.letterbox.line.shutdown(socket.SHUT_RD)
+        await house.calls(1, door=1)
+        assert broken.link.breached
+        assert stranger.waiting == 0
+        heir = hire(house, (1,))
+        await eventually(lambda: heir.waiting == 1)
+        await house.settle()
+
+
+async def test_whoever_closes_connections_of_one_listener_is_chosen_at_the_other() -> None:
+    async with a_house(0, binds=TWO) as house:
+        first, second = hire(house, None), hire(house, None)
+        for _ in range(4):
+            await house.calls(1, door=0)
+            await house.calls(1, door=1)
+        second.take(2)
+        second.answer()
+        second.report()
+        await house.listen()
+        await house.calls(1, door=1)
+        assert (first.post.load, second.post.load) == (4, 3)
+        first.take()
+        first.answer()
+        first.report()
+        await house.listen()
+        await house.calls(3, door=1)
+        assert (first.post.load, second.post.load) == (3, 3)
+        await house.settle()
+
+
+async def test_a_policy_adopted_later_knows_no_newcomers() -> None:
+    async with a_house(0) as house:
+        busy, idle = hire(house, None), hire(house, None)
+        busy.post.handed += 4
+        house.dispatcher.adopt(LeastLoaded)
+        await house.calls(4)
+        assert (busy.waiting, idle.waiting) == (0, 4)
+        busy.post.handed -= 4
+        await house.settle()
+
+
+async def test_a_late_ones_connection_goes_to_the_one_of_several_who_serves_its_listener(mock_clock: MockClock) -> None:
+    async with a_house(0, recall_after=LATE, binds=TWO) as house:
+        late = hire(house, (0, 1))
+        await house.calls(1, door=0)
+        other, server = hire(house, (1,)), hire(house, (0,))
+        mock_clock.jump(LATE + 0.001)
+        await eventually(lambda: server.waiting == 1)
+        assert other.waiting == 0
+        late.take()
+        late.report()
+        await house.settle()
+
+
+async def test_nobody_is_late_for_the_sake_of_those_who_serve_other_listeners(mock_clock: MockClock) -> None:
+    async with a_house(0, recall_after=LATE, binds=TWO) as house:
+        slow = hire(house, (0,))
+        await house.calls(1, door=0)
+        hire(house, (1,))
+        mock_clock.jump(LATE + 0.001)
+        await wait_all_tasks_blocked()
+        assert house.recall.suspensions == 0
+        await house.calls(1, door=0)
+        assert slow.waiting == 2
         await house.settle()
 
 

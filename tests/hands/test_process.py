@@ -62,6 +62,14 @@ async def test_an_exit_by_itself_tells_its_status(status: int) -> None:
         assert await child.wait() == Exit(code=status)
 
 
+async def test_nothing_stays_open_of_one_that_has_ended() -> None:
+    for _ in range(2):  # the first one starts trio's thread
+        before = len(os.listdir("/proc/self/fd"))
+        async with a_child("exit 0") as (child, _, _):
+            await child.wait()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
 async def test_an_exit_by_a_signal_tells_the_signal(number: int) -> None:
     async with a_child("echo up; exec sleep 60") as (child, output, _):

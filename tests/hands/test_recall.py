@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -182,6 +183,7 @@ async def test_what_is_recalled_keeps_its_listener_family_and_probe(mock_clock: 
         heir = house.players[1]
         heir.take()
         assert heir.seen == [wire.Handoff(0, 1, False, 2)]
+        assert [player.post.load for player in house.players] == [0, 1], "it counts for whoever has it"
         await house.settle()
 
 
@@ -217,6 +219,22 @@ async def test_a_master_that_ends_tells_those_it_can_give_to_nobody() -> None:
     for client in clients:
         with client:
             assert client.recv(1) == b""
+
+
+async def test_what_a_thread_brings_when_the_master_is_over_is_closed() -> None:
+    class Over:
+        def run_sync_soon(self, *_: object) -> None:
+            raise trio.RunFinishedError
+
+    async with a_house(1) as house:
+        await house.calls(1)
+        (late,) = house.players
+        before = len(os.listdir("/proc/self/fd"))
+        assert house.recall._read_back(late.link, 1, [late.link], True, Over()) == 0
+        assert late.waiting == 0
+        house.clients[0].settimeout(DEADLINE)
+        assert house.clients[0].recv(10) == b"", "its client is not left to wait"
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_with_a_full_table_nothing_is_recalled_from_the_living_and_nothing_lost() -> None:
@@ -281,5 +299,5 @@ async def test_many_dead_letterboxes_are_emptied_in_the_order_of_their_deaths(de
         heir = house.hire()
         house.recall.exhume()
         assert heir.waiting == 4
-        assert len(house.recall._graves) == dead - 1
+        assert [link.post.id for link in house.recall._graves] == list(range(2, dead + 1)), "the first is empty"
         await house.settle()

@@ -169,6 +169,17 @@ def test_after_a_flood_the_first_line_is_a_whole_one() -> None:
     assert [line for line in said if "dropped:" not in line] == ["whole"]
 
 
+def test_after_a_flood_the_rest_of_a_torn_line_is_dropped_however_it_is_cut() -> None:
+    into, said, clock = lines()
+    into.feed(b"x" * RATE)
+    into.feed(b"the beginning of a dropped line, ")
+    clock.now += 1.0
+    said.clear()
+    for piece in (b"its middle, ", b"and its end", b"\n", b"whole\n"):
+        into.feed(piece)
+    assert [line for line in said if "dropped:" not in line] == ["whole"]
+
+
 def test_an_allowance_grows_back_with_time_and_not_beyond_a_second() -> None:
     into, said, clock = lines()
     into.feed(b"x" * (RATE - LINE_COST - 1) + b"\n")

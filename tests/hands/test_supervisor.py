@@ -157,6 +157,61 @@ async def test_a_worker_that_never_gets_ready_again_is_not_started_over_and_over
         await fleet.until(lambda: fleet.slots == [0, 1], within=40)
 
 
+async def test_a_reload_does_not_wait_for_the_back_off_of_the_old_code(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        fleet.troupe.script = crashes
+        fleet.serving[0].process.end(Exit(code=1))
+        await trio.sleep(60)
+        fleet.troupe.script = serves
+        fleet.supervisor.reload()
+        assert await fleet.until(lambda: len(fleet.troupe.living) == 3) < 0.1, "the survivor, and two new ones"
+
+
+async def test_the_same_reason_is_said_once(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    async with a_fleet(2) as fleet:
+        fleet.troupe.script = fails("KeyError: 'DATABASE'")
+        fleet.serving[0].process.end(Exit(code=1))
+        await trio.sleep(20)
+        assert len(fleet.troupe.actors) > 4
+        assert len([r for r in caplog.records if "DATABASE" in r.getMessage() and r.levelno >= logging.ERROR]) == 1
+
+
+async def test_nobody_is_started_in_the_place_of_one_that_still_goes(autojump_clock: MockClock) -> None:
+    async with a_fleet(2, deaf=frozenset({TERM})) as fleet:
+        fleet.troupe.script = fails_slowly
+        fleet.serving[1].process.end(Exit(code=1))
+        await trio.sleep(Patience().term - 0.1)
+        assert len(fleet.troupe.actors) == 3, "it has not ended, so nobody knows yet whether it counts as a crash"
+
+
+async def fails_slowly(actor: Actor) -> Exit:
+    actor.say(wire.Failed("no"))
+    return await boots_for_ever(actor)
+
+
+async def test_in_a_crash_loop_one_tries_for_all(autojump_clock: MockClock) -> None:
+    async with a_fleet(4) as fleet:
+        fleet.troupe.script = crashes
+        for actor in fleet.serving[1:]:
+            actor.process.end(Exit(code=1))
+        await trio.sleep(60)
+        fleet.troupe.script = boots_for_ever
+        await fleet.until(lambda: len(fleet.troupe.living) == 2)
+        await trio.sleep(5)
+        assert len(fleet.troupe.living) == 2, "whether the one that tries is good is not known yet"
+
+
+async def test_a_smaller_fleet_has_no_places_left_to_fill(autojump_clock: MockClock) -> None:
+    async with a_fleet(3) as fleet:
+        fleet.troupe.script = crashes
+        fleet.serving[2].process.end(Exit(code=1))
+        await trio.sleep(10)
+        fleet.supervisor.scale(2)
+        await trio.sleep(1)
+        assert fleet.supervisor.aftermath.due(trio.current_time(), True) == float("inf")
+        assert fleet.supervisor._due() == float("inf"), "nothing wakes the master any more"
+
+
 async def test_while_nobody_serves_the_next_try_is_a_second_away(autojump_clock: MockClock) -> None:
     async with a_fleet(1) as fleet:
         fleet.troupe.script = crashes
@@ -350,6 +405,7 @@ async def test_a_new_worker_that_dies_after_it_was_ready_ends_the_reload(autojum
         fleet.troupe.actor(3).process.end(Exit(code=1))
         await fleet.until(lambda: len(fleet.troupe.living) == 2, within=60)
         assert generations(fleet) == [1, 1]
+        assert not fleet.supervisor.aftermath.restarts.crashes, "the old code has not crashed"
 
 
 async def test_a_new_worker_that_falls_silent_in_its_probation_ends_the_reload(autojump_clock: MockClock) -> None:
@@ -364,7 +420,10 @@ async def test_a_stop_ends_a_reload_too(autojump_clock: MockClock) -> None:
     async with a_fleet(2, casting={3: boots_for_ever, 4: boots_for_ever}) as fleet:
         fleet.supervisor.reload()
         await fleet.until(lambda: len(fleet.troupe.living) == 4)
+        rollout = fleet.supervisor.rollout
         fleet.supervisor.stop()
+        assert rollout is not None
+        assert (rollout.status, rollout.reason) == (10, "the master stops"), "whoever waits for it is told at once"
         await fleet.over.wait()
         assert fleet.troupe.living == []
         fleet.supervisor.reload()  # nothing comes of it
@@ -387,6 +446,7 @@ async def test_scaling_down_drains_the_highest_slots(autojump_clock: MockClock) 
         await fleet.until(lambda: len(fleet.troupe.living) == 2)
         assert fleet.slots == [0, 1]
         assert all(actor.process.how == Exit(code=0) for actor in leaving)
+        assert not fleet.supervisor.aftermath.restarts.crashes, "who was asked to go has not crashed"
         fleet.supervisor.scale(0)
         await trio.sleep(1)
         assert fleet.slots == [0], "one stays"
@@ -469,6 +529,13 @@ async def test_a_hurry_shortens_what_patience_there_is(autojump_clock: MockClock
         assert all(a.process.signals == [TERM] and a.process.to_group == [KILL] for a in fleet.troupe.actors)
 
 
+async def test_a_second_hurry_gives_no_patience_back(autojump_clock: MockClock) -> None:
+    async with a_fleet(1) as fleet:
+        fleet.supervisor.hurry(0.5, 0.0)
+        fleet.supervisor.hurry(1.0, 5.0)
+        assert (fleet.supervisor.patience.graceful, fleet.supervisor.patience.term) == (0.5, 0.0)
+
+
 async def test_a_stop_at_boot_terminates(autojump_clock: MockClock) -> None:
     async with a_fleet(2, boots_for_ever, complete=False) as fleet:
         await fleet.until(lambda: len(fleet.troupe.actors) == 2)
@@ -487,17 +554,20 @@ async def test_a_stop_while_a_process_is_being_started_ends_it_too(autojump_cloc
             return await spawn(birth)
 
         fleet.supervisor.spawn = slow
+        fleet.troupe.script = boots_for_ever  # it will not see that there is nothing to do
         fleet.supervisor.scale(2)
         await wait_all_tasks_blocked()
+        begun = trio.current_time()
         fleet.supervisor.stop()
         await fleet.over.wait()
         assert fleet.troupe.living == []
+        assert trio.current_time() - begun < 1.1, "it is told as soon as there is somebody to tell"
 
 
 async def test_a_cancelled_supervisor_leaves_no_process(autojump_clock: MockClock) -> None:
     async with a_fleet(3, deaf=frozenset({TERM})) as fleet:
         pass
-    assert all(actor.process.how == Exit(signal=KILL) for actor in fleet.troupe.actors)
+    assert [actor.process.to_group for actor in fleet.troupe.actors] == [[KILL]] * 3
 
 
 # --- silence
@@ -520,6 +590,16 @@ async def test_who_is_silent_for_too_long_is_killed_with_its_stacks_and_replaced
         await fleet.until(lambda: len(fleet.serving) == 2)
         await trio.sleep(100)
         assert ids(fleet) == [3, 2], "who beats stays"
+        assert fleet.supervisor.aftermath.counts == {0: 1}
+        assert fleet.supervisor.killed_while_stopping == 0, "it was no stop"
+
+
+async def test_who_is_to_be_killed_gets_nothing_more(autojump_clock: MockClock) -> None:
+    async with a_fleet(1, falls_silent, patience=Patience(hang=30)) as fleet:
+        post = fleet.supervisor.wards[1].link.post
+        await fleet.until(lambda: fleet.troupe.actor(1).process.signals == [DUMP_SIGNAL])
+        assert fleet.troupe.actor(1).process.how is None, "it lives on for its stacks"
+        assert not post.has_room()
 
 
 async def test_without_a_hang_timeout_silence_is_nothing(autojump_clock: MockClock) -> None:

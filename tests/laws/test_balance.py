@@ -856,6 +856,14 @@ def test_progress_gives_the_whole_time_again():
     assert lateness.late(20) == [worker.post]
 
 
+def test_a_report_is_a_sign_of_life_and_forgives():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    assert lateness.late(15) == [worker.post]
+    worker.post.settle(wire.Report(0))
+    assert worker.post.strikes == 0
+
+
 def test_who_was_dismissed_meanwhile_is_not_late():
     lateness, worker = Lateness(5), hire(0)
     give(lateness, worker, 10)

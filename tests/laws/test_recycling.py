@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ def test_limits_vary_within_the_jitter_and_never_vanish(requests: int, dice: flo
     limits = Limits(requests=requests, age=100.0).of_one(dice)
     assert limits.requests >= 1
     assert abs(limits.requests - requests) <= JITTER * requests + 1
-    assert abs(limits.age - 100.0) <= JITTER * 100.0 + 1e-9
+    assert limits.age == pytest.approx(100.0 * (1 + JITTER * (2 * dice - 1)))
 
 
 def test_without_limits_nobody_goes():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rrmaster import restarts
 from rrmaster.restarts import CAP_S, JITTER, LOOP, STABLE_S, STARTS_PER_S, WINDOW_S, Exit, Restarts, is_crash
 
-LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 jitters = st.floats(0, 1)
 
 BOOT = 0.125
@@ -94,6 +94,13 @@ def test_then_the_back_off_doubles_up_to_a_cap():
         delays.append(law.crashed(now, 0.0, 0.5))
         now += delays[-1]
     assert delays == [0, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_who_served_for_long_and_crashes_in_a_loop_of_others_ends_no_loop():
+    law, now = Restarts(), 0.0
+    for _ in range(4):
+        now += law.crashed(now, 0.0, 0.5)
+    assert law.crashed(now, 10 * STABLE_S, 0.5) == 8
 
 
 @LAW

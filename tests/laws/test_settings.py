@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from rrmaster import sources as law
 from rrmaster.balance import MAX_WINDOW, POLICIES
-from rrmaster.launch import FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
+from rrmaster.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
 from rrmaster.master import launch_of
+from rrmaster.proxied import MODES
 from rrmaster.settings import Settings, SettingsError, flag, options
 from rrmaster.sources import Source, conventions, from_environment, from_table, read, variable
 from rrmaster.spelling import LOG_LEVELS, Between, Inherited, Tcp, Unix, parse_bind, parse_binds, parse_duration
 
-LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 APP = "shop.main:app"
 HUGE = 10**400
@@ -120,6 +121,10 @@ GOOD = {
     "bind": [("a:1", ("a:1",)), (["a:1", "b:2"], ("a:1", "b:2"))],
     "unix_mode": [("660", 0o660), ("0o660", 0o660), ("0", 0), (0o600, 0o600), ("777", 0o777)],
     "backlog": [("1", 1), (65535, 65535)],
+    "reload": [("yes", True), ("false", False), (True, True), (False, False), ("ON", True), ("0", False)],
+    "reload_dir": [("src", ("src",)), ("a, b", ("a", "b")), (["a,b", "c"], ("a,b", "c")), ((), ())],
+    "reload_include": [("*.html", ("*.html",)), (["*.html", "*.toml"], ("*.html", "*.toml")), ([], ())],
+    "reload_exclude": [("tests,build/*", ("tests", "build/*")), (("a", "a"), ("a",))],
     "workers": [("4", 4), (1, 1), (" 8 ", 8), ("auto", None), (None, None), (1024, 1024), ("2:8", Between(2, 8))],
     "interface": [(interface, interface) for interface in INTERFACES],
     "runtime": [(runtime, runtime) for runtime in RUNTIMES],
@@ -131,6 +136,13 @@ GOOD = {
     "threads": [("1", 1), (1000, 1000)],
     "lifespan": [(lifespan, lifespan) for lifespan in LIFESPANS],
     "access_log": SWITCH,
+    "certfile": [("cert.pem", "cert.pem"), (None, None)],
+    "keyfile": [("key.pem", "key.pem"), (None, None)],
+    "ca_certs": [("ca.pem", "ca.pem"), (None, None)],
+    "cert_reqs": [*((word, word) for word in reversed(CERT_REQS)), ("0", "none"), (1, "optional"), ("2", "required")],
+    "ciphers": [("ECDHE+AESGCM", "ECDHE+AESGCM"), (None, None)],
+    "proxy_protocol": [(mode, mode) for mode in MODES],
+    "proxy_allow_from": [("10.0.0.0/8, ::1", "10.0.0.0/8,::1"), ("*", "*"), ("", "")],
     "app_dir": [("src", "src"), (None, None)],
     "env_file": [(".env", ".env"), (None, None)],
     "chdir": [("/srv", "/srv"), (None, None)],
@@ -174,11 +186,22 @@ GOOD = {
     "control": [("/run/shop.sock", "/run/shop.sock"), (None, None)],
     "name": [("shop", "shop")],
 }
+BESIDE = {
+    "keyfile": {"certfile": "cert.pem"},
+    "ca_certs": {"certfile": "cert.pem", "cert_reqs": "required"},
+    "cert_reqs": {"certfile": "cert.pem", "ca_certs": "ca.pem"},
+    "ciphers": {"certfile": "cert.pem"},
+}
+"""What these need beside them."""
 BAD = {
     "application": ["", "shop", "shop:", ":app", "shop.main", "a b:c", "shop..main:app", "shop:app()", 5, None],
     "bind": ["", "localhost:x", 80, ["a:1", "a:1"]],
     "unix_mode": ["", "888", "1777", "rw", -1, 0o1000, True, None],
     "backlog": ["0", 0, -1, 65536, "many", 1.5, True, None],
+    "reload": ["", "maybe", 1, 0, None, "y"],
+    "reload_dir": ["", "a,,b", 5, None, ["a", 5], [""], b"a"],
+    "reload_include": ["", ".", "*.py,", 5, None, ["*.py", "."]],
+    "reload_exclude": ["", ".", 5, None, [None]],
     "workers": ["0", 0, -1, 1025, "four", "", 2.0, True, "8:2", "0:2", "2:", ":"],
     "interface": ["", "ASGI", "http", None, 5],
     "runtime": ["", "curio", None, 5],
@@ -190,6 +213,13 @@ BAD = {
     "threads": ["0", 0, 1001, "x", None, True],
     "lifespan": ["", "yes", True, None],
     "access_log": ["", "maybe", 2, None],
+    "certfile": ["", 5],
+    "keyfile": ["", 5],
+    "ca_certs": ["", 5],
+    "cert_reqs": ["", "3", 3, -1, "CERT_REQUIRED", True, None],
+    "ciphers": ["", 5],
+    "proxy_protocol": ["", "on", "v3", True, None],
+    "proxy_allow_from": ["localhost", "10.0.0.1/8", None, 5],
     "app_dir": ["", 5],
     "env_file": ["", 5],
     "chdir": ["", 5],
@@ -241,7 +271,8 @@ def test_these_tables_show_every_option():
 @pytest.mark.parametrize(("name", "case"), pairs(GOOD))
 def test_a_good_value_is_understood(name, case):
     value, wanted = case
-    chosen = Settings(**({"application": APP} | {name: value}))
+    beside = BESIDE.get(name, {}) if wanted not in (None, "none") else {}
+    chosen = Settings(**({"application": APP} | beside | {name: value}))
     assert getattr(chosen, name) == (pytest.approx(wanted) if isinstance(wanted, float) else wanted)
 
 
@@ -291,6 +322,23 @@ def test_any_text_at_all_is_an_address_or_refused(text):
     assert isinstance(bind, Tcp | Unix | Inherited)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"keyfile": "key.pem"}, "--keyfile needs --certfile"),
+        ({"ca_certs": "ca.pem"}, "--ca-certs needs --certfile"),
+        ({"ciphers": "ECDHE"}, "--ciphers needs --certfile"),
+        ({"cert_reqs": "required", "ca_certs": "ca.pem"}, "--ca-certs needs --certfile"),
+        ({"certfile": "cert.pem", "cert_reqs": "required"}, "--cert-reqs required needs --ca-certs"),
+        ({"certfile": "cert.pem", "cert_reqs": "optional"}, "--cert-reqs optional needs --ca-certs"),
+        ({"certfile": "cert.pem", "ca_certs": "ca.pem"}, "say --cert-reqs optional or required"),
+    ],
+)
+def test_an_option_of_tls_that_would_do_nothing_is_refused(chosen, said):
+    with pytest.raises(SettingsError, match=said):
+        Settings(APP, **chosen)
+
+
 def test_a_worker_is_not_called_hung_between_two_heartbeats():
     with pytest.raises(SettingsError, match="at least twice the heartbeat"):
         Settings(APP, heartbeat="1s", hang_timeout="1.5s")
@@ -307,6 +355,10 @@ def test_the_defaults_are_those_that_were_promised():
         "bind": ("127.0.0.1:8000",),
         "unix_mode": 0o666,
         "backlog": 2048,
+        "reload": False,
+        "reload_dir": (),
+        "reload_include": (),
+        "reload_exclude": (),
         "workers": None,
         "app_dir": None,
         "chdir": None,
@@ -338,6 +390,13 @@ def test_the_defaults_are_those_that_were_promised():
         "threads": 8,
         "lifespan": "auto",
         "access_log": False,
+        "certfile": None,
+        "keyfile": None,
+        "ca_certs": None,
+        "cert_reqs": "none",
+        "ciphers": None,
+        "proxy_protocol": "off",
+        "proxy_allow_from": "127.0.0.1,::1",
         "surge": 1.0,
         "probation": 2.0,
         "soak": 2.0,
@@ -356,6 +415,14 @@ def test_the_defaults_are_those_that_were_promised():
         "control": None,
         "name": None,
     }
+
+
+def test_a_developer_waits_for_nothing_but_what_he_asks_for():
+    chosen = Settings(APP, reload=True)
+    assert (chosen.probation, chosen.soak, chosen.graceful_timeout, chosen.workers) == (0.0, 0.0, 1.0, 1)
+    asked, origins = read([served(reload="yes", soak="2s", graceful_timeout="1m", workers="auto")])
+    assert (asked.probation, asked.soak, asked.graceful_timeout, asked.workers) == (0.0, 2.0, 60.0, None)
+    assert (origins["probation"], origins["soak"]) == ("default", "command line")
 
 
 @pytest.mark.parametrize("name", options())
@@ -451,8 +518,8 @@ def test_every_option_is_a_variable_and_a_key(name):
     value = next(value for value, wanted in GOOD[name] if isinstance(value, str))
     environment, _ = from_environment({f"RRMASTER_{name.upper()}": value})
     for source in (environment, from_table({name.replace("_", "-"): value}, "f"), from_table({name: value}, "f")):
-        chosen, origins = read([served(), source])
-        assert getattr(chosen, name) == getattr(Settings(APP, **{name: value}), name)
+        chosen, origins = read([source, served(**BESIDE.get(name, {}))])
+        assert getattr(chosen, name) == getattr(Settings(APP, **BESIDE.get(name, {}) | {name: value}), name)
         assert origins[name] == source.name
 
 

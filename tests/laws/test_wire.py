@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rrmaster import wire
 from rrmaster.wire import Failed, Handoff, Nudge, ProtocolError, Ready, Report, Retiring
 
-LAW = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
 def unsigned(bits: int) -> st.SearchStrategy[int]:
@@ -108,6 +108,16 @@ def test_half_a_message_is_refused(message, data):
         wire.decode_up(half)
     with pytest.raises(ProtocolError):
         wire.decode_down(half)
+
+
+@LAW
+@given(ups | downs, st.binary(min_size=1, max_size=40))
+def test_a_message_with_more_behind_it_is_refused(message, more):
+    datagram = wire.encode(message) + more
+    with pytest.raises(ProtocolError):
+        wire.decode_up(datagram)
+    with pytest.raises(ProtocolError):
+        wire.decode_down(datagram)
 
 
 @pytest.mark.parametrize(

@@ -318,6 +318,8 @@ def _installable(words: list[str]) -> None:
 
 def _parsed(words: list[str]) -> None:
     """One command is one of ours, and its words are understood."""
+    if words[:1] == ["pip"]:
+        return _installable(words)
     if words[:1] != ["rrmaster"]:
         raise Wrong(f"`{shlex.join(words)}` is none of ours: make the block text")
     if _serves(words):
@@ -326,6 +328,7 @@ def _parsed(words: list[str]) -> None:
         _verb_understood(words[1], words[2:])
     elif words[1] in VERBS:
         _understood(words[2:])
+    return None
 
 
 def _understood(words: list[str]) -> None:

@@ -13,12 +13,12 @@ from test_faults import crowd
 
 
 async def test_term_finishes_what_is_in_hand_and_ends_with_0():
-    async with running("handlers:slow") as master:
+    # Two of the twenty are in hand when the signal comes, and the others in the backlog, for there is no room.
+    async with running("handlers:brief", "--worker-connections", "1", workers=2) as master:
         streams = await master.burst(20)
         for stream in streams:
             await stream.send_all(b"?")
         assert await master.stop() == 0
-        # All of the backlog was accepted, handed over and answered.
         answers = Counter([bool(await stream.receive_some()) for stream in streams])
         assert answers == {True: 20}
         assert not any("SIGKILL" in line for line in master.lines)
@@ -128,12 +128,14 @@ async def test_a_worker_that_is_not_ready_gets_nothing():
         assert paused not in last
 
 
-async def test_what_workers_print_is_logged_in_whole_lines_with_their_slot():
+async def test_what_workers_print_is_logged_in_whole_lines_and_drives_no_terminal():
     async with running("handlers:prints", workers=2) as master:
         for number in range(10):
             await ask(master.port, b"%d" % number)
         await master.until(lambda: master.text.count("| out ") == 10 and master.text.count("| err ") == 10, "all lines")
         assert all(f"| out {number}" in master.text and f"| err {number}" in master.text for number in range(10))
+        await ask(master.port, b"\x1b[31mred")
+        await master.said(r"\| out \\x1b\[31mred")
 
 
 async def test_a_flood_of_output_is_read_and_thrown_away():
@@ -142,24 +144,6 @@ async def test_a_flood_of_output_is_read_and_thrown_away():
             assert await ask(master.port)
         await master.said("lines dropped")
         assert len(master.text) < 30_000_000
-
-
-async def test_a_log_that_nobody_reads_stops_nobody():
-    async with running("handlers:floods", workers=2) as master:
-        port = master.port
-        master.deaf = True
-        for _ in range(4):
-            assert await ask(port)
-        with open(f"/proc/{master.pid}/statm") as file:
-            assert int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") < 80 * 2**20
-        master.signal(signal.SIGTERM)
-        assert await master.ended() == 0
-
-
-async def test_control_characters_in_output_are_escaped():
-    async with running("handlers:prints", workers=1) as master:
-        await ask(master.port, b"\x1b[31mred")
-        await master.said(r"\| out \\x1b\[31mred")
 
 
 async def test_a_crash_loop_is_slowed_down_and_the_others_serve():

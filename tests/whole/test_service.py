@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
+from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +66,35 @@ async def test_a_reload_is_told_from_its_beginning_to_its_end(systemd):
         assert re.search(r"^MONOTONIC_USEC=\d+$", reloading, re.MULTILINE)
         await hear_of(ours, "READY=1")
         assert await master.stop() == 0
+
+
+async def test_pid_file_umask_and_directory_are_as_asked(tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    options = ("--pid", "pid", "--umask", "027", "--chdir", str(tmp_path / "work"))
+    async with running("handlers:surroundings", *options, workers=1) as master:
+        pid_file = tmp_path / "work" / "pid"
+        assert pid_file.read_text() == f"{master.pid}\n"
+        assert stat.S_IMODE(pid_file.stat().st_mode) == 0o640
+        assert literal_eval((await ask(master.port)).decode()) == (0o027, str(tmp_path / "work"))
+        assert await master.stop() == 0
+        assert not pid_file.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_it_is_another_user_before_any_worker_is():
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        path = Path(directory) / "control.sock"
+        options = ("--user", "65534", "--group", "65533", "--control", str(path))
+        # Workers need not start: the interpreter may lie where only root can read.
+        async with running("handlers:quick", *options, workers=1, ready=False) as master:
+            await master.said("serves handlers:quick")
+            status = Path(f"/proc/{master.pid}/status").read_text()
+            assert re.findall(r"^[UG]id:\t(.*)$", status, re.MULTILINE) == [
+                "\t".join(["65534"] * 4),
+                "\t".join(["65533"] * 4),
+            ]
+            assert re.findall(r"^Groups:\t(.*)$", status, re.MULTILINE)[0].split() == ["65533"]
 
 
 def test_as_process_1_of_a_container_it_buries_strangers_and_says_nothing_of_it(tmp_path: Path):

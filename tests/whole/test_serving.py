@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import stat
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,11 +17,22 @@ import trio
 from harness import PATIENCE, ask, running
 
 
-async def test_held_connections_are_spread_evenly_one_by_one():
+async def test_held_connections_are_spread_evenly_one_by_one_and_emptied_workers_are_filled_first():
     async with running("handlers:ident") as master:
-        counts = Counter((await master.hold(200)).values())
+        held = await master.hold(200)
+        counts = Counter(held.values())
         assert max(counts.values()) - min(counts.values()) <= 1
         assert counts.keys() == master.workers.keys()
+        emptied = set(sorted(master.workers)[:2])
+        for stream, pid in held.items():
+            if pid in emptied:
+                # The end of stream says that the worker has closed it too; it reports within milliseconds, and in
+                # any case before this many others have been given away.
+                await stream.send_all(b"bye")
+                assert await stream.receive_some() == b""
+        again = Counter((await master.hold(40)).values())
+        assert sum(again[pid] for pid in emptied) >= 38
+        assert sum(again.values()) == 40
 
 
 async def test_held_connections_are_spread_evenly_in_a_burst():
@@ -35,24 +47,21 @@ async def test_held_connections_are_spread_evenly_in_a_burst():
         assert max(counts.values()) <= 55
 
 
-async def test_emptied_workers_are_filled_first():
-    async with running("handlers:ident") as master:
-        held = await master.hold(80)
-        emptied = set(sorted(master.workers)[:2])
-        for stream, pid in held.items():
-            if pid in emptied:
-                # The end of stream says that the worker has closed it too; it reports within milliseconds, and in
-                # any case before this many others have been given away.
-                await stream.send_all(b"bye")
-                assert await stream.receive_some() == b""
-        again = Counter((await master.hold(40)).values())
-        assert sum(again[pid] for pid in emptied) >= 38
-        assert sum(again.values()) == 40
+async def test_a_worker_has_no_more_connections_than_it_may_and_the_others_wait():
+    async with running("handlers:ident", "--worker-connections", "3", workers=2) as master:
+        held = await master.hold(6)
+        assert set(Counter(held.values()).values()) == {3}
+        waiting = await master.burst(2)
+        for stream, pid in list(held.items())[:2]:
+            await stream.send_all(b"bye")
+            # Nobody else has room, so whoever has closed one gets the next.
+            with trio.fail_after(PATIENCE):
+                assert int(await waiting.pop(0).receive_some()) == pid
 
 
 @pytest.mark.parametrize("policy", ["round-robin", "random-two", "ip-hash", "by_slot:highest"])
 async def test_every_policy_serves(policy: str):
-    async with running("handlers:quick", "--policy", policy) as master:
+    async with running("handlers:quick", "--policy", policy, workers=2) as master:
         ledger: Counter[str] = Counter()
         async with trio.open_nursery() as nursery:
             for _ in range(40):
@@ -61,7 +70,7 @@ async def test_every_policy_serves(policy: str):
 
 
 async def test_a_policy_that_fails_is_told_and_serves_all_the_same():
-    async with running("handlers:quick", "--policy", "by_slot:broken") as master:
+    async with running("handlers:quick", "--policy", "by_slot:broken", workers=2) as master:
         ledger: Counter[str] = Counter()
         for _ in range(8):
             await ask(master.port, b"?", ledger)
@@ -70,7 +79,8 @@ async def test_a_policy_that_fails_is_told_and_serves_all_the_same():
 
 
 async def test_round_robin_takes_turns():
-    async with running("handlers:ident", "--policy", "round-robin") as master:
+    # On a busy machine a worker may be late, and what is taken back from it goes to another, out of turn.
+    async with running("handlers:ident", "--policy", "round-robin", "--recall-after", "20s") as master:
         pids = list((await master.hold(12)).values())
         assert len(set(pids[:4])) == 4
         assert pids[:4] == pids[4:8] == pids[8:]
@@ -120,8 +130,10 @@ async def test_workers_know_who_they_are():
     async with running(
         "handlers:facts", workers=2, environ={"NOTIFY_SOCKET": "/run/nobody", "LISTEN_FDS": "3", "LISTEN_PID": "1"}
     ) as master:
-        answers = [ast.literal_eval((await ask(master.port)).decode()) for _ in range(2)]
-        assert sorted(answer[0] for answer in answers) == [0, 1]
+        answers: list[tuple[int, int, int, list[str], list[str], bool]] = []
+        with trio.fail_after(PATIENCE):  # on a busy machine one of them may be late, and the other answers twice
+            while {answer[0] for answer in answers} != {0, 1}:
+                answers.append(ast.literal_eval((await ask(master.port)).decode()))
         for slot, id_, generation, seen, others, leads_group in answers:
             assert seen == [str(slot), str(id_), "2", str(generation)]
             assert others == []
@@ -176,9 +188,11 @@ async def test_a_socket_passed_by_systemd_replaces_the_default_address():
     with socket.socket() as passed:
         passed.bind(("127.0.0.1", 0))
         passed.listen()
+        passed_name = f"127.0.0.1:{passed.getsockname()[1]}"
         command = ["-m", "rrmaster", "-w", "1", "rrmaster.demo:echo"]
         process = await trio.lowlevel.open_process(
             [sys.executable, "-c", ACTIVATE, str(passed.fileno()), *command],
+            stderr=subprocess.PIPE,
             pass_fds=[passed.fileno()],
             env={name: value for name, value in os.environ.items() if name != "PORT"},
         )
@@ -188,6 +202,9 @@ async def test_a_socket_passed_by_systemd_replaces_the_default_address():
             process.terminate()
             with trio.fail_after(PATIENCE):
                 assert await process.wait() == 0
+        assert process.stderr is not None
+        said = b"".join([bytes(data) async for data in process.stderr]).decode()
+        assert f" on {passed_name} with" in said, "that one, and no other"
 
 
 async def test_what_is_served_is_said():

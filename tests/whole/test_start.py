@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, PROGRAMS, ROOT
-
-
-def rrmaster(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("PORT", "WEB_CONCURRENCY")}
-    return subprocess.run(
-        [sys.executable, "-m", "rrmaster", *arguments],
-        env=clean | {"PYTHONPATH": str(ROOT)} | environ,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
+from harness import PROGRAMS, ask, rrmaster, running
 
 SERVE = ("--workers", "2", "--bind", "127.0.0.1:0", "--app-dir", str(PROGRAMS))
 
@@ -45,14 +29,17 @@ def test_an_application_that_cannot_start_says_why_once(application: str, said: 
     assert "rrmaster/" not in ended.stderr  # none of our own frames
 
 
-def test_every_worker_gets_its_try_whatever_the_number_of_processors():
-    assert rrmaster(*SERVE, "--workers", "7", "never_boots:app").returncode == 3
+async def test_every_worker_gets_its_try_whatever_the_number_of_processors():
+    async with running("boots_in_slot_4:app", workers=5, ready=False) as master:
+        served = await master.said(r"worker (\d) .*: proving -> serving")
+        assert served[1] == "4"
+        assert await ask(master.port)
 
 
 def test_one_that_is_never_ready_is_given_up_with_its_stacks():
-    ended = rrmaster(*SERVE, "--ready-timeout", "500ms", "never_ready:app")
+    ended = rrmaster(*SERVE, "--ready-timeout", "1500ms", "never_ready:app")  # it must get as far as that
     assert ended.returncode == 3
-    assert "it was not ready after 0.5 s" in ended.stderr
+    assert "it was not ready after 1.5 s" in ended.stderr
     assert "never_ready.py" in ended.stderr
 
 
@@ -105,6 +92,11 @@ def test_nothing_stays_open_when_the_second_address_fails(tmp_path: Path):
         (("a:b", "--chdir", "/nowhere"), "--chdir: cannot change"),
         (("a:b", "--config", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
         (("a:b", "--daemon"), "systemd"),
+        (("a:b", "--reload", "--reload-dir", "/nowhere"), "--reload-dir: '/nowhere' is no directory"),
+        (("a:b", "--reload", "--reload-include", "."), "--reload-include: '.' fits no file"),
+        (("a:b", "--reload-dir", "."), "--reload-dir says what --reload watches, and there is no --reload"),
+        (("a:b", "--reload-include", "*.html"), "--reload-include says what --reload watches"),
+        (("a:b", "--reload-exclude", "tests"), "--reload-exclude says what --reload watches"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments: tuple[str, ...], said: str):
@@ -124,7 +116,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments: tuple[str, ...], said: st
     ],
 )
 def test_a_mistake_in_the_environment_names_the_variable(environ: dict[str, str], said: str):
-    ended = rrmaster("a:b", **environ)
+    ended = rrmaster("a:b", environ=environ)
     assert ended.returncode == 2
     assert f"rrmaster: {said}: " in ended.stderr
 
@@ -144,7 +136,7 @@ def test_a_file_is_read_and_flags_win(tmp_path: Path):
 
 
 def test_a_misspelt_variable_is_told(tmp_path: Path):
-    ended = rrmaster(*SERVE, "never_boots:app", RRMASTER_WORKRES="3")
+    ended = rrmaster(*SERVE, "never_boots:app", environ={"RRMASTER_WORKRES": "3"})
     assert "RRMASTER_WORKRES is no setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?" in ended.stderr
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, running
+from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
 from rrmaster.cli import VERBS
 
@@ -25,19 +25,6 @@ ASKING = [verb for verb in VERBS if verb not in ("check", "systemd-unit")]
 GOOD = (PROGRAMS / "handlers.py").read_text()
 
 QUICK = ("--probation", "100ms", "--soak", "100ms")
-
-
-def rrmaster(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rrmaster", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def write(path: Path, text: str) -> None:
@@ -70,9 +57,9 @@ async def snapshot(path: Path) -> dict[str, object]:
 # --- a living master
 
 
-async def test_status_is_a_table_of_80_columns_for_people_and_json_for_programs(path: Path):
+async def test_status_and_workers_are_tables_of_80_columns_for_people_and_json_for_programs(path: Path):
     async with running("handlers:ident", *controlled(path), workers=2) as master:
-        await master.hold(3)
+        held = await master.hold(3)
         done = await order(path, "status")
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
@@ -84,16 +71,18 @@ async def test_status_is_a_table_of_80_columns_for_people_and_json_for_programs(
         assert told["accepted"] == 3
         assert {worker["pid"] for worker in told["workers"]} == set(master.workers)  # type: ignore[attr-defined]
         assert sum(worker["open"] for worker in told["workers"]) == 3  # type: ignore[attr-defined]
-
-
-async def test_workers_is_the_table_alone(path: Path):
-    async with running("handlers:quick", *controlled(path), workers=2) as master:
-        done = await order(path, "workers")
-        head, *rows = done.stdout.splitlines()
+        await next(iter(held)).send_all(b"bye")
+        with trio.fail_after(PATIENCE):
+            while sum(worker["open"] for worker in (await snapshot(path))["workers"]) != 2:  # type: ignore[attr-defined]
+                pass
+        head, *rows = (await order(path, "workers")).stdout.splitlines()
         assert head.split()[:3] == ["SLOT", "ID", "PID"]
         assert [row.split()[0] for row in rows] == ["0", "1"]
         assert len(json.loads((await order(path, "workers", "--json")).stdout)) == 2
-        assert await master.stop() == 0
+        pytest.importorskip("blessed")
+        done = await order(path, "top")
+        assert done.returncode == 1
+        assert done.stderr == "rrmaster: top needs a terminal; `rrmaster status` does not\n"
 
 
 async def test_scale_has_more_workers_and_fewer(path: Path):
@@ -132,9 +121,11 @@ async def test_a_reload_onto_code_that_cannot_be_imported_ends_with_10_and_its_t
         assert "refused" not in (await order(path, "status")).stdout
 
 
-async def test_two_reloads_at_once_are_one_and_a_13(path: Path):
-    async with running("handlers:quick", *controlled(path), "--probation", "1s", workers=1) as master:
-        first: list[subprocess.CompletedProcess[str]] = []
+async def test_two_reloads_at_once_are_one_and_a_13(path: Path, tmp_path: Path):
+    (tmp_path / "app.py").write_text(GATED)
+    async with running("app:quick", *controlled(path), *QUICK, workers=1, app_dir=tmp_path) as master:
+        gate, first = tmp_path / "gate", list[subprocess.CompletedProcess[str]]()
+        gate.touch()
 
         async def begin() -> None:
             first.append(await order(path, "reload"))
@@ -143,40 +134,74 @@ async def test_two_reloads_at_once_are_one_and_a_13(path: Path):
             nursery.start_soon(begin)
             await master.said("starting generation 2")
             assert (await order(path, "reload")).returncode == 13
+            gate.unlink()
         assert first[0].returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["restart", "retire"])
-async def test_a_worker_is_replaced_before_it_goes(path: Path, verb: str):
+GATED = (
+    GOOD
+    + """
+from pathlib import Path
+
+while Path(__file__).with_name("gate").exists():
+    time.sleep(0.01)
+"""
+)
+
+
+async def test_a_worker_is_replaced_before_it_goes(path: Path):
     async with running("handlers:quick", *controlled(path), workers=2) as master:
-        old = {slot: pid for pid, slot in master.workers.items()}
-        assert (await order(path, verb, "1")).returncode == 0
-        await master.said(rf"worker 1 \(pid {old[1]}\): serving -> draining")
-        before, _, _ = master.text.partition(f"(pid {old[1]}): serving -> draining")
-        assert before.count("proving -> serving") == 3
-        assert old[0] in master.workers
-        done = await order(path, verb, "9")
-        assert done.returncode == 1
-        assert done.stderr == "rrmaster: nobody serves in slot 9\n"
+        for number, verb in enumerate(("restart", "retire"), start=1):
+            old = {slot: pid for pid, slot in master.workers.items()}
+            assert (await order(path, verb, "1")).returncode == 0
+            await master.said(rf"worker 1 \(pid {old[1]}\): serving -> draining")
+            before, _, _ = master.text.partition(f"(pid {old[1]}): serving -> draining")
+            assert before.count("proving -> serving") == 2 + number, verb
+            assert old[0] in master.workers
+            done = await order(path, verb, "9")
+            assert done.returncode == 1
+            assert done.stderr == "rrmaster: nobody serves in slot 9\n"
 
 
-async def test_stop_waits_for_the_end(path: Path):
-    async with running("handlers:quick", *controlled(path), workers=1) as master:
-        done = await order(path, "stop")
-        assert done.returncode == 0
-        assert done.stdout.splitlines()[-1] == "stopped"
+async def test_stop_lets_everybody_finish_and_waits_for_the_end(path: Path):
+    async with running("handlers:ident", *controlled(path), workers=1) as master:
+        (held,) = await master.hold(1)
+        done: list[subprocess.CompletedProcess[str]] = []
+
+        async def stop() -> None:
+            done.append(await order(path, "stop"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop)
+            await master.said("serving -> draining")
+            assert " draining " in (await order(path, "status")).stdout
+            assert not done, "somebody is served still"
+            await held.send_all(b"bye")
+        assert done[0].returncode == 0
+        assert done[0].stdout.splitlines()[-1] == "stopped"
         assert await master.ended() == 0
         assert not path.exists()
 
 
-async def test_logs_shows_what_workers_print(path: Path):
-    async with running("handlers:prints", *controlled(path), workers=1) as master:
-        await ask(master.port, b"7")
+async def test_stop_now_cuts_connections(path: Path):
+    async with running("handlers:ident", *controlled(path), workers=1) as master:
+        await master.hold(1)
+        assert (await order(path, "stop", "--now")).returncode == 0
+        assert await master.ended() == 0
+
+
+async def test_logs_and_stacks_are_those_of_one_worker(path: Path):
+    async with running("handlers:prints", *controlled(path), workers=2) as master:
+        pid = int(await ask(master.port, b"7"))
         await master.said(r"out 7")
-        pid = next(iter(master.workers))
-        done = await order(path, "logs")
-        assert f"worker 0 (pid {pid}) | out 7" in done.stdout
-        assert (await order(path, "logs", "3")).stdout == ""
+        slot = master.workers[pid]
+        assert f"worker {slot} (pid {pid}) | out 7" in (await order(path, "logs")).stdout
+        assert "out 7" in (await order(path, "logs", str(slot))).stdout
+        assert (await order(path, "logs", str(1 - slot))).stdout == ""
+        for slot in (0, 1):
+            done = await order(path, "stacks", str(slot))
+            assert done.returncode == 0, done.stderr
+            assert "Current thread" in done.stdout
 
 
 async def test_events_are_one_json_object_per_line(path: Path):
@@ -195,21 +220,6 @@ async def test_events_are_one_json_object_per_line(path: Path):
         await follower.stdout.aclose()
         events = [json.loads(line) for line in unread.splitlines()]
         assert all({"time", "level", "event", "text"} <= event.keys() for event in events)
-
-
-async def test_stacks_are_those_of_one_worker(path: Path):
-    async with running("handlers:quick", *controlled(path), workers=2):
-        done = await order(path, "stacks", "1")
-        assert done.returncode == 0, done.stderr
-        assert "Current thread" in done.stdout
-
-
-async def test_top_without_a_terminal_says_what_to_use(path: Path):
-    pytest.importorskip("blessed")
-    async with running("handlers:quick", *controlled(path), workers=1):
-        done = await order(path, "top")
-        assert done.returncode == 1
-        assert done.stderr == "rrmaster: top needs a terminal; `rrmaster status` does not\n"
 
 
 async def test_clients_that_hang_or_flood_cost_nobody_anything(path: Path):
@@ -252,19 +262,12 @@ async def test_a_second_master_has_a_second_name_and_a_verb_asks_which(tmp_path:
     ):
         sockets = sorted(path.name for path in (tmp_path / "rrmaster").iterdir())
         assert sockets == ["default-2.sock", "default.sock"]
-        done = await trio.to_thread.run_sync(_in(environ, "status", "--name", "default-2"))
+        done = await trio.to_thread.run_sync(lambda: rrmaster("status", "--name", "default-2", environ=environ))
         assert done.returncode == 0
         assert "default-2 (pid " in done.stdout
-        done = await trio.to_thread.run_sync(_in(environ, "status"))
+        done = await trio.to_thread.run_sync(lambda: rrmaster("status", environ=environ))
         assert done.returncode == 1
         assert "several masters live: " in done.stderr
-
-
-def _in(environ: dict[str, str], *words: str):  # type: ignore[no-untyped-def]
-    return lambda: subprocess.run(
-        [sys.executable, "-m", "rrmaster", *words], env=os.environ | environ, cwd=ROOT, capture_output=True, text=True,
-        timeout=PATIENCE, check=False,
-    )  # fmt: skip
 
 
 async def test_a_name_or_path_that_is_taken_is_refused(path: Path):
@@ -315,32 +318,18 @@ async def _kill(master: Running) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("verb", ASKING)
-async def test_every_verb_as_another_user_is_refused(verb: str):
+async def test_every_verb_as_another_user_is_refused():
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         path = Path(directory) / "control.sock"
         async with running("handlers:quick", *controlled(path), workers=1) as master:
-            words = [verb, *ARGUMENTS.get(verb, []), *controlled(path)]
-            done = await trio.to_thread.run_sync(_as_nobody, words)
-            assert done.returncode == 1
-            assert done.stderr == f"rrmaster: {path}: it belongs to another user's master; become that user, or root\n"
+            for verb in ASKING:
+                words = [verb, *ARGUMENTS.get(verb, []), *controlled(path)]
+                done = await trio.to_thread.run_sync(lambda words=words: rrmaster(*words, cwd=Path("/"), user=65534))
+                assert done.returncode == 1, verb
+                why = "it belongs to another user's master; become that user, or root"
+                assert done.stderr == f"rrmaster: {path}: {why}\n", verb
             assert await master.stop() == 0
-
-
-AS_NOBODY = """
-import locale, os, sys
-import rrmaster.cli, rrmaster.client, rrmaster.verbs  # where nobody may read, they are read before
-os.setgroups([]); os.setgid(65534); os.setuid(65534); os.chdir("/")
-sys.exit(rrmaster.cli.main(sys.argv[1:]))
-"""
-
-
-def _as_nobody(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
-        check=False,
-    )  # fmt: skip
 
 
 # --- without a master
@@ -362,9 +351,9 @@ def test_check_of_a_wrong_setting_is_2_and_of_an_application_that_does_not_start
     done = rrmaster("check", "--app-dir", str(PROGRAMS), "never_boots:app")
     assert done.returncode == 3
     assert "RuntimeError: the application cannot be imported" in done.stderr
-    done = rrmaster("check", "--app-dir", str(PROGRAMS), "--ready-timeout", "300ms", "never_ready:app")
+    done = rrmaster("check", "--app-dir", str(PROGRAMS), "--ready-timeout", "1500ms", "never_ready:app")
     assert done.returncode == 3
-    assert "it was not ready after 0.3 s" in done.stderr
+    assert "it was not ready after 1.5 s" in done.stderr
     assert "never_ready.py" in done.stderr, "its stacks say where it hangs"
 
 

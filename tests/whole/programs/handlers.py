@@ -33,11 +33,24 @@ async def slow(stream):
     await stream.send_all(_me())
 
 
+async def brief(stream):
+    """Answer 20 ms after the question."""
+    await stream.receive_some()
+    await trio.sleep(0.02)
+    await stream.send_all(_me())
+
+
 async def blocks(stream):
     """Block the whole worker for as many milliseconds as the client says."""
     data = await stream.receive_some()
     time.sleep(int(data) / 1000)
     await stream.send_all(_me())
+
+
+async def blocks_for_good(stream):
+    """Say who I am, and block the whole worker until somebody ends it."""
+    await stream.send_all(_me())
+    time.sleep(3600)
 
 
 async def ill(stream):
@@ -64,6 +77,13 @@ async def facts(stream):
     seen = [os.environ.get(name) for name in names]
     others = [name for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "RRMASTER_LINE") if name in os.environ]
     await stream.send_all(repr((me.slot, me.id, me.generation, seen, others, os.getpgid(0) == os.getpid())).encode())
+
+
+async def surroundings(stream):
+    """The umask, and the directory."""
+    await stream.receive_some()
+    os.umask(mask := os.umask(0))
+    await stream.send_all(repr((mask, os.getcwd())).encode())
 
 
 async def ignores_term(stream):

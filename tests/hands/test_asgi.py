@@ -1,0 +1,262 @@
+"""What stands between a server and an application: what it counts, and what it minds; the server is played."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import pytest
+from attrs import Factory, define
+
+from rrmaster.worker import Duty
+from rrmaster.worker.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
+from rrmaster.worker.wsgi import attended
+from tests.fakes import DEADLINE
+from tests.hands.test_duty import on_duty
+
+HTTP: Message = {
+    "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"a=b", "headers": [],
+    "http_version": "1.1", "client": ("192.0.2.7", 5000), "server": ("127.0.0.1", 80),
+}  # fmt: skip
+WEBSOCKET: Message = {**HTTP, "type": "websocket"}
+END = {"type": "http.request", "body": b"", "more_body": False}
+GONE = {"type": "http.disconnect"}
+
+
+@define(eq=False)
+class Played:
+    """A server's side of one request."""
+
+    says: list[Message] = Factory(list)
+    """What is to be received, in this order; then nothing more comes."""
+    heard: list[Message] = Factory(list)
+    fails_at: int = -1
+    """The number of the message at which the server raises."""
+    more: asyncio.Event = Factory(asyncio.Event)
+
+    async def receive(self) -> Message:
+        while not self.says:
+            self.more.clear()
+            await self.more.wait()
+        return self.says.pop(0)
+
+    async def send(self, message: Message) -> None:
+        if len(self.heard) == self.fails_at:
+            raise RuntimeError("Response content longer than Content-Length")
+        self.heard.append(message)
+
+    def say(self, *messages: Message) -> None:
+        self.says += messages
+        self.more.set()
+
+
+def run(act: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(DEADLINE):
+            await act()
+
+    asyncio.run(bounded())
+
+
+def counted(app: ASGI, act: Callable[[Counted, Duty], Awaitable[None]], **more: Any) -> None:
+    with on_duty() as (_, duty):
+        run(lambda: act(Counted(app, duty, **more), duty))
+
+
+async def waits(scope: Message, receive: Receive, send: Send) -> None:
+    """Accepts, and receives until the disconnect; returns, or raises what the scope holds."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+    await receive()
+    if "raise" in scope:
+        raise scope["raise"]
+
+
+async def begun(*tasks: asyncio.Task[None]) -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_them() -> None:
+    idle = list[None]()
+
+    async def act(app: Counted, duty: Duty) -> None:
+        servers = [Played() for _ in range(3)]
+        scopes = [HTTP, WEBSOCKET, {**HTTP, "raise": ZeroDivisionError()}]
+        tasks = [asyncio.create_task(app(s, p.receive, p.send)) for s, p in zip(scopes, servers, strict=True)]  # type: ignore[arg-type]
+        await begun(*tasks)
+        assert (duty.busy, duty.requests, app.active) == (3, None, 3)
+        for server in servers:
+            server.say(END)
+        assert [type(end) for end in await asyncio.gather(*tasks, return_exceptions=True)] == [
+            type(None), type(None), ZeroDivisionError,
+        ]  # fmt: skip
+        assert (duty.busy, duty.requests, app.active) == (0, 3, 0)
+        assert len(idle) == 1
+
+    counted(waits, act, idle=lambda: idle.append(None))
+
+
+def test_a_probe_is_served_and_not_counted() -> None:
+    async def act(app: Counted, duty: Duty) -> None:
+        server = Played([END])
+        await app(HTTP, server.receive, server.send)
+        assert (duty.busy, duty.requests, app.active) == (None, None, 0)
+
+    counted(waits, act, counts=False)
+
+
+def test_busy_is_told_once_for_many_changes() -> None:
+    stirred = list[None]()
+
+    async def act(app: Counted, duty: Duty) -> None:
+        duty.stir = lambda: stirred.append(None)
+        for _ in range(100):
+            await app(HTTP, Played([END]).receive, Played().send)
+        assert len(stirred) == 1
+        duty.report_busy()
+        await app(HTTP, Played([END]).receive, Played().send)
+        assert len(stirred) == 2
+
+    counted(waits, act)
+
+
+def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_more() -> None:
+    async def sends(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+        await send({"type": "websocket.send", "text": "still there?"})
+
+    async def act(app: Counted, duty: Duty) -> None:
+        server = Played()
+        task = asyncio.create_task(app(WEBSOCKET, server.receive, server.send))  # type: ignore[arg-type]
+        await begun(task)
+        (websocket,) = app.websockets
+        await websocket.leave()
+        await websocket.leave()
+        assert [(m["type"], m.get("code")) for m in server.heard] == [
+            ("websocket.accept", None), ("websocket.close", 1012),
+        ]  # fmt: skip
+        server.say({"type": "websocket.disconnect", "code": 1012})
+        with pytest.raises(WorkerLeaves, match="its worker is to go"):
+            await task
+        assert len(server.heard) == 2, "what it closes itself is closed already"
+        assert app.websockets == set()
+
+    counted(sends, act)
+
+
+def test_the_access_log_says_who_asked_what_and_how_it_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    async def answers(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 201})
+        await send({"type": "http.response.body", "body": b"12345", "more_body": True})
+        await send({"type": "http.response.body", "body": b"678"})
+
+    async def act(app: Counted, duty: Duty) -> None:
+        await app({**HTTP, "raw_path": b"/a%0Ab"}, Played().receive, Played().send)
+
+    counted(answers, act, access_log=True)
+    assert capsys.readouterr().out.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ({"type": "lifespan.startup.failed", "message": "no database"}, "no database"),
+        ({"type": "lifespan.startup.failed"}, "its startup has failed"),
+        (ZeroDivisionError("at its start"), "ZeroDivisionError: at its start"),
+    ],
+)
+def test_what_an_application_says_when_it_cannot_start_is_kept(end: Any, words: str) -> None:
+    async def starts(scope: Message, receive: Receive, send: Send) -> None:
+        if isinstance(end, Exception):
+            raise end
+        await send(end)
+
+    async def act(app: Counted, duty: Duty) -> None:
+        await asyncio.gather(app({"type": "lifespan"}, Played().receive, Played().send), return_exceptions=True)
+        assert words in app.startup
+        assert duty.busy is None
+
+    counted(starts, act)
+
+
+# --- WSGI
+
+
+def in_threads(app: Callable[..., Iterable[bytes]], server: Played, **scope: Any) -> Awaitable[None]:
+    return attended(app, threads=1)({**HTTP, **scope}, server.receive, server.send)
+
+
+def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:
+    found: list[Any] = []
+
+    def reads(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body = environ["wsgi.input"]
+        found.extend([body.readline(4), body.readline(100), body.read(3), body.readline(), list(body), body.read()])
+        found.append(environ["wsgi.input_terminated"])
+        start_response("200 OK", [])
+        return []
+
+    async def act() -> None:
+        parts = [b"first li", b"ne\nsecond line\n", b"third", b"\nlast"]
+        messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+        await in_threads(reads, Played([*messages, END]), headers=[(b"transfer-encoding", b"chunked")])
+
+    run(act)
+    assert found == [b"firs", b"t line\n", b"sec", b"ond line\n", [b"third\n", b"last"], b"", True]
+
+
+def test_a_wsgi_request_that_is_cut_short_does_not_look_whole() -> None:
+    def reads(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["wsgi.input"].read()
+        raise AssertionError("it was told that this is all")
+
+    async def act() -> None:
+        server = Played([{"type": "http.request", "body": b"half of", "more_body": True}, GONE])
+        with pytest.raises(ConnectionResetError, match="before the end of its request"):
+            await in_threads(reads, server, headers=[(b"content-length", b"14")])
+
+    run(act)
+
+
+def endless(ended: threading.Event) -> Callable[..., Iterable[bytes]]:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"more"
+        finally:
+            ended.set()
+
+    return app
+
+
+def test_a_wsgi_stream_ends_when_its_client_has_gone() -> None:
+    ended = threading.Event()
+
+    async def act() -> None:
+        server = Played([END])
+        task = asyncio.ensure_future(in_threads(endless(ended), server))
+        while len(server.heard) < 20:
+            await asyncio.sleep(0)
+        server.say(GONE)
+        await task
+        assert ended.is_set()
+
+    run(act)
+
+
+def test_a_wsgi_stream_ends_when_the_server_fails_and_the_error_is_told() -> None:
+    ended = threading.Event()
+
+    async def act() -> None:
+        with pytest.raises(RuntimeError, match="longer than Content-Length"):
+            await in_threads(endless(ended), Played([END], fails_at=5))
+        assert ended.is_set()
+
+    run(act)

@@ -1,0 +1,201 @@
+"""Is this very worker well?  Real lines, the test plays the worker at the other end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+import trio
+from attrs import Factory, define
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from rrmaster import probe, wire
+from rrmaster.channel import Line
+from rrmaster.listeners import CAPACITY_TROUBLE
+from tests.fakes import House, Player, a_house, eventually
+
+LATE = 0.005
+FAILED = "its probe failed"
+
+
+async def says_well(stream: trio.SocketStream) -> bool:
+    return await stream.receive_some() == b"well"
+
+
+async def never_ends(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@define(eq=False)
+class Asked:
+    """A question under way, and its answer."""
+
+    verdicts: list[str | None] = Factory(list)
+
+    async def ask(self, player: Player, question: probe.Question = says_well, timeout: float = 2.0) -> None:
+        self.verdicts.append(await probe.ask(player.link, question, timeout))
+
+    def begin(self, house: House, player: Player, question: probe.Question = says_well) -> None:
+        house.nursery.start_soon(self.ask, player, question)
+
+
+def taken(player: Player) -> socket.socket:
+    """The probe that lies in its letterbox."""
+    found = player.letterbox.take()
+    assert found is not None
+    message, fd = found
+    assert isinstance(message, wire.Handoff)
+    assert message.probe
+    assert fd is not None
+    player.asides += 1
+    return socket.socket(fileno=fd)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"), [(b"well", ""), (b"ill", "its probe failed"), (b"", "its probe failed")]
+)
+async def test_the_answer_decides_and_no_counter_moves(answer: bytes, verdict: str) -> None:
+    async with a_house(1) as house:
+        (player,) = house.players
+        before, asked = open_descriptors(), Asked()
+        asked.begin(house, player)
+        await wait_all_tasks_blocked()
+        assert (player.post.load, player.post.recount()) == (0, 0), "it is no client"
+        with taken(player) as sock:
+            sock.send(answer)
+        player.report()
+        await eventually(lambda: asked.verdicts == [verdict])
+        await house.listen()
+        assert (player.post.aside, player.post.load) == (0, 0)
+        assert open_descriptors() == before
+
+
+async def test_what_a_question_raises_is_told_and_costs_nobody_else_anything() -> None:
+    async def raises(stream: trio.SocketStream) -> None:
+        raise LookupError("no such page")
+
+    async with a_house(1) as house:
+        asked = Asked()
+        await asked.ask(house.players[0], raises)
+        assert asked.verdicts == ["its probe failed: LookupError: no such page"]
+        taken(house.players[0]).close()
+
+
+async def test_who_does_not_answer_in_time_is_unwell(autojump_clock: MockClock) -> None:
+    async with a_house(1) as house:
+        asked = Asked()
+        await asked.ask(house.players[0], never_ends, 3.0)
+        assert asked.verdicts == ["its probe was not answered in 3 s"]
+        assert trio.current_time() == pytest.approx(3.0)
+        taken(house.players[0]).close()
+
+
+async def test_a_probe_that_is_taken_back_from_the_late_has_failed(mock_clock: MockClock) -> None:
+    async with a_house(0, recall_after=LATE) as house:
+        late = house.hire()
+        before, asked = open_descriptors(), Asked()
+        asked.begin(house, late)
+        await wait_all_tasks_blocked()
+        await house.calls(1)
+        heir = house.hire()
+        mock_clock.jump(LATE + 0.001)
+        await eventually(lambda: asked.verdicts == ["it was too late to take its probe"])
+        assert heir.seen == [], "nobody else is asked in its place"
+        late.take()
+        late.report()
+        await house.settle()
+        assert late.post.aside == 0
+        assert open_descriptors() == before + 4  # the client's own end, the heir's line and its copy
+
+
+async def test_a_probe_in_a_dead_workers_letterbox_goes_with_it() -> None:
+    async with a_house(2) as house:
+        dead, other = house.players
+        other.report(taking=False)
+        await house.listen()
+        asked = Asked()
+        asked.begin(house, dead)
+        await house.calls(1)
+        other.report()
+        await house.listen()
+        assert house.bury(dead) == 0
+        await eventually(lambda: asked.verdicts == ["its probe failed"])
+        assert other.waiting == 1, "the client"
+        assert house.recall.from_dead == 1
+        await house.settle()
+        assert other.seen == [wire.Handoff(0, family=socket.AF_INET)]
+
+
+@define(eq=False)
+class Refusing(Line):
+    """A line that passes no descriptor."""
+
+    number: int = 0
+
+    def hand_over(self, handoff: bytes, fd: int) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [*CAPACITY_TROUBLE, errno.ETOOMANYREFS])
+async def test_what_the_machine_has_no_room_for_says_nothing_of_the_worker(number: int) -> None:
+    async with a_house(0) as house:
+        player = house.hire(kind=Refusing)
+        player.line.number = number  # type: ignore[attr-defined]
+        before, asked = open_descriptors(), Asked()
+        await asked.ask(player)
+        assert asked.verdicts == [None]
+        assert player.post.asides == 0
+        assert open_descriptors() == before
+
+
+async def test_who_refuses_its_probe_is_unwell() -> None:
+    async with a_house(0) as house:
+        player = house.hire(kind=Refusing)
+        player.line.number = errno.EPIPE  # type: ignore[attr-defined]
+        asked = Asked()
+        await asked.ask(player)
+        assert asked.verdicts == ["its probe could not be handed over (Broken pipe)"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n", ""),
+        (b"HTTP/1.0 399 Well\r\n", ""),
+        (b"HTTP/1.1 400 Bad\r\n\r\n", "its probe failed: Unwell: GET /ok is answered with 400"),
+        (b"HTTP/1.1 503 Down\r\n\r\n", "its probe failed: Unwell: GET /ok is answered with 503"),
+        (b"HTTP/1.1 199 Early\r\n\r\n", "its probe failed: Unwell: GET /ok is answered with 199"),
+        (b"220 mail ready\r\n", "its probe failed: Unwell: GET /ok is not answered with HTTP"),
+        (b"HTTP/1.1 fine\r\n", "its probe failed: Unwell: GET /ok is not answered with HTTP"),
+        (b"", "its probe failed: Unwell: GET /ok is not answered with HTTP"),
+        (b"x" * 5000, "its probe failed: Unwell: GET /ok is not answered with HTTP"),
+    ],
+)
+async def test_http_is_asked_for_a_status(answer: bytes, verdict: str) -> None:
+    async with a_house(1) as house:
+        (player,) = house.players
+        asked = Asked()
+        asked.begin(house, player, probe.http("/ok"))
+        await wait_all_tasks_blocked()
+        with taken(player) as sock:
+            assert sock.recv(4096).startswith(b"GET /ok HTTP/1.1\r\nHost: localhost\r\n")
+            for start in range(0, len(answer), 1000):
+                sock.send(answer[start : start + 1000])
+        await eventually(lambda: asked.verdicts == [verdict])
+
+
+async def test_tcp_is_content_with_an_end() -> None:
+    async with a_house(1) as house:
+        (player,) = house.players
+        asked = Asked()
+        asked.begin(house, player, probe.tcp)
+        await wait_all_tasks_blocked()
+        with taken(player) as sock:
+            assert sock.recv(10) == b""
+        await eventually(lambda: asked.verdicts == [""])

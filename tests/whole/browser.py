@@ -1,0 +1,98 @@
+"""A client that keeps its connection, by h11: one request at a time, and it obeys `Connection: close`, or does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import h11
+import trio
+from attrs import Factory, define
+from harness import PATIENCE
+
+
+class CutOff(Exception):
+    """The server ended the connection where an answer should have come."""
+
+
+@define(eq=False)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+    @property
+    def last(self) -> bool:
+        """Whether the server says that it closes the connection."""
+        return "close" in self.headers.get("connection", "")
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@define(eq=False)
+class Browser:
+    """One connection."""
+
+    stream: trio.SocketStream
+    http: h11.Connection = Factory(lambda: h11.Connection(h11.CLIENT))
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        """Ask and wait for the answer.  Raises CutOff."""
+        await self.ask(path, **headers)
+        return await self.answer()
+
+    async def ask(self, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> None:
+        fields = {"host": "test", **({"content-length": str(len(body))} if body else {}), **headers}
+        request = h11.Request(method=method, target=path, headers=list(fields.items()))
+        data = self.http.send(request) + (self.http.send(h11.Data(body)) if body else b"")  # type: ignore[operator]
+        try:
+            with trio.fail_after(PATIENCE):
+                await self.stream.send_all(data + self.http.send(h11.EndOfMessage()))  # type: ignore[operator]
+        except trio.BrokenResourceError:
+            raise CutOff("as it asked") from None
+
+    async def answer(self) -> Answer:
+        answer: Answer | None = None
+        with trio.fail_after(PATIENCE):
+            while True:
+                match await self._event():
+                    case h11.Response(status_code=status, headers=headers):
+                        answer = Answer(status, {name.decode(): value.decode() for name, value in headers})
+                    case h11.Data(data=data):
+                        assert answer is not None
+                        answer.body += data
+                    case h11.EndOfMessage():
+                        assert answer is not None
+                        if not answer.last and self.http.our_state is h11.DONE:
+                            self.http.start_next_cycle()
+                        return answer
+                    case h11.ConnectionClosed():
+                        raise CutOff("before an answer")
+
+    async def _event(self) -> Any:
+        while (event := self.http.next_event()) is h11.NEED_DATA:
+            try:
+                self.http.receive_data(await self.stream.receive_some())
+            except trio.BrokenResourceError:
+                raise CutOff("by a reset") from None
+            except h11.RemoteProtocolError:
+                raise CutOff("in the middle of an answer") from None
+        return event
+
+    async def closed(self) -> bool:
+        """Wait until the server closes the connection; whether it said nothing more."""
+        with trio.fail_after(PATIENCE):
+            try:
+                return not await self.stream.receive_some()
+            except trio.BrokenResourceError:
+                return True
+
+
+@asynccontextmanager
+async def browsing(port: int) -> AsyncIterator[Browser]:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        yield Browser(stream)

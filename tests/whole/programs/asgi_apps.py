@@ -1,0 +1,50 @@
+"""ASGI without a framework, and streams on asyncio."""
+
+import asyncio
+import os
+import sys
+
+import rrmaster
+
+
+async def lists_modules(scope, receive, send):
+    """Which async libraries this worker has loaded."""
+    if scope["type"] != "http":
+        raise RuntimeError("no lifespan here")
+    found = sorted({"trio", "asyncio", "uvloop", "uvicorn", "rrmaster.master", "rrmaster.settings"} & set(sys.modules))
+    await answer(send, " ".join([*found, type(asyncio.get_running_loop()).__module__]).encode())
+
+
+async def fails_to_start(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "the database does not answer"})
+
+
+async def answer(send, body):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def told(reader, writer):
+    """Answer each line with the pid, and leave when the worker drains and somebody asks."""
+    me = rrmaster.current_worker()
+    async for line in reader:
+        if line == b"boom\n":
+            raise ZeroDivisionError("the handler's own trouble")
+        loaded = " ".join(sorted({"trio", "asyncio", "uvicorn"} & set(sys.modules)))
+        writer.write(b"%d %d %s\n" % (os.getpid(), me.draining.is_set(), loaded.encode()))
+        await writer.drain()
+        if me.draining.is_set():
+            return
+
+
+def asgi_2(scope):
+    """The first of its calls."""
+
+
+class Asgi2:
+    def __init__(self, scope):
+        """As in ASGI 2."""
+
+    async def __call__(self, receive, send):
+        """The second of its calls."""

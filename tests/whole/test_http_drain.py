@@ -1,0 +1,157 @@
+"""A drain loses nothing: what becomes of each kind of connection when its worker is to go."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from browser import Browser, CutOff, browsing
+from harness import BRIEF, PATIENCE, Running, running
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
+"""Long enough that nothing happens by its own deadline, but at half of it."""
+
+
+@asynccontextmanager
+async def one_worker(*options: str) -> AsyncIterator[Running]:
+    async with running("with_fastapi:app", *DRAINS, *options, workers=1) as master:
+        yield master
+
+
+async def drained(master: Running) -> None:
+    """The only worker is on its way out."""
+    master.signal(signal.SIGTERM)
+    await master.said("serving -> draining")
+
+
+async def last_answer(browser: Browser) -> None:
+    """Ask until the answer says that it is the last: the worker may not have heard of the drain at the first."""
+    with trio.fail_after(PATIENCE):
+        while not (answer := await browser.get("/")).last:
+            assert answer.status == 200
+    assert answer.status == 200
+    assert await browser.closed()
+
+
+@pytest.mark.parametrize("options", [(), ("--runtime", "asyncio")])
+async def test_every_kind_of_connection_ends_in_peace(options: tuple[str, ...]):
+    """Virgin, idle, busy and streaming, and a task after the answer, in one worker that goes."""
+    async with one_worker(*options) as master, browsing(master.port) as virgin, browsing(master.port) as idle:
+        async with browsing(master.port) as busy, browsing(master.port) as after:
+            assert not (await idle.get("/")).last
+            await busy.ask("/slow?ms=700")
+            assert (await after.get("/afterwards?ms=1000", Connection="close")).status == 200
+            await drained(master)
+            await last_answer(virgin)
+            await last_answer(idle)
+            answer = await busy.answer()
+            assert (answer.status, answer.last) == (200, True)
+            assert await busy.closed()
+        assert await master.ended() == 0
+        assert master.text.index("done afterwards") < master.text.index("lifespan ends")
+
+
+async def test_who_says_nothing_is_not_waited_for_for_long():
+    """A virgin connection for two seconds, an idle one and a websocket for half of the graceful timeout (1012)."""
+    async with one_worker() as master, browsing(master.port) as virgin, browsing(master.port) as idle:
+        assert not (await idle.get("/")).last
+        ends: dict[str, float] = {}
+
+        async def note(name: str, browser: Browser) -> None:
+            assert await browser.closed()
+            ends[name] = trio.current_time()
+
+        async def hold(task_status: trio.TaskStatus[None]) -> None:
+            await trio.to_thread.run_sync(held_until_1012, master.port, task_status.started)
+            ends["websocket"] = trio.current_time()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hold)
+            began = trio.current_time()
+            await drained(master)
+            nursery.start_soon(note, "virgin", virgin)
+            nursery.start_soon(note, "idle", idle)
+        assert await master.ended() == 0
+        # Not before; on a busy machine it may be later.
+        assert ends["virgin"] - began >= 1.9
+        assert ends["idle"] - began >= 3.9
+        assert ends["websocket"] - began >= 3.9
+        assert ends["virgin"] < ends["idle"]
+
+
+def held_until_1012(port: int, opened: Callable[[], None]) -> None:
+    """In a thread: hold a websocket until it is closed because its worker goes."""
+    with connect(f"ws://127.0.0.1:{port}/ws", open_timeout=PATIENCE) as websocket:
+        websocket.recv(PATIENCE)
+        trio.from_thread.run_sync(opened)
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(PATIENCE)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1012
+
+
+async def test_a_second_signal_ends_a_worker_whatever_it_does():
+    """A request in a thread, which cannot be cancelled, too."""
+    async with running("with_flask:app", "--graceful-timeout", "500ms", workers=1) as master:
+        async with browsing(master.port) as browser:
+            await browser.ask("/slow?ms=60000")
+            await master.said("serving")
+            master.signal(signal.SIGTERM)
+            await master.said("draining -> stopping")
+            assert await browser.closed()
+        await master.said("stopping -> gone, exited with status 0")
+
+
+async def customer(port: int, ledger: Counter[str], over: Callable[[], bool], think: float) -> None:
+    """Asks, thinks, and asks again over the same connection, and opens another one where the answer said so."""
+    while not over():
+        async with browsing(port) as browser:
+            try:
+                while not over():
+                    answer = await browser.get("/slow?ms=20")
+                    ledger[str(answer.status)] += 1
+                    if answer.last:
+                        break
+                    await trio.sleep(think)
+            except CutOff as error:
+                ledger[f"cut off {error}"] += 1
+
+
+@pytest.mark.parametrize("application", ["with_fastapi:app", "with_flask:app"])
+async def test_a_reload_under_load_fails_no_request(application: str):
+    """Clients with new connections, with kept ones in a hurry, and with kept ones that think between requests."""
+    async with running(application, *BRIEF, workers=2) as master:
+        ledger: Counter[str] = Counter()
+
+        def over() -> bool:
+            return master.text.count("draining -> gone, exited with status 0") >= 4
+
+        async with trio.open_nursery() as nursery:
+            for think in (0.0, 0.01, 0.3):
+                for _ in range(3):
+                    nursery.start_soon(customer, master.port, ledger, over, think)
+            for generation in (2, 3):
+                master.signal(signal.SIGHUP)
+                await master.said(f"committed: generation {generation} serves alone")
+        assert ledger.keys() == {"200"}, ledger
+        assert await master.stop() == 0
+
+
+async def test_a_reload_of_new_code_is_seen_by_kept_connections(tmp_path: Path):
+    """The next answer over a kept connection says close, and the one after it comes from the new worker."""
+    async with running("with_starlette:make", "--factory", *BRIEF, workers=1) as master:
+        (old,) = master.workers
+        async with browsing(master.port) as browser:
+            assert (await browser.get("/")).json["pid"] == old
+            master.signal(signal.SIGHUP)
+            await master.said("serving -> draining")
+            await last_answer(browser)
+        async with browsing(master.port) as browser:
+            assert (await browser.get("/")).json["pid"] != old

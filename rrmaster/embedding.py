@@ -17,7 +17,7 @@ workers are replaced unless ``respawn=False``.
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -44,6 +44,7 @@ class ReloadRefused(Exception):
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
         self.reason = reason
+        """In the words of whoever was not good enough: mostly the application's own traceback."""
         self.status = status
         """As `rrmaster reload` exits: 10 refused before any client saw it, 11 rolled back, 12 out of time, 13 another
         reload runs."""
@@ -158,7 +159,8 @@ class Worker:
         """Give it no more connections, let it finish those it has, and return when it has ended.
 
         After the graceful timeout it is terminated, then killed.  It is replaced, unless ``respawn=False``.  Said of
-        one that leaves already, or has left, it only waits.
+        one that leaves already, or has left, it only waits.  Cancelled, it leaves all the same.  The idea is Node's
+        ``worker.disconnect``, which does not wait.
         """
         if self._ward.state in _STAYING:
             self._ward.asked = True
@@ -238,8 +240,8 @@ class Master:
         """One worker more, with these variables added to its environment; returns when its process runs.
 
         Its replacements have the same environment.  Where workers are not respawned, it takes the place of one that
-        has gone, if there is one.  During a reload it waits until that is decided.  Raises OSError if its process
-        cannot be started.
+        has gone, if there is one.  During a reload it waits until that is decided.  The idea is Node's
+        ``cluster.fork``.  Raises OSError if its process cannot be started.
         """
         supervisor = self._supervisor
         async with self.events() as events:
@@ -264,6 +266,7 @@ class Master:
         """Have so many workers, at least one; returns when so many serve and no other is left.
 
         Returns early if another size is asked for meanwhile.  During a reload it waits until that is decided.
+        Cancelled, it goes on.
         """
         supervisor = self._supervisor
         supervisor.vacated.clear()
@@ -295,7 +298,7 @@ class Master:
     async def broadcast(self, value: Any) -> int:
         """Send a message to every worker that has not gone; returns how many it reached.
 
-        Waits for the slowest.  Raises NoteRefused, and then nobody got it.
+        Waits for the slowest.  Raises NoteRefused, and then nobody got it.  Cancelled, some have it and some do not.
         """
         reached = 0
 
@@ -316,7 +319,8 @@ class Master:
     async def disconnect(self) -> None:
         """Have all workers leave, and return when the last one has.  The addresses stay open: clients wait.
 
-        `fork` and `scale` start workers again.
+        `fork` and `scale` start workers again.  Cancelled, they leave all the same.  The idea is Node's
+        ``cluster.disconnect``, which calls back at the first.
         """
         supervisor = self._supervisor
         supervisor.vacated.update(range(supervisor.goal.size))
@@ -336,18 +340,23 @@ class Master:
 
 
 @asynccontextmanager
-async def open_master(settings: Settings, *, respawn: bool = True) -> AsyncGenerator[Master]:
+async def open_master(
+    settings: Settings, *, respawn: bool = True, worker_command: Sequence[str] = ()
+) -> AsyncGenerator[Master]:
     """A fleet for the time of the block.  Leaving it, by whatever way, drains and stops it.
 
     The addresses are bound when the block begins, and the workers are being started.  With ``respawn=False`` who has
     gone is not replaced, and the fleet may become empty; `fork`, `scale` and a reload start workers again.
+    `worker_command` (a program and its arguments) is started as a worker instead of Python: any program that speaks as
+    docs/protocol.md says.  It is started in the working directory, and the application is to it a name in its
+    environment.
 
     Raises BindError before anything runs, Hopeless if no worker becomes ready; what the block raises rises as it is, or
     in an ExceptionGroup where both happens.
     """
     listeners = listen(settings, explicit=True)
     try:
-        fleet = inner.Master(settings, inner.fleet_size(settings), listeners)
+        fleet = inner.Master(settings, inner.fleet_size(settings), listeners, command=tuple(worker_command))
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -391,6 +400,8 @@ async def serve(
 
     `application` is `Settings`, or ``module:attribute``, or the handler itself; `options` are those of `Settings`.
     ``await nursery.start(rrmaster.serve, ...)`` returns the `Master` once its addresses are bound.
+
+    Raises SettingsError, BindError, Hopeless, as `open_master` does.
     """
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     async with open_master(settings) as master:

@@ -23,7 +23,9 @@ class WorkerEvent:
     id: int
     """Counts up from 1, and is never used again."""
     slot: int
+    """0 to N-1; a replacement has the slot of the one it replaces."""
     generation: int
+    """1, and one more with each reload."""
 
 
 @frozen
@@ -36,6 +38,7 @@ class WorkerOnline(WorkerEvent):
     """Its process runs.  This says nothing about its application yet."""
 
     pid: int
+    """Of its process."""
 
 
 @frozen
@@ -51,8 +54,11 @@ class WorkerChanged(WorkerEvent):
     """Its state has changed: booting, proving, serving, draining, stopping, killed, gone."""
 
     before: str
+    """The state it was in."""
     state: str
+    """The one it is in now."""
     why: str
+    """In a few words; may be empty."""
 
 
 @frozen
@@ -75,6 +81,7 @@ class WorkerExited(WorkerEvent):
     code: int | None
     """Its exit status; None if a signal ended it, or it never ran."""
     signal: int | None
+    """What ended it, as in the module `signal`; None if it ended by itself, or never ran."""
     exited_after_disconnect: bool
     """It was asked to go, or has asked for it itself; else it died."""
     reason: str
@@ -86,6 +93,7 @@ class ReloadStarted:
     """A new generation is started beside the old one."""
 
     generation: int
+    """The new one."""
 
 
 @frozen
@@ -93,6 +101,7 @@ class ReloadCommitted:
     """The new generation is good, and the old one goes."""
 
     generation: int
+    """The one that serves now."""
 
 
 @frozen
@@ -104,6 +113,7 @@ class ReloadRolledBack:
     status: int
     """10: refused before any client saw it, 11: rolled back afterwards, 12: out of time."""
     reason: str
+    """In the words of whoever was not good enough: mostly the application's."""
 
 
 @frozen
@@ -111,6 +121,7 @@ class FleetScaled:
     """There are to be so many workers from now on."""
 
     size: int
+    """How many."""
 
 
 @frozen
@@ -118,6 +129,7 @@ class EventsMissed:
     """This subscriber was too slow: so many events before the next one are lost to it.  The others have them."""
 
     count: int
+    """How many."""
 
 
 Event = (

@@ -68,6 +68,8 @@ class Master:
     """The addresses that programs have asked for."""
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again, for a reload; raises SettingsError."""
+    command: tuple[str, ...] = ()
+    """What is started as a worker instead of this package's own; it speaks as docs/protocol.md says."""
     told: Callable[[str], None] = lambda what: None
     """Called with "reloading", "reloaded" and "stopping": a service manager wants to know."""
     _change: Change | None = None
@@ -270,12 +272,12 @@ class Master:
             environ = environ | self.slot_environ.get(birth.slot, {})
             title = ["--slot", str(birth.slot), settings.application]
             process = await start(
-                worker_command(title),
+                self.command or worker_command(title),
                 worker_environment(settings, self._cwd, birth, self.supervisor.goal.size, environ),
                 (birth.line, birth.talk),
                 outputs[0][1],
                 outputs[1][1],
-                package_root(),
+                self._cwd if self.command else package_root(),
             )
             ours.pop_all()
         return Born(process, tuple(mine for mine, _ in outputs))

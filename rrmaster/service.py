@@ -40,7 +40,10 @@ def run(application: str | Settings | Callable[..., Any], **options: Any) -> int
 
     `application` is `Settings`, or ``module:attribute``, or the handler itself; `options` are those of `Settings`.
     TERM and INT finish what is in hand and end, a second one ends now, QUIT ends fast; HUP replaces the workers; TTIN
-    and TTOU add and remove one.
+    and TTOU add and remove one.  So it needs the main thread.  Nothing is logged unless the program has set up logging.
+
+    Raises SettingsError, BindError, CannotStart (privileges, pid file, control socket), and Hopeless if no worker ever
+    becomes ready.
     """
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     return trio.run(run_with_signals, settings)

@@ -1,21 +1,201 @@
-"""The documentation says what is so."""
+"""The documentation says what is so.  (What it tells its reader to do is done in whole/test_stories.py.)"""
 
+import argparse
+import ast
+import inspect
+import re
+import textwrap
+import tomllib
+from collections import Counter
 from pathlib import Path
 
-from rrmaster.lifecycle import as_table
+import pytest
+import uvicorn
 
-ROOT = Path(__file__).resolve().parent.parent
+import rrmaster
+from rrmaster.cli import VERBS, _parser
+from rrmaster.verbs import VERBS as WORDS
+from rrmaster.verbs import Verb
+from tests.pages import DOCS, GENERATED, PAGES, ROOT, blocks, name, renewed
+
+OTHERS = {
+    "--editable": "pip",
+    "--now": "systemctl and rrmaster stop",
+    "--kill-whom": "systemctl",
+    "--signal": "systemctl",
+    "--init": "docker",
+    "--stop-timeout": "docker",
+    "--strict": "zensical",
+    "--watch": "PM2",
+    "--limit-request-": "gunicorn",
+    "--unix-socket": "curl",
+    "--wokers": "nobody: a mistake on purpose",
+}
+"""Options that are named and not ours, and whose they are."""
+
+TABLE_OF_OTHERS = DOCS / "from-gunicorn.md"
 
 
-def test_the_law_in_the_documentation_is_the_codes():
-    """To renew it: python -c "from rrmaster.lifecycle import as_table; print(as_table())"."""
-    assert as_table() in (ROOT / "docs" / "architecture.md").read_text()
+def by_name(pages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=name)
 
 
-def test_every_option_in_the_readme_exists():
-    import re
+def flags_in(text: str) -> set[str]:
+    """``--the-options`` in a text."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
-    from rrmaster.settings import options
 
-    flags = {"--" + name.replace("_", "-") for name in options()} | {"--help", "--editable", "--json"}
-    assert set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text())) <= flags
+def our_flags() -> set[str]:
+    parsers = [_parser(), *map(parser_of, WORDS.values())]
+    return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+
+
+def parser_of(verb: Verb) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    verb.arguments(parser)
+    return parser
+
+
+# --- what is generated
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_what_is_generated_is_as_the_code_has_it(page):
+    """To renew it: python -m tests.pages."""
+    assert (DOCS / page).read_text() == renewed(page)
+
+
+# --- names
+
+
+@by_name([page for page in PAGES if page != TABLE_OF_OTHERS])
+def test_every_option_that_is_named_exists(page):
+    assert flags_in(page.read_text()) - our_flags() - OTHERS.keys() == set()
+
+
+def test_the_table_of_options_has_gunicorns_uvicorns_and_ours_each_in_its_column():
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in TABLE_OF_OTHERS.read_text().partition("##")[0].splitlines()
+        if row.startswith("|")
+    ][2:]
+    assert len(rows) > 20
+    uvicorns = {flag for parameter in uvicorn.main.params for flag in parameter.opts}
+    for row in rows:
+        assert flags_in(row[1]) <= uvicorns
+        assert flags_in(row[2]) <= our_flags()
+
+
+OWNERS = {
+    "rrmaster": rrmaster,
+    "master": rrmaster.Master,
+    "worker": rrmaster.Worker,
+    "me": rrmaster.CurrentWorker,
+}
+"""What a name before a dot stands for, on all pages."""
+
+THEIRS = {"worker.kill(signal)", "worker.disconnect()", "worker.send(message)", "worker.process.pid",
+          "worker.isConnected()", "worker.exitedAfterDisconnect", "worker.output"}  # fmt: skip
+"""Node's, and an event of the log."""
+
+MODULES = {"demo", "lifecycle", "rollout", "toml", "py", "service", "sock", "settings", "example"}
+"""``rrmaster.demo:hello`` and ``rrmaster.toml`` are no public names."""
+
+
+def dotted_names(text: str) -> set[tuple[str, str]]:
+    """``master.scale`` and the like, in code between backticks."""
+    inline = set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)))
+    found = set()
+    for code in inline - THEIRS:
+        found |= set(re.findall(rf"(?<![\w./:-])({'|'.join(OWNERS)})\.([a-z_A-Z]+)", code))
+    return found
+
+
+@by_name(PAGES)
+def test_every_name_that_is_spoken_of_exists(page):
+    for owner, attribute in dotted_names(page.read_text()):
+        if owner == "rrmaster" and attribute in MODULES:
+            continue
+        if owner == "me" and attribute in {field.name for field in rrmaster.CurrentWorker.__attrs_attrs__}:
+            continue
+        assert hasattr(OWNERS[owner], attribute), f"{owner}.{attribute}"
+
+
+@by_name(PAGES)
+def test_every_verb_that_is_named_exists(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`rrmaster ([a-z][a-z-]+)(?=[ `])", text))
+    assert named <= set(VERBS)
+
+
+# --- the reference
+
+
+def test_every_public_name_is_in_the_reference_once():
+    told = Counter(re.findall(r"^::: rrmaster\.(\w+)$", (DOCS / "reference.md").read_text(), re.MULTILINE))
+    assert told == Counter(set(rrmaster.__all__) - {"__version__"})
+
+
+def undocumented(thing: type) -> set[str]:
+    """Its public attributes and methods that say nothing about themselves."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0].body
+    bare = set()
+    for statement, following in zip(body, [*body[1:], ast.Pass()], strict=True):
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=called)):
+                told = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            case ast.FunctionDef(name=called) | ast.AsyncFunctionDef(name=called):
+                told = ast.get_docstring(statement) is not None
+            case _:
+                continue
+        if not told and not called.startswith("_"):
+            bare.add(called)
+    return bare
+
+
+@pytest.mark.parametrize("public", sorted(set(rrmaster.__all__) - {"__version__"}))
+def test_every_public_name_says_what_it_is(public):
+    thing = getattr(rrmaster, public)
+    assert inspect.getdoc(thing)
+    if inspect.isclass(thing) and thing is not rrmaster.Settings:  # its options have texts of their own
+        assert undocumented(thing) == set()
+
+
+# --- the site
+
+
+def pages_in(entries: list[object]) -> list[str]:
+    """The pages of the navigation, in their order."""
+    found: list[str] = []
+    for entry in entries:
+        for content in entry.values() if isinstance(entry, dict) else [entry]:
+            found += pages_in(content) if isinstance(content, list) else [str(content)]
+    return found
+
+
+def test_every_page_is_in_the_navigation_once_and_no_other():
+    navigation = pages_in(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
+    assert sorted(navigation) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+@by_name(PAGES)
+def test_every_link_leads_to_a_page_and_a_heading(page):
+    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)\s]*)\)", page.read_text())):
+        if "://" in target:
+            continue
+        led = (page.parent / target).resolve() if target else page
+        assert led.exists(), target
+        if anchor:
+            assert anchor in anchors(led), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@by_name(PAGES)
+def test_every_block_says_what_it_is(page):
+    assert all(block.language for block in blocks(page.read_text()))

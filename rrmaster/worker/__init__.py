@@ -77,10 +77,14 @@ class CurrentWorker:
     """This worker, as its application sees it."""
 
     id: int
+    """Counts up from 1 over the master's life, and is never used again."""
     slot: int
+    """0 to N-1; a replacement has the slot of the one it replaces."""
     generation: int
+    """1, and one more with each reload."""
     draining: Draining
-    """``await me.draining.wait()``, ``me.draining.is_set()``."""
+    """Set once no more connections will come and those that are open should end soon: ``await me.draining.wait()``,
+    ``me.draining.is_set()``."""
     _duty: Duty
     _speech: Speech | None
 
@@ -119,12 +123,18 @@ class CurrentWorker:
         return self._speech
 
     def set_ready(self, ready: bool) -> None:
-        """Take no connections for the time being (False), or again (True).  Those open are not touched."""
+        """Take no connections for the time being (False), or again (True).  Those open are not touched.
+
+        A few that are under way may still come: the master hears of it within some milliseconds.
+        """
         self._duty.willing = ready
         self._duty.news()
 
     def retire(self, reason: str = "") -> None:
-        """Ask to be replaced: connections come until the replacement serves, then this worker is drained."""
+        """Ask to be replaced: connections come until the replacement serves, then this worker is drained.
+
+        `reason` is for the log.  Said again, it changes nothing.
+        """
         self._duty.retire(reason)
 
 

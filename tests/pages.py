@@ -1,0 +1,122 @@
+"""What is in a page of the documentation: its blocks of code, in reading order.
+
+A block in an HTML comment is read like any other: it is what a page's test needs and its reader does not.
+
+``python -m tests.pages`` renews what is generated in the pages.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from rrmaster.cli import _default
+from rrmaster.lifecycle import as_table
+from rrmaster.settings import flag, options
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+
+_MARK = re.compile(r"<!-- (?P<mark>\w+)(?:: [^>]*)? -->\n\Z")
+
+_NAME = re.compile(r"# (?P<name>[\w./-]+\.(?:py|toml|env))(?::.*)?$")
+
+
+@frozen
+class Block:
+    """A fenced block."""
+
+    language: str
+    text: str
+    page: str = ""
+    line: int = 0
+    mark: str = ""
+    """A word in a comment before it: ``<!-- serves -->``, ``<!-- parsed: it needs a certificate -->``."""
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that it is, if its first line says so: ``# shop.py``."""
+        named = _NAME.match(self.text.splitlines()[0]) if self.text.strip() else None
+        return named["name"] if named else None
+
+    def commands(self) -> Iterator[tuple[str, list[str]]]:
+        """What is typed in a console, each with the lines that follow it as its output.
+
+        Where any line begins with ``$ ``, only those are typed; else all are.  A comment is nobody's.
+        """
+        lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
+        prompted = any(line.startswith("$ ") for line in lines)
+        typed: list[tuple[str, list[str]]] = []
+        for line in lines:
+            if not prompted or line.startswith("$ "):
+                command = re.sub(r"\s+#\s.*$", "", line.removeprefix("$ "))
+                typed.append((command, []))
+            elif typed:
+                typed[-1][1].append(line)
+        yield from typed
+
+
+def name(page: Path) -> str:
+    """As a person calls it: ``docs/tutorial.md``."""
+    return str(page.relative_to(ROOT))
+
+
+def blocks(text: str, page: str = "") -> list[Block]:
+    """The blocks of a page, those in comments too."""
+    return [
+        Block(
+            found["language"].strip(),
+            textwrap.dedent(found["text"]),
+            page,
+            text[: found.start()].count("\n") + 1,
+            (_MARK.search(text, 0, found.start()) or {"mark": ""})["mark"],
+        )
+        for found in _FENCE.finditer(text)
+    ]
+
+
+# --- what is generated
+
+
+def options_in_tables() -> str:
+    """All options with their defaults, from their declarations."""
+    groups: dict[str, list[str]] = {}
+    for option_name, option in options().items():
+        flags = ", ".join(f"`{short}`" for short in option.flags)
+        value = html.escape(option.metavar).replace("|", "&#124;")
+        spelled = f"<code>{flag(option_name)}{' ' * bool(value)}{value}</code>"
+        default = html.escape(option.shown or _default(option_name)).replace("|", "&#124;")
+        about = html.escape(option.help, quote=False).replace("|", "&#124;").replace("*", "&#42;")
+        row = f"| {', '.join(filter(None, (flags, spelled)))} | {default} | {about} |"
+        groups.setdefault(option.group, []).append(row)
+    head = "| | default | |\n|---|---|---|"
+    sections = ((f"## {group[0].upper()}{group[1:]}\n", head, *rows) for group, rows in groups.items())
+    return "\n\n".join(map("\n".join, sections))
+
+
+GENERATED = {"architecture.md": ("law", as_table), "options.md": ("options", options_in_tables)}
+"""The pages with a generated part, between ``<!-- name -->`` and ``<!-- end of name -->``."""
+
+
+def renewed(page: str) -> str:
+    """The page as it should be."""
+    mark, generate = GENERATED[page]
+    before, rest = (DOCS / page).read_text().split(f"<!-- {mark} -->\n")
+    _, after = rest.split(f"<!-- end of {mark} -->")
+    return f"{before}<!-- {mark} -->\n{generate().strip()}\n<!-- end of {mark} -->{after}"
+
+
+if __name__ == "__main__":
+    for generated in GENERATED:
+        (DOCS / generated).write_text(renewed(generated))

@@ -233,10 +233,24 @@ class LeastLoaded(Policy):
 
     def offer(self, post: Post) -> None:
         seat = self.members.get(post.id)
-        if seat is None:
-            return
+        if seat is not None:
+            self._offer(seat)
+
+    def handed(self, post: Post) -> None:
+        # As `Policy.handed` has it, written out: this is where the time goes.
+        self.total = total = self.total + 1
+        post.handed += 1
+        post.unclaimed += 1
+        seat = self.members[post.id]
+        seat.given += 1
+        seat.turn = total
+        self._offer(seat)
+
+    def _offer(self, seat: Seat) -> None:
+        post = seat.post
         if not seat.newcomer or self.fair(seat):
-            self._put(seat, self._heap)
+            seat.entry = entry = (post.handed - post.closed, post.busy, seat.turn, post.id, seat)
+            heappush(self._heap, entry)
         else:
             due = seat.joined_at + seat.given * len(self.members)
             seat.entry = (due, post.busy, seat.turn, post.id, seat)

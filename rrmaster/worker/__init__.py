@@ -311,16 +311,15 @@ class Duty:
     def begun(self) -> None:
         """A request is in progress."""
         self.busy = (self.busy or 0) + 1
-        self._stirred()
+        # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
+        if not self._stirring:
+            self._stirring = True
+            self.stir()
 
     def answered(self) -> None:
         """A request is no more in progress."""
         self.busy = (self.busy or 0) - 1
         self.requests = (self.requests or 0) + 1
-        self._stirred()
-
-    def _stirred(self) -> None:
-        # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
         if not self._stirring:
             self._stirring = True
             self.stir()

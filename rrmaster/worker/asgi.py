@@ -39,8 +39,8 @@ class Counted:
     access_log: bool = False
     counts: bool = True
     """False for the master's own probes, which stand outside all counters."""
-    idle: Callable[[], None] = lambda: None
-    """Called when nothing is in progress any more."""
+    idle: Callable[[], None] | None = None
+    """Called when nothing is in progress any more; set it when somebody waits for that."""
     startup: str = ""
     """What the application said when its startup failed."""
     active: int = 0
@@ -53,7 +53,10 @@ class Counted:
         if kind == "lifespan":
             await self._live(scope, receive, send)
             return
-        self._begin()
+        # Written out, for this is the only thing of ours that a request on a kept connection passes through.
+        self.active += 1
+        if self.counts:
+            self.duty.begun()
         try:
             if kind == "websocket":
                 await self._hold(scope, receive, send)
@@ -62,19 +65,11 @@ class Counted:
             else:
                 await self.app(scope, receive, send)
         finally:
-            self._finish()
-
-    def _begin(self) -> None:
-        self.active += 1
-        if self.counts:
-            self.duty.begun()
-
-    def _finish(self) -> None:
-        self.active -= 1
-        if self.counts:
-            self.duty.answered()
-        if not self.active:
-            self.idle()
+            self.active -= 1
+            if self.counts:
+                self.duty.answered()
+            if self.idle is not None and not self.active:
+                self.idle()
 
     async def _hold(self, scope: Message, receive: Receive, send: Send) -> None:
         websocket = _WebSocket(send)

@@ -138,8 +138,8 @@ class Uvicorn:
 
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
-        self.counted = Counted(self.app, duty, log, idle=self._idle)
-        self.uncounted = Counted(self.app, duty, log, counts=False, idle=self._idle)
+        self.counted = Counted(self.app, duty, log)
+        self.uncounted = Counted(self.app, duty, log, counts=False)
         self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
             self._config = configured(self.counted, self.launch, self.more)
@@ -186,6 +186,7 @@ class Uvicorn:
 
     def drain(self) -> None:
         """Answers say that they are the last; those who say nothing are not waited for for long."""
+        self.counted.idle = self.uncounted.idle = self._idle
         self._closing.append(CLOSE)
         self.state.default_headers.append(CLOSE)
         latest = LATEST * self.launch.graceful_timeout

@@ -71,6 +71,23 @@ def weight() -> int:
         return _queued(a.fileno())
 
 
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """The master's end of a new line, into which no descriptor can be sent, and the worker's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    with contextlib.suppress(OSError):  # a kernel that does not know it; what comes is read without a buffer anyway
+        ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    return ours, theirs
+
+
+def _inherited(fd: int) -> socket.socket:
+    line = socket.socket(fileno=fd)
+    line.set_inheritable(False)
+    line.setblocking(False)
+    return line
+
+
 def _queued(fd: int) -> int:
     return int(_FD.unpack(ioctl(fd, _SIOCOUTQ, _ZERO))[0])
 
@@ -91,11 +108,7 @@ class Line:
         (it does so at a quarter of the buffer): that is how a master with nobody to give to is woken, without
         a report per take and without a timer.
         """
-        ours, key = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        key.setblocking(False)
-        with contextlib.suppress(OSError):  # a kernel that does not know it; `receive` reads without a buffer anyway
-            ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        ours, key = _pair()
         # The kernel doubles the value for its own book-keeping.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * weight() * max(window // 2, 1) + 64)
         return cls(ours, key, weight())
@@ -200,10 +213,7 @@ class Letterbox:
     @classmethod
     def inherit(cls, fd: int) -> Letterbox:
         """Adopt the descriptor this process was started with.  Raises OSError if it is not a line."""
-        line = socket.socket(fileno=fd)
-        line.set_inheritable(False)
-        line.setblocking(False)
-        return cls(line)
+        return cls(_inherited(fd))
 
     def fileno(self) -> int:
         """Readable when there is something to take."""
@@ -253,20 +263,13 @@ class Talk:
 
         Raises OSError (EMFILE, ...).
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        with contextlib.suppress(OSError):  # as in `Line.open`
-            ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        ours, theirs = _pair()
         return cls(ours), theirs
 
     @classmethod
     def inherit(cls, fd: int) -> Talk:
         """Adopt the descriptor this process was started with.  Raises OSError if it is none."""
-        line = socket.socket(fileno=fd)
-        line.set_inheritable(False)
-        line.setblocking(False)
-        return cls(line)
+        return cls(_inherited(fd))
 
     def fileno(self) -> int:
         """Readable when there is a message, writable when there is room for one."""

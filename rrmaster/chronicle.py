@@ -17,6 +17,7 @@ from .events import (
     WorkerMessage,
     WorkerOnline,
 )
+from .fleet import STAYING
 from .lifecycle import State
 from .log import tell
 from .restarts import Exit
@@ -57,7 +58,7 @@ class Chronicle:
         self.news.tell(WorkerChanged(*ward.key, old, new, why))
         if ward.state is State.SERVING:
             self.news.tell(WorkerListening(*ward.key, self.addresses(ward)))
-        elif ward.state in _LEFT_OUT and not ward.left_out:
+        elif ward.state not in STAYING and not ward.left_out:
             ward.left_out = True
             self.news.tell(WorkerDisconnected(*ward.key))
 
@@ -65,6 +66,3 @@ class Chronicle:
         """Its process has ended, or has never been."""
         code, number = (how.code, how.signal) if how is not None else (None, None)
         self.news.tell(WorkerExited(*ward.key, code, number, ward.asked, ward.reason))
-
-
-_LEFT_OUT = frozenset({State.DRAINING, State.STOPPING, State.KILLED, State.GONE})

@@ -107,7 +107,7 @@ class Dispatcher:
     _nursery: trio.Nursery | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.membership = Membership(self.new_policy, self.doors, self.links)
+        self.membership = Membership(self.doors, self.links)
         self.recall = Recall(
             Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
         )
@@ -117,7 +117,7 @@ class Dispatcher:
 
     def open(self, listener: Listener) -> Door:
         """Accept from this listener, for all who serve every listener.  The dispatcher closes it."""
-        door = Door.of(self.numbers, listener, self.membership.new_policy())
+        door = Door.of(self.numbers, listener, self.new_policy())
         self.numbers += 1
         if not self.doors and self._closed.is_set():
             self._closed = trio.Event()
@@ -197,6 +197,7 @@ class Dispatcher:
 
     def adopt(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on."""
+        self.new_policy = new_policy
         self.membership.adopt(new_policy)
         self._stir()
 

@@ -28,6 +28,7 @@ from . import master as inner
 from . import wire
 from .change import listen
 from .events import WorkerExited, WorkerOnline
+from .fleet import STAYING
 from .lifecycle import Event, State
 from .renewal import Busy
 from .rollout import BUSY, Rollout
@@ -162,8 +163,7 @@ class Worker:
         one that leaves already, or has left, it only waits.  Cancelled, it leaves all the same.  The idea is Node's
         ``worker.disconnect``, which does not wait.
         """
-        if self._ward.state in _STAYING:
-            self._ward.asked = True
+        if self._ward.state in STAYING:
             self._supervisor.happens(self._ward, Event.RETIRE, "the program asked for it")
         await self._ward.gone.wait()
 
@@ -171,9 +171,6 @@ class Worker:
         """Send it a signal; nothing happens if it is dead.  (TERM: it asks to be replaced, and drains.)"""
         if self._ward.process is not None:
             self._ward.process.signal(number)
-
-
-_STAYING = frozenset({State.BOOTING, State.PROVING, State.SERVING})
 
 
 @define(eq=False, repr=False)
@@ -371,16 +368,9 @@ async def open_master(
                 with trio.CancelScope(shield=True):
                     await fleet.stop()
     except BaseExceptionGroup as group:
-        raise _only(group) from None
+        raise inner.unwrapped(group) from None
     finally:
         fleet.close()
-
-
-def _only(group: BaseException) -> BaseException:
-    """The one error in a group of one: that there is a nursery here is not the caller's affair."""
-    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
-        group = group.exceptions[0]
-    return group
 
 
 async def _run_shielded(fleet: inner.Master, caller: trio.CancelScope) -> None:

@@ -283,6 +283,13 @@ class Master:
         return Born(process, tuple(mine for mine, _ in outputs))
 
 
+def unwrapped(group: BaseException) -> BaseException:
+    """The one error in a group of one: that there are nurseries around a master is not its owner's affair."""
+    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
+        group = group.exceptions[0]
+    return group
+
+
 def worker_environment(
     settings: Settings, cwd: str, birth: Birth, size: int, more: Mapping[str, str]
 ) -> dict[str, str]:

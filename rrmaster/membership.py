@@ -23,8 +23,6 @@ from .recall import Link
 class Membership:
     """The workers of all listeners."""
 
-    new_policy: Callable[[], Policy]
-    """Makes the policy of a listener, empty."""
     doors: list[Door]
     links: dict[int, Link]
     """The living, by id; these two are the dispatcher's."""
@@ -76,7 +74,6 @@ class Membership:
 
     def adopt(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on."""
-        self.new_policy = new_policy
         for door in self.doors:
             policy = new_policy()
             for seat in door.policy.members.values():
@@ -90,7 +87,7 @@ class Membership:
 
     def mature(self, now: float) -> None:
         """Those whose time as newcomers is over get as many as the others."""
-        while self.due <= now:
+        while self._newcomers and self._newcomers[0][0] <= now:
             _, policy, post = self._newcomers.popleft()
             policy.mature(post)
 

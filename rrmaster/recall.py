@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 from attrs import Factory, define
@@ -362,8 +362,3 @@ def _may_move(line: Line, takers: Sequence[Link], for_lateness: bool) -> bool:
     if not isinstance(oldest, Handoff) or oldest.probe:
         return True
     return not (for_lateness and oldest.recalled >= MAX_RECALLS) and any(t.serves(oldest.listener) for t in takers)
-
-
-def in_letterboxes(links: Iterable[Link]) -> int:
-    """Connections handed over and not taken, as the kernel counts them."""
-    return sum(link.post.recount() for link in links)

@@ -23,7 +23,7 @@ from .change import listen
 from .control import Control
 from .listeners import BindError
 from .log import give_to, logger, reopen, tell
-from .master import NOT_FOR_WORKERS, Master, fleet_size
+from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .process import reap_strangers
 from .settings import Settings, SettingsError
@@ -77,7 +77,7 @@ async def run_with_signals(
         try:
             await _run_obeying(master, place, notifier)
         except BaseExceptionGroup as group:
-            raise _unwrap(group) from None
+            raise unwrapped(group) from None
         accepted = master.dispatcher.accepted
         tell("master.stopped", f"stopped: {accepted} connections accepted", accepted=accepted)
         return 1 if master.supervisor.killed_while_stopping else 0
@@ -108,13 +108,6 @@ async def _run_obeying(master: Master, place: Place | None, notifier: Notifier) 
             nursery.start_soon(notifier.feed, master.dispatcher.turned)
             await master.run()
             nursery.cancel_scope.cancel()
-
-
-def _unwrap(group: BaseException) -> BaseException:
-    """The one error in a group of one; trio wraps what a nursery's body raises."""
-    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
-        group = group.exceptions[0]
-    return group
 
 
 _SIGNALS = (

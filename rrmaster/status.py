@@ -422,12 +422,11 @@ def report(snapshot: Snapshot, width: int) -> list[str]:
     width = max(width, NARROWEST)
     lines = [line for trouble in troubles(snapshot) for line in _labelled("trouble", trouble, width)]
     lines += _labelled("master", headline(snapshot), width)
-    serving = sum(worker.state == "serving" for worker in snapshot.workers)
     for listener in snapshot.listeners:
         queued = number(listener.queued)
         text = f"{listener.address}, backlog {queued} of {listener.limit}"
-        if listener.workers is not None and listener.workers != serving:
-            text += f", served by {listener.workers} of {serving}"
+        if listener.workers is not None and listener.workers != snapshot.serving:
+            text += f", served by {listener.workers} of {snapshot.serving}"
         lines += _labelled("listens", text, width)
     lines += _labelled("counts", totals(snapshot), width)
     if snapshot.reload is not None:

@@ -25,7 +25,7 @@ from .balance import Post
 from .channel import Line, Talk
 from .chronicle import Chronicle
 from .dispatcher import Dispatcher
-from .fleet import Goal, Member, plan
+from .fleet import STAYING, Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
 from .log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
@@ -288,7 +288,6 @@ class Supervisor:
                 ward.reason = reason
                 self.happens(ward, Event.FAILED)
             case wire.Retiring(reason, now=True):
-                ward.asked = True
                 self.happens(ward, Event.RETIRE, reason)
             case wire.Retiring(reason):
                 ward.wish = ward.wish or reason
@@ -323,7 +322,7 @@ class Supervisor:
             self._act(ward, action)
         if event is Event.READY and law.state is State.PROVING:
             self._prove(ward)
-        if before not in _GOING_OR_GONE and law.state not in _STAYING and not ward.asked:
+        if before in STAYING and law.state not in STAYING and not ward.asked:
             self.renewal.failed(ward, ward.reason or f"{ward.name}: {why or event.value}")
         if before is not State.GONE and law.state is State.GONE:
             self.chronicle.exited(ward, how)
@@ -334,7 +333,7 @@ class Supervisor:
 
     def _enter(self, ward: Ward, state: State, why: str) -> None:
         before, ward.state, ward.since = ward.state, state, trio.current_time()
-        if not self.respawn and state not in _STAYING and self._heir(ward) is None:
+        if not self.respawn and state not in STAYING and self._heir(ward) is None:
             self.vacated.add(ward.slot)
         self.chronicle.changed(ward, before, why, hushed=not self.ever_ready and bool(ward.reason))
         if state is State.KILLED and self._stopping:
@@ -442,7 +441,7 @@ class Supervisor:
 
     def _heir(self, ward: Ward) -> Ward | None:
         """Who stands in its place already."""
-        staying = (w for w in self.wards.values() if w.slot == ward.slot and w.state in _STAYING and not w.leaving)
+        staying = (w for w in self.wards.values() if w.slot == ward.slot and w.state in STAYING and not w.leaving)
         return next(staying, None)
 
     # --- time
@@ -497,9 +496,7 @@ class Supervisor:
         self._news.set()
 
 
-_STAYING = frozenset({State.BOOTING, State.PROVING, State.SERVING})
 _GOING = frozenset({State.STOPPING, State.KILLED})
-_GOING_OR_GONE = _GOING | {State.DRAINING, State.GONE}
 _TIMEOUTS = {
     State.BOOTING: "not ready in time",
     State.PROVING: "silent for too long",

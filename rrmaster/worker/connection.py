@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Self
+from typing import TypeVar
 
 from . import Taken
+
+_Kind = TypeVar("_Kind", bound=socket.socket)
+
+
+def socket_of(taken: Taken, kind: type[_Kind]) -> _Kind:
+    """A connection as a socket of this class, which owns the descriptor from now on."""
+    # The family is known: asking the socket would be three system calls.
+    if taken.family:
+        return kind(taken.family, socket.SOCK_STREAM, 0, fileno=taken.fd)
+    return kind(fileno=taken.fd)
 
 
 class Connection(socket.socket):
     """A connection that says when it is closed, or was given to libuv to close."""
 
     over: Callable[[], None] | None = None
-
-    @classmethod
-    def of(cls, taken: Taken) -> Self:
-        """It owns the descriptor."""
-        # The family is known: asking the socket would be three system calls.
-        family, kind = taken.family or -1, socket.SOCK_STREAM if taken.family else -1
-        return cls(family, kind, 0 if taken.family else -1, fileno=taken.fd)
 
     def close(self) -> None:
         """Close it; a file that was made of it keeps it open, and closes it then."""

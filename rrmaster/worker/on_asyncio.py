@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import ssl
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .connection import Connection as Connection  # on_uvicorn finds it here
+from .connection import socket_of
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -198,7 +199,7 @@ class Service:
 
     def adopt(self, taken: Taken) -> Connection:
         """The connection, which counts as open until it is closed."""
-        connection = Connection.of(taken)
+        connection = socket_of(taken, Connection)
         connection.setblocking(False)
         connection.over = lambda: self._closed(connection, taken)
         self.connections.add(connection)
@@ -278,24 +279,23 @@ class Means:
 
     async def readable(self, fd: int) -> None:
         loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_reader(fd, _settle, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(fd)
+        await _until(fd, loop.add_reader, loop.remove_reader)
 
     async def writable(self, fd: int) -> None:
         loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_writer(fd, _settle, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_writer(fd)
+        await _until(fd, loop.add_writer, loop.remove_writer)
 
     async def turn(self) -> None:
         await asyncio.sleep(0)
+
+
+async def _until(fd: int, add: Callable[..., object], remove: Callable[[int], object]) -> None:
+    ready = asyncio.get_running_loop().create_future()
+    add(fd, _settle, ready)
+    try:
+        await ready
+    finally:
+        remove(fd)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:
@@ -324,8 +324,9 @@ async def admit(
         if arrival is not None and not taken.probe:
             peer = connection.getpeername()
             if arrival.versions:
+                readable = partial(_until, connection.fileno(), loop.add_reader, loop.remove_reader)
                 async with asyncio.timeout(HEADER_S):
-                    await arrival.announce(connection, peer, taken, lambda: _readable(loop, connection))
+                    await arrival.announce(connection, peer, taken, readable)
             if arrival.context is not None:
                 secure = _secure(arrival.context)
         transport, _ = await loop.connect_accepted_socket(make, connection, **secure)
@@ -342,20 +343,6 @@ async def admit(
 
 def _secure(context: ssl.SSLContext) -> dict[str, Any]:
     return {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": GOODBYE_S}
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-    there = loop.create_future()
-    loop.add_reader(sock.fileno(), _tell, there)
-    try:
-        await there
-    finally:
-        loop.remove_reader(sock.fileno())
-
-
-def _tell(there: asyncio.Future[None]) -> None:
-    if not there.done():
-        there.set_result(None)
 
 
 # --- streams

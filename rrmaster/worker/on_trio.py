@@ -21,6 +21,7 @@ from attrs import Factory, define, field
 from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
+from .connection import socket_of
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -182,8 +183,7 @@ class Handlers(Service):
         self.duty.report()
 
     async def _serve_one(self, taken: Taken) -> None:
-        # The family is known: asking the socket would be three system calls.
-        sock = socket.socket(taken.family or -1, socket.SOCK_STREAM if taken.family else -1, 0, fileno=taken.fd)
+        sock = socket_of(taken, socket.socket)
         try:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
             if self.arrival is None or taken.probe:

@@ -103,6 +103,23 @@ class Port:
 
 
 @define(eq=False)
+class ListeningSocket:
+    """What programs ask of a server's listening socket, of one that stands in the master."""
+
+    _port: Port
+    type: int = int(socket.SOCK_STREAM)
+    proto: int = 0
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AddressFamily(self._port.family)
+
+    def getsockname(self) -> Any:
+        """The address; of port 0, with the port that was found."""
+        return self._port.address
+
+
+@define(eq=False)
 class Request:
     """An address has been asked for."""
 

@@ -19,7 +19,7 @@ from .. import wire
 from . import DUMP_SIGNAL, SHORT_PAUSE, Taken
 from .connection import Connection
 from .on_asyncio import Means, Service, tasks_of
-from .ports import Port, Ports, literal
+from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
 from .stacks import say_tasks_at
 
@@ -121,23 +121,6 @@ class AsyncioHost(Service):
     def _drain(self) -> None:
         Service._drain(self)
         self.ports.hang_up()
-
-
-@define(eq=False)
-class ListeningSocket:
-    """What a server's `sockets` are asked for, of one that stands in the master."""
-
-    _port: Port
-    type: int = int(socket.SOCK_STREAM)
-    proto: int = 0
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        return socket.AddressFamily(self._port.family)
-
-    def getsockname(self) -> Any:
-        """The address; of port 0, with the port that was found."""
-        return self._port.address
 
 
 class Server(asyncio.AbstractServer):

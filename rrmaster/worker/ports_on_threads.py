@@ -26,7 +26,7 @@ from attrs import Factory, define
 from .. import wire
 from . import REPORT_AFTER, SHORT_PAUSE, HungUp, Taken
 from .alone import open_unix
-from .connection import Connection
+from .connection import Connection, socket_of
 from .ports import Port, Ports, Request, literal
 from .program import current_program
 
@@ -217,7 +217,7 @@ class ListeningSocket(socket.socket):
 
     def _next(self) -> tuple[socket.socket, Any] | None:
         while (taken := self._take()) is not None:
-            connection = _Accepted.of(taken)
+            connection = socket_of(taken, _Accepted)
             connection.over = partial(self._ports.finished, taken)
             connection.left = partial(self._ports.follow, taken=taken)
             try:

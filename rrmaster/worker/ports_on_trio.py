@@ -19,8 +19,9 @@ from attrs import Factory, define, field
 from .. import wire
 from . import DUMP_SIGNAL, Taken
 from .alone import open_unix
+from .connection import socket_of
 from .on_trio import Means, Service, tasks
-from .ports import Port, Ports, literal
+from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
 from .stacks import say_tasks_at
 
@@ -113,9 +114,7 @@ class _Connection(_Socket):  # type: ignore[misc]  # its class is found at run t
     """A connection that says when it is closed, whoever closes it."""
 
     def __init__(self, taken: Taken, finished: Callable[[Taken], None]) -> None:
-        # The family is known: asking the socket would be three system calls.
-        family, kind = taken.family or -1, socket.SOCK_STREAM if taken.family else -1
-        super().__init__(socket.socket(family, kind, 0 if taken.family else -1, fileno=taken.fd))
+        super().__init__(socket_of(taken, socket.socket))
         self._over: Callable[[], None] | None = lambda: finished(taken)
 
     def close(self) -> None:
@@ -134,23 +133,6 @@ class _Connection(_Socket):  # type: ignore[misc]  # its class is found at run t
         over, self._over = self._over, None
         if over is not None:
             over()
-
-
-@define(eq=False)
-class ListeningSocket:
-    """What `SocketListener.socket` of trio's is asked for, of a socket that stands in the master."""
-
-    _port: Port
-    type: int = int(socket.SOCK_STREAM)
-    proto: int = 0
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        return socket.AddressFamily(self._port.family)
-
-    def getsockname(self) -> Any:
-        """The address; of port 0, with the port that was found."""
-        return self._port.address
 
 
 class PortListener(trio.abc.Listener[trio.SocketStream]):

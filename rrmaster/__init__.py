@@ -5,11 +5,13 @@ can it die with a worker.  The master only carries it between them, and never wi
 
 The house, in reading order.  Laws know no trio, no sockets and no clock; hands carry out what laws decide; imports
 point upwards in this list, and ``worker/`` (the other process: a directory is a process) sees `wire`, `launch`,
-`proxied`, `channel` and `tls`.
+`births`, `forkable`, `proxied`, `channel` and `tls`.
 
 =============  ====================================================================
 wire           what is said on the line, and how it is spelled
 launch         what a worker is told at its start, and how it is spelled
+births         what master and template say to each other, and how it is spelled
+forkable       was an import safe to fork, and if not, what was in the way?
 proxied        who is the client behind a proxy: the PROXY protocol's header
 balance        how load is counted, who has room, who is late, who is next
 lifecycle      what may become of a worker: State x Event -> State, Actions
@@ -21,6 +23,7 @@ autoscale      how many workers there should be for the share that is busy
 spelling       how the values of options are written
 events         what can happen to a fleet, as a program is told of it
 coherence      do these settings fit together?
+option         how does a setting look from outside?
 settings       what is to be served, where and how: one frozen class
 sources        where the value of a setting comes from
 status         what the whole master looks like: one snapshot, as a table and as JSON
@@ -32,6 +35,7 @@ relay          how what a worker prints becomes lines
 log            what is said, in which form, and where it goes
 listeners      which sockets we listen on
 process        how a worker's process is started, signalled and awaited
+template       how does a worker begin without importing the application again?
 recall         how a connection comes back from the late and the dead
 hearing        what the workers say, and whether it is to be believed
 door           a listener as the hot path sees it
@@ -41,6 +45,7 @@ openings       which addresses programs have asked for, and which listener is ea
 probe          is this very worker well?
 talk           how messages and events reach who wants to know them
 ward           what is known of one worker
+lineage        which template is a generation's, and for how long is it kept
 chronicle      what is told of a worker's life
 aftermath      what follows from a worker's end
 renewal        how a fleet that runs is changed: reload, scaling, recycling
@@ -92,6 +97,7 @@ if TYPE_CHECKING:
     from .talk import WorkerGone
     from .wire import NoteRefused
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
+    from .worker.hooks import on_fork
     from .worker.ports_on_threads import listening_socket
     from .worker.ports_on_trio import open_tcp_listeners, open_unix_listener
 
@@ -129,6 +135,7 @@ __all__ = [
     "current_worker",
     "is_worker",
     "listening_socket",
+    "on_fork",
     "open_master",
     "open_tcp_listeners",
     "open_unix_listener",
@@ -151,7 +158,7 @@ _ROOMS = {
     "NoteRefused": "wire",
     "CurrentWorker": "worker", "MasterGone": "worker", "client_address": "worker",
     "current_worker": "worker", "is_worker": "worker",
-    "listening_socket": "worker.ports_on_threads",
+    "listening_socket": "worker.ports_on_threads", "on_fork": "worker.hooks",
     "open_tcp_listeners": "worker.ports_on_trio", "open_unix_listener": "worker.ports_on_trio",
 }  # fmt: skip
 

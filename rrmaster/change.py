@@ -7,7 +7,7 @@ Until the reload is committed the old ones are served, and the new sockets only 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,12 +41,15 @@ class Change:
         self.opened.clear()
 
 
-def prepare(current: Settings, new: Settings) -> Change:
-    """Open what is new.  Raises SettingsError, BindError, with nothing left open."""
+def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None = None) -> Change:
+    """Open what is new, and read the workers' environment, if it is not given.
+
+    Raises SettingsError, BindError, with nothing left open.
+    """
     for field in fields(Settings):
         if field.name in FIXED and getattr(current, field.name) != getattr(new, field.name):
             logger.warning("reload: %s has changed; it takes a restart of the master to follow", field.name)
-    change = Change(new, environment_of(new))
+    change = Change(new, environment_of(new) if environ is None else dict(environ))
     look_at_certificate(new)
     try:
         change.opened += open_all(new, [bind for bind in new.bind if bind not in current.bind])

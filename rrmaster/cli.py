@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .launch import MODULE, is_program
-from .settings import Option, Settings, SettingsError, flag, options
+from .option import Option
+from .settings import Settings, SettingsError, flag, options
 from .sources import Source, conventions, from_environment, from_table, read
 from .spelling import parse_port, suggestion
 
@@ -30,7 +31,7 @@ INTERRUPTED = 130
 """After Ctrl-C in a verb, as shells have it (128 + SIGINT)."""
 
 VERBS = (
-    "status", "workers", "scale", "reload", "restart", "retire", "stop", "top", "events", "logs", "stacks",
+    "status", "workers", "scale", "reload", "rollback", "restart", "retire", "stop", "top", "events", "logs", "stacks",
     "check", "systemd-unit",
 )  # fmt: skip
 """The first argument, if it is one of these, is an order and no application: those have a colon."""
@@ -39,6 +40,7 @@ _EPILOG = """\
 To a master that runs (rrmaster VERB --help says more; --name or --control say which master, if there are several):
   rrmaster status | workers | top                  how it is doing, once or live
   rrmaster reload                                  new code, if it is good; the exit status is the result
+  rrmaster rollback                                the code before the last reload again
   rrmaster scale N|+N|-N|auto                      more workers or fewer
   rrmaster restart SLOT | retire SLOT | stop       replace one worker; end
   rrmaster events | logs [-f] [SLOT] | stacks SLOT what happens, what workers print, where one is just now

@@ -100,6 +100,9 @@ class Operator(Protocol):
     def begin_reload(self, supersede: bool = False) -> Rollout:
         """Replace all workers.  Raises Busy when another reload runs."""
 
+    def begin_rollback(self, supersede: bool = False) -> Rollout:
+        """The same with the code of the previous generation.  Raises Busy, and LookupError if that is not kept."""
+
     def restart(self, slot: int) -> None:
         """Replace one worker, the new one first.  Raises LookupError for an unknown slot."""
 
@@ -355,7 +358,8 @@ class Control:
         return {"text": f"stopping: {count} workers finish what they have"}
 
     async def _reload(self, visitor: Visitor, request: dict[str, Any]) -> dict[str, Any]:
-        rollout = self.operator.begin_reload(request.get("supersede") is True)
+        begin = self.operator.begin_rollback if request["do"] == "rollback" else self.operator.begin_reload
+        rollout = begin(request.get("supersede") is True)
 
         async def tell() -> None:
             told = 0
@@ -443,6 +447,7 @@ _DO: dict[str, Callable[[Control, Visitor, dict[str, Any]], Awaitable[dict[str, 
     "status": Control._status,
     "scale": Control._scale,
     "reload": Control._reload,
+    "rollback": Control._reload,
     "restart": Control._restart,
     "retire": Control._restart,
     "stop": Control._stop,

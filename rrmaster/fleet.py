@@ -5,7 +5,8 @@ Start, replace, scale, reload, abort and stop are this one function, asked again
 - start:   Goal(size=n)
 - replace: nothing; a member is missing, and the plan says so
 - scale:   another size
-- reload:  generation raised, committed 0; later committed = size: the old ones go
+- reload:  generation raised, committed 0; later committed = size: the old ones go; meanwhile who of them dies is
+           restored, if there can be more of his kind
 - abort:   generation lowered: the new ones are what goes
 - stop:    size 0
 
@@ -35,6 +36,9 @@ class Goal:
     """How many more than `size` may live at once, for a time."""
     committed: int | None = None
     """How many members of the new generation are good enough for as many old ones to go.  None: all."""
+    fallback: int | None = None
+    """While the goal is not committed: the generation that serves until then, if there can be more of it (a template
+    has its code, whatever the disk has)."""
     at_once: int = 2
     """How many may boot at once: importing is what processors are for, and more than one each only delays the first."""
 
@@ -57,6 +61,8 @@ class Orders:
 
     spawn: tuple[int, ...] = ()
     """Slots to start a worker in."""
+    restore: tuple[int, ...] = ()
+    """Slots to start one of the fallback generation in."""
     retire: tuple[int, ...] = ()
     """Ids of those who go."""
 
@@ -76,11 +82,14 @@ def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> O
     if goal.committed is not None:
         good = min(good, goal.committed)
 
-    missing = min(goal.size - len(fresh), goal.size + goal.surge - living, goal.at_once - booting)
+    room = max(min(goal.size + goal.surge - living, goal.at_once - booting), 0)
+    restore = _to_restore(goal, stale, fresh, goal.size - good - len(stale), held)[:room]
+    missing = min(goal.size - len(fresh), room - len(restore))
     # Of the stale as many stay as are still needed for `size`; those that do not serve are no loss.
     too_many = len(stale) - max(goal.size - good, 0)
     return Orders(
         spawn=_free_slots(goal.size, fresh, held)[: max(missing, 0)],
+        restore=restore,
         retire=_least_useful(stale, too_many) + _least_useful(fresh, len(fresh) - goal.size),
     )
 
@@ -95,6 +104,17 @@ def _free_slots(size: int, fresh: Iterable[Member], held: Collection[int]) -> tu
     one that leaves."""
     taken = {m.slot for m in fresh}.union(held)
     return tuple(slot for slot in range(size) if slot not in taken)
+
+
+def _to_restore(
+    goal: Goal, stale: Iterable[Member], fresh: Iterable[Member], missing: int, held: Collection[int]
+) -> tuple[int, ...]:
+    """The slots of the old ones that have gone before the new were good enough; those first that no new one serves."""
+    if goal.fallback is None or goal.committed is None or missing <= 0:
+        return ()
+    served = {m.slot for m in fresh if m.state is State.SERVING}
+    slots = sorted(_free_slots(goal.size, stale, held), key=lambda slot: (slot in served, slot))
+    return tuple(slots[:missing])
 
 
 def _least_useful(members: Sequence[Member], count: int) -> tuple[int, ...]:

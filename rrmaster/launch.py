@@ -20,6 +20,9 @@ INTERFACES = ("auto", "stream", "asgi", "wsgi")
 RUNTIMES = ("auto", "trio", "asyncio", "uvloop")
 """What its code runs on."""
 
+PRELOADS = ("auto", "on", "off")
+"""Whether workers are forked from a template that has imported the application; auto: where that is safe."""
+
 LIFESPANS = ("auto", "on", "off")
 """Whether an ASGI application is told of its start and end; uvicorn's words."""
 

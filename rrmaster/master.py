@@ -28,12 +28,13 @@ from .dispatcher import Dispatcher
 from .fleet import Goal
 from .launch import FIELDS, Launch, is_program
 from .lifecycle import Patience
+from .lineage import Lineage, Stem
 from .listeners import Listener
 from .log import logger, tell
 from .openings import Openings
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
-from .process import package_root, start, usable_cpus, worker_command
+from .process import Process, adopting, package_root, start, usable_cpus, worker_command
 from .recycling import Limits
 from .relay import open_pipe
 from .renewal import Busy
@@ -43,7 +44,8 @@ from .spelling import Between
 from .status import Snapshot
 from .supervisor import Supervisor
 from .survey import survey
-from .ward import Birth, Born, Ward
+from .template import Template, start_template
+from .ward import Birth, Born, StillBorn, Ward
 from .watch import Watch, in_words, watched
 
 LAST_CALL = 0.5
@@ -70,6 +72,12 @@ class Master:
     """Reads the configuration again, for a reload; raises SettingsError."""
     command: tuple[str, ...] = ()
     """What is started as a worker instead of this package's own; it speaks as docs/protocol.md says."""
+    alone: bool = False
+    """This process is a master and nothing else, so that it may adopt orphans."""
+    lineage: Lineage = field(init=False)
+    """The templates."""
+    forks: bool = False
+    """Workers are forked from them, where that can be."""
     told: Callable[[str], None] = lambda what: None
     """Called with "reloading", "reloaded" and "stopping": a service manager wants to know."""
     _change: Change | None = None
@@ -92,6 +100,7 @@ class Master:
         self.dispatcher.asked = self.openings.asked
         for listener in self.listeners:
             self.dispatcher.open(listener)
+        self.lineage = Lineage(self._start_template)
         self._environ = environment_of(chosen)
         self._watch = watched(chosen)
         look_at_certificate(chosen)
@@ -121,14 +130,25 @@ class Master:
         renewal.surge = partial(surge_of, chosen)
         renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)
         renewal.heartbeat = chosen.heartbeat
+        renewal.can_restore = self.lineage.can_restore
         renewal.autoscaler = _autoscaler(chosen)
 
     def _prepare(self) -> str:
         """Before a reload: read the configuration again.  Why it must not be, or nothing."""
+        return self._change_to(lambda: self.reread() if self.reread is not None else self.settings)
+
+    def _prepare_to_go_back(self, generation: int) -> str:
+        """Before a rollback: the new generation is to be of the previous code."""
+        stem = self.lineage.go_back(generation)
+        if stem is None:
+            return self._why_no_way_back()
+        return self._change_to(lambda: stem.settings, stem.environment)
+
+    def _change_to(self, chosen: Callable[[], Settings], environ: Mapping[str, str] | None = None) -> str:
         self.told("reloading")
         try:
-            new = self.reread() if self.reread is not None else self.settings
-            self._change = prepare(self.settings, new)
+            new = chosen()
+            self._change = prepare(self.settings, new, environ)
             _policies(new), _question(new)  # they name what must be there
         except Exception as error:  # nothing in a new configuration may end a master that serves
             if self._change is not None:
@@ -145,8 +165,10 @@ class Master:
         if change is None:
             return
         if rollout.status != 0:
+            self.lineage.abandoned(rollout.generation)
             change.undo()
             return
+        self.lineage.committed(rollout.generation, change.settings.rollback_window)
         old, self.settings, self._environ = self.settings, change.settings, change.environment
         for listener in change.opened:
             self.dispatcher.open(listener)
@@ -172,7 +194,7 @@ class Master:
 
     def status(self) -> Snapshot:
         """How everything is now."""
-        return survey(self.name, self.settings, self.supervisor, self.dispatcher, self._began)
+        return survey(self.name, self.settings, self.supervisor, self.dispatcher, self.lineage, self._began)
 
     def reload(self) -> None:
         """Replace all workers by new ones, once those are all ready; the old serve until then."""
@@ -181,6 +203,22 @@ class Master:
     def begin_reload(self, supersede: bool = False) -> Rollout:
         """The same, to be watched.  Raises Busy when one runs, unless that is to be given up for it."""
         return self.supervisor.begin_reload(supersede)
+
+    def begin_rollback(self, supersede: bool = False) -> Rollout:
+        """A reload to the code and the settings of the previous generation.  Raises LookupError if it is not kept."""
+        if self.lineage.previous is None or self.lineage.previous.template is None:
+            raise LookupError(self._why_no_way_back())
+        return self.supervisor.renewal.begin(supersede, self._prepare_to_go_back)
+
+    def _why_no_way_back(self) -> str:
+        if not self.forks:
+            return "there is nothing to go back to: only with templates is the code of a generation kept (--preload)"
+        if self.settings.rollback_window == 0:
+            return "there is nothing to go back to: --rollback-window is 0, so no code is kept after a reload"
+        return (
+            f"there is nothing to go back to: no reload was committed in the last {self.settings.rollback_window:g} s "
+            "(--rollback-window), or what served before it had no template"
+        )
 
     def scale(self, size: int) -> None:
         """Have so many workers from now on; at least one."""
@@ -205,7 +243,20 @@ class Master:
 
     async def run(self) -> None:
         """Serve until `stop` has done its work.  Raises Hopeless if no worker ever becomes ready."""
+        with adopting() if self._wants_templates() else contextlib.nullcontext(False) as self.forks:
+            await self._run()
+
+    def _wants_templates(self) -> bool:
+        """Whether workers are to be forked.  Their parent would end, so this process must adopt them, and with them all
+        orphans among its descendants: a program that has other children decides that for itself."""
+        chosen = self.settings
+        if self.command or is_program(chosen.application):
+            return False
+        return chosen.preload == "on" or (chosen.preload == "auto" and self.alone)
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
+            await nursery.start(self.lineage.run)
             nursery.start_soon(self.dispatcher.run)
             if self._watch is not None:
                 nursery.start_soon(self._watch.run, self._code_changed)
@@ -234,6 +285,7 @@ class Master:
         with self._last_call:
             await self.dispatcher.last_call(self.settings.graceful_timeout * LAST_CALL)
         self.dispatcher.close_doors()
+        self.lineage.end()
         self.supervisor.stop()
 
     def hurry(self, graceful: float = 0.0, term: float = 5.0) -> None:
@@ -256,11 +308,13 @@ class Master:
 
     def children(self) -> set[int] | None:
         """The process ids somebody here waits for; None while one is being started."""
-        processes = [ward.process for ward in self.supervisor.wards.values()]
-        return None if None in processes else {process.pid for process in processes if process is not None}
+        processes, templates = [ward.process for ward in self.supervisor.wards.values()], self.lineage.children()
+        if None in processes or templates is None:
+            return None
+        return templates | {process.pid for process in processes if process is not None}
 
     async def _spawn(self, birth: Birth) -> Born:
-        """Start a worker's process.  Raises OSError."""
+        """Start a worker's process.  Raises OSError, StillBorn."""
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             outputs: list[tuple[int, int]] = []
             for _ in range(2):
@@ -268,19 +322,40 @@ class Master:
                 ours.callback(os.close, mine)
                 theirs.callback(os.close, its)
                 outputs.append((mine, its))
-            settings, environ = self._for(birth)
-            environ = environ | self.slot_environ.get(birth.slot, {})
-            title = ["--slot", str(birth.slot), settings.application]
-            process = await start(
-                self.command or worker_command(title),
-                worker_environment(settings, self._cwd, birth, self.supervisor.goal.size, environ),
-                (birth.line, birth.talk),
-                outputs[0][1],
-                outputs[1][1],
-                self._cwd if self.command else package_root(),
-            )
+            its_outputs = outputs[0][1], outputs[1][1]
+            process = await self._fork(birth, its_outputs) or await self._exec(birth, its_outputs)
             ours.pop_all()
         return Born(process, tuple(mine for mine, _ in outputs))
+
+    async def _fork(self, birth: Birth, outputs: tuple[int, int]) -> Process | None:
+        """From the template of its generation; None: there is none.  Raises StillBorn."""
+        # Who has an environment of his own may import something else with it.
+        if not self.forks or self.slot_environ.get(birth.slot):
+            return None
+        settings, environ = self._for(birth)
+        stem = self.lineage.of(birth.generation, settings, environ)
+        own, title = own_environment(birth, self.supervisor.goal.size), worker_title(settings, birth)
+        process = await stem.worker((birth.line, birth.talk, *outputs), own, title)
+        if process is None and not birth.generation == stem.generation == self.supervisor.goal.generation:
+            raise StillBorn(f"the code of generation {birth.generation} is no more: its template has died")
+        return process
+
+    async def _exec(self, birth: Birth, outputs: tuple[int, int]) -> Process:
+        """From what lies on the disk."""
+        settings, environ = self._for(birth)
+        environ = environ | self.slot_environ.get(birth.slot, {})
+        return await start(
+            self.command or worker_command(worker_title(settings, birth)),
+            worker_environment(settings, self._cwd, birth, self.supervisor.goal.size, environ),
+            (birth.line, birth.talk),
+            *outputs,
+            self._cwd if self.command else package_root(),
+        )
+
+    async def _start_template(self, stem: Stem) -> Template:
+        title = ["--template-of-generation", str(stem.generation), stem.settings.application]
+        environ = environment(stem.settings, self._cwd, stem.generation, stem.environment)
+        return await start_template(stem.generation, worker_command(title), environ, package_root())
 
 
 def unwrapped(group: BaseException) -> BaseException:
@@ -290,16 +365,33 @@ def unwrapped(group: BaseException) -> BaseException:
     return group
 
 
+def worker_title(settings: Settings, birth: Birth) -> list[str]:
+    """What `ps` shows of a worker."""
+    return ["--slot", str(birth.slot), settings.application]
+
+
 def worker_environment(
     settings: Settings, cwd: str, birth: Birth, size: int, more: Mapping[str, str]
 ) -> dict[str, str]:
     """What a worker's process is started with, in the directory `cwd`, as one of `size`."""
+    lines = {"RRMASTER_LINE": str(birth.line), "RRMASTER_TALK": str(birth.talk)}
+    return environment(settings, cwd, birth.generation, more) | lines | own_environment(birth, size)
+
+
+def environment(settings: Settings, cwd: str, generation: int, more: Mapping[str, str]) -> dict[str, str]:
+    """What all workers of a generation have in common."""
     environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS} | dict(more)
     return environ | {
         "PYTHONUNBUFFERED": "1",
-        "RRMASTER_LINE": str(birth.line),
-        "RRMASTER_TALK": str(birth.talk),
         "RRMASTER_LAUNCH": launch_of(settings, cwd).encode(),
+        "RRMASTER_GENERATION": str(generation),
+    }
+
+
+def own_environment(birth: Birth, size: int) -> dict[str, str]:
+    """What each has for itself, as one of `size`; the names are those of `births.OWN_TO_EACH`, and the generation, for
+    the same code may come back."""
+    return {
         "RRMASTER_WORKER_ID": str(birth.id),
         "RRMASTER_WORKER_SLOT": str(birth.slot),
         "RRMASTER_WORKER_COUNT": str(size),

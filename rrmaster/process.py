@@ -1,7 +1,8 @@
 """How a worker's process is started, signalled and awaited: three verbs, pid, wait and signal.
 
 A worker is a fresh interpreter (exec, never a bare fork of the master: no descriptor, thread or lock of ours goes with
-it) in a process group of its own, so that Ctrl-C in a terminal reaches only the master and so that a dead worker's
+it) or was forked from a template (see `template`), and became our child as its parent ended: `adopting`.  In either
+case it has a process group of its own, so that Ctrl-C in a terminal reaches only the master and so that a dead worker's
 children can be ended with it.
 """
 
@@ -15,12 +16,12 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import trio
-from attrs import define, field
+from attrs import define
 
 from .restarts import Exit
 
@@ -30,6 +31,16 @@ A real-time signal, so that none of those an application may want is taken."""
 
 REAP_AGAIN = 0.05
 """Seconds until the dead are looked at again, when the first of them was one of ours; who waits for it needs 1 ms."""
+
+_PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016)
+"""Seconds between looks at the orphans of a worker that has ended.  A killed process needs less than the first."""
+
+_SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37
+"""linux/prctl.h"""
+
+OWN_S = 0.5
+"""Seconds without a death after which the dead of our own process group are nobody's: who waits for a child is woken
+by its death."""
 
 
 class Process(Protocol):
@@ -48,13 +59,12 @@ class Process(Protocol):
 class Child:
     """A child process of ours, watched through a pidfd: EOF and SIGCHLD may lie, a pidfd does not."""
 
-    _popen: subprocess.Popen[bytes]
+    pid: int
     _pidfd: int
+    """Ours to close."""
+    _popen: subprocess.Popen[bytes] | None = None
+    """What started it, if we did."""
     _over: bool = False
-    pid: int = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.pid = self._popen.pid
 
     async def wait(self) -> Exit:
         await trio.lowlevel.wait_readable(self._pidfd)
@@ -62,9 +72,27 @@ class Child:
         # While it is a zombie its number is nobody else's: this reaches its orphans, and only them.
         with contextlib.suppress(ProcessLookupError, PermissionError):  # none left, or all of another user
             os.killpg(self.pid, signal.SIGKILL)
-        status = self._popen.wait()
+        how = self._reap()
         os.close(self._pidfd)
-        return Exit(code=status) if status >= 0 else Exit(signal=-status)
+        with trio.CancelScope(shield=True):
+            await _reap_group(self.pid)
+        return how
+
+    def _reap(self) -> Exit:
+        try:
+            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except ChildProcessError:
+            found = None  # somebody in this program waits for whoever ends; subprocess says 0 then, too
+        status = found.si_status if found is not None else 0
+        exited = found is None or found.si_code == os.CLD_EXITED
+        if self._popen is not None:
+            self._popen.returncode = status if exited else -status
+        return Exit(code=status) if exited else Exit(signal=status)
+
+    def disown(self) -> None:
+        """It is nobody's, and will not be waited for here."""
+        self._over = True
+        os.close(self._pidfd)
 
     def signal(self, number: int, group: bool = False) -> None:
         if self._over:
@@ -74,6 +102,54 @@ class Child:
                 os.killpg(self.pid, number)
             else:
                 signal.pidfd_send_signal(self._pidfd, number)
+
+
+def adopted(pidfd: int, pid: int) -> Child:
+    """The process behind a pidfd, which is ours from now on, if it is a child of ours and has this number.
+
+    Raises ValueError if it is not, and the descriptor is closed.
+    """
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        other = os.pidfd_open(pid)
+        try:
+            # In a container with the machine's /proc they have other numbers there, but the same.
+            same = _number(pidfd) == _number(other)
+        finally:
+            os.close(other)
+        if not same:
+            raise ValueError(f"it is not process {pid}")
+    except (OSError, StopIteration, ValueError) as error:
+        os.close(pidfd)
+        raise ValueError(f"that is no child of ours: {error}") from None
+    return Child(pid, pidfd)
+
+
+def _number(pidfd: int) -> int:
+    """What /proc calls the process."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[bool]:
+    """Be the parent of all orphans among our descendants, as prctl(2) has it with PR_SET_CHILD_SUBREAPER.
+
+    False if that cannot be.  Afterwards it is as it was before.
+    """
+    try:
+        import ctypes
+
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (ImportError, OSError, AttributeError):  # an interpreter without ctypes, or a C library without that
+        yield False
+        return
+    before = ctypes.c_int()
+    prctl(_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    try:
+        yield prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    finally:
+        prctl(_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
 
 
 async def start(
@@ -102,37 +178,56 @@ async def start(
     except RuntimeError as error:  # no thread to be had: the same limit, met a moment earlier
         raise OSError(errno.EAGAIN, str(error)) from None
     try:
-        return Child(child, os.pidfd_open(child.pid))
+        return Child(child.pid, os.pidfd_open(child.pid), child)
     except OSError:  # no descriptor left: it cannot be watched, so it cannot be
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         raise
 
 
+async def _reap_group(leader: int) -> None:
+    """Wait for those of a dead leader's group that have become ours (see `adopting`): they were killed with it.
+
+    Who takes longer to die is left to `reap_strangers`, or to our own end.
+    """
+    for pause in _PAUSES:
+        try:
+            while os.waitid(os.P_PGID, leader, os.WEXITED | os.WNOHANG):
+                pass
+        except ChildProcessError:  # there is none, as always where nobody is adopted
+            return
+        await trio.sleep(pause)
+
+
 async def reap_strangers(ours: Callable[[], Collection[int] | None]) -> None:
     """Wait for the dead whom nobody here knows: as process 1 of a container, or as a subreaper, we inherit orphans.
 
     `ours` says for which children somebody here waits; None: one is being started, and its number is not known yet.
-    They are looked at first and left alone: whoever is waited for here has lost his exit status.  Where nobody is
-    adopted this finds nobody.  In the main thread, until cancelled.
+    They are looked at first and left alone: whoever is waited for here has lost his exit status.  Who is in our own
+    process group may be a child that something in this program has started, and has `OWN_S` to be waited for.  Where
+    nobody is adopted this finds nobody.  In the main thread, until cancelled.
     """
+    died = trio.current_time()
     with trio.open_signal_receiver(signal.SIGCHLD) as deaths:
         while True:
-            if _reap_strangers(ours):
-                await trio.sleep(REAP_AGAIN)
-            else:
+            again = _reap_strangers(ours, patient=trio.current_time() < died + OWN_S)
+            with trio.move_on_after(again):
                 await anext(deaths)
+                died = trio.current_time()
 
 
-def _reap_strangers(ours: Callable[[], Collection[int] | None]) -> bool:
-    """Whether one who is, or may be, ours stands before whoever else is dead: the kernel shows one at a time."""
+def _reap_strangers(ours: Callable[[], Collection[int] | None], patient: bool) -> float:
+    """Seconds until to look again, if whoever is, or may be, ours stands before whoever else is dead: the kernel shows
+    one at a time."""
     with contextlib.suppress(ChildProcessError):  # there is no child at all
         while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             known = ours()
             if known is None or found.si_pid in known:
-                return True
+                return REAP_AGAIN
+            if patient and os.getpgid(found.si_pid) == os.getpgrp():
+                return OWN_S
             os.waitpid(found.si_pid, os.WNOHANG)
-    return False
+    return math.inf
 
 
 def worker_command(title: Sequence[str]) -> list[str]:

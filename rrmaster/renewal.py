@@ -67,6 +67,8 @@ class Renewal:
     autoscaler: Autoscaler | None = None
     prepare: Callable[[], str] = lambda: ""
     """Called before anything starts: reads the configuration again.  Why it must not be, or nothing."""
+    can_restore: Callable[[int], bool] = lambda generation: False
+    """Whether there can be more workers of this very code, whatever lies on the disk."""
     decided: Callable[[Rollout], None] = lambda rollout: None
     """Called when a reload that had been prepared is over."""
     rollout: Rollout | None = None
@@ -98,8 +100,12 @@ class Renewal:
         elif self.fleet.goal.size:
             self.begin()
 
-    def begin(self, supersede: bool = False) -> Rollout:
-        """Begin a reload.  Raises Busy when one runs, unless that one is to be given up for it."""
+    def begin(self, supersede: bool = False, back: Callable[[int], str] | None = None) -> Rollout:
+        """Begin a reload.  Raises Busy when one runs, unless that one is to be given up for it.
+
+        With `back` it is one to code that has served before: that is called with the number of the new generation
+        instead of `prepare`.
+        """
         if self.fleet.goal.size == 0:
             raise Busy("the master is stopping")
         now = trio.current_time()
@@ -115,15 +121,16 @@ class Renewal:
         self._generation += 1
         batch = min(goal.surge, goal.size)
         self.rollout = Rollout(self._generation, goal, self.trial, now, batch, since=now, tell=_tell)
-        if refusal := self.prepare():
+        if refusal := self.prepare() if back is None else back(self._generation):
             self.rollout.fail(refusal, now)
             self._say_failed(self.rollout)
             return self.rollout
         self.fleet.calm()
         self._news.tell(ReloadStarted(self._generation))
         self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
-        self.rollout.say(f"starting generation {self._generation} beside generation {goal.generation}")
-        if goal.surge < goal.size:
+        whose = "the previous code, as " if back is not None else ""
+        self.rollout.say(f"starting {whose}generation {self._generation} beside generation {goal.generation}")
+        if goal.surge < goal.size and not self.can_restore(goal.generation):
             self.rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
         self.fleet.changed()
         return self.rollout
@@ -155,6 +162,7 @@ class Renewal:
         if self.fleet.goal.size == 0:
             return
         if self.undecided is not None:
+            self._mind_fallback(self.undecided)
             self._step(now)
         if self.undecided is None:
             if self._again:
@@ -207,6 +215,13 @@ class Renewal:
             self._follow(now)
             ready = [] if rollout.phase is Phase.SOAKING else ready
 
+    def _mind_fallback(self, rollout: Rollout) -> None:
+        """Whoever dies of the old ones is replaced in kind for as long as that can be."""
+        before = rollout.before.generation
+        fallback = before if self.can_restore(before) else None
+        if self.fleet.goal.fallback != fallback:
+            self.fleet.goal = evolve(self.fleet.goal, fallback=fallback)
+
     def _all_speak(self, now: float) -> bool:
         """Whether nobody has been silent for too long; who has, has failed."""
         self.fleet.catch_up()
@@ -228,7 +243,7 @@ class Renewal:
             case Phase.STARTING:
                 self.fleet.goal = evolve(self.fleet.goal, committed=rollout.approved)
             case Phase.COMMITTED:
-                self.fleet.goal = evolve(self.fleet.goal, committed=None)
+                self.fleet.goal = evolve(self.fleet.goal, committed=None, fallback=None)
                 self.refused = ""
                 self._news.tell(ReloadCommitted(rollout.generation))
                 self.decided(rollout)

@@ -70,7 +70,7 @@ async def run_with_signals(
         if place is not None:
             cleanup.callback(place.close)
         name = settings.name or (place.path.stem if place is not None else DEFAULT_NAME)
-        master = Master(settings, fleet_size(settings), listeners, name, reread=reread)
+        master = Master(settings, fleet_size(settings), listeners, name, reread=reread, alone=True)
         cleanup.callback(master.close)
         master.told = _Telling(master, notifier)
         _greet(master)
@@ -101,8 +101,8 @@ async def _run_obeying(master: Master, place: Place | None, notifier: Notifier) 
         async with trio.open_nursery() as nursery:
             if place is not None:
                 nursery.start_soon(Control(master, place.socket).serve)
-            if os.getpid() == 1:
-                nursery.start_soon(reap_strangers, master.children)
+            # As process 1, and for its templates, it adopts orphans; else it has none, and this costs nothing.
+            nursery.start_soon(reap_strangers, master.children)
             nursery.start_soon(_obey, master, signals)
             nursery.start_soon(_say_when_ready, master, notifier)
             nursery.start_soon(notifier.feed, master.dispatcher.turned)

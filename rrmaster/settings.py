@@ -14,7 +14,8 @@ from attrs import frozen
 
 from . import coherence
 from .balance import MAX_WINDOW
-from .launch import INTERFACES, LIFESPANS, RUNTIMES, TRUSTED_PROXIES, is_program
+from .launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
+from .option import Option
 from .proxied import MODES
 from .spelling import (
     Between,
@@ -53,26 +54,6 @@ class SettingsError(Exception):
 
 
 # --- the options
-
-
-@frozen
-class Option:
-    """How a field of `Settings` looks from outside."""
-
-    help: str
-    group: str
-    metavar: str
-    parse: Callable[[object], Any]
-    flags: tuple[str, ...] = ()
-    """Short flags and other names; ``--the-name`` is always one."""
-    repeatable: bool = False
-    shown: str | None = None
-    """The default as --help shows it, where the value itself says too little."""
-
-    @property
-    def is_switch(self) -> bool:
-        """It is on or off: ``--the-name`` and ``--no-the-name``."""
-        return self.parse is parse_switch
 
 
 def _named(parse: Callable[[Any], Any]) -> Any:
@@ -215,6 +196,16 @@ class Settings:
     )
     factory: bool = _option(
         False, parse_switch, _WHO, "", "what is named makes the application: it is called without arguments"
+    )
+    # Forking is what makes a replacement take milliseconds and a worker a few megabytes; what an import must not have
+    # done for it can be seen, so nobody has to know.
+    preload: str = _option(
+        "auto",
+        one_of("preload", PRELOADS),
+        _WHO,
+        "auto|on|off",
+        "import the application once, in a template, and fork the workers from it; auto: if what it did at its import "
+        "allows that; in a program that runs a master itself: off",
     )
     app_dir: str | None = _option(
         None, parse_text, _WHO, "DIR", "where to import the application from", shown="the working directory"
@@ -382,6 +373,17 @@ class Settings:
         "and then with their share of it, before the old ones go; with --reload 0",
         shown="2s",
     )
+    # Most bad releases are noticed in minutes.  It costs the memory of one process, little of which is its own.  A
+    # developer's way back is his editor's.
+    rollback_window: float = _option(
+        _developing(0.0, 600.0),
+        parse_duration,
+        _RELOAD,
+        "TIME",
+        "keep the code of the previous generation in memory for so long after a reload, for `rrmaster rollback`; 0: "
+        "not at all; with --reload 0",
+        shown="10m",
+    )
     reload_timeout: float = _option(600.0, positive_duration, _RELOAD, "TIME", "for a whole reload")
     probe: str | None = _option(
         None,
@@ -492,7 +494,9 @@ _OF_APPLICATIONS = {
     f.name: f.default
     for f in attrs.fields(Settings)
     if "option" in f.metadata
-    and (f.metadata["option"].group in (_HTTP, _TLS, _PROXY) or f.name in ("interface", "runtime", "factory"))
+    and (
+        f.metadata["option"].group in (_HTTP, _TLS, _PROXY) or f.name in ("interface", "runtime", "factory", "preload")
+    )
 }
 """The options that say how an application is to be served, with their defaults: a program decides that itself."""
 

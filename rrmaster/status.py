@@ -95,6 +95,30 @@ class ReloadStatus:
 
 
 @frozen
+class TemplateStatus:
+    """The template of a generation: the process that has its code, and forks its workers."""
+
+    generation: int
+    pid: int | None
+    """None: it is lost, or still being started."""
+    state: str
+    """loading, serving (the generation's workers are forked from it), none (they cannot be), previous (what a
+    rollback brings back) or lost."""
+    age_s: float
+    """Seconds since its code was imported, or began to be."""
+    spare: int | None = None
+    """The process id of the one that takes its place if it is lost."""
+    uss: int | None = None
+    """Bytes of memory that are its own alone; None: not known."""
+    pss: int | None = None
+    """The same, with its share of what it has in common with others."""
+    rss: int | None = None
+    """The same, with all of that."""
+    kept_s: float | None = None
+    """Seconds for which a previous one is still kept."""
+
+
+@frozen
 class Snapshot:
     """The whole master at one moment."""
 
@@ -122,6 +146,7 @@ class Snapshot:
     reload: ReloadStatus | None = None
     listeners: tuple[ListenerStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
+    templates: tuple[TemplateStatus, ...] = ()
 
     @property
     def serving(self) -> int:
@@ -154,6 +179,7 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
             reload=None if reload is None else _build(ReloadStatus, reload),
             listeners=tuple(_build(ListenerStatus, item) for item in data.get("listeners", ())),
             workers=tuple(_build(WorkerStatus, item) for item in data.get("workers", ())),
+            templates=tuple(_build(TemplateStatus, item) for item in data.get("templates", ())),
         )
     except (TypeError, AttributeError) as error:
         raise ValueError(f"this is no status of a master: {error}") from None
@@ -407,6 +433,19 @@ def reload_line(reload: ReloadStatus) -> str:
     return f"generation {reload.generation} was {result}{because}"
 
 
+def template_line(template: TemplateStatus) -> str:
+    """One template."""
+    text = f"generation {template.generation}, {template.state}"
+    if template.kept_s is not None:
+        text += f" for {duration(template.kept_s)}"
+    if template.pid is not None:
+        spare = f", spare {template.spare}" if template.spare is not None else ""
+        text += f" (pid {template.pid}{spare}), {duration(template.age_s)} old"
+    if template.rss is not None:
+        text += f", {size(template.uss)} of its own, {size(template.rss)} in all"
+    return text
+
+
 RESULTS = {
     0: "committed",
     10: "refused before any traffic",
@@ -431,6 +470,8 @@ def report(snapshot: Snapshot, width: int) -> list[str]:
     lines += _labelled("counts", totals(snapshot), width)
     if snapshot.reload is not None:
         lines += _labelled("reload", reload_line(snapshot.reload), width)
+    for template in snapshot.templates:
+        lines += _labelled("template", template_line(template), width)
     return [*lines, "", *workers_table(snapshot, width)]
 
 

@@ -37,7 +37,7 @@ from .renewal import Renewal
 from .restarts import Exit
 from .rollout import Rollout
 from .talk import Conversation
-from .ward import Birth, Born, Ward
+from .ward import Birth, Born, StillBorn, Ward
 
 STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
@@ -183,9 +183,13 @@ class Supervisor:
         self.aftermath.forget_slots_from(self.goal.size)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
         orders = plan(self.goal, members, self._held())
-        for slot in orders.spawn:
+        fallback = self.goal.fallback or self.goal.generation
+        for slot, generation in [
+            *((slot, fallback) for slot in orders.restore),
+            *((slot, self.goal.generation) for slot in orders.spawn),
+        ]:
             if self.aftermath.restarts.pace(trio.current_time()) <= 0:
-                self._begin(slot)
+                self._begin(slot, generation)
         for id_ in orders.retire:
             self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
 
@@ -210,10 +214,11 @@ class Supervisor:
     @property
     def _awaits_code(self) -> bool:
         """In development: whether what is on disk has failed, and nobody is to be started from it."""
-        failed = self.aftermath.gave_up or bool(self.renewal.refused)
+        good = self.renewal.can_restore(self.goal.generation)  # a template has what was good, whatever the disk has
+        failed = self.aftermath.gave_up or (bool(self.renewal.refused) and not good)
         return self.aftermath.awaits_code and failed and self.renewal.undecided is None
 
-    def _begin(self, slot: int) -> None:
+    def _begin(self, slot: int, generation: int) -> None:
         now = trio.current_time()
         try:
             line, (talk, its) = _lines(self.window)
@@ -233,7 +238,7 @@ class Supervisor:
             lambda what: self.breached(ward.id, what),
         )
         wear = Wear(self.limits.of_one(self.random.random()))
-        ward = Ward(self._last_id, slot, self.goal.generation, link, conversation, now, now, wear=wear)
+        ward = Ward(self._last_id, slot, generation, link, conversation, now, now, wear=wear)
         ward.retry = self.aftermath.begun(slot, now)
         self.wards[ward.id] = ward
         self.chronicle.forked(ward)
@@ -245,11 +250,15 @@ class Supervisor:
     async def _live(self, ward: Ward, its: socket.socket) -> None:
         birth = Birth(ward.id, ward.slot, ward.generation, ward.link.line.key.fileno(), its.fileno())
         how: Exit | None = None
+        why = "it was never started"
         try:
             with its, trio.CancelScope(shield=True):  # or a process would be started that nobody knows
                 born = await self.spawn(birth)
         except (OSError, ValueError) as error:  # ValueError: something that no environment can hold
-            ward.reason = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
+            why = ward.reason = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
+        except StillBorn as error:
+            ward.reason = ward.reason or ("" if ward.asked else str(error))
+            self.happens(ward, Event.FAILED)
         else:
             ward.process = born.process
             self.chronicle.online(ward, born.process.pid)
@@ -258,7 +267,7 @@ class Supervisor:
             how = await self._outlive(ward, born)
         finally:
             ward.conversation.bury()
-        self.happens(ward, Event.EXIT, str(how or ward.reason), how)
+        self.happens(ward, Event.EXIT, str(how or why), how)
 
     async def _outlive(self, ward: Ward, born: Born) -> Exit:
         async with trio.open_nursery() as nursery:
@@ -426,7 +435,7 @@ class Supervisor:
                 self._verdict = verdict
             return
         # One of a generation that was given up is nobody's crash.
-        ward.asked = ward.asked or ward.generation != self.goal.generation
+        ward.asked = ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
         self.aftermath.ended(ward, before, how, trio.current_time())
@@ -441,8 +450,9 @@ class Supervisor:
 
     def _heir(self, ward: Ward) -> Ward | None:
         """Who stands in its place already."""
+        kin = ward.generation if self.goal.fallback is not None else None  # in a reload each generation has its own
         staying = (w for w in self.wards.values() if w.slot == ward.slot and w.state in STAYING and not w.leaving)
-        return next(staying, None)
+        return next((w for w in staying if kin in (None, w.generation)), None)
 
     # --- time
 

@@ -9,14 +9,17 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
 
 import trio
+from attrs import evolve
 
 from . import __version__
 from .dispatcher import Dispatcher
 from .door import Door
+from .lineage import Lineage, Stem
 from .settings import Settings
-from .status import ListenerStatus, ReloadStatus, Snapshot, WorkerStatus
+from .status import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 from .supervisor import Supervisor
 from .ward import Ward
 
@@ -24,7 +27,9 @@ _TCP_INFO_LIMIT = struct.Struct("=28xI")
 """tcpi_sacked of a listening socket: how many its backlog holds, after the kernel has had its say (somaxconn)."""
 
 
-def survey(name: str, settings: Settings, supervisor: Supervisor, dispatcher: Dispatcher, began: float) -> Snapshot:
+def survey(
+    name: str, settings: Settings, supervisor: Supervisor, dispatcher: Dispatcher, lineage: Lineage, began: float
+) -> Snapshot:
     """Everything, now.  `began` is when the master started, on trio's clock."""
     now = trio.current_time()
     recall = dispatcher.recall
@@ -51,7 +56,24 @@ def survey(name: str, settings: Settings, supervisor: Supervisor, dispatcher: Di
         workers=tuple(
             _worker(ward, supervisor, now) for ward in sorted(supervisor.wards.values(), key=lambda w: (w.slot, w.id))
         ),
+        templates=tuple(_templates(lineage, now)),
     )
+
+
+def _templates(lineage: Lineage, now: float) -> Iterator[TemplateStatus]:
+    for generation, stem in sorted(lineage.stems.items()):
+        yield _template(generation, stem, stem.state, now)
+    if lineage.previous is not None and lineage.previous not in lineage.stems.values():
+        previous = lineage.previous
+        yield _template(previous.generation, previous, "previous", now, max(lineage.kept_until - now, 0.0))
+
+
+def _template(generation: int, stem: Stem, state: str, now: float, kept: float | None = None) -> TemplateStatus:
+    pid = stem.template.process.pid if stem.template is not None else None
+    spare = stem.spare.process.pid if stem.spare is not None else None
+    found = TemplateStatus(generation, pid, state, now - stem.since, spare, kept_s=kept)
+    weight = stem.weight
+    return found if weight is None else evolve(found, uss=weight.uss, pss=weight.pss, rss=weight.rss)
 
 
 def _reload(supervisor: Supervisor) -> ReloadStatus | None:

@@ -66,9 +66,13 @@ def _retire(client: Client, arguments: argparse.Namespace) -> int:
     return _say(client.ask("retire", slot=arguments.slot))
 
 
-def _reload(client: Client, arguments: argparse.Namespace) -> int:
-    answers = client.ask("reload", patience=None, supersede=arguments.supersede)
+def _reload(client: Client, arguments: argparse.Namespace, what: str = "reload") -> int:
+    answers = client.ask(what, patience=None, supersede=arguments.supersede)
     return _say(_with_bar(answers) if sys.stdout.isatty() else answers)
+
+
+def _rollback(client: Client, arguments: argparse.Namespace) -> int:
+    return _reload(client, arguments, "rollback")
 
 
 BAR = 40
@@ -176,6 +180,12 @@ VERBS: dict[str, Verb] = {
         "0 committed, 10 refused before any traffic, 11 rolled back after traffic, 12 out of time,\n"
         "13 another reload runs",
         _reload,
+        _for_reload,
+    ),
+    "rollback": Verb(
+        "bring the code before the last reload back, as it was in memory, whatever the disk has by now;\n"
+        "like a reload, with the same exit status; 1 if it is not kept any more (--rollback-window)",
+        _rollback,
         _for_reload,
     ),
     "restart": Verb("replace one worker: the new one serves before the old one is drained", _restart, _slot),

@@ -114,7 +114,7 @@ def test_nothing_is_imported_by_its_full_name(file):
 @by_name(worker_files)
 def test_a_worker_knows_of_the_house_only_what_both_sides_say(file):
     inside, _ = imports(file)
-    assert inside <= {"wire", "launch", "proxied", "channel", "tls", "worker"}
+    assert inside <= {"wire", "launch", "births", "forkable", "proxied", "channel", "tls", "worker"}
 
 
 @by_name(worker_files)
@@ -151,6 +151,7 @@ def test_a_worker_loads_no_master_and_no_async_library(module):
     assert {m for m in loaded if m.startswith("rrmaster")} <= {
         "rrmaster", "rrmaster.wire", "rrmaster.launch", "rrmaster.channel", "rrmaster.worker",
         "rrmaster.worker.__main__", "rrmaster.worker.loading", "rrmaster.worker.runtimes", "rrmaster.worker.speech",
+        "rrmaster.worker.life", "rrmaster.worker.hooks",
     }  # fmt: skip
     assert loaded.isdisjoint({"trio", "asyncio", "argparse", "subprocess"})
 

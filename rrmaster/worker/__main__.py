@@ -1,7 +1,8 @@
 """A worker's process: load the application by its name, choose the runtime, serve, and end with the master.
 
 Started by the master with ``RRMASTER_LINE`` (the descriptor of its line) and ``RRMASTER_LAUNCH`` (see `launch`).
-``docs/protocol.md`` says what a worker in another language needs: only the first.
+``docs/protocol.md`` says what a worker in another language needs: only the first.  With ``RRMASTER_TEMPLATE`` (the
+descriptor of another line, see `births`) it serves nobody, and forks those who do.
 """
 
 from __future__ import annotations
@@ -15,42 +16,28 @@ if __name__ == "__main__":
 
 import faulthandler
 import os
-import select
-import threading
-import time
-from typing import NoReturn
 
 from .. import wire
-from ..channel import Letterbox, Talk
+from ..channel import Letterbox
 from ..launch import Launch, is_program
-from . import DUMP_SIGNAL, Duty, Facts
-from .loading import CannotLoad, explain, load
-from .runtimes import server_for
+from . import DUMP_SIGNAL
+from .life import birth, leave_with_master, prepare, serve
+from .loading import explain
 
 
 def main() -> int:
     """Load, serve, and return the exit status."""
     faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
-    letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     launch = Launch.decode(os.environ.pop("RRMASTER_LAUNCH"))
-    _leave_with_master(letterbox.fileno(), launch.graceful_timeout)
+    if "RRMASTER_TEMPLATE" in os.environ:
+        from .template import be_template
+
+        return be_template(int(os.environ.pop("RRMASTER_TEMPLATE")), launch)
+    letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     if is_program(launch.application):
+        leave_with_master(letterbox.fileno(), launch.graceful_timeout)
         return _run_program(letterbox, launch)
-    try:
-        os.chdir(launch.chdir)
-        sys.path.insert(0, launch.app_dir)
-        application = load(launch)
-        run, launch = server_for(application, launch)
-    except BaseException as error:
-        letterbox.say(wire.Failed(explain(error)))
-        return 1
-    facts, talk = _birth()
-    try:
-        run(application, Duty(letterbox, facts, launch.heartbeat, talk), launch)
-    except CannotLoad as error:
-        letterbox.say(wire.Failed(explain(error)))
-        return 1
-    return 0
+    return serve(letterbox, launch, lambda: prepare(launch))
 
 
 def _run_program(letterbox: Letterbox, launch: Launch) -> int:
@@ -58,7 +45,7 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     from .ports import Ports, Watched
     from .program import run
 
-    facts, talk = _birth()
+    facts, talk = birth()
     try:
         os.chdir(launch.chdir)
         ports = Ports(Watched.over(letterbox), facts, launch.heartbeat, talk)
@@ -66,37 +53,6 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
         letterbox.say(wire.Failed(explain(error)))
         return 1
     return run(launch, ports)
-
-
-def _birth() -> tuple[Facts, Talk | None]:
-    """Who this is, and its talk line if it was given one."""
-    talk = os.environ.pop("RRMASTER_TALK", None)
-    facts = Facts(*(int(os.environ[name]) for name in _FACTS))
-    return facts, Talk.inherit(int(talk)) if talk else None
-
-
-_FACTS = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
-
-
-def _leave_with_master(line: int, graceful: float) -> None:
-    """End this process some time after the master has died, whatever the serving loop is doing.
-
-    The loop itself sees the end of stream and drains; a blocked one sees nothing.  (PR_SET_PDEATHSIG kills healthy
-    workers: it is bound to the thread that forked, and trio's end after ten idle seconds.)
-    """
-
-    def watch() -> NoReturn:
-        poll = select.poll()
-        poll.register(line, 0)  # POLLHUP alone, which a half-close does not give
-        poll.poll()
-        # The master's ends of the pipes are gone, and print would raise.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        time.sleep(graceful)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="rrmaster: leave with the master", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -56,6 +56,12 @@ def run(application: Application, duty: Duty, launch: Launch) -> None:
     serve(application.target, duty, launch)
 
 
+def warm_up(application: Application, launch: Launch) -> None:
+    """Import the protocols that uvicorn chooses, which it does as it loads its configuration."""
+    with _quiet():
+        configured(application.target, launch, {})
+
+
 def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
     """The same for any ASGI application.  What is in `more` goes to uvicorn's Config."""
     duty.busy = duty.requests = 0

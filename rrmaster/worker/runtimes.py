@@ -61,6 +61,14 @@ def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
     return run, evolve(launch, runtime=runtime)
 
 
+def warm_up(application: Application, launch: Launch) -> None:
+    """In a template: import what its server would import once it begins, if that knows such a thing."""
+    server = importlib.import_module(f".{SERVERS[application.kind, launch.runtime]}", __package__)
+    warm = getattr(server, "warm_up", None)
+    if warm is not None:
+        warm(application, launch)
+
+
 def _best(application: Application) -> str:
     if application.kind is Kind.STREAM or _is_quart_trio(application):
         return "trio"

@@ -21,6 +21,7 @@ from . import Duty
 from .asgi import ASGI, Message, Receive, Send
 from .loading import Application
 from .on_uvicorn import serve
+from .on_uvicorn import warm_up as warm_up  # runtimes finds it here
 
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

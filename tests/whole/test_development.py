@@ -74,16 +74,31 @@ async def test_a_day_of_a_developer(tmp_path: Path):
         assert master.workers == good
         assert master.text.count("bad code") == 2  # the line of the code, and the message
         assert "rrmaster/" not in master.text  # none of our own frames
-        # Somebody kills it: broken code is not even tried.
+        # Somebody kills it: the last good code is still there, in its template.
         os.kill(next(iter(good)), SIGKILL)
+        assert await ask(master.port) == b"ten"
+        assert not master.workers.keys() & good.keys()
+        # Mended it takes over.
+        save(tmp_path, CODE.format("new"))
+        await serves(master, b"new")
+        assert master.text.count("bad code") == 2
+        assert await master.stop() == 0
+    assert is_free(master.port)
+
+
+async def test_without_a_template_broken_code_is_not_even_tried(tmp_path: Path):
+    save(tmp_path, CODE.format("one"))
+    (tmp_path / "shop.py").touch()
+    async with developing(tmp_path, "--preload", "off") as master:
+        save(tmp_path, BROKEN)
+        await master.said("generation 1 serves on")
+        os.kill(next(iter(master.workers)), SIGKILL)
         await master.said("nobody is started before the code changes")
         # Mended it takes over, and whoever came meanwhile is answered.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serves, master, b"new")
             save(tmp_path, CODE.format("new"))
         assert master.text.count("bad code") == 2
-        assert await master.stop() == 0
-    assert is_free(master.port)
 
 
 async def test_many_saves_are_one_reload_and_the_newest_code_comes_soonest(tmp_path: Path):

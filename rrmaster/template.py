@@ -1,0 +1,311 @@
+"""How does a worker begin without importing the application again?  It is forked from a template that has.
+
+The template is a process of its own (`worker.template`), started like a worker, with a line of its own (`births`).  It
+runs the application's code, so it is believed no more than a worker is: what it says is bounded, who it says it has
+forked must be a child of ours, and for each order it has `FORK_S`.  Who is in any way too late or too strange is lost:
+it is killed, which costs no worker, and whoever wanted a worker from it starts one in another way.
+
+A newborn that nobody waits for any more ends by itself, at the end of its leash: so no worker is ever there twice.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from logging import INFO, WARNING
+
+import trio
+from attrs import Factory, define
+
+from . import births
+from .births import Barren, Loaded, Newborn, Order, Unloadable, Weighed
+from .log import tell
+from .process import DUMP_SIGNAL, Child, Process, adopted, start
+from .relay import Lines, open_pipe, relay
+from .restarts import Exit
+
+FORK_S = 1.0
+"""Seconds for one fork.  It takes 3 to 10 ms; a machine that needs longer is swapping, and exec would not be faster."""
+
+AT_ONCE = 64
+"""Messages read from a template in one turn.  It says two for each order; more is garbage."""
+
+STACKS_S = 0.3
+"""Seconds for the stacks of a template whose import hangs; they take a few milliseconds."""
+
+_CONTROL = 256
+"""Bytes of control buffer: for more descriptors than come, so that those beyond the first are seen, and closed."""
+
+
+class Lost(Exception):
+    """This template forks nobody any more; the message says what has become of it."""
+
+
+@define(eq=False)
+class Template:
+    """One template's process, and its line, which it owns."""
+
+    process: Process
+    line: socket.socket
+    outputs: tuple[int, ...] = ()
+    """Descriptors of what it prints."""
+    generation: int = 1
+    loaded: Loaded | None = None
+    unloadable: Unloadable | None = None
+    weight: Weighed | None = None
+    fate: str = ""
+    """What has become of it, if it is lost."""
+    own_fault: bool = False
+    """It has ended, or hung, without anybody's doing."""
+    _decided: trio.Event = Factory(trio.Event)
+    """It is loaded, or never will be."""
+    _answers: dict[int, Child | str] = Factory(dict)
+    _expected: int = 0
+    _news: trio.Event = Factory(trio.Event)
+    _turn: trio.Lock = Factory(trio.Lock)
+    _last: int = 0
+
+    # --- its life
+
+    async def run(self) -> Exit:
+        """Watch it until it has ended.  Cancelled, it is killed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for fd, stream in zip(self.outputs, ("stdout", "stderr"), strict=False):
+                    nursery.start_soon(relay, fd, Lines(partial(_print, self.generation, self.process.pid, stream)))
+                nursery.start_soon(self._listen)
+                how = await self._end()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.lose("it was ended")
+            self._forget_answers()
+            trio.lowlevel.notify_closing(self.line)
+            self.line.close()
+        return how
+
+    async def _end(self) -> Exit:
+        try:
+            how = await self.process.wait()
+        except trio.Cancelled:
+            self.process.signal(signal.SIGKILL, group=True)
+            with trio.CancelScope(shield=True):
+                await self.process.wait()
+            raise
+        self._hear_all()
+        self.own_fault = self.own_fault or not how.killed
+        self.lose(f"its template {how}" if self.loaded is None else f"it {how}")
+        return how
+
+    def lose(self, why: str) -> None:
+        """It is of no use any more: whoever waits for it is told, and it is killed."""
+        if not self.fate:
+            self.fate = why
+            self._decided.set()
+            self._stir()
+            self.process.signal(signal.SIGKILL, group=True)
+
+    async def settled(self, patience: float) -> None:
+        """Wait until it is loaded, or never will be.  If it hangs, where it does so is printed."""
+        with trio.move_on_after(patience):
+            await self._decided.wait()
+            return
+        self.process.signal(DUMP_SIGNAL)
+        with trio.move_on_after(STACKS_S):
+            await self._decided.wait()
+            return
+        self.own_fault = True
+        self.lose(f"it was not ready after {patience:g} s (--ready-timeout)")
+
+    # --- forking
+
+    async def worker(self, fds: Sequence[int], environ: Mapping[str, str], title: Sequence[str]) -> Process:
+        """Fork a worker that has these descriptors: line, talk line, stdout, stderr.  They stay the caller's.
+
+        Raises Lost.  When cancelled there is no worker.
+        """
+        return await self._fork(fds, lambda number: Order(number, births.WORKER, environ, tuple(title)))
+
+    async def another(self) -> Template:
+        """Fork another template.  Raises Lost, and OSError for want of descriptors."""
+        ours, its = _line()
+        try:
+            with its:
+                order = partial(Order, kind=births.TEMPLATE, title=("--template", "spare"))
+                process = await self._fork([its.fileno()], order)
+        except BaseException:
+            ours.close()
+            raise
+        made = Template(process, ours, (), self.generation, self.loaded)
+        made._decided.set()
+        return made
+
+    async def _fork(self, fds: Sequence[int], order: Callable[[int], Order]) -> Process:
+        async with self._turn:
+            with _leash() as (held, let_go):
+                with trio.move_on_after(FORK_S):
+                    process = await self._order([*fds, held], order)
+                    let_go()
+                    return process
+            self.lose(f"it has not forked within {FORK_S:g} s")
+            raise Lost(self.fate)
+
+    async def _order(self, fds: Sequence[int], order: Callable[[int], Order]) -> Process:
+        self._last += 1
+        number = self._expected = self._last
+        try:
+            await self._send(births.encode(order(number)), fds)
+            while number not in self._answers:
+                if self.fate:
+                    raise Lost(self.fate)
+                await self._news.wait()
+            answer = self._answers.pop(number)
+        finally:
+            self._expected = 0
+            self._forget_answers()
+        if isinstance(answer, str):
+            raise Lost(f"it could not fork: {answer}")
+        return answer
+
+    def _forget_answers(self) -> None:
+        """Who was born too late has no leash, and ends."""
+        for answer in self._answers.values():
+            if isinstance(answer, Child):
+                answer.disown()
+        self._answers.clear()
+
+    async def _send(self, datagram: bytes, fds: Sequence[int]) -> None:
+        while not self.fate:
+            try:
+                socket.send_fds(self.line, [datagram], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.line)
+            except OSError as error:  # it has died; or this user has too many descriptors in flight
+                raise Lost(f"nothing can be said to it: {error.strerror}") from None
+            else:
+                return
+
+    # --- what it says
+
+    async def _listen(self) -> None:
+        while self._hear_all() and not self.fate:
+            await trio.lowlevel.wait_readable(self.line)
+
+    def _hear_all(self) -> bool:
+        """Hear what it has said.  Whether there may be more."""
+        for _ in range(AT_ONCE):
+            try:
+                found = _receive(self.line)
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    self.lose(f"its line broke: {error.strerror}")
+                return isinstance(error, BlockingIOError)
+            except ValueError as error:
+                self.lose(str(error))
+                return False
+            if found is None:  # it has hung up, and its end will be told by its process
+                return False
+            self._heard(*found)
+        self.lose("it says too much")
+        return False
+
+    def _heard(self, message: births.Message, fd: int | None) -> None:
+        match message:
+            case Newborn(number, pid) if fd is not None and number == self._expected:
+                self._born(number, fd, pid)
+                return
+            case Barren(number, reason) if number == self._expected:
+                self._answers[number] = reason
+                self._stir()
+            case Weighed():
+                self.weight = message
+            case Loaded() if self.loaded is None:
+                self.loaded = message
+                self._decided.set()
+            case Unloadable() if self.loaded is None:
+                self.unloadable = message
+                self._decided.set()
+            case _:
+                pass  # an answer that nobody waits for any more
+        if fd is not None:
+            os.close(fd)
+
+    def _born(self, number: int, pidfd: int, pid: int) -> None:
+        try:
+            self._answers[number] = adopted(pidfd, pid)
+        except ValueError as error:
+            self.lose(str(error))
+        self._stir()
+
+    def _stir(self) -> None:
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+
+async def start_template(generation: int, argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Template:
+    """Start one that is to import an application.  Raises OSError."""
+    ours, its = _line()
+    with contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
+        mine.callback(ours.close)
+        theirs.callback(its.close)
+        outputs = []
+        for _ in range(2):
+            out, its_out = open_pipe()
+            mine.callback(os.close, out)
+            theirs.callback(os.close, its_out)
+            outputs.append((out, its_out))
+        environ = {**environ, "RRMASTER_TEMPLATE": str(its.fileno())}
+        process = await start(argv, environ, [its.fileno()], outputs[0][1], outputs[1][1], cwd)
+        mine.pop_all()
+    return Template(process, ours, tuple(out for out, _ in outputs), generation)
+
+
+def _line() -> tuple[socket.socket, socket.socket]:
+    """Our end, and the template's."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, its
+
+
+@contextlib.contextmanager
+def _leash() -> Iterator[tuple[int, Callable[[], object]]]:
+    """What a newborn is held by until it is let go; one that is not, ends."""
+    held, ours = os.pipe2(os.O_CLOEXEC)
+    try:
+        yield held, lambda: os.write(ours, b"!")
+    finally:
+        os.close(held)
+        os.close(ours)
+
+
+def _receive(line: socket.socket) -> tuple[births.Message, int | None] | None:
+    """One message, and the first of its descriptors, which is the caller's.  None: there will be no more.
+
+    Raises OSError, BlockingIOError if there is none now, ValueError for what is no message.
+    """
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    datagram, ancillary, _, _ = line.recvmsg(births.MAX, _CONTROL, flags)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
+    try:
+        message = births.decode(datagram) if datagram else None
+    except ValueError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    for fd in fds[1:] if message is not None else fds:
+        os.close(fd)
+    return None if message is None else (message, fds[0] if fds else None)
+
+
+def _print(generation: int, pid: int, stream: str, line: str) -> None:
+    """What the application says while it is imported."""
+    level = WARNING if stream == "stderr" else INFO
+    facts = {"pid": pid, "generation": generation, "stream": stream}
+    tell("template.output", f"template {generation} (pid {pid}) | {line}", level=level, **facts)

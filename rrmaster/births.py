@@ -139,6 +139,11 @@ def _fits(message: Message) -> bool:
 
 
 def bounded(text: str) -> str:
-    """Not too long for a message."""
-    half = REASON // 2
-    return text if len(text) <= REASON else f"{text[:half]}\n[...]\n{text[-half:]}"
+    """Not too long for a message, however it has to be spelled."""
+    kept, half = text, REASON // 2
+    while len(kept) > REASON + len(_CUT) or len(json.dumps(kept)) > MAX - 1024:
+        kept, half = text[:half] + _CUT + text[-half:], half // 2
+    return kept
+
+
+_CUT = "\n[...]\n"

@@ -62,7 +62,9 @@ def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
 
 
 def warm_up(application: Application, launch: Launch) -> None:
-    """In a template: import what its server would import once it begins, if that knows such a thing."""
+    """In a template: import what its server would import once it begins.  No loop is made."""
+    if launch.runtime == "uvloop":
+        importlib.import_module("uvloop")
     server = importlib.import_module(f".{SERVERS[application.kind, launch.runtime]}", __package__)
     warm = getattr(server, "warm_up", None)
     if warm is not None:

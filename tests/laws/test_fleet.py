@@ -55,8 +55,11 @@ class World:
                 return
             assert spawned.isdisjoint(orders.retire), "nobody is started to be retired at once"
             for slot in orders.spawn:
-                spawned.add(self.spawn(slot))
-            if orders.spawn:
+                spawned.add(self.spawn(slot, self.goal.generation))
+            for slot in orders.restore:
+                assert self.goal.fallback is not None
+                spawned.add(self.spawn(slot, self.goal.fallback))
+            if orders.spawn or orders.restore:
                 living = self.count(*LIVING)
                 assert living <= self.goal.size + self.goal.surge
                 assert self.count(BOOTING) <= self.goal.at_once
@@ -67,10 +70,10 @@ class World:
             assert len(set(slots)) == len(slots), "nobody shares a slot with one who stays"
         pytest.fail("the plan does not come to rest")
 
-    def spawn(self, slot: int) -> int:
+    def spawn(self, slot: int, generation: int) -> int:
         assert 0 <= slot < self.goal.size
         self._last_id += 1
-        self.members[self._last_id] = Member(self._last_id, slot, BOOTING, self.goal.generation)
+        self.members[self._last_id] = Member(self._last_id, slot, BOOTING, generation)
         return self._last_id
 
     def happens(self, id_: int, event: Event) -> None:
@@ -93,16 +96,17 @@ class World:
         elif member.state is not SERVING:
             self.happens(id_, Event.EXIT)
 
-    def reload(self) -> None:
+    def reload(self, fallback: bool = False) -> None:
         self.newest += 1
-        self.goal = evolve(self.goal, generation=self.newest, committed=0)
+        before = self.goal.generation if fallback else None
+        self.goal = evolve(self.goal, generation=self.newest, committed=0, fallback=before)
 
     def commit(self) -> None:
         """All of the new generation are ready: they serve from now on, and the old ones may go."""
         for member in self.fresh:
             if member.state is PROVING:
                 self.happens(member.id, Event.PASSED)
-        self.goal = evolve(self.goal, committed=None)
+        self.goal = evolve(self.goal, committed=None, fallback=None)
 
     def settle(self, limit: int = 1000) -> None:
         """Let all good things happen until none is left."""
@@ -342,14 +346,49 @@ def test_an_aborted_reload_leaves_the_old_untouched_and_the_next_one_works(size,
     assert {m.generation for m in world.members.values()} == {3}
 
 
+@LAW
+@given(sizes, st.integers(1, 8), st.integers(1, 8), st.integers(0, 30), chances)
+def test_whoever_of_the_old_dies_before_the_new_are_good_is_replaced_in_kind(size, surge, at_once, deaths, chance):
+    world = World.at_rest(size, surge=surge, at_once=at_once)
+    world.reload(fallback=True)
+    for _ in range(deaths):
+        world.obey()
+        old = sorted(m.id for m in world.members.values() if m.generation == 1 and m.state in STAYING)
+        if old and chance.random() < 0.3:
+            world.happens(chance.choice(old), Event.EXIT)
+        elif world.members:
+            world.advance(some(world, chance))
+    world.settle()
+    assert sorted(m.slot for m in world.members.values() if m.generation == 1) == list(range(size))
+    for approved in range(1, size + 1):
+        for member in world.fresh:
+            if member.state is PROVING:
+                world.happens(member.id, Event.PASSED)
+        world.goal = evolve(world.goal, committed=approved)
+        world.settle()
+        assert len([m for m in world.members.values() if m.generation == 1]) == size - approved
+        assert world.count(SERVING) >= size
+    world.commit()
+    world.settle()
+    world.assert_as_wanted()
+
+
+def test_who_is_about_to_be_replaced_is_not_replaced_by_the_old_code_as_well():
+    goal = Goal(2, generation=2, surge=2, committed=0, fallback=1)
+    leaving = [Member(1, 0, SERVING, 1, leaving=True), Member(2, 1, SERVING, 1)]
+    assert plan(goal, leaving).restore == ()
+    assert plan(goal, leaving[1:]).restore == (0,)
+    assert plan(evolve(goal, fallback=None), leaving[1:]).restore == ()
+
+
 # --- anything
 
 
-EVENTS = ["advance"] * 8 + ["crash", "fail", "retiring", "scale", "reload", "commit", "abort", "hang"]
+EVENTS = ["advance"] * 8 + ["crash", "fail", "retiring", "scale", "reload", "commit", "abort", "hang", "lose"]
 
 
 def happen(world: World, what: str, chance: random.Random) -> None:
-    if what in ("scale", "reload", "commit", "abort"):
+    if what in ("scale", "reload", "commit", "abort", "lose"):
         happen_to_the_goal(world, what, chance)
     elif (id_ := some(world, chance)) is not None:
         happen_to_one(world, what, id_)
@@ -362,13 +401,17 @@ def happen_to_the_goal(world: World, what: str, chance: random.Random) -> None:
             size = chance.randint(1, 8)
             world.goal = evolve(world.goal, size=size, surge=size)
         case "reload" if not undecided:
-            world.reload()
+            world.reload(chance.choice((True, False)))
+        case "lose":  # the template of the old ones
+            world.goal = evolve(world.goal, fallback=None)
         case "commit" if undecided and len([m for m in world.fresh if m.state is PROVING]) >= world.goal.size:
             world.commit()
         case "abort" if undecided:
             # The generation before it: that of most who serve.
             serving = [m.generation for m in world.members.values() if m.state is SERVING] or [1]
-            world.goal = evolve(world.goal, generation=max(set(serving), key=serving.count), committed=None)
+            world.goal = evolve(
+                world.goal, generation=max(set(serving), key=serving.count), committed=None, fallback=None
+            )
 
 
 def happen_to_one(world: World, what: str, id_: int) -> None:
@@ -412,7 +455,13 @@ members = st.lists(
     unique_by=lambda member: member.id,
 )
 goals = st.builds(
-    Goal, st.integers(0, 8), st.integers(1, 3), st.integers(0, 8), st.none() | st.integers(0, 8), st.integers(1, 8)
+    Goal,
+    st.integers(0, 8),
+    st.integers(1, 3),
+    st.integers(0, 8),
+    st.none() | st.integers(0, 8),
+    st.none() | st.integers(1, 3),
+    st.integers(1, 8),
 )
 
 
@@ -436,11 +485,17 @@ def test_in_any_world_orders_can_be_obeyed(goal, crowd):
     held = {m.slot for m in crowd if m.state in STAYING and m.generation == goal.generation and not m.leaving}
     assert len(set(orders.spawn)) == len(orders.spawn)
     assert set(orders.spawn) <= set(range(goal.size)) - held
+    stale = {m.slot for m in crowd if m.state in STAYING} - held
+    assert len(set(orders.restore)) == len(orders.restore)
+    assert stale.isdisjoint(orders.restore)
+    assert set(orders.restore) <= set(range(goal.size))
+    if goal.committed is None or goal.fallback is None:
+        assert orders.restore == ()
     assert len(set(orders.retire)) == len(orders.retire)
     assert all(by_id[id_].state in STAYING for id_ in orders.retire)
-    if orders.spawn:
-        assert living + len(orders.spawn) <= goal.size + goal.surge
-        assert booting + len(orders.spawn) <= goal.at_once
+    if new := len(orders.spawn) + len(orders.restore):
+        assert living + new <= goal.size + goal.surge
+        assert booting + new <= goal.at_once
 
 
 @LAW

@@ -1,0 +1,94 @@
+"""The template's line: what is said is understood, and what is not said by us is not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rrmaster.births import (
+    FDS,
+    MAX,
+    TEMPLATE,
+    WORKER,
+    Barren,
+    Loaded,
+    Message,
+    Newborn,
+    Order,
+    Unloadable,
+    Weighed,
+    bounded,
+    decode,
+    encode,
+)
+
+MESSAGES: list[Message] = [
+    Loaded(),
+    Loaded(("started a thread (x)", "ä")),
+    Unloadable("Traceback\n  ...", ("RRMASTER_WORKER_SLOT",)),
+    Order(3, WORKER, {"NAME": "välue"}, ("--slot", "0", "shop:app")),
+    Order(4, TEMPLATE),
+    Newborn(3, 4711),
+    Barren(3, "Cannot allocate memory"),
+    Weighed(1, 2, 3),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_what_is_said_is_understood(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
+    with pytest.raises(ValueError, match="no message"):
+        decode(noise)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        [],
+        3,
+        {"is": "Nonsense"},
+        {"is": []},
+        {"is": "Weighed", "uss": 1, "pss": -1, "rss": 1},
+        {"is": "Weighed", "uss": 1, "pss": "1", "rss": 1},
+        {"is": "Weighed", "uss": 1},
+        {"is": "Newborn", "number": True, "pid": 1},
+        {"is": "Newborn", "number": 1, "pid": "1"},
+        {"is": "Newborn", "number": 1, "pid": 1, "more": 1},
+        {"is": "Barren", "number": 1, "reason": None},
+        {"is": "Unloadable", "reason": 3},
+        {"is": "Unloadable", "reason": "x", "asked": [3]},
+        {"is": "Loaded", "hindrances": 3},
+        {"is": "Loaded", "hindrances": [3]},
+        {"is": "Order", "number": 1, "kind": "king"},
+        {"is": "Order", "number": "1"},
+        {"is": "Order", "number": 1, "environ": []},
+    ],
+)
+def test_what_has_not_the_right_shape_is_refused(fields: object) -> None:
+    with pytest.raises(ValueError, match="no message"):
+        decode(json.dumps(fields).encode())
+
+
+@given(st.text(max_size=300) | st.characters(), st.integers(0, 30_000))
+def test_the_longest_reason_fits_and_keeps_its_end(text: str, times: int) -> None:
+    long = text * times
+    assert len(encode(Unloadable(bounded(long)))) <= MAX
+    assert bounded(long).endswith(long[-1000:])
+    assert bounded(text) == text
+
+
+def test_a_deep_nest_is_refused() -> None:
+    with pytest.raises(ValueError, match="no message"):
+        decode(b"[" * 100_000)
+
+
+def test_every_kind_says_how_many_descriptors_come_with_it() -> None:
+    assert FDS.keys() == {WORKER, TEMPLATE}

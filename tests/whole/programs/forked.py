@@ -1,0 +1,117 @@
+"""A handler that tells what its process is like, and applications whose import is in the way of a fork."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import rrmaster
+
+hooked = []
+
+
+@rrmaster.on_fork
+def hook():
+    hooked.append(os.getpid())
+
+
+def now():
+    me = rrmaster.current_worker()
+    descriptors = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            descriptors[name] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            pass  # that of the listing
+    with open("/proc/self/status") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "group": os.getpgid(0),
+        "session": os.getsid(0),
+        "slot": me.slot,
+        "id": me.id,
+        "generation": me.generation,
+        "environ": {name: value for name, value in os.environ.items() if name.startswith("RRMASTER_")},
+        "argv": sys.argv[1:],
+        "ps": open("/proc/self/cmdline").read().rstrip("\0").split("\0")[1:],
+        "blocked": status["SigBlk"],
+        "ignored": status["SigIgn"],
+        "caught": status["SigCgt"],
+        "random": random.random(),
+        "descriptors": descriptors,
+        "hooked": hooked,
+        "imported_by": IMPORTED_BY,
+        "stdin": os.readlink("/proc/self/fd/0"),
+        "write_through": [sys.stdout.write_through, sys.stderr.write_through],
+    }
+
+
+IMPORTED_BY = os.getpid()
+
+
+async def tells(stream):
+    """One line of JSON."""
+    await stream.receive_some()
+    print("unfinished", end="")
+    print(" line")
+    await stream.send_all(json.dumps(now()).encode() + b"\n")
+
+
+_kept = []
+
+
+def _thread():
+    _kept.append(threading.Thread(target=time.sleep, args=(1000,), daemon=True, name="a-poller"))
+    _kept[-1].start()
+
+
+def _socket():
+    _kept.append(socket.socketpair())
+
+
+def _database():
+    import sqlite3
+
+    _kept.append(sqlite3.connect(os.path.join(tempfile.mkdtemp(), "shop.db")))
+    _kept[-1].execute("create table things (name)")
+
+
+def _loop():
+    _kept.append(asyncio.new_event_loop())
+
+
+def _process():
+    _kept.append(subprocess.Popen(["/bin/sleep", "1000"], stdin=subprocess.DEVNULL))
+
+
+def _timer():
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+
+
+def _slot():
+    os.environ.get("RRMASTER_WORKER_SLOT")
+
+
+def _needs_slot():
+    _kept.append(os.environ["RRMASTER_WORKER_SLOT"])
+
+
+def _harmless():
+    _kept.append(open(__file__))  # noqa: SIM115  # it stays open, that is the point
+    _kept.append(open(os.devnull, "w"))  # noqa: SIM115  # likewise
+
+
+{
+    "thread": _thread, "socket": _socket, "database": _database, "loop": _loop, "process": _process, "timer": _timer,
+    "slot": _slot, "needs slot": _needs_slot, "harmless": _harmless, "": lambda: None,
+}[os.environ.get("DEED", "")]()  # fmt: skip

@@ -1,0 +1,364 @@
+"""Workers are forked: as new as others, of their generation's code whatever the disk has; nobody needs the template."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from harness import BRIEF, PATIENCE, Running, ask, gone, rrmaster, running
+from test_faults import crowd, stop_process
+from test_reload import GOOD, serving, write
+
+from rrmaster.status import Snapshot, from_json
+
+
+async def status(control: Path) -> Snapshot:
+    done = await trio.to_thread.run_sync(lambda: rrmaster("status", "--json", "--control", str(control)))
+    return from_json(json.loads(done.stdout))
+
+
+async def verb(control: Path, *words: str) -> int:
+    done = await trio.to_thread.run_sync(lambda: rrmaster(*words, "--control", str(control)))
+    return done.returncode
+
+
+async def told(master: Running) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await ask(master.port))
+    return found
+
+
+def template(master: Running, which: int = -1) -> int:
+    """The process id of a template that is loaded; the newest, as the log has it."""
+    return int(re.findall(r"template \d+ \(pid (\d+)\) has imported", master.text)[which])
+
+
+async def replaced(master: Running, pid: int) -> int:
+    """Kill this worker, and wait for who takes its place; his process id."""
+    before = set(master.workers)
+    os.kill(pid, signal.SIGKILL)
+    await master.until(lambda: pid not in master.workers and len(master.workers) == len(before), "it is replaced")
+    return (master.workers.keys() - before).pop()
+
+
+# --- as new
+
+
+async def test_a_forked_worker_is_as_new_as_one_that_was_started() -> None:
+    found: dict[str, dict[str, Any]] = {}
+    for preload in ("off", "on"):
+        async with running("forked:tells", "--preload", preload, workers=1, environ={"COLOUR": "red"}) as master:
+            first = await told(master)
+            await master.said(r"worker 0 \| unfinished line")
+            await replaced(master, first["pid"])
+            found[preload] = second = await told(master)
+            assert second["parent"] == master.pid
+            assert second["group"] == second["pid"]
+            assert second["session"] == os.getsid(master.pid)
+            assert second["random"] != first["random"]
+            assert second["hooked"] == [second["pid"]]
+            assert (second["imported_by"] == second["pid"]) == (preload == "off")
+            assert (second["id"], second["slot"], second["generation"]) == (2, 0, 1)
+            assert second["environ"] == {
+                "RRMASTER_WORKER_ID": "2",
+                "RRMASTER_WORKER_SLOT": "0",
+                "RRMASTER_WORKER_COUNT": "1",
+                "RRMASTER_GENERATION": "1",
+            }
+            assert await master.stop() == 0
+    started, forked = found["off"], found["on"]
+    assert forked["ps"] == started["ps"]
+    for same in ("argv", "blocked", "ignored", "caught", "stdin", "write_through"):
+        assert forked[same] == started[same], same
+    kinds = [
+        Counter(re.sub(r"\[\d+\]", "", target) for target in tells["descriptors"].values())
+        for tells in (started, forked)
+    ]
+    assert kinds[0] == kinds[1], "and nothing that belongs to somebody else"
+
+
+# --- what an import may leave behind
+
+
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("thread", r"it started a thread \(a-poller\); to fork them, do that in a start-up hook"),
+        ("socket", r"it opened a socket \(descriptor \d+\) and opened a socket"),
+        ("database", r"it opened /\S+/shop.db for writing \(descriptor \d+\)"),
+        ("loop", r"it made an event loop \(descriptor \d+\)"),
+        ("process", r"it started a process"),
+        ("timer", r"it started an interval timer"),
+        ("slot", r"it asked for RRMASTER_WORKER_SLOT, which each worker has for itself"),
+        ("needs slot", r"it asked for RRMASTER_WORKER_SLOT, which each worker has for itself"),
+    ],
+)
+async def test_what_is_not_safe_to_fork_is_said_in_one_line_and_not_forked(deed: str, words: str) -> None:
+    async with running("forked:tells", workers=1, environ={"DEED": deed}) as master:
+        await master.said(f"workers import forked:tells one by one: while it was imported, {words}")
+        found = await told(master)
+        assert found["imported_by"] == found["pid"]
+        assert master.text.count("while it was imported") == 1
+        assert await master.stop() == 0
+
+
+async def test_what_is_only_read_is_in_nobodys_way() -> None:
+    async with running("forked:tells", workers=1, environ={"DEED": "harmless"}) as master:
+        found = await told(master)
+        assert found["imported_by"] == template(master)
+
+
+async def test_whoever_says_on_is_told_and_obeyed() -> None:
+    async with running("forked:tells", "--preload", "on", workers=1, environ={"DEED": "thread"}) as master:
+        await master.said(r"warning workers are forked although .* started a thread \(a-poller\) \(--preload on\)")
+        found = await told(master)
+        assert found["imported_by"] == template(master)
+
+
+# --- the last good code
+
+
+def answering(word: str) -> str:
+    return f"async def quick(stream):\n    await stream.receive_some()\n    await stream.send_all(b'{word}')\n"
+
+
+async def test_the_last_good_code_serves_whatever_the_disk_has(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    async with serving(tmp_path, *BRIEF, "--control", str(control)) as master:
+        write(tmp_path / "app.py", answering("one"))
+        assert await verb(control, "reload") == 0
+        over = False
+        async with trio.open_nursery() as nursery:
+            ledger: Counter[str] = Counter()
+
+            async def load() -> None:
+                ledger.update(await crowd(master.port, 2, lambda: over))
+
+            # Code that raises: who is killed is replaced by who does not.  (Not under load: a kill has its victims.)
+            write(tmp_path / "app.py", "raise RuntimeError('bad code')")
+            for pid in list(master.workers):
+                await replaced(master, pid)
+                assert await ask(master.port) == b"one"
+            nursery.start_soon(load)
+            assert await verb(control, "reload") == 10
+            assert master.text.count("RuntimeError: bad code") == 1
+            write(tmp_path / "app.py", answering("two"))
+            assert await verb(control, "reload") == 0
+            assert await ask(master.port) == b"two"
+            (tmp_path / "app.py").unlink()
+            assert await verb(control, "rollback") == 0
+            assert {await ask(master.port) for _ in range(4)} == {b"one"}
+            over = True
+        assert ledger.keys() == {"answered"}
+        # Who replaces somebody now is of that code, too, and so is who comes by a second rollback of the other.
+        await replaced(master, next(iter(master.workers)))
+        assert {await ask(master.port) for _ in range(4)} == {b"one"}
+        assert await verb(control, "rollback") == 0
+        assert {await ask(master.port) for _ in range(4)} == {b"two"}
+        assert await master.stop() == 0
+
+
+async def test_an_old_worker_that_dies_in_a_reload_is_replaced_by_old_code(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    options = ["--probation", "60s", "--control", str(control)]
+    write(tmp_path / "app.py", GOOD)
+    async with running("app:quick", *options, workers=2, app_dir=tmp_path) as master:
+        before = set(master.workers)
+        write(tmp_path / "app.py", answering("new"))
+        master.signal(signal.SIGHUP)
+        await master.said("2 of 2 ready, probation of 60 s")
+        for pid in before:
+            heir = await replaced(master, pid)
+            assert int(await ask(master.port)) in master.workers
+            assert heir in master.workers
+        found = await status(control)
+        assert Counter((w.generation, w.state) for w in found.workers) == {(1, "serving"): 2, (2, "proving"): 2}
+        assert await master.stop() == 0
+
+
+async def test_with_a_small_surge_a_reload_goes_back_to_the_old_code(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    options = [*BRIEF, "--surge", "1", "--control", str(control)]
+    async with serving(tmp_path, *options, workers=3) as master:
+        write(tmp_path / "app.py", answering("one"))
+        assert await verb(control, "reload") == 0
+        # The second batch is bad: by then an old worker has gone.
+        flag = tmp_path / "flag"
+        dies = f"import os\nos.path.exists({str(flag)!r}) and os._exit(5)\nopen({str(flag)!r}, 'w').close()\n"
+        hook = "import rrmaster\n@rrmaster.on_fork\ndef begin():\n" + re.sub("^", "    ", dies, flags=re.MULTILINE)
+        write(tmp_path / "app.py", hook + "\n" + answering("two"))
+        assert await verb(control, "reload") == 11
+        await master.until(lambda: len(master.workers) == 3, "three serve")
+        await master.said("rolled back", 1)
+        with trio.fail_after(PATIENCE):
+            while {await ask(master.port) for _ in range(6)} != {b"one"}:
+                pass
+        found = await status(control)
+        assert [w.generation for w in found.workers if w.state == "serving"] == [2, 2, 2]
+
+
+async def test_what_is_kept_is_shown_and_let_go_in_time(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    options = [*BRIEF, "--control", str(control), "--rollback-window"]
+    async with serving(tmp_path, *options, "0", workers=1) as master:
+        first = template(master)
+        done = await trio.to_thread.run_sync(lambda: rrmaster("rollback", "--control", str(control)))
+        assert (done.returncode, "there is nothing to go back to" in done.stderr) == (1, True)
+        assert await verb(control, "reload") == 0
+        await gone(first)
+        done = await trio.to_thread.run_sync(lambda: rrmaster("rollback", "--control", str(control)))
+        assert (done.returncode, "--rollback-window is 0" in done.stderr) == (1, True)
+    async with serving(tmp_path, *options, "1500ms", workers=1) as master:
+        first = template(master)
+        (only,) = (await status(control)).templates
+        assert (only.pid, only.state, only.generation, only.kept_s) == (first, "serving", 1, None)
+        assert only.uss is not None
+        assert only.rss is not None
+        assert only.uss < only.rss
+        assert await verb(control, "reload") == 0
+        new, old = (await status(control)).templates
+        assert (new.state, new.generation, old.pid, old.state) == ("serving", 2, first, "previous")
+        assert old.kept_s is not None
+        assert 0 < old.kept_s <= 1.5
+        text = (await trio.to_thread.run_sync(lambda: rrmaster("status", "--control", str(control)))).stdout
+        assert re.search(r"template generation 1, previous for \S+ \(pid \d+", text)
+        await gone(first)
+        assert len((await status(control)).templates) == 1
+
+
+# --- nobody needs the template
+
+
+async def spare(master: Running, control: Path) -> int:
+    """Wait until there is a spare one."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            (only,) = (await status(control)).templates
+            if only.pid is not None and only.spare is not None:
+                return only.spare
+            await trio.sleep(0.02)
+
+
+async def test_whatever_becomes_of_the_template_workers_are_replaced(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    async with serving(tmp_path, "--control", str(control)) as master:
+        # Killed: the spare one takes its place, with the code as it was, and makes another spare one.
+        write(tmp_path / "app.py", "raise RuntimeError('bad code')")
+        for _ in range(2):
+            heir = await spare(master, control)
+            (only,) = (await status(control)).templates
+            assert only.pid is not None
+            os.kill(only.pid, signal.SIGKILL)
+            await gone(only.pid)
+            await replaced(master, next(iter(master.workers)))
+            (only,) = (await status(control)).templates
+            assert only.pid == heir
+        # Stopped: it has a second, and then the spare one is asked.
+        heir = await spare(master, control)
+        stop_process(only.pid)
+        await replaced(master, next(iter(master.workers)))
+        await master.said("is lost: it has not forked within 1 s")
+        await gone(only.pid)
+        # Both gone: each worker imports what the disk has, and so does another template.
+        write(tmp_path / "app.py", GOOD)
+        second = await spare(master, control)
+        for pid in (second, heir):
+            os.kill(pid, signal.SIGKILL)
+            await gone(pid)
+        await replaced(master, next(iter(master.workers)))
+        await master.said(r"has imported app:quick", 2)
+        assert await spare(master, control)
+        assert "RuntimeError" not in master.text
+        assert int(await ask(master.port)) in master.workers
+        assert await master.stop() == 0
+
+
+GARBAGE = """
+import os, socket
+template = "RRMASTER_WORKER_SLOT" not in dict(os.environ)
+for name in os.listdir("/proc/self/fd") if template else ():
+    try:
+        line = socket.socket(fileno=os.dup(int(name)))
+    except OSError:
+        continue
+    if line.family == socket.AF_UNIX:
+        for _ in range({count}):
+            line.send({what})
+    line.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "count"),
+    [
+        ("b'garbage'", 1),
+        ("b'{}'", 1),
+        ("""b'{"is": "Loaded", "hindrances": 3}'""", 1),
+        ("""b'{"is": "Newborn", "number": 1, "pid": 1}'""", 100),
+        ("b'x' * 60000", 1),
+    ],
+)
+async def test_a_template_that_talks_nonsense_is_not_asked(tmp_path: Path, what: str, count: int) -> None:
+    (tmp_path / "nonsense.py").write_text(GARBAGE.format(what=what, count=count) + answering("here"))
+    async with running("nonsense:quick", "--preload", "on", workers=1, app_dir=tmp_path) as master:
+        assert await ask(master.port) == b"here"
+        await replaced(master, next(iter(master.workers)))
+        assert await ask(master.port) == b"here"
+        assert await master.stop() == 0
+
+
+async def test_an_import_that_ends_its_template_from_outside_is_tried_by_each_worker(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\nif 'RRMASTER_WORKER_SLOT' not in dict(os.environ): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "picky.py").write_text(code + answering("here"))
+    async with running("picky:quick", workers=1, app_dir=tmp_path) as master:
+        assert await ask(master.port) == b"here"
+        assert await master.stop() == 0
+
+
+async def test_the_first_start_says_once_what_is_wrong_with_the_application(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("raise RuntimeError('bad code')\n")
+    async with running("bad:app", workers=4, app_dir=tmp_path, ready=False) as master:
+        assert await master.ended() == 3
+        await master.said("RuntimeError: bad code")
+    assert master.text.count("RuntimeError: bad code") == 1
+
+
+async def test_a_worker_that_cannot_begin_again_is_told_of_like_one_that_cannot_be_imported(tmp_path: Path) -> None:
+    code = "import rrmaster\n@rrmaster.on_fork\ndef connect():\n    raise OSError('no database')\n"
+    (tmp_path / "bad.py").write_text(code + answering("never"))
+    async with running("bad:quick", workers=2, app_dir=tmp_path, ready=False) as master:
+        assert await master.ended() == 3
+        await master.said("OSError: no database")
+
+
+# --- many
+
+
+async def test_a_thousand_forks_leave_nothing_behind(tmp_path: Path) -> None:
+    """A hundred here, and a thousand in the bench, which says what the memory does."""
+    control = tmp_path / "control.sock"
+    async with running("handlers:ident", "--control", str(control), workers=2) as master:
+        mother = template(master)
+        await spare(master, control)
+
+        async def some(count: int) -> tuple[int, int]:
+            for _ in range(count):
+                await replaced(master, next(iter(master.workers)))
+            return master.descriptors(), len(os.listdir(f"/proc/{mother}/fd"))
+
+        before = await some(5)
+        after = await some(15)
+        assert after == before
+        children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
+        states = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] for pid in children]
+        assert "Z" not in states
+        assert not Path(f"/proc/{mother}/task/{mother}/children").read_text().split()
+        assert await master.stop() == 0

@@ -88,7 +88,7 @@ class Stem:
     def state(self) -> str:
         """As `status` has it."""
         if self.template is not None:
-            return "serving"
+            return "in use"
         if not self.settled.is_set():
             return "loading"
         return "lost" if self.running or self.trying else "none"

@@ -102,7 +102,7 @@ class TemplateStatus:
     pid: int | None
     """None: it is lost, or still being started."""
     state: str
-    """loading, serving (the generation's workers are forked from it), none (they cannot be), previous (what a
+    """loading, in use (the generation's workers are forked from it), none (they cannot be), previous (what a
     rollback brings back) or lost."""
     age_s: float
     """Seconds since its code was imported, or began to be."""

@@ -217,13 +217,13 @@ async def test_what_is_kept_is_shown_and_let_go_in_time(tmp_path: Path) -> None:
     async with serving(tmp_path, *options, "1500ms", workers=1) as master:
         first = template(master)
         (only,) = (await status(control)).templates
-        assert (only.pid, only.state, only.generation, only.kept_s) == (first, "serving", 1, None)
+        assert (only.pid, only.state, only.generation, only.kept_s) == (first, "in use", 1, None)
         assert only.uss is not None
         assert only.rss is not None
         assert only.uss < only.rss
         assert await verb(control, "reload") == 0
         new, old = (await status(control)).templates
-        assert (new.state, new.generation, old.pid, old.state) == ("serving", 2, first, "previous")
+        assert (new.state, new.generation, old.pid, old.state) == ("in use", 2, first, "previous")
         assert old.kept_s is not None
         assert 0 < old.kept_s <= 1.5
         text = (await trio.to_thread.run_sync(lambda: rrmaster("status", "--control", str(control)))).stdout

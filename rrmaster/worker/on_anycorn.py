@@ -75,7 +75,6 @@ CLOSE = (b"connection", b"close")
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
-    duty.busy = duty.requests = 0
     failed = trio.run(Anycorn(application.target, duty, launch).run, strict_exception_groups=True)
     if failed is not None:
         raise CannotLoad(failed)
@@ -117,8 +116,10 @@ class Anycorn:
         log = self.launch.access_log
         self.config = configured(self.launch)
         self.counted = Counted(self.app, self.duty, log)
-        self.uncounted = Counted(self.app, self.duty, log, counts=False)
-        self._for_clients, self._for_probes = self._for_anycorn(self.counted), self._for_anycorn(self.uncounted)
+        self.uncounted = Counted(self.app, self.duty, log)
+        self.duty.requests = self.counted.requests
+        self._for_clients = self._for_anycorn(self.counted.serve)
+        self._for_probes = self._for_anycorn(self.uncounted.serve)
         self._lifespan = Lifespan(self._for_clients, self.config, self.state)
         self.service = Handlers(self.duty, serve=self.serve, arrival=Arrival.of(self.duty, self.launch, tls.HTTP_2))
 

@@ -18,8 +18,8 @@ the master ends the worker.  Answers say ``Connection: close`` by a default head
 
 Of uvicorn this uses names that its documentation does not promise, all of them here: `Config.http_protocol_class`,
 `.ws_protocol_class`, `.encoded_headers`, `.lifespan_class`, the constructor of protocols, their `shutdown` and
-`transport`, `ServerState.connections`, `.tasks` and `.default_headers`, and `lifespan.startup`, `.shutdown`,
-`.should_exit`, `.state`.
+`transport`, `scope` and h11's `conn`, `ServerState.connections`, `.tasks` and `.default_headers`, and
+`lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,6 @@ def run(application: Application, duty: Duty, launch: Launch) -> None:
 
 def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
     """The same for any ASGI application.  What is in `more` goes to uvicorn's Config."""
-    duty.busy = duty.requests = 0
     run_server(lambda service: Uvicorn(service, app, launch, more), duty, launch)
 
 
@@ -78,20 +77,19 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
     )
     config.load()
     told = (_Proxied,) if launch.proxy_protocol != "off" else ()
-    config.http_protocol_class = type("Client", (_Client, *told, config.http_protocol_class), {})
+    if told:
+        config.http_protocol_class = type("Client", (*told, config.http_protocol_class), {})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_WebSocket, *told, config.ws_protocol_class), {})
     return config
 
 
-class _Client:
-    """Added to uvicorn's protocol for HTTP: whether its client has spoken."""
-
-    virgin = True
-
-    def data_received(self, data: bytes) -> None:
-        self.virgin = False
-        super().data_received(data)  # type: ignore[misc]
+def _is_virgin(client: Any) -> bool:
+    """Whether a client of HTTP has not said a byte.  Seen from outside: to note each read would cost every request."""
+    if client.scope is not None:  # since the first byte with httptools, since the end of the headers with h11
+        return False
+    h11: Any = getattr(client, "conn", None)
+    return h11 is None or not h11.trailing_data[0]
 
 
 class _Proxied:
@@ -131,7 +129,8 @@ class Uvicorn:
     _arriving: set[asyncio.Task[Any]] = Factory(set)
     """Connections that have no protocol yet: they are virgins, too."""
     _config: uvicorn.Config = field(init=False)
-    _for_probes: uvicorn.Config = field(init=False)
+    _for_probes: uvicorn.Config | None = None
+    """Made when the first one comes: most fleets have none."""
     _lifespan: Any = field(init=False)
     _closing: list[tuple[bytes, bytes]] = Factory(list)
     _tasks: set[asyncio.Task[Any]] = Factory(set)
@@ -139,11 +138,11 @@ class Uvicorn:
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
         self.counted = Counted(self.app, duty, log)
-        self.uncounted = Counted(self.app, duty, log, counts=False)
+        self.uncounted = Counted(self.app, duty, log)
+        duty.requests = self.counted.requests
         self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
-            self._config = configured(self.counted, self.launch, self.more)
-            self._for_probes = configured(self.uncounted, self.launch, self.more)
+            self._config = configured(self.counted.serve, self.launch, self.more)
 
     async def start(self) -> None:
         """Start the application.  Raises CannotLoad if its lifespan says that it cannot."""
@@ -161,11 +160,17 @@ class Uvicorn:
         self.service.loop.call_later(1.0, self._tell_the_time)
 
     def begin(self, connection: Connection, taken: Taken) -> None:
-        config = self._for_probes if taken.probe else self._config
+        config = self._config_for_probes() if taken.probe else self._config
         task = self._spawn(self._begin(connection, taken, config))
         if self.arrival is not None:
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
+
+    def _config_for_probes(self) -> uvicorn.Config:
+        if self._for_probes is None:
+            with _quiet():
+                self._for_probes = configured(self.uncounted.serve, self.launch, self.more)
+        return self._for_probes
 
     async def _begin(self, connection: Connection, taken: Taken, config: uvicorn.Config) -> None:
         def protocol() -> asyncio.Protocol:
@@ -197,7 +202,7 @@ class Uvicorn:
         for task in self._arriving:
             task.cancel()
         for client in self._clients():
-            if client.virgin:
+            if _is_virgin(client):
                 client.shutdown()
 
     def _close_idle(self) -> None:
@@ -209,7 +214,7 @@ class Uvicorn:
                 self._spawn(websocket.leave())
 
     def _clients(self) -> list[Any]:
-        return [connection for connection in self.state.connections if isinstance(connection, _Client)]
+        return [connection for connection in self.state.connections if not isinstance(connection, _WebSocket)]
 
     def is_done(self) -> bool:
         """Whether no call of the application is in progress: what it does after its answer counts, too."""

@@ -16,7 +16,17 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster import wire
 from rrmaster import worker as module
 from rrmaster.channel import HungUp, Letterbox, Line
-from rrmaster.worker import BATCH, REPORT_AFTER, RESERVE, CurrentWorker, Duty, Facts, current_worker, is_worker
+from rrmaster.worker import (
+    BATCH,
+    REPORT_AFTER,
+    RESERVE,
+    CurrentWorker,
+    Duty,
+    Facts,
+    Requests,
+    current_worker,
+    is_worker,
+)
 from rrmaster.worker.on_trio import SHORT_PAUSE, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
@@ -109,9 +119,10 @@ def test_a_probe_stands_outside_the_counters() -> None:
 
 def test_busy_is_what_counts_it_if_something_does() -> None:
     with on_duty() as (master, duty):
-        duty.busy = 5
+        duty.requests = Requests(begun=12, ended=7)
         duty.report()
-        assert master.report().busy == 5
+        report = master.report()
+        assert (report.busy, report.requests) == (5, 7)
 
 
 def test_a_nudge_is_answered_at_once() -> None:

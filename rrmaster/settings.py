@@ -110,6 +110,9 @@ def _developing(value: Any, otherwise: Any) -> Any:
     return attrs.Factory(lambda self: value if self.reload else otherwise, takes_self=True)
 
 
+MAX_HEAD = 1024 * 1024
+"""Bytes: no limit of a request's head is larger."""
+
 _DEVELOPMENT = "development"
 _WHERE, _WHO, _HOW, _HTTP = "where to serve", "workers", "which worker gets a connection", "HTTP"
 _TLS, _PROXY = "TLS", "behind a proxy of connections"
@@ -278,6 +281,22 @@ class Settings:
     # Threads wait for a database while others work; beyond a few the interpreter's lock makes them wait for each other.
     # waitress has 4, a2wsgi 10.
     threads: int = _option(8, from_to(1, 1000), _HTTP, "N", "requests that a worker has in progress at once, for WSGI")
+    # Off: uvicorn's parser has no such limits, and a proxy in front mostly has its own.
+    limit_request_line: int = _option(
+        0, from_to(0, MAX_HEAD), _HTTP, "BYTES", "refuse a request whose first line is longer (414); 0: no limit"
+    )
+    limit_request_fields: int = _option(
+        0, from_to(0, 32_768), _HTTP, "N", "refuse a request with more header fields (431); 0: no limit"
+    )
+    limit_request_field_size: int = _option(
+        0,
+        from_to(0, MAX_HEAD),
+        _HTTP,
+        "BYTES",
+        "refuse a request with a longer header field (431); 0: no limit; with all three, what a request can hold in "
+        "memory before its head is whole is bounded too",
+        flags=("--limit-request-field_size",),
+    )
     lifespan: str = _option(
         "auto", one_of("lifespan", LIFESPANS), _HTTP, "auto|on|off", "tell an ASGI application of its start and end"
     )

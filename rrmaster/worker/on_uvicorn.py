@@ -41,6 +41,7 @@ from ..launch import Launch
 from . import Duty, Taken, header_of
 from .arrival import VIRGIN, Arrival
 from .asgi import ASGI, Counted
+from .limits import Limits
 from .loading import Application, CannotLoad
 from .on_asyncio import Connection, Service, admit, run_server
 
@@ -63,6 +64,7 @@ def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
 
 def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
     """uvicorn's configuration, loaded."""
+    head = Limits.of(launch).head
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -73,12 +75,14 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         forwarded_allow_ips=launch.forwarded_allow_ips,
         root_path=launch.root_path,
         timeout_keep_alive=launch.keep_alive,  # type: ignore[arg-type]  # call_later takes fractions
+        h11_max_incomplete_event_size=head or None,
         **more,
     )
     config.load()
     told = (_Proxied,) if launch.proxy_protocol != "off" else ()
-    if told:
-        config.http_protocol_class = type("Client", (*told, config.http_protocol_class), {})
+    bounded = (_Bounded,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
+    if told or bounded:
+        config.http_protocol_class = type("Client", (*bounded, *told, config.http_protocol_class), {"head": head})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_WebSocket, *told, config.ws_protocol_class), {})
     return config
@@ -103,6 +107,33 @@ class _Proxied:
         header = header_of(transport.get_extra_info("socket"))
         if header is not None and header.source is not None:
             self.client, self.server = header.source, header.destination
+
+
+class _Bounded:
+    """Added to uvicorn's protocol with httptools, which keeps a head that never ends; h11 has a bound of its own."""
+
+    head: int
+    """Bytes that an unfinished one may have; those of the read in which it begins are not counted."""
+
+    _unfinished: int | None = None
+    _begun: bool = False
+    """In the very read."""
+
+    def on_message_begin(self) -> None:
+        self._unfinished, self._begun = 0, True
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        self._unfinished = None
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def data_received(self, data: bytes) -> None:
+        self._begun = False
+        super().data_received(data)  # type: ignore[misc]
+        if self._unfinished is not None and not self._begun:
+            self._unfinished += len(data)
+            if self._unfinished > self.head and not self.transport.is_closing():  # type: ignore[attr-defined]
+                self.send_400_response("Request head too large.")  # type: ignore[attr-defined]
 
 
 class _WebSocket:
@@ -137,8 +168,9 @@ class Uvicorn:
 
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
-        self.counted = Counted(self.app, duty, log)
-        self.uncounted = Counted(self.app, duty, log)
+        app = Limits.of(self.launch).around(self.app)
+        self.counted = Counted(app, duty, log)
+        self.uncounted = Counted(app, duty, log)
         duty.requests = self.counted.requests
         self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
         with _quiet():

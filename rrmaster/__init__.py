@@ -20,6 +20,7 @@ recycling      when a worker that does nothing wrong is to be replaced
 autoscale      how many workers there should be for the share that is busy
 spelling       how the values of options are written
 events         what can happen to a fleet, as a program is told of it
+options        how an option is declared, and what is said of one that is wrong
 coherence      do these settings fit together?
 settings       what is to be served, where and how: one frozen class
 sources        where the value of a setting comes from
@@ -86,8 +87,9 @@ if TYPE_CHECKING:
         WorkerOnline,
     )
     from .listeners import BindError
+    from .options import SettingsError
     from .service import run
-    from .settings import Settings, SettingsError
+    from .settings import Settings
     from .supervisor import Hopeless
     from .talk import WorkerGone
     from .wire import NoteRefused
@@ -145,7 +147,7 @@ _ROOMS = {
     "WorkerOnline": "events",
     "BindError": "listeners",
     "run": "service",
-    "Settings": "settings", "SettingsError": "settings",
+    "Settings": "settings", "SettingsError": "options",
     "Hopeless": "supervisor",
     "WorkerGone": "talk",
     "NoteRefused": "wire",

@@ -24,9 +24,10 @@ from .control import Control
 from .listeners import BindError
 from .log import give_to, logger, reopen, tell
 from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
+from .options import SettingsError
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .process import reap_strangers
-from .settings import Settings, SettingsError
+from .settings import Settings
 from .supervisor import Hopeless
 from .systemd import Notifier
 

@@ -287,6 +287,10 @@ class Supervisor:
             case wire.Failed(reason):
                 ward.reason = reason
                 self.happens(ward, Event.FAILED)
+            case wire.Retiring(reason, now=True) if ward.served_since is None:
+                # It would do so again, and again: that is a start that fails, whatever the worker calls it.
+                ward.reason = ward.reason or f"{reason} before it served"
+                self.happens(ward, Event.FAILED, ward.reason)
             case wire.Retiring(reason, now=True):
                 self.happens(ward, Event.RETIRE, reason)
             case wire.Retiring(reason):

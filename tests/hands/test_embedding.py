@@ -21,7 +21,7 @@ from rrmaster.events import (
 from rrmaster.lifecycle import Patience, State
 from rrmaster.restarts import Exit
 from rrmaster.talk import Subscription, WorkerGone
-from tests.fakes import Fleet, a_fleet, boots_for_ever, falls_silent
+from tests.fakes import Actor, Fleet, a_fleet, boots_for_ever, falls_silent
 
 DEAF = frozenset({signal.SIGTERM, signal.SIGKILL})
 
@@ -95,3 +95,21 @@ async def test_to_disconnect_is_safe_in_every_state_and_returns_at_the_end(
             assert (WorkerListening in life) == (state not in (State.BOOTING, State.PROVING))
         assert fleet.slots[0] == 0, "the other one does not notice"
         nursery.cancel_scope.cancel()
+
+
+async def dies_at_boot(actor: Actor) -> Exit:
+    await trio.sleep(1)
+    return Exit(code=1)
+
+
+async def test_one_that_dies_of_its_own_new_code_was_not_asked_to_go(autojump_clock: MockClock) -> None:
+    async with a_fleet(1) as fleet, fleet.supervisor.chronicle.news.subscribe() as events:
+        fleet.troupe.script = dies_at_boot
+        fleet.supervisor.reload()
+        await fleet.until(lambda: 2 in fleet.supervisor.wards)
+        ward = fleet.supervisor.wards[2]
+        await ward.gone.wait()
+        events.end()
+        (told_of_it,) = [event async for event in events if isinstance(event, WorkerExited)]
+        asked = Worker(ward, fleet.supervisor).exited_after_disconnect
+        assert (told_of_it.exited_after_disconnect, asked) == (False, False)

@@ -30,12 +30,12 @@ HELD = {
     "hands/test_listeners": {
         "test_a_backlog_is_as_long_as_was_asked": "net-listen-backlog",
         "test_a_unix_sockets_mode_is_exact_whatever_the_umask": "listen-pipe-readable-writable",
-        "test_an_ipv6_address_is_named_in_brackets_and_is_only_itself": (
-            "net-listen-ipv6only-none net-listen-ipv6only-rr"
-        ),
         "test_a_port_for_root_is_refused_to_others_for_real": "bind-privileged-port",
     },
     "hands/test_openings": {
+        "test_everybody_of_ipv6_leaves_the_port_of_ipv4_to_who_asks_for_it": (
+            "net-listen-ipv6only-none net-listen-ipv6only-rr"
+        ),
         "test_the_how_manieth_free_port_is_the_same_for_all": "child-index-net",
         "test_the_same_address_twice_in_one_worker_is_in_use_until_it_is_left": "test-net-listen-twice",
     },

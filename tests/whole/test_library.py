@@ -237,6 +237,8 @@ async def test_a_worker_that_disconnects_itself_finishes_what_it_has_and_is_repl
             await held.send_all(b"leave")
             assert await held.receive_some() == b"leaving"
         heir = await until(told, WorkerForked, id=worker.id + 1)
+        left = await until(told, WorkerDisconnected, id=worker.id)
+        assert told.index(left) < told.index(heir), "it waits for nobody"
         assert (worker.is_connected(), worker.is_dead()) == (False, False)
         await worker.send("to one that leaves")
         await master.workers[heir.id].send("to one whose application is not even loaded")

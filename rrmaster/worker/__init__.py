@@ -111,7 +111,8 @@ class CurrentWorker:
         """Leave: no more connections come, those that are open are finished, then this worker ends, and is replaced.
 
         Returns when the drain has begun, so that it can be called while serving a connection.  `retire` is kinder: the
-        replacement serves first.
+        replacement serves first.  Before this worker serves it is a failed start, with back-off and all, for who takes
+        its place would leave as well.
         """
         self._duty.retire("it has disconnected", now=True)
         await self.draining.wait()

@@ -389,6 +389,33 @@ async def test_what_a_handler_raises_stays_in_its_connection(capsys: pytest.Capt
     assert "the application's fault" in capsys.readouterr().err
 
 
+async def test_a_client_that_just_leaves_is_no_error_and_a_database_that_does_is_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def unheard(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"unread, so that it is a reset")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits, stream)
+
+    async def asks_database(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        near, far = trio.socket.socketpair()
+        with near, far:
+            far.close()
+            await trio.SocketStream(near).send_all(b"SELECT 1")
+
+    for handler in (unheard, asks_database):
+        async with served(handler) as service:
+            service.master.hand()
+            (client,) = service.master.clients
+            await wait_all_tasks_blocked()
+            client.close()
+            await wait_all_tasks_blocked()
+            assert service.duty.closed == 1
+        told = capsys.readouterr().err
+        assert ("BrokenResourceError" in told) == (handler is asks_database), told
+
+
 async def test_reports_are_gathered(mock_clock: MockClock) -> None:
     async def brief(stream: trio.SocketStream) -> None:
         await trio.lowlevel.checkpoint()

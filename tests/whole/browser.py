@@ -20,6 +20,17 @@ DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
 """Long enough that nothing happens by its own deadline, but at half of it."""
 
 
+FRAMEWORKS: dict[str, tuple[str, ...]] = {
+    "with_fastapi:app": (),
+    "with_starlette:make": ("--factory", "--runtime", "asyncio"),
+    "with_django:asgi": (),
+    "with_django:wsgi": ("--threads", "2"),
+    "with_quart:app": (),
+    "with_flask:app": (),
+}
+"""Applications that answer alike, each with its options."""
+
+
 class CutOff(Exception):
     """The server ended the connection where an answer should have come."""
 
@@ -114,13 +125,18 @@ async def last_answer(browser: Browser) -> None:
     assert await browser.closed()
 
 
-async def customer(port: int, ledger: Counter[str], over: Callable[[], bool], think: float) -> None:
-    """Asks, thinks, and asks again over the same connection, and opens another one where the answer said so."""
+async def customer(
+    port: int, ledger: Counter[str], over: Callable[[], bool], think: float, path: str = "/slow?ms=20", **headers: str
+) -> None:
+    """Asks, thinks, and asks again over the same connection, and opens another one where the answer said so.
+
+    One that sends ``Connection: close`` has a new one for each request.
+    """
     while not over():
         async with browsing(port) as browser:
             try:
                 while not over():
-                    answer = await browser.get("/slow?ms=20")
+                    answer = await browser.get(path, **headers)
                     ledger[str(answer.status)] += 1
                     if answer.last:
                         break

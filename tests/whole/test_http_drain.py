@@ -6,11 +6,12 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from browser import DRAINS, Browser, browsing, customer, held_until_1012, last_answer
+from browser import DRAINS, FRAMEWORKS, Browser, browsing, customer, held_until_1012, last_answer
 from harness import BRIEF, Running, running
 
 
@@ -84,10 +85,11 @@ async def test_a_second_signal_ends_a_worker_whatever_it_does():
         await master.said("stopping -> gone, exited with status 0")
 
 
-@pytest.mark.parametrize("application", ["with_fastapi:app", "with_flask:app"])
+@pytest.mark.parametrize("application", FRAMEWORKS)
 async def test_a_reload_under_load_fails_no_request(application: str):
     """Clients with new connections, with kept ones in a hurry, and with kept ones that think between requests."""
-    async with running(application, *BRIEF, workers=2) as master:
+    path = "/slow?ms=20" if application in ("with_fastapi:app", "with_flask:app") else "/"
+    async with running(application, *FRAMEWORKS[application], *BRIEF, workers=2) as master:
         ledger: Counter[str] = Counter()
 
         def over() -> bool:
@@ -96,7 +98,9 @@ async def test_a_reload_under_load_fails_no_request(application: str):
         async with trio.open_nursery() as nursery:
             for think in (0.0, 0.01, 0.3):
                 for _ in range(3):
-                    nursery.start_soon(customer, master.port, ledger, over, think)
+                    nursery.start_soon(customer, master.port, ledger, over, think, path)
+            for _ in range(3):
+                nursery.start_soon(partial(customer, master.port, ledger, over, 0.0, path, Connection="close"))
             for generation in (2, 3):
                 master.signal(signal.SIGHUP)
                 await master.said(f"committed: generation {generation} serves alone")

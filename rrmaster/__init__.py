@@ -22,8 +22,8 @@ recycling      when a worker that does nothing wrong is to be replaced
 autoscale      how many workers there should be for the share that is busy
 spelling       how the values of options are written
 events         what can happen to a fleet, as a program is told of it
+options        how an option is declared, and what is said of one that is wrong
 coherence      do these settings fit together?
-option         how does a setting look from outside?
 settings       what is to be served, where and how: one frozen class
 sources        where the value of a setting comes from
 status         what the whole master looks like: one snapshot, as a table and as JSON
@@ -91,8 +91,9 @@ if TYPE_CHECKING:
         WorkerOnline,
     )
     from .listeners import BindError
+    from .options import SettingsError
     from .service import run
-    from .settings import Settings, SettingsError
+    from .settings import Settings
     from .supervisor import Hopeless
     from .talk import WorkerGone
     from .wire import NoteRefused
@@ -152,7 +153,7 @@ _ROOMS = {
     "WorkerOnline": "events",
     "BindError": "listeners",
     "run": "service",
-    "Settings": "settings", "SettingsError": "settings",
+    "Settings": "settings", "SettingsError": "options",
     "Hopeless": "supervisor",
     "WorkerGone": "talk",
     "NoteRefused": "wire",
@@ -171,4 +172,5 @@ def __getattr__(name: str) -> Any:
         return import_module(".asyncio", __name__)
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    found = globals()[name] = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    return found

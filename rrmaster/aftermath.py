@@ -43,16 +43,16 @@ class Aftermath:
     """Slots whose first worker failed before anybody was ready, and why."""
     _told: set[str] = Factory(set)
 
-    def ended(self, ward: Ward, before: State, how: Exit | None, now: float) -> None:
-        """It is gone, and nobody had asked it to go if `ward.asked` says so."""
+    def ended(self, ward: Ward, before: State, how: Exit | None, expected: bool, now: float) -> None:
+        """It is gone; expected, if somebody wanted it so."""
         self.lost += ward.link.lost
         self.last_exits[ward.slot] = str(how or ward.reason)
-        if not ward.asked:
+        if not expected:
             self._vacant.add(ward.slot)
         if ward.link.lost:
             text = f"{ward.name} had up to {ward.link.lost} connections in its hands; they are lost"
             tell("worker.lost", text, level=WARNING, lost=ward.link.lost, **ward.facts)
-        if not ward.asked and (how is None or before is State.KILLED or is_crash(how, ward.served_since is not None)):
+        if not expected and (how is None or before is State.KILLED or is_crash(how, ward.served_since is not None)):
             self._crash(ward, now)
 
     def _crash(self, ward: Ward, now: float) -> None:

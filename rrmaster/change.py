@@ -16,7 +16,8 @@ from attrs import Factory, define, fields
 from . import tls
 from .listeners import Listener, activated, adopt, open_listeners
 from .log import logger
-from .settings import Settings, SettingsError
+from .options import SettingsError
+from .settings import Settings
 from .spelling import Inherited, parse_bind
 
 FIXED = (

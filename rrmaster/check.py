@@ -24,9 +24,10 @@ from .change import environment_of, look_at_certificate
 from .channel import Line, Talk
 from .lifecycle import Patience
 from .master import worker_environment
+from .options import flag
 from .places import DEFAULT_NAME
 from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
-from .settings import Settings, flag
+from .settings import Settings
 from .spelling import Between
 from .supervisor import STACKS_S
 from .ward import Birth

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .launch import MODULE, is_program
-from .option import Option
-from .settings import Settings, SettingsError, flag, options
+from .options import Option, SettingsError, flag
+from .settings import Settings, options
 from .sources import Source, conventions, from_environment, from_table, read
 from .spelling import parse_port, suggestion
 

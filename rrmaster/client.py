@@ -30,6 +30,10 @@ RETRY_S = 0.02
 ANSWER_S = 10.0
 """Seconds to wait for each line of an answer that is not a stream."""
 
+GLANCE_S = 1.0
+"""Seconds of one wait among those without an end.  Python sees a Ctrl-C that came just before a wait only after it: a
+follower of a quiet master would have to be told twice."""
+
 MAX_ANSWER = 16 * 1024 * 1024
 """Bytes of one line of an answer: a thousand workers take 400 KB."""
 
@@ -139,17 +143,16 @@ class Client:
 
         Raises NoMaster if the master ends, or is silent for longer.
         """
-        self.sock.settimeout(patience)
+        self.sock.settimeout(GLANCE_S if patience is None else patience)
         request = json.dumps({"do": do} | more).encode() + b"\n"
         try:
             self.sock.sendall(request)
-            while "status" not in (answer := self._line()):
+            while "status" not in (answer := self._line(for_ever=patience is None)):
                 yield answer
             yield answer
         except TimeoutError:
-            raise NoMaster(
-                f"{self.path}: the master has not answered for {patience:g} s; it is stopped or overwhelmed"
-            ) from None
+            silence = f"the master has not answered for {self.sock.gettimeout():g} s"
+            raise NoMaster(f"{self.path}: {silence}; it is stopped or overwhelmed") from None
         except OSError:
             raise NoMaster(f"{self.path}: the master has ended") from None
 
@@ -162,14 +165,22 @@ class Client:
 
     def until_end(self) -> None:
         """Wait until the master has ended, or has closed this connection."""
-        self.sock.settimeout(None)
+        self.sock.settimeout(GLANCE_S)
         with contextlib.suppress(OSError):  # a reset is an end, too
-            while self.sock.recv(4096):
+            while self._receive(for_ever=True):
                 pass
 
-    def _line(self) -> dict[str, Any]:
+    def _receive(self, *, for_ever: bool) -> bytes:
+        while True:
+            try:
+                return self.sock.recv(65536)
+            except TimeoutError:
+                if not for_ever:
+                    raise
+
+    def _line(self, *, for_ever: bool) -> dict[str, Any]:
         while b"\n" not in self._unread:
-            data = self.sock.recv(65536)
+            data = self._receive(for_ever=for_ever)
             if not data or len(self._unread) > MAX_ANSWER:
                 raise ConnectionResetError
             self._unread += data

@@ -168,7 +168,11 @@ class Worker:
         await self._ward.gone.wait()
 
     def kill(self, number: int = signals.SIGTERM) -> None:
-        """Send it a signal; nothing happens if it is dead.  (TERM: it asks to be replaced, and drains.)"""
+        """Send it a signal; nothing happens if it is dead.
+
+        SIGTERM, as from anybody else: it asks to be replaced, and drains once it is; said again, or while it drains, it
+        ends now.  It is the worker's loop that hears it, so one that is stuck has to be sent SIGKILL.
+        """
         if self._ward.process is not None:
             self._ward.process.signal(number)
 
@@ -214,7 +218,12 @@ class Master:
 
     @property
     def workers(self) -> Mapping[int, Worker]:
-        """Those that have not gone, by id; a view, always as it is now."""
+        """Those that have not gone, by id; a view, always as it is now.
+
+        One that drains is among them, after a reload too, until its process has ended: it may still be told and asked
+        something.  `Worker.is_connected` tells those that are given connections.  (So says Node's documentation of
+        ``cluster.workers``; what it does is to forget whom it disconnects at once.)
+        """
         return _Workers(self._supervisor)
 
     @property

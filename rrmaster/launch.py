@@ -55,6 +55,9 @@ class Launch:
     forwarded_allow_ips: str = TRUSTED_PROXIES
     keep_alive: float = 5.0
     threads: int = 8
+    limit_request_line: int = 0
+    limit_request_fields: int = 0
+    limit_request_field_size: int = 0
     lifespan: str = "auto"
     access_log: bool = False
     certfile: str | None = None

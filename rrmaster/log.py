@@ -26,9 +26,10 @@ from typing import Protocol
 
 from attrs import define, frozen
 
+from .options import SettingsError
 from .outlet import Descriptor, File, Outlet
 from .relay import Lines, harmless
-from .settings import Settings, SettingsError
+from .settings import Settings
 
 logger = logging.getLogger("rrmaster")
 

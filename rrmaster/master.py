@@ -32,6 +32,7 @@ from .lineage import Lineage, Stem
 from .listeners import Listener
 from .log import logger, tell
 from .openings import Openings
+from .options import SettingsError
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
 from .process import Process, adopting, package_root, start, usable_cpus, worker_command
@@ -39,7 +40,7 @@ from .recycling import Limits
 from .relay import open_pipe
 from .renewal import Busy
 from .rollout import Rollout, Trial
-from .settings import Settings, SettingsError
+from .settings import Settings
 from .spelling import Between
 from .status import Snapshot
 from .supervisor import Supervisor

@@ -124,8 +124,7 @@ class Rollout:
         elif self.phase is Phase.SOAKING and now >= self.since + self.trial.soak:
             self._approve(now)
         elif now >= self.began + self.trial.timeout:
-            self.reason = f"it was not done after {self.trial.timeout:g} s"
-            self._enter(Phase.OUT_OF_TIME, now, self.reason)
+            self._give_up(Phase.OUT_OF_TIME, now, "given up", f"it was not done after {self.trial.timeout:g} s")
         return self.phase is not before
 
     def one_ready(self, name: str) -> None:
@@ -137,15 +136,10 @@ class Rollout:
         """One of the new generation has failed."""
         if self.over:
             return
-        served = self.phase is Phase.SOAKING or self.approved > 0
-        self.reason = why
-        # The log has it from the supervisor, as an error.
-        if served:
-            self.phase, line = Phase.ROLLED_BACK, f"rolled back: {why}"
+        if self.phase is Phase.SOAKING or self.approved > 0:
+            self._give_up(Phase.ROLLED_BACK, now, "rolled back", why)
         else:
-            self.phase, line = Phase.REFUSED, f"refused, no client saw the new code: {why}"
-        self.since = now
-        self.lines.append(line)
+            self._give_up(Phase.REFUSED, now, "refused, no client saw the new code", why)
 
     def say(self, line: str) -> None:
         """Progress."""
@@ -158,6 +152,12 @@ class Rollout:
             self._enter(Phase.COMMITTED, now, f"committed: generation {self.generation} serves alone")
         else:
             self._enter(Phase.STARTING, now, f"{self.approved} of {self.before.size} are good, the next ones start")
+
+    def _give_up(self, phase: Phase, now: float, line: str, why: str) -> None:
+        """The reason stands apart from the progress: it may be a traceback, and whoever watches gets it with the end.
+        The log has both from the supervisor, as an error."""
+        self.phase, self.since, self.reason = phase, now, why
+        self.lines.append(line)
 
     def _wait(self, name: str) -> str:
         seconds: float = getattr(self.trial, name)

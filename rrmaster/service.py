@@ -24,9 +24,10 @@ from .control import Control
 from .listeners import BindError
 from .log import give_to, logger, reopen, tell
 from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
+from .options import SettingsError
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .process import reap_strangers
-from .settings import Settings, SettingsError
+from .settings import Settings
 from .supervisor import Hopeless
 from .systemd import Notifier
 
@@ -56,10 +57,12 @@ async def run_with_signals(
 
     Raises BindError, CannotStart, SettingsError, Hopeless.
     """
-    notifier = Notifier.from_environment(os.environ, os.getpid())
-    listeners = listen(settings, explicit_bind)
     with contextlib.ExitStack() as cleanup:
+        # First of all, and last to go: a signal that ended us in between would leave files behind.
+        signals = cleanup.enter_context(trio.open_signal_receiver(*_SIGNALS))
+        notifier = Notifier.from_environment(os.environ, os.getpid())
         cleanup.callback(notifier.close)
+        listeners = listen(settings, explicit_bind)
         for listener in listeners:
             cleanup.callback(listener.close)
         drop_privileges(settings.user, settings.group)
@@ -75,7 +78,7 @@ async def run_with_signals(
         master.told = _Telling(master, notifier)
         _greet(master)
         try:
-            await _run_obeying(master, place, notifier)
+            await _run_obeying(master, place, notifier, signals)
         except BaseExceptionGroup as group:
             raise unwrapped(group) from None
         accepted = master.dispatcher.accepted
@@ -96,18 +99,17 @@ def _claim_place(settings: Settings) -> Place | None:
         return None
 
 
-async def _run_obeying(master: Master, place: Place | None, notifier: Notifier) -> None:
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            if place is not None:
-                nursery.start_soon(Control(master, place.socket).serve)
-            # As process 1, and for its templates, it adopts orphans; else it has none, and this costs nothing.
-            nursery.start_soon(reap_strangers, master.children)
-            nursery.start_soon(_obey, master, signals)
-            nursery.start_soon(_say_when_ready, master, notifier)
-            nursery.start_soon(notifier.feed, master.dispatcher.turned)
-            await master.run()
-            nursery.cancel_scope.cancel()
+async def _run_obeying(master: Master, place: Place | None, notifier: Notifier, signals: AsyncIterator[int]) -> None:
+    async with trio.open_nursery() as nursery:
+        if place is not None:
+            nursery.start_soon(Control(master, place.socket).serve)
+        # As process 1, and for its templates, it adopts orphans; else it has none, and this costs nothing.
+        nursery.start_soon(reap_strangers, master.children)
+        nursery.start_soon(_obey, master, signals)
+        nursery.start_soon(_say_when_ready, master, notifier)
+        nursery.start_soon(notifier.feed, master.dispatcher.turned)
+        await master.run()
+        nursery.cancel_scope.cancel()
 
 
 _SIGNALS = (

@@ -15,7 +15,7 @@ from attrs import frozen
 from . import coherence
 from .balance import MAX_WINDOW
 from .launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
-from .option import Option
+from .options import Option, SettingsError, named, option
 from .proxied import MODES
 from .spelling import (
     Between,
@@ -49,34 +49,6 @@ from .spelling import (
 )
 
 
-class SettingsError(Exception):
-    """The configuration is wrong.  The message names the option as the user wrote it, and what to write instead."""
-
-
-# --- the options
-
-
-def _named(parse: Callable[[Any], Any]) -> Any:
-    """The parser as a converter whose complaint names the field."""
-
-    def convert(value: Any, field: attrs.Attribute[Any]) -> Any:
-        try:
-            return parse(value)
-        except ValueError as error:
-            raise SettingsError(f"{field.name}: {error}") from None
-
-    return attrs.Converter(convert, takes_field=True)
-
-
-def _option(default: Any, parse: Callable[[Any], Any], group: str, metavar: str, about: str, **more: Any) -> Any:
-    return attrs.field(
-        default=default,
-        converter=_named(parse),
-        kw_only=True,
-        metadata={"option": Option(about, group, metavar, parse, **more)},
-    )
-
-
 def _default_bind(settings: Settings) -> tuple[str, ...]:
     """A program opens its own addresses."""
     return () if is_program(settings.application) else ("127.0.0.1:8000",)
@@ -90,6 +62,9 @@ def _developing(value: Any, otherwise: Any) -> Any:
     """A default that is another with --reload: a developer waits for nothing, and has one worker as uvicorn does."""
     return attrs.Factory(lambda self: value if self.reload else otherwise, takes_self=True)
 
+
+MAX_HEAD = 1024 * 1024
+"""Bytes: no limit of a request's head is larger."""
 
 _DEVELOPMENT = "development"
 _WHERE, _WHO, _HOW, _HTTP = "where to serve", "workers", "which worker gets a connection", "HTTP"
@@ -105,14 +80,14 @@ class Settings:
     Raises SettingsError for a value that cannot be.
     """
 
-    application: str = attrs.field(converter=_named(parse_application))  # type: ignore[misc]  # the plugin wants a name
+    application: str = attrs.field(converter=named(parse_application))  # type: ignore[misc]  # the plugin wants a name
     """``module:attribute`` of a stream handler, an ASGI or a WSGI application, or what makes one (`factory`); or a
     program that opens its own addresses: ``server.py`` or ``-m package``."""
 
-    arguments: tuple[str, ...] = attrs.field(default=(), converter=_named(parse_arguments), kw_only=True)  # type: ignore[misc]  # as above
+    arguments: tuple[str, ...] = attrs.field(default=(), converter=named(parse_arguments), kw_only=True)  # type: ignore[misc]  # as above
     """The program's own."""
 
-    bind: tuple[str, ...] = _option(
+    bind: tuple[str, ...] = option(
         attrs.Factory(_default_bind, takes_self=True),
         _parse_binds_or_none,
         _WHERE,
@@ -123,7 +98,7 @@ class Settings:
         repeatable=True,
         shown="127.0.0.1:8000, or 0.0.0.0:$PORT where PORT is set; of a program, none",
     )
-    unix_mode: int = _option(
+    unix_mode: int = option(
         0o666,
         parse_mode,
         _WHERE,
@@ -132,19 +107,19 @@ class Settings:
         shown="666",
     )
     # gunicorn's and uvicorn's; net.core.somaxconn caps it.
-    backlog: int = _option(
+    backlog: int = option(
         2048, from_to(1, 65535), _WHERE, "N", "connections that may wait in the kernel: the only queue there is"
     )
 
     # uvicorn's names.  They stand before all whose defaults depend on them.
-    reload: bool = _option(
+    reload: bool = option(
         False,
         parse_switch,
         _DEVELOPMENT,
         "",
         "watch the code, and when it changes replace the workers by new ones, if those are good",
     )
-    reload_dir: tuple[str, ...] = _option(
+    reload_dir: tuple[str, ...] = option(
         (),
         parse_texts,
         _DEVELOPMENT,
@@ -152,7 +127,7 @@ class Settings:
         "watch this directory instead of the application's; may be given several times",
         repeatable=True,
     )
-    reload_include: tuple[str, ...] = _option(
+    reload_include: tuple[str, ...] = option(
         (),
         parse_globs,
         _DEVELOPMENT,
@@ -160,7 +135,7 @@ class Settings:
         "files that count beside *.py; may be given several times",
         repeatable=True,
     )
-    reload_exclude: tuple[str, ...] = _option(
+    reload_exclude: tuple[str, ...] = option(
         (),
         parse_globs,
         _DEVELOPMENT,
@@ -170,7 +145,7 @@ class Settings:
         repeatable=True,
     )
 
-    workers: int | Between | None = _option(  # noqa: RUF009  # it sees a dataclass in the union
+    workers: int | Between | None = option(  # noqa: RUF009  # it sees a dataclass in the union
         _developing(1, None),
         parse_workers,
         _WHO,
@@ -179,7 +154,7 @@ class Settings:
         flags=("-w",),
         shown="$WEB_CONCURRENCY, else auto; with --reload 1",
     )
-    interface: str = _option(
+    interface: str = option(
         "auto",
         one_of("interface", INTERFACES),
         _WHO,
@@ -187,19 +162,19 @@ class Settings:
         "what the application is: stream (async def handler(stream), on trio, or handler(reader, writer), on asyncio), "
         "asgi or wsgi; auto: its parameters tell",
     )
-    runtime: str = _option(
+    runtime: str = option(
         "auto",
         one_of("runtime", RUNTIMES),
         _WHO,
         "RUNTIME",
         "what it runs on: trio, asyncio or uvloop; auto: trio for handler(stream), else uvloop where it is installed",
     )
-    factory: bool = _option(
+    factory: bool = option(
         False, parse_switch, _WHO, "", "what is named makes the application: it is called without arguments"
     )
     # Forking is what makes a replacement take milliseconds and a worker a few megabytes; what an import must not have
     # done for it can be seen, so nobody has to know.
-    preload: str = _option(
+    preload: str = option(
         "auto",
         one_of("preload", PRELOADS),
         _WHO,
@@ -207,15 +182,15 @@ class Settings:
         "import the application once, in a template, and fork the workers from it; auto: if what it did at its import "
         "allows that; in a program that runs a master itself: off",
     )
-    app_dir: str | None = _option(
+    app_dir: str | None = option(
         None, parse_text, _WHO, "DIR", "where to import the application from", shown="the working directory"
     )
-    env_file: str | None = _option(
+    env_file: str | None = option(
         None, parse_text, _WHO, "FILE", "more environment for the workers, as NAME=VALUE lines; read again at a reload"
     )
-    chdir: str | None = _option(None, parse_text, _WHO, "DIR", "change to this directory before anything else")
+    chdir: str | None = option(None, parse_text, _WHO, "DIR", "change to this directory before anything else")
 
-    policy: str | Callable[..., Any] = _option(  # noqa: RUF009  # it sees a dataclass in the union
+    policy: str | Callable[..., Any] = option(  # noqa: RUF009  # it sees a dataclass in the union
         "least-loaded",
         parse_policy,
         _HOW,
@@ -225,8 +200,8 @@ class Settings:
     )
     # 8: a trio worker takes batches of up to 8, so it is never idle for want of one; and no more than 8 wait behind
     # a blocked one for the few milliseconds until they are recalled.
-    window: int = _option(8, from_to(1, MAX_WINDOW), _HOW, "N", "connections that may wait in a worker's letterbox")
-    recall_after: float = _option(
+    window: int = option(8, from_to(1, MAX_WINDOW), _HOW, "N", "connections that may wait in a worker's letterbox")
+    recall_after: float = option(
         0.005,
         positive_duration,
         _HOW,
@@ -236,7 +211,7 @@ class Settings:
     )
     # The descriptor limit is the real bound, and a worker minds it by itself; this one keeps a fleet without such a
     # limit from growing for ever.
-    worker_connections: int = _option(
+    worker_connections: int = option(
         10_000,
         from_to(1, 10_000_000),
         _HOW,
@@ -244,17 +219,17 @@ class Settings:
         "open connections of one worker; when all have so many, new ones wait in the backlog",
     )
 
-    root_path: str = _option(
+    root_path: str = option(
         "", parse_root_path, _HTTP, "PATH", "the path under which a proxy serves the application, for ASGI and WSGI"
     )
-    proxy_headers: bool = _option(
+    proxy_headers: bool = option(
         True,
         parse_switch,
         _HTTP,
         "",
         "take the client's address and scheme from X-Forwarded-For and -Proto, where they come from a trusted proxy",
     )
-    forwarded_allow_ips: str = _option(
+    forwarded_allow_ips: str = option(
         TRUSTED_PROXIES,
         parse_proxies,
         _HTTP,
@@ -263,19 +238,35 @@ class Settings:
         shown=f"$FORWARDED_ALLOW_IPS, else {TRUSTED_PROXIES}",
     )
     # uvicorn's.  It should be longer than what a proxy in front keeps its own connections, or requests meet the close.
-    keep_alive: float = _option(
+    keep_alive: float = option(
         5.0, parse_duration, _HTTP, "TIME", "close a connection on which no request has come for so long after the last"
     )
     # Threads wait for a database while others work; beyond a few the interpreter's lock makes them wait for each other.
     # waitress has 4, a2wsgi 10.
-    threads: int = _option(8, from_to(1, 1000), _HTTP, "N", "requests that a worker has in progress at once, for WSGI")
-    lifespan: str = _option(
+    threads: int = option(8, from_to(1, 1000), _HTTP, "N", "requests that a worker has in progress at once, for WSGI")
+    # Off: uvicorn's parser has no such limits, and a proxy in front mostly has its own.
+    limit_request_line: int = option(
+        0, from_to(0, MAX_HEAD), _HTTP, "BYTES", "refuse a request whose first line is longer (414); 0: no limit"
+    )
+    limit_request_fields: int = option(
+        0, from_to(0, 32_768), _HTTP, "N", "refuse a request with more header fields (431); 0: no limit"
+    )
+    limit_request_field_size: int = option(
+        0,
+        from_to(0, MAX_HEAD),
+        _HTTP,
+        "BYTES",
+        "refuse a request with a longer header field (431); 0: no limit; with all three, what a request can hold in "
+        "memory before its head is whole is bounded too",
+        flags=("--limit-request-field_size",),
+    )
+    lifespan: str = option(
         "auto", one_of("lifespan", LIFESPANS), _HTTP, "auto|on|off", "tell an ASGI application of its start and end"
     )
     # Off: a line costs a write in the worker and a read in the master, and a proxy in front mostly keeps one already.
-    access_log: bool = _option(False, parse_switch, _HTTP, "", "print a line for each request")
+    access_log: bool = option(False, parse_switch, _HTTP, "", "print a line for each request")
 
-    certfile: str | None = _option(
+    certfile: str | None = option(
         None,
         parse_text,
         _TLS,
@@ -283,10 +274,10 @@ class Settings:
         "speak TLS with this certificate and those between it and the root, in PEM; read again at a reload",
         flags=("--ssl-certfile",),
     )
-    keyfile: str | None = _option(
+    keyfile: str | None = option(
         None, parse_text, _TLS, "FILE", "its private key, if it is not in the same file", flags=("--ssl-keyfile",)
     )
-    cert_reqs: str = _option(
+    cert_reqs: str = option(
         "none",
         parse_cert_reqs,
         _TLS,
@@ -294,10 +285,10 @@ class Settings:
         "whether clients must show a certificate: none, optional or required",
         flags=("--ssl-cert-reqs",),
     )
-    ca_certs: str | None = _option(
+    ca_certs: str | None = option(
         None, parse_text, _TLS, "FILE", "who may have signed a client's certificate, in PEM", flags=("--ssl-ca-certs",)
     )
-    ciphers: str | None = _option(
+    ciphers: str | None = option(
         None,
         parse_text,
         _TLS,
@@ -307,14 +298,14 @@ class Settings:
         shown="OpenSSL's",
     )
 
-    proxy_protocol: str = _option(
+    proxy_protocol: str = option(
         "off",
         one_of("version of the PROXY protocol", tuple(MODES)),
         _PROXY,
         "off|v1|v2|auto",
         "each connection must begin with a header of the PROXY protocol, which names the client",
     )
-    proxy_allow_from: str = _option(
+    proxy_allow_from: str = option(
         TRUSTED_PROXIES,
         parse_proxies,
         _PROXY,
@@ -322,12 +313,12 @@ class Settings:
         "addresses or networks that may send one, separated by commas; others are closed; *: all; a unix socket may",
     )
 
-    ready_timeout: float = _option(
+    ready_timeout: float = option(
         30.0, positive_duration, _PATIENCE, "TIME", "a worker must be ready by then, or it counts as failed"
     )
     # With --reload: most requests are done in a second, and a long poll or a websocket holds up neither the next reload
     # nor Ctrl-C for longer.
-    graceful_timeout: float = _option(
+    graceful_timeout: float = option(
         _developing(1.0, 30.0),
         parse_duration,
         _PATIENCE,
@@ -335,29 +326,32 @@ class Settings:
         "what a stopping worker has to finish its connections; with --reload 1s",
         shown="30s",
     )
-    hang_timeout: float = _option(
+    hang_timeout: float = option(
         30.0,
         parse_duration,
         _PATIENCE,
         "TIME",
         "a worker whose loop has not reported for so long is killed and replaced, its stacks in the log; 0: never",
     )
-    heartbeat: float = _option(
+    heartbeat: float = option(
         0.5, positive_duration, _PATIENCE, "TIME", "a worker reports at least so often", shown="500ms"
     )
 
-    # The whole generation at once: then the old is untouched until the new has proved itself, and that is the rollback.
-    # It needs the memory of twice the fleet for some seconds; lean machines say 1.
-    surge: float = _option(
+    # The whole generation at once: then it is judged once, in the time of one probation and one soak, and until then
+    # the old one is untouched, so that a way back costs no client anything and needs nothing to be started.  Less of it
+    # can go back too where there are templates, but takes as many times longer as it has batches, and what it saves is
+    # little by then: a forked worker has a quarter of the memory of another.  (Kubernetes' 25 % saves whole machines.)
+    # Without templates it needs the memory of twice the fleet for some seconds; lean machines say 1.
+    surge: float = option(
         1.0,
         parse_surge,
         _RELOAD,
         "N|P%",
-        "how many more workers than usual may live during a reload; with less than 100% there is no way back from "
-        "its second half",
+        "how many more workers than usual may live during a reload; with less than 100% it goes in batches, and only "
+        "with templates (--preload) is there a way back from the second one",
         shown="100%",
     )
-    probation: float = _option(
+    probation: float = option(
         _developing(0.0, 2.0),
         parse_duration,
         _RELOAD,
@@ -365,7 +359,7 @@ class Settings:
         "what new workers have to stand in a reload without traffic; with --reload 0",
         shown="2s",
     )
-    soak: float = _option(
+    soak: float = option(
         _developing(0.0, 2.0),
         parse_duration,
         _RELOAD,
@@ -375,7 +369,7 @@ class Settings:
     )
     # Most bad releases are noticed in minutes.  It costs the memory of one process, little of which is its own.  A
     # developer's way back is his editor's.
-    rollback_window: float = _option(
+    rollback_window: float = option(
         _developing(0.0, 600.0),
         parse_duration,
         _RELOAD,
@@ -384,23 +378,23 @@ class Settings:
         "not at all; with --reload 0",
         shown="10m",
     )
-    reload_timeout: float = _option(600.0, positive_duration, _RELOAD, "TIME", "for a whole reload")
-    probe: str | None = _option(
+    reload_timeout: float = option(600.0, positive_duration, _RELOAD, "TIME", "for a whole reload")
+    probe: str | None = option(
         None,
         parse_probe,
         _RELOAD,
         "PROBE",
         "tcp, http:/path or module:callable: put to each worker before it serves, and then on; who fails is replaced",
     )
-    probe_interval: float = _option(10.0, positive_duration, _RELOAD, "TIME", "between two probes of a worker")
-    probe_timeout: float = _option(2.0, positive_duration, _RELOAD, "TIME", "for its answer")
-    probe_failures: int = _option(3, from_to(1, 1000), _RELOAD, "N", "failures in a row that make a worker unwell")
+    probe_interval: float = option(10.0, positive_duration, _RELOAD, "TIME", "between two probes of a worker")
+    probe_timeout: float = option(2.0, positive_duration, _RELOAD, "TIME", "for its answer")
+    probe_failures: int = option(3, from_to(1, 1000), _RELOAD, "N", "failures in a row that make a worker unwell")
 
-    probe_successes: int = _option(
+    probe_successes: int = option(
         1, from_to(1, 1000), _RELOAD, "N", "successes in a row before a new worker counts as well"
     )
 
-    max_requests: int = _option(
+    max_requests: int = option(
         0,
         from_to(0, 2**31),
         _RENEW,
@@ -408,14 +402,14 @@ class Settings:
         "replace a worker that has served so many requests (of a stream handler: connections), 10 % more or less; "
         "0: never",
     )
-    max_age: float = _option(
+    max_age: float = option(
         0.0, parse_duration, _RENEW, "TIME", "replace a worker that has served for so long, 10 % more or less; 0: never"
     )
-    max_memory: int = _option(
+    max_memory: int = option(
         0, parse_size, _RENEW, "SIZE", "replace a worker whose resident memory stays above this; 0: never"
     )
     # Kubernetes' names and numbers, where it has them; see `autoscale`.
-    target_busy: float = _option(
+    target_busy: float = option(
         0.7,
         parse_share,
         _RENEW,
@@ -423,16 +417,16 @@ class Settings:
         "with --workers LEAST:MOST, the share of workers that should be busy",
         shown="70%",
     )
-    scale_up_window: float = _option(
+    scale_up_window: float = option(
         3.0, parse_duration, _RENEW, "TIME", "more workers only if so many were wanted for so long"
     )
-    scale_down_window: float = _option(300.0, parse_duration, _RENEW, "TIME", "and fewer likewise")
+    scale_down_window: float = option(300.0, parse_duration, _RENEW, "TIME", "and fewer likewise")
 
-    user: str | None = _option(None, parse_text, _PROCESS, "NAME|UID", "become this user once the addresses are bound")
-    group: str | None = _option(None, parse_text, _PROCESS, "NAME|GID", "and this group")
-    umask: int | None = _option(None, parse_umask, _PROCESS, "MODE", "file mode creation mask, in octal")
-    pid: str | None = _option(None, parse_text, _PROCESS, "FILE", "write the master's process id there")
-    name: str | None = _option(
+    user: str | None = option(None, parse_text, _PROCESS, "NAME|UID", "become this user once the addresses are bound")
+    group: str | None = option(None, parse_text, _PROCESS, "NAME|GID", "and this group")
+    umask: int | None = option(None, parse_umask, _PROCESS, "MODE", "file mode creation mask, in octal")
+    pid: str | None = option(None, parse_text, _PROCESS, "FILE", "write the master's process id there")
+    name: str | None = option(
         None,
         parse_own_name,
         _PROCESS,
@@ -440,7 +434,7 @@ class Settings:
         "what `rrmaster status` and the other verbs know this master by",
         shown="default",
     )
-    control: str | None = _option(
+    control: str | None = option(
         None,
         parse_text,
         _PROCESS,
@@ -449,11 +443,11 @@ class Settings:
         shown="NAME.sock in $XDG_RUNTIME_DIR/rrmaster, or see docs/control.md",
     )
 
-    log_level: str = _option("info", parse_level, _OTHER, "LEVEL", "debug, info, warning or error")
-    log_format: str = _option(
+    log_level: str = option("info", parse_level, _OTHER, "LEVEL", "debug, info, warning or error")
+    log_format: str = option(
         "text", parse_log_format, _OTHER, "FORMAT", "text for people, json (one object a line) for programs"
     )
-    log_file: str | None = _option(
+    log_file: str | None = option(
         None,
         parse_text,
         _OTHER,
@@ -462,7 +456,7 @@ class Settings:
         shown="stderr",
     )
     # 20 MB and 5: with the living one 120 MB, which any disk has, and days of an ordinary log.
-    log_max_size: int = _option(
+    log_max_size: int = option(
         20_000_000,
         parse_size,
         _OTHER,
@@ -470,7 +464,7 @@ class Settings:
         "begin a new log file before this one grows larger; 0: never, something else rotates it",
         shown="20MB",
     )
-    log_keep: int = _option(
+    log_keep: int = option(
         5, from_to(0, 10_000), _OTHER, "N", "how many old log files to keep, FILE.1 the youngest; 0: none"
     )
 
@@ -504,8 +498,3 @@ _OF_APPLICATIONS = {
 def options() -> dict[str, Option]:
     """Every option by the name of its field, in the order of the help."""
     return {f.name: f.metadata["option"] for f in attrs.fields(Settings) if "option" in f.metadata}
-
-
-def flag(name: str) -> str:
-    """The long flag of an option."""
-    return "--" + name.replace("_", "-")

@@ -12,7 +12,8 @@ from typing import Any
 from attrs import frozen
 
 from .launch import is_program
-from .settings import Settings, SettingsError, flag, options
+from .options import SettingsError, flag
+from .settings import Settings, options
 from .spelling import parse_application, parse_arguments, suggestion
 
 WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")

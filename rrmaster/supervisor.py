@@ -296,6 +296,10 @@ class Supervisor:
             case wire.Failed(reason):
                 ward.reason = reason
                 self.happens(ward, Event.FAILED)
+            case wire.Retiring(reason, now=True) if ward.served_since is None:
+                # It would do so again, and again: that is a start that fails, whatever the worker calls it.
+                ward.reason = ward.reason or f"{reason} before it served"
+                self.happens(ward, Event.FAILED, ward.reason)
             case wire.Retiring(reason, now=True):
                 self.happens(ward, Event.RETIRE, reason)
             case wire.Retiring(reason):
@@ -435,13 +439,13 @@ class Supervisor:
                 self._verdict = verdict
             return
         # One of a generation that was given up is nobody's crash.
-        ward.asked = ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
+        expected = ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
-        self.aftermath.ended(ward, before, how, trio.current_time())
+        self.aftermath.ended(ward, before, how, expected, trio.current_time())
         if ward.slot in self.vacated:
             self.aftermath.forget(ward.slot)
-        if self._awaits_code and not ward.asked:
+        if self._awaits_code and not expected:
             self.aftermath.give_up()
         # Who is killed for a hang or a breach is replaced before he has ended.
         heir = self._heir(ward)

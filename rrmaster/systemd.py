@@ -26,8 +26,8 @@ import trio
 from attrs import Factory, define
 
 from .launch import MODULE, is_program
-from .option import Option
-from .settings import Settings, flag, options
+from .options import Option, flag
+from .settings import Settings, options
 from .spelling import Inherited, Tcp, Unix
 
 UNSENT = 16

@@ -25,7 +25,8 @@ from attrs import Factory, define, frozen
 
 from .launch import is_program
 from .log import tell
-from .settings import Settings, SettingsError
+from .options import SettingsError
+from .settings import Settings
 
 STEP_MS = 50
 """Milliseconds without another save that end a change: whatever an editor or `git checkout` writes in one go is one.

@@ -258,13 +258,17 @@ def decode_down(datagram: bytes) -> Down | None:
     return Nudge() if kind == NUDGE else None
 
 
+_spell = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""Made once: `json.dumps` makes an encoder for each message."""
+
+
 def encode_note(value: Any) -> bytes:
     """Spell an application's message as one datagram of the talk line.
 
     Raises NoteRefused for what is no JSON value (NaN is none), or takes more than `MAX_NOTE` bytes.
     """
     try:
-        body = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        body = _spell(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise NoteRefused(f"a message is a JSON value, and this is none: {error}") from None
     if len(body) > MAX_NOTE:

@@ -17,7 +17,8 @@ from attrs import frozen
 
 from rrmaster.cli import _default
 from rrmaster.lifecycle import as_table
-from rrmaster.settings import flag, options
+from rrmaster.options import flag
+from rrmaster.settings import options
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -42,7 +42,7 @@ def by_name(pages: list[Path]) -> pytest.MarkDecorator:
 
 def flags_in(text: str) -> set[str]:
     """``--the-options`` in a text."""
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text))
 
 
 def our_flags() -> set[str]:

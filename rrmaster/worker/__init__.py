@@ -111,7 +111,8 @@ class CurrentWorker:
         """Leave: no more connections come, those that are open are finished, then this worker ends, and is replaced.
 
         Returns when the drain has begun, so that it can be called while serving a connection.  `retire` is kinder: the
-        replacement serves first.
+        replacement serves first.  Before this worker serves it is a failed start, with back-off and all, for who takes
+        its place would leave as well.
         """
         self._duty.retire("it has disconnected", now=True)
         await self.draining.wait()
@@ -203,6 +204,14 @@ class Taken:
 _NOBODY: tuple[Taken | None, None] = (None, None)
 
 
+@define
+class Requests:
+    """What is counted where a connection carries many requests: those begun and not ended are in progress."""
+
+    begun: int = 0
+    ended: int = 0
+
+
 @define(eq=False)
 class Duty:
     """What a worker owes its master: its counters, and its voice."""
@@ -216,13 +225,13 @@ class Duty:
     wake: Callable[[], None] = lambda: None
     """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
     stir: Callable[[], None] = lambda: None
-    """Called when `busy` has changed; the runtime sees to it that `report_busy` follows within `BUSY_AFTER`."""
+    """Called when a request has begun or ended; the runtime has `report_busy` follow within `BUSY_AFTER`."""
     taken: int = 0
     closed: int = 0
-    busy: int | None = None
-    """Requests in progress, where something counts them; None: as many as connections."""
-    requests: int | None = None
-    """Requests finished since birth, where something counts them; None: as many as connections."""
+    requests: Requests | None = None
+    """Where something counts them; None: each connection is one."""
+    stirred: bool = False
+    """A request has begun or ended since `report_busy`, and `stir` was called: it need not be called again."""
     willing: bool = True
     able: bool = True
     """There are descriptors left."""
@@ -234,7 +243,6 @@ class Duty:
     _asides: int = 0
     _told: int = 0
     """What was told of `busy` last."""
-    _stirring: bool = False
     _leaving: wire.Retiring | None = None
     has_news: bool = False
     """Something has changed since the last report."""
@@ -308,34 +316,29 @@ class Duty:
             self.has_news = True
             self.wake()
 
-    def begun(self) -> None:
-        """A request is in progress."""
-        self.busy = (self.busy or 0) + 1
-        # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
-        if not self._stirring:
-            self._stirring = True
-            self.stir()
+    @property
+    def busy(self) -> int:
+        """Requests in progress."""
+        return self.open if self.requests is None else self.requests.begun - self.requests.ended
 
-    def answered(self) -> None:
-        """A request is no more in progress."""
-        self.busy = (self.busy or 0) - 1
-        self.requests = (self.requests or 0) + 1
-        if not self._stirring:
-            self._stirring = True
-            self.stir()
+    def changed(self) -> None:
+        """A request has begun or ended, and nobody has said so since `report_busy`."""
+        # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
+        self.stirred = True
+        self.stir()
 
     def report_busy(self) -> None:
         """Report, if `busy` is not what was told last."""
-        self._stirring = False
+        self.stirred = False
         if self.busy != self._told:
             self.report()
 
     def report(self) -> None:
         """Report now.  Only the loop that serves may call it: silence is how the master learns that it does not."""
-        busy = self.open if self.busy is None else self.busy
+        busy = self.busy
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
-        requests = self.closed if self.requests is None else self.requests
+        requests = self.closed if self.requests is None else self.requests.ended
         report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
         self.has_news = not self.letterbox.say(report)
         self._told = busy
@@ -383,6 +386,6 @@ def resident() -> int:
 
 __all__ = [
     "BATCH", "BUSY_AFTER", "DUMP_SIGNAL", "QUICK", "REPORT_AFTER", "SHORT_PAUSE", "CurrentWorker", "Draining", "Duty",
-    "Facts", "HungUp", "MasterGone", "Taken", "become", "client_address", "current_worker", "enter", "header_of",
-    "is_worker",
+    "Facts", "HungUp", "MasterGone", "Requests", "Taken", "become", "client_address", "current_worker", "enter",
+    "header_of", "is_worker",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from . import Duty
+from . import Duty, Requests
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,26 +37,31 @@ class Counted:
     app: ASGI
     duty: Duty
     access_log: bool = False
-    counts: bool = True
-    """False for the master's own probes, which stand outside all counters."""
+    requests: Requests = Factory(Requests)
+    """Calls of the application in progress, its background tasks included, and over."""
     idle: Callable[[], None] | None = None
     """Called when nothing is in progress any more; set it when somebody waits for that."""
     startup: str = ""
     """What the application said when its startup failed."""
-    active: int = 0
-    """Calls of the application in progress, its background tasks included."""
     websockets: set[_WebSocket] = Factory(set)
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One request, one websocket, or the application's life."""
+    @property
+    def active(self) -> int:
+        """Calls of the application in progress."""
+        return self.requests.begun - self.requests.ended
+
+    async def serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request, one websocket, or the application's life: this is the ASGI application."""
+        # A method and not `__call__`, which costs more; and all written out, for this is the only thing of ours that a
+        # request on a kept connection passes through.
         kind = scope["type"]
         if kind == "lifespan":
             await self._live(scope, receive, send)
             return
-        # Written out, for this is the only thing of ours that a request on a kept connection passes through.
-        self.active += 1
-        if self.counts:
-            self.duty.begun()
+        requests, duty = self.requests, self.duty
+        requests.begun += 1
+        if not duty.stirred:
+            duty.changed()
         try:
             if kind == "websocket":
                 await self._hold(scope, receive, send)
@@ -65,10 +70,10 @@ class Counted:
             else:
                 await self.app(scope, receive, send)
         finally:
-            self.active -= 1
-            if self.counts:
-                self.duty.answered()
-            if self.idle is not None and not self.active:
+            requests.ended += 1
+            if not duty.stirred:
+                duty.changed()
+            if self.idle is not None and requests.begun == requests.ended:
                 self.idle()
 
     async def _hold(self, scope: Message, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -40,3 +41,15 @@ class Connection(socket.socket):
         over, self.over = self.over, None
         if over is not None:
             over()
+
+
+def left(error: BaseException, kind: type[Exception], is_clients: Callable[[object], bool]) -> bool:
+    """Whether an error, or each of a group, says no more than that the client has left.
+
+    It is of this kind and was raised by a method of the client's own stream.  That of another connection which the
+    application has, to its database, is the application's affair, and it is shown.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(left(one, kind, is_clients) for one in error.exceptions)
+    owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, kind) and any(map(is_clients, owners))

@@ -55,6 +55,7 @@ from ..launch import Launch
 from . import Duty, Taken, header_of
 from .arrival import GOODBYE_S, VIRGIN, Arrival
 from .asgi import ASGI, Counted, Message, Receive, Send
+from .limits import Limits
 from .loading import Application, CannotLoad
 from .on_trio import Handlers
 
@@ -75,7 +76,6 @@ CLOSE = (b"connection", b"close")
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
-    duty.busy = duty.requests = 0
     failed = trio.run(Anycorn(application.target, duty, launch).run, strict_exception_groups=True)
     if failed is not None:
         raise CannotLoad(failed)
@@ -90,6 +90,8 @@ def configured(launch: Launch) -> Config:
     config.keep_alive_max_requests = sys.maxsize
     # The master minds both.
     config.startup_timeout = config.shutdown_timeout = math.inf
+    if head := Limits.of(launch).head:
+        config.h11_max_incomplete_size = config.h2_max_header_list_size = head
     return config
 
 
@@ -116,9 +118,11 @@ class Anycorn:
     def __attrs_post_init__(self) -> None:
         log = self.launch.access_log
         self.config = configured(self.launch)
-        self.counted = Counted(self.app, self.duty, log)
-        self.uncounted = Counted(self.app, self.duty, log, counts=False)
-        self._for_clients, self._for_probes = self._for_anycorn(self.counted), self._for_anycorn(self.uncounted)
+        app = Limits.of(self.launch).around(self.app)
+        self.counted, self.uncounted = Counted(app, self.duty, log), Counted(app, self.duty, log)
+        self.duty.requests = self.counted.requests
+        self._for_clients = self._for_anycorn(self.counted.serve)
+        self._for_probes = self._for_anycorn(self.uncounted.serve)
         self._lifespan = Lifespan(self._for_clients, self.config, self.state)
         self.service = Handlers(self.duty, serve=self.serve, arrival=Arrival.of(self.duty, self.launch, tls.HTTP_2))
 

@@ -26,7 +26,7 @@ from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .connection import Connection as Connection  # on_uvicorn finds it here
-from .connection import socket_of
+from .connection import left, socket_of
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -375,17 +375,18 @@ class Streams:
 
     async def _serve(self, connection: Connection, taken: Taken) -> None:
         writer: asyncio.StreamWriter | None = None
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
-            loop = asyncio.get_running_loop()
-            reader = asyncio.StreamReader(loop=loop)
-            protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
             transport = await self._admit(protocol, connection, taken)
             if transport is not None:
                 writer = asyncio.StreamWriter(transport, protocol, reader, loop)
                 await self.handler(reader, writer)
-        except Exception:
-            # The application's fault, and only this connection's affair.
-            traceback.print_exc()
+        except Exception as error:
+            # The application's fault, and only this connection's affair; but a client may leave as it likes.
+            if not left(error, OSError, lambda owner: any(owner is one for one in (reader, writer, protocol))):
+                traceback.print_exc()
         finally:
             if writer is not None:
                 writer.close()

@@ -21,7 +21,7 @@ from attrs import Factory, define, field
 from ..launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
-from .connection import socket_of
+from .connection import left, socket_of
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 
@@ -184,15 +184,15 @@ class Handlers(Service):
 
     async def _serve_one(self, taken: Taken) -> None:
         sock = socket_of(taken, socket.socket)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         try:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
             if self.arrival is None or taken.probe:
                 await self.serve(stream, taken)
             else:
                 await self._serve_arriving(self.arrival, taken, stream, sock)
         except Exception as error:
-            # The application's fault, and only this connection's affair.
-            if not _left_without_goodbye(error):
+            # The application's fault, and only this connection's affair; but a client may leave as it likes.
+            if not left(error, trio.BrokenResourceError, _is_over(stream)):
                 traceback.print_exc()
         finally:
             trio.lowlevel.notify_closing(sock)
@@ -294,8 +294,6 @@ async def _say_goodbye(secure: trio.SSLStream[trio.SocketStream]) -> None:
         pass  # the client is gone, or OpenSSL is not sure of it; the socket is closed in any case
 
 
-def _left_without_goodbye(error: BaseException) -> bool:
-    """A client of TLS that just closes, as most do: trio tells the handler, and nobody has made a mistake."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_left_without_goodbye(one) for one in error.exceptions)
-    return isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, ssl.SSLEOFError)
+def _is_over(stream: trio.SocketStream) -> Callable[[object], bool]:
+    """Tells the client's stream, and TLS over it, from all else."""
+    return lambda owner: owner is stream or (isinstance(owner, trio.SSLStream) and owner.transport_stream is stream)

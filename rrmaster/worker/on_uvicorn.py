@@ -18,8 +18,8 @@ the master ends the worker.  Answers say ``Connection: close`` by a default head
 
 Of uvicorn this uses names that its documentation does not promise, all of them here: `Config.http_protocol_class`,
 `.ws_protocol_class`, `.encoded_headers`, `.lifespan_class`, the constructor of protocols, their `shutdown` and
-`transport`, `ServerState.connections`, `.tasks` and `.default_headers`, and `lifespan.startup`, `.shutdown`,
-`.should_exit`, `.state`.
+`transport`, `scope` and h11's `conn`, `ServerState.connections`, `.tasks` and `.default_headers`, and
+`lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ..launch import Launch
 from . import Duty, Taken, header_of
 from .arrival import VIRGIN, Arrival
 from .asgi import ASGI, Counted
+from .limits import Limits
 from .loading import Application, CannotLoad
 from .on_asyncio import Connection, Service, admit, run_server
 
@@ -64,12 +65,12 @@ def warm_up(application: Application, launch: Launch) -> None:
 
 def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
     """The same for any ASGI application.  What is in `more` goes to uvicorn's Config."""
-    duty.busy = duty.requests = 0
     run_server(lambda service: Uvicorn(service, app, launch, more), duty, launch)
 
 
 def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
     """uvicorn's configuration, loaded."""
+    head = Limits.of(launch).head
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -80,24 +81,25 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         forwarded_allow_ips=launch.forwarded_allow_ips,
         root_path=launch.root_path,
         timeout_keep_alive=launch.keep_alive,  # type: ignore[arg-type]  # call_later takes fractions
+        h11_max_incomplete_event_size=head or None,
         **more,
     )
     config.load()
     told = (_Proxied,) if launch.proxy_protocol != "off" else ()
-    config.http_protocol_class = type("Client", (_Client, *told, config.http_protocol_class), {})
+    bounded = (_Bounded,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
+    if told or bounded:
+        config.http_protocol_class = type("Client", (*bounded, *told, config.http_protocol_class), {"head": head})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_WebSocket, *told, config.ws_protocol_class), {})
     return config
 
 
-class _Client:
-    """Added to uvicorn's protocol for HTTP: whether its client has spoken."""
-
-    virgin = True
-
-    def data_received(self, data: bytes) -> None:
-        self.virgin = False
-        super().data_received(data)  # type: ignore[misc]
+def _is_virgin(client: Any) -> bool:
+    """Whether a client of HTTP has not said a byte.  Seen from outside: to note each read would cost every request."""
+    if client.scope is not None:  # since the first byte with httptools, since the end of the headers with h11
+        return False
+    h11: Any = getattr(client, "conn", None)
+    return h11 is None or not h11.trailing_data[0]
 
 
 class _Proxied:
@@ -111,6 +113,33 @@ class _Proxied:
         header = header_of(transport.get_extra_info("socket"))
         if header is not None and header.source is not None:
             self.client, self.server = header.source, header.destination
+
+
+class _Bounded:
+    """Added to uvicorn's protocol with httptools, which keeps a head that never ends; h11 has a bound of its own."""
+
+    head: int
+    """Bytes that an unfinished one may have; those of the read in which it begins are not counted."""
+
+    _unfinished: int | None = None
+    _begun: bool = False
+    """In the very read."""
+
+    def on_message_begin(self) -> None:
+        self._unfinished, self._begun = 0, True
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        self._unfinished = None
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def data_received(self, data: bytes) -> None:
+        self._begun = False
+        super().data_received(data)  # type: ignore[misc]
+        if self._unfinished is not None and not self._begun:
+            self._unfinished += len(data)
+            if self._unfinished > self.head and not self.transport.is_closing():  # type: ignore[attr-defined]
+                self.send_400_response("Request head too large.")  # type: ignore[attr-defined]
 
 
 class _WebSocket:
@@ -137,19 +166,21 @@ class Uvicorn:
     _arriving: set[asyncio.Task[Any]] = Factory(set)
     """Connections that have no protocol yet: they are virgins, too."""
     _config: uvicorn.Config = field(init=False)
-    _for_probes: uvicorn.Config = field(init=False)
+    _for_probes: uvicorn.Config | None = None
+    """Made when the first one comes: most fleets have none."""
     _lifespan: Any = field(init=False)
     _closing: list[tuple[bytes, bytes]] = Factory(list)
     _tasks: set[asyncio.Task[Any]] = Factory(set)
 
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
-        self.counted = Counted(self.app, duty, log)
-        self.uncounted = Counted(self.app, duty, log, counts=False)
+        app = Limits.of(self.launch).around(self.app)
+        self.counted = Counted(app, duty, log)
+        self.uncounted = Counted(app, duty, log)
+        duty.requests = self.counted.requests
         self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
-            self._config = configured(self.counted, self.launch, self.more)
-            self._for_probes = configured(self.uncounted, self.launch, self.more)
+            self._config = configured(self.counted.serve, self.launch, self.more)
 
     async def start(self) -> None:
         """Start the application.  Raises CannotLoad if its lifespan says that it cannot."""
@@ -167,11 +198,17 @@ class Uvicorn:
         self.service.loop.call_later(1.0, self._tell_the_time)
 
     def begin(self, connection: Connection, taken: Taken) -> None:
-        config = self._for_probes if taken.probe else self._config
+        config = self._config_for_probes() if taken.probe else self._config
         task = self._spawn(self._begin(connection, taken, config))
         if self.arrival is not None:
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
+
+    def _config_for_probes(self) -> uvicorn.Config:
+        if self._for_probes is None:
+            with _quiet():
+                self._for_probes = configured(self.uncounted.serve, self.launch, self.more)
+        return self._for_probes
 
     async def _begin(self, connection: Connection, taken: Taken, config: uvicorn.Config) -> None:
         def protocol() -> asyncio.Protocol:
@@ -203,7 +240,7 @@ class Uvicorn:
         for task in self._arriving:
             task.cancel()
         for client in self._clients():
-            if client.virgin:
+            if _is_virgin(client):
                 client.shutdown()
 
     def _close_idle(self) -> None:
@@ -215,7 +252,7 @@ class Uvicorn:
                 self._spawn(websocket.leave())
 
     def _clients(self) -> list[Any]:
-        return [connection for connection in self.state.connections if isinstance(connection, _Client)]
+        return [connection for connection in self.state.connections if not isinstance(connection, _WebSocket)]
 
     def is_done(self) -> bool:
         """Whether no call of the application is in progress: what it does after its answer counts, too."""

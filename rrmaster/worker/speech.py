@@ -15,6 +15,9 @@ from attrs import define, field
 from .. import wire
 from ..channel import HungUp, Talk
 
+AT_ONCE = 16
+"""Messages after which the loop's others have their turn, which costs as much as two or three messages."""
+
 
 class MasterGone(Exception):
     """The master has died, or has let go of this worker: nobody will read the message."""
@@ -43,17 +46,28 @@ class Speech:
     talk: Talk
     means: Means
     _heard: bool = field(default=False, init=False)
+    _run: int = field(default=0, init=False)
+    """Messages sent and received since others last had a turn."""
+
+    async def _turn(self) -> None:
+        """Let others have their turn, if it is time for it."""
+        self._run += 1
+        if self._run >= AT_ONCE:
+            self._run = 0
+            await self.means.turn()
 
     async def send(self, value: Any) -> None:
         """Send a message; see `CurrentWorker.send`."""
         note = wire.encode_note(value)
-        await self.means.turn()
-        async with self.means.lock:
-            try:
+        await self._turn()
+        try:
+            if not self.means.lock.locked() and self.talk.say(note):
+                return
+            async with self.means.lock:
                 while not self.talk.say(note):
                     await self.means.writable(self.talk.fileno())
-            except HungUp:
-                raise MasterGone("the master has gone, and did not get this message") from None
+        except HungUp:
+            raise MasterGone("the master has gone, and did not get this message") from None
 
     async def messages(self) -> AsyncGenerator[Any]:
         """What the master's program sends; see `CurrentWorker.messages`."""
@@ -62,7 +76,7 @@ class Speech:
         self._heard = True
         try:
             while True:
-                await self.means.turn()  # cancelled here, nothing has been taken off the line
+                await self._turn()  # cancelled here, nothing has been taken off the line
                 try:
                     datagram = self.talk.hear()
                 except HungUp:

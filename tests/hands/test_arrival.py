@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from math import inf
 
 import pytest
 import trio
@@ -102,41 +103,39 @@ async def test_who_may_not_speak_is_not_listened_to(duty, pair):
 
 @pytest.mark.parametrize("begun", [b"", V1[:11], V1[:11] + b"\r"])
 async def test_a_slow_header_has_five_seconds_on_trio(duty, begun):
-    client, taken = socket.socketpair()
     arrival, said = way(duty)
-    clock = MockClock(autojump_threshold=0.01)
-    client.sendall(begun)
-
-    async def serve() -> float:
-        await Handlers(duty, serve=_never, arrival=arrival)._serve_one(as_taken(taken))
-        return trio.current_time()
-
-    began = clock.current_time()
-    ended = await trio.to_thread.run_sync(lambda: trio.run(serve, clock=clock))
-    taken.detach()
-    with client:
-        assert HEADER_S <= ended - began < HEADER_S + 1
-        assert client.recv(1) == b""
+    assert HEADER_S <= await _seconds_until_closed(duty, arrival, begun) < HEADER_S + 1
     assert said == ["a connection from a unix socket was closed: no PROXY header in 5 s\n"]
     assert duty.clients == {}
 
 
 async def test_a_slow_handshake_has_ten_seconds_on_trio(duty, context):
-    client, taken = socket.socketpair()
     arrival, said = way(duty, context, ())
+    assert HANDSHAKE_S <= await _seconds_until_closed(duty, arrival) < HANDSHAKE_S + 1
+    assert said == ["a connection from a unix socket was closed: no TLS handshake in 10 s\n"]
+
+
+async def _seconds_until_closed(duty: Duty, arrival: Arrival, begun: bytes = b"", drains_after: float = inf) -> float:
+    """How long a connection is kept whose client has only begun, or says nothing; by trio's clock."""
+    client, taken = socket.socketpair()
     clock = MockClock(autojump_threshold=0.01)
+    client.sendall(begun)
 
     async def serve() -> float:
-        await Handlers(duty, serve=_never, arrival=arrival)._serve_one(as_taken(taken))
-        return trio.current_time()
+        service = Handlers(duty, serve=_never, arrival=arrival)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service._serve_one, as_taken(taken))
+            if drains_after < inf:
+                await trio.sleep(drains_after)
+                service.drain()
+        return trio.current_time() - began
 
-    began = clock.current_time()
-    ended = await trio.to_thread.run_sync(lambda: trio.run(serve, clock=clock))
+    seconds = await trio.to_thread.run_sync(lambda: trio.run(serve, clock=clock))
     taken.detach()
     with client:
-        assert HANDSHAKE_S <= ended - began < HANDSHAKE_S + 1
         assert client.recv(1) == b""
-    assert said == ["a connection from a unix socket was closed: no TLS handshake in 10 s\n"]
+    return seconds
 
 
 async def _never(*streams: object) -> None:
@@ -144,24 +143,8 @@ async def _never(*streams: object) -> None:
 
 
 async def test_in_a_drain_it_has_two_seconds_on_trio(duty, context):
-    client, taken = socket.socketpair()
     arrival, said = way(duty, context)
-    clock = MockClock(autojump_threshold=0.01)
-
-    async def serve() -> float:
-        service = Handlers(duty, serve=_never, arrival=arrival)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(service._serve_one, as_taken(taken))
-            await trio.sleep(1)
-            service.drain()
-        return trio.current_time()
-
-    began = clock.current_time()
-    ended = await trio.to_thread.run_sync(lambda: trio.run(serve, clock=clock))
-    taken.detach()
-    with client:
-        assert 1 + VIRGIN <= ended - began < 2 + VIRGIN
-        assert client.recv(1) == b""
+    assert 1 + VIRGIN <= await _seconds_until_closed(duty, arrival, drains_after=1) < 2 + VIRGIN
     assert said == []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from rrmaster.worker import Duty
+from rrmaster.worker import Duty, Requests
 from rrmaster.worker.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
 from rrmaster.worker.wsgi import attended
 from tests.fakes import DEADLINE
@@ -60,9 +60,11 @@ def run(act: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
-def counted(app: ASGI, act: Callable[[Counted, Duty], Awaitable[None]], **more: Any) -> None:
+def counted(app: ASGI, act: Callable[[Counted, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
     with on_duty() as (_, duty):
-        run(lambda: act(Counted(app, duty, **more), duty))
+        serves, serves_probes = Counted(app, duty, **more), Counted(app, duty, **more)
+        duty.requests = serves.requests
+        run(lambda: act(serves_probes if probe else serves, duty))
 
 
 async def waits(scope: Message, receive: Receive, send: Send) -> None:
@@ -86,15 +88,15 @@ def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_the
     async def act(app: Counted, duty: Duty) -> None:
         servers = [Played() for _ in range(3)]
         scopes = [HTTP, WEBSOCKET, {**HTTP, "raise": ZeroDivisionError()}]
-        tasks = [asyncio.create_task(app(s, p.receive, p.send)) for s, p in zip(scopes, servers, strict=True)]  # type: ignore[arg-type]
+        tasks = [asyncio.create_task(app.serve(s, p.receive, p.send)) for s, p in zip(scopes, servers, strict=True)]  # type: ignore[arg-type]
         await begun(*tasks)
-        assert (duty.busy, duty.requests, app.active) == (3, None, 3)
+        assert (duty.busy, app.requests.ended, app.active) == (3, 0, 3)
         for server in servers:
             server.say(END)
         assert [type(end) for end in await asyncio.gather(*tasks, return_exceptions=True)] == [
             type(None), type(None), ZeroDivisionError,
         ]  # fmt: skip
-        assert (duty.busy, duty.requests, app.active) == (0, 3, 0)
+        assert (duty.busy, app.requests.ended, app.active) == (0, 3, 0)
         assert len(idle) == 1
 
     counted(waits, act, idle=lambda: idle.append(None))
@@ -103,10 +105,11 @@ def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_the
 def test_a_probe_is_served_and_not_counted() -> None:
     async def act(app: Counted, duty: Duty) -> None:
         server = Played([END])
-        await app(HTTP, server.receive, server.send)
-        assert (duty.busy, duty.requests, app.active) == (None, None, 0)
+        await app.serve(HTTP, server.receive, server.send)
+        assert (app.requests.ended, app.active) == (1, 0)
+        assert duty.requests == Requests(0, 0)
 
-    counted(waits, act, counts=False)
+    counted(waits, act, probe=True)
 
 
 def test_busy_is_told_once_for_many_changes() -> None:
@@ -115,10 +118,10 @@ def test_busy_is_told_once_for_many_changes() -> None:
     async def act(app: Counted, duty: Duty) -> None:
         duty.stir = lambda: stirred.append(None)
         for _ in range(100):
-            await app(HTTP, Played([END]).receive, Played().send)
+            await app.serve(HTTP, Played([END]).receive, Played().send)
         assert len(stirred) == 1
         duty.report_busy()
-        await app(HTTP, Played([END]).receive, Played().send)
+        await app.serve(HTTP, Played([END]).receive, Played().send)
         assert len(stirred) == 2
 
     counted(waits, act)
@@ -133,7 +136,7 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_mor
 
     async def act(app: Counted, duty: Duty) -> None:
         server = Played()
-        task = asyncio.create_task(app(WEBSOCKET, server.receive, server.send))  # type: ignore[arg-type]
+        task = asyncio.create_task(app.serve(WEBSOCKET, server.receive, server.send))  # type: ignore[arg-type]
         await begun(task)
         (websocket,) = app.websockets
         await websocket.leave()
@@ -157,7 +160,7 @@ def test_the_access_log_says_who_asked_what_and_how_it_was_answered(capsys: pyte
         await send({"type": "http.response.body", "body": b"678"})
 
     async def act(app: Counted, duty: Duty) -> None:
-        await app({**HTTP, "raw_path": b"/a%0Ab"}, Played().receive, Played().send)
+        await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, Played().receive, Played().send)
 
     counted(answers, act, access_log=True)
     assert capsys.readouterr().out.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
@@ -178,9 +181,9 @@ def test_what_an_application_says_when_it_cannot_start_is_kept(end: Any, words: 
         await send(end)
 
     async def act(app: Counted, duty: Duty) -> None:
-        await asyncio.gather(app({"type": "lifespan"}, Played().receive, Played().send), return_exceptions=True)
+        await asyncio.gather(app.serve({"type": "lifespan"}, Played().receive, Played().send), return_exceptions=True)
         assert words in app.startup
-        assert duty.busy is None
+        assert duty.requests == Requests(0, 0)
 
     counted(starts, act)
 

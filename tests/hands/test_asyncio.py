@@ -130,6 +130,38 @@ def test_a_connection_is_served_and_closed_and_counted(loop: str, capsys: pytest
 
 
 @on_both_loops
+def test_a_client_that_just_leaves_is_no_error_and_a_database_that_does_is_one(
+    loop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def unheard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"unread, so that it is a reset")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(reader.read(1))
+
+    async def asks_database(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        near, far = socket.socketpair()
+        near.send(b"SELECT 1")
+        far.close()
+        database, to_database = await asyncio.open_unix_connection(sock=near)
+        try:
+            await database.read(7)
+        finally:
+            to_database.close()
+
+    async def act(stage: Stage) -> None:
+        stage.master.hand(1)
+        await stage.report(busy=1)
+        stage.master.clients[0].close()
+        await stage.report(closed=1)
+
+    for handler in (unheard, asks_database):
+        play(loop, handler, act)
+        told = capsys.readouterr().err
+        assert ("Error" in told) == (handler is asks_database), told
+
+
+@on_both_loops
 def test_a_drain_waits_for_those_in_progress(loop: str) -> None:
     async def act(stage: Stage) -> None:
         stage.master.hand(2)

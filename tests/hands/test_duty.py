@@ -16,7 +16,17 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster import wire
 from rrmaster import worker as module
 from rrmaster.channel import HungUp, Letterbox, Line
-from rrmaster.worker import BATCH, REPORT_AFTER, RESERVE, CurrentWorker, Duty, Facts, current_worker, is_worker
+from rrmaster.worker import (
+    BATCH,
+    REPORT_AFTER,
+    RESERVE,
+    CurrentWorker,
+    Duty,
+    Facts,
+    Requests,
+    current_worker,
+    is_worker,
+)
 from rrmaster.worker.on_trio import SHORT_PAUSE, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
@@ -109,9 +119,10 @@ def test_a_probe_stands_outside_the_counters() -> None:
 
 def test_busy_is_what_counts_it_if_something_does() -> None:
     with on_duty() as (master, duty):
-        duty.busy = 5
+        duty.requests = Requests(begun=12, ended=7)
         duty.report()
-        assert master.report().busy == 5
+        report = master.report()
+        assert (report.busy, report.requests) == (5, 7)
 
 
 def test_a_nudge_is_answered_at_once() -> None:
@@ -376,6 +387,33 @@ async def test_what_a_handler_raises_stays_in_its_connection(capsys: pytest.Capt
         assert other.recv(10) == b"fine"
         assert service.duty.closed == 2
     assert "the application's fault" in capsys.readouterr().err
+
+
+async def test_a_client_that_just_leaves_is_no_error_and_a_database_that_does_is_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def unheard(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"unread, so that it is a reset")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits, stream)
+
+    async def asks_database(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        near, far = trio.socket.socketpair()
+        with near, far:
+            far.close()
+            await trio.SocketStream(near).send_all(b"SELECT 1")
+
+    for handler in (unheard, asks_database):
+        async with served(handler) as service:
+            service.master.hand()
+            (client,) = service.master.clients
+            await wait_all_tasks_blocked()
+            client.close()
+            await wait_all_tasks_blocked()
+            assert service.duty.closed == 1
+        told = capsys.readouterr().err
+        assert ("BrokenResourceError" in told) == (handler is asks_database), told
 
 
 async def test_reports_are_gathered(mock_clock: MockClock) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from rrmaster import log, outlet
 from rrmaster.log import Entry, Json, Printer, Text, begin, logger, subscribe, tell, to_descriptor, worker_lines
-from rrmaster.settings import Settings, SettingsError
+from rrmaster.options import SettingsError
+from rrmaster.settings import Settings
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

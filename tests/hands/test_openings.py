@@ -19,6 +19,7 @@ from rrmaster.openings import Openings
 from rrmaster.spelling import Tcp
 from rrmaster.wire import Attend, Listen, Listening
 from tests.fakes import House, Player, a_house, eventually
+from tests.hands.test_listeners import needs_ipv6
 
 LOOPBACK = "127.0.0.1"
 
@@ -104,6 +105,17 @@ async def test_the_same_address_twice_in_one_worker_is_in_use_until_it_is_left()
         assert (await harbour.ask(only, Listen(2, LOOPBACK, port))).errno == errno.EADDRINUSE
         await harbour.say(only, Attend(0, False))
         assert (await harbour.ask(only, Listen(3, LOOPBACK, port))) == Listening(3, 0, 0, port)
+
+
+@needs_ipv6
+async def test_everybody_of_ipv6_leaves_the_port_of_ipv4_to_who_asks_for_it() -> None:
+    async with a_harbour() as harbour:
+        only = harbour.hire()
+        found = set()
+        for index in range(5):  # somebody else may have just this port, for a moment
+            port = (await harbour.ask(only, Listen(1, "::", index=index))).port
+            found.add((await harbour.ask(only, Listen(2, "0.0.0.0", port))).errno)
+        assert 0 in found
 
 
 async def test_an_errno_is_the_kernels_and_nothing_is_left_open(tmp_path: Path) -> None:

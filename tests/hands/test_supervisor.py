@@ -18,7 +18,7 @@ from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL
 from rrmaster.restarts import STARTS_PER_S, Exit
 from rrmaster.supervisor import RETRY_S, STACKS_S, Birth, Born
-from tests.fakes import Actor, Fleet, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
+from tests.fakes import Actor, Fleet, Script, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 
@@ -99,10 +99,21 @@ async def test_a_start_at_which_all_fail_ends_with_the_applications_own_words(
         assert fleet.troupe.living == []
 
 
-async def test_a_start_at_which_all_crash_without_a_word_says_how(autojump_clock: MockClock) -> None:
-    async with a_fleet(2, crashes, complete=False) as fleet:
+async def leaves_early(actor: Actor) -> Exit:
+    """As `current_worker().disconnect()` where an address is refused."""
+    actor.say(wire.Retiring("it has disconnected", now=True))
+    return await boots_for_ever(actor)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [(crashes, "exited with status 1"), (leaves_early, "it has disconnected before it served")],
+)
+async def test_a_start_at_which_nobody_says_why_says_how(script: Script, words: str, autojump_clock: MockClock) -> None:
+    async with a_fleet(2, script, complete=False) as fleet:
         await fleet.over.wait()
-        assert "exited with status 1" in str(fleet.hopeless)
+        assert words in str(fleet.hopeless)
+        assert len(fleet.troupe.actors) == 2, "each slot is tried once"
 
 
 async def test_a_start_at_which_all_hang_says_so(autojump_clock: MockClock) -> None:
@@ -146,9 +157,12 @@ async def test_the_first_crash_is_replaced_at_once_and_the_next_ones_after_a_gro
             assert expected * 0.79 < pause < expected * 1.21 + 0.1
 
 
-async def test_a_worker_that_never_gets_ready_again_is_not_started_over_and_over(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("script", [crashes, leaves_early])
+async def test_a_worker_that_never_gets_ready_again_is_not_started_over_and_over(
+    script: Script, autojump_clock: MockClock
+) -> None:
     async with a_fleet(2) as fleet:
-        fleet.troupe.script = crashes
+        fleet.troupe.script = script
         fleet.serving[0].process.end(Exit(signal=signal.SIGSEGV))
         await trio.sleep(120)
         assert 5 <= len(fleet.troupe.actors) - 2 <= 10
@@ -350,7 +364,7 @@ async def test_in_a_reload_nobody_serves_less_and_the_old_drain(autojump_clock: 
         assert all(actor.process.how == Exit(code=0) and not actor.process.signals for actor in old)
 
 
-@pytest.mark.parametrize("bad", [fails("SyntaxError"), crashes, boots_for_ever], ids=["fails", "crashes", "hangs"])
+@pytest.mark.parametrize("bad", [fails("SyntaxError"), crashes, leaves_early, boots_for_ever])
 async def test_a_release_that_cannot_boot_costs_nobody(bad, autojump_clock: MockClock) -> None:  # type: ignore[no-untyped-def]
     async with a_fleet(3, casting={5: bad}, patience=Patience(ready=10, hang=0)) as fleet:
         before = ids(fleet)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,10 @@ from rrmaster import wire
 from rrmaster.channel import Talk
 from rrmaster.events import EventsMissed, FleetScaled, WorkerMessage
 from rrmaster.talk import KEPT, KEPT_BYTES, Conversation, News, WorkerGone
+from rrmaster.worker import MasterGone
+from rrmaster.worker import on_asyncio as asyncio_side
+from rrmaster.worker import on_trio as trio_side
+from rrmaster.worker.speech import Speech
 
 
 @define(eq=False)
@@ -212,6 +217,64 @@ async def test_a_flood_lets_the_others_have_their_turn() -> None:
             nursery.cancel_scope.cancel()
         assert ends.heard == list(range(200))
         assert turns >= 200 // 16 // 2, "trio takes tasks that are due in any order"
+
+
+# --- the worker's end of it
+
+
+def with_trio(talk: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        with trio.fail_after(5):
+            await talk()
+
+    trio.run(main)
+
+
+def with_asyncio(talk: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(talk(), 5))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("run", "kind"), [(with_trio, trio_side.Means), (with_asyncio, asyncio_side.Means)])
+def test_when_the_master_has_gone_messages_end_and_sending_is_an_error(run: Any, kind: Any) -> None:
+    master, its = Talk.open()
+
+    class Means(kind):  # type: ignore[misc]  # the runtime's own
+        async def writable(self, fd: int) -> None:
+            """The line is full, and now its other end goes."""
+            master.close()
+            await super().writable(fd)
+
+    async def talk() -> None:
+        speech = Speech(Talk(its), Means())
+        assert master.say(wire.encode_note("the last word"))
+        with pytest.raises(MasterGone):
+            await send_for_ever(speech)
+        assert [message async for message in speech.messages()] == ["the last word"]
+        with pytest.raises(MasterGone):
+            await speech.send("nobody hears this")
+
+    with its:
+        run(talk)
+
+
+async def send_for_ever(speech: Speech) -> None:
+    for _ in range(10_000):  # a line that never fills would be a fault, too
+        await speech.send("x" * 1000)
+
+
+async def test_the_messages_are_given_to_one_at_a_time() -> None:
+    with a_conversation() as ends, trio.fail_after(5):
+        speech = Speech(ends.its, trio_side.Means())
+        for number in range(2):
+            await ends.conversation.send(number)
+        messages = speech.messages()
+        assert await anext(messages) == 0
+        with pytest.raises(RuntimeError, match="somebody iterates"):
+            await anext(speech.messages())
+        await messages.aclose()
+        others = speech.messages()
+        assert await anext(others) == 1, "who comes after it goes on"
+        await others.aclose()
 
 
 # --- events

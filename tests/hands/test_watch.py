@@ -16,7 +16,8 @@ import trio
 import watchfiles
 
 from rrmaster import log
-from rrmaster.settings import Settings, SettingsError
+from rrmaster.options import SettingsError
+from rrmaster.settings import Settings
 from rrmaster.watch import Code, Watch, in_words, watched
 
 PATIENCE = 10.0

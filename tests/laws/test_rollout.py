@@ -60,7 +60,8 @@ def test_a_small_surge_goes_in_batches_and_a_failure_after_the_first_is_11():
 def test_out_of_time_is_12():
     rollout = a_rollout(timeout=10.0)
     assert rollout.look(10.0, ready=0, serving=0)
-    assert rollout.status == 12
+    assert (rollout.status, rollout.reason) == (12, "it was not done after 10 s")
+    assert rollout.lines == ["given up"], "the reason is said with the end"
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.floats(0, 3), st.booleans()), max_size=40))

@@ -10,8 +10,9 @@ from rrmaster import sources as law
 from rrmaster.balance import MAX_WINDOW, POLICIES
 from rrmaster.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
 from rrmaster.master import launch_of
+from rrmaster.options import SettingsError, flag
 from rrmaster.proxied import MODES
-from rrmaster.settings import Settings, SettingsError, flag, options
+from rrmaster.settings import Settings, options
 from rrmaster.sources import Source, conventions, from_environment, from_table, read, variable
 from rrmaster.spelling import LOG_LEVELS, Between, Inherited, Tcp, Unix, parse_bind, parse_binds, parse_duration
 
@@ -142,6 +143,9 @@ GOOD = {
     "forwarded_allow_ips": [("::1", "::1"), ("10.0.0.0/8, 127.0.0.1", "10.0.0.0/8,127.0.0.1"), ("*", "*"), ("", "")],
     "keep_alive": [("75s", 75.0), ("0", 0.0)],
     "threads": [("1", 1), (1000, 1000)],
+    "limit_request_line": [("4094", 4094), (0, 0), ("1048576", 1024 * 1024)],
+    "limit_request_fields": [("100", 100), (0, 0), (32768, 32768)],
+    "limit_request_field_size": [("8190", 8190), (0, 0)],
     "lifespan": [(lifespan, lifespan) for lifespan in LIFESPANS],
     "access_log": SWITCH,
     "certfile": [("cert.pem", "cert.pem"), (None, None)],
@@ -238,6 +242,9 @@ BAD = {
     "forwarded_allow_ips": ["localhost", "10.0.0.1/8", "1.2.3", None, 5],
     "keep_alive": ["-1", "x", None],
     "threads": ["0", 0, 1001, "x", None, True],
+    "limit_request_line": ["-1", 1024 * 1024 + 1, "4k", None, True],
+    "limit_request_fields": ["-1", 32769, "x", None, True],
+    "limit_request_field_size": ["-1", 1024 * 1024 + 1, "x", None, True],
     "lifespan": ["", "yes", True, None],
     "access_log": ["", "maybe", 2, None],
     "certfile": ["", 5],
@@ -418,6 +425,9 @@ def test_the_defaults_are_those_that_were_promised():
         "forwarded_allow_ips": "127.0.0.1,::1",
         "keep_alive": 5.0,
         "threads": 8,
+        "limit_request_line": 0,
+        "limit_request_fields": 0,
+        "limit_request_field_size": 0,
         "lifespan": "auto",
         "access_log": False,
         "certfile": None,

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import h11
+import pytest
 import trio
 from attrs import Factory, define
 from harness import PATIENCE
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
+"""Long enough that nothing happens by its own deadline, but at half of it."""
+
+
+FRAMEWORKS: dict[str, tuple[str, ...]] = {
+    "with_fastapi:app": (),
+    "with_starlette:make": ("--factory", "--runtime", "asyncio"),
+    "with_django:asgi": (),
+    "with_django:wsgi": ("--threads", "2"),
+    "with_quart:app": (),
+    "with_flask:app": (),
+}
+"""Applications that answer alike, each with its options."""
 
 
 class CutOff(Exception):
@@ -96,3 +114,43 @@ class Browser:
 async def browsing(port: int) -> AsyncIterator[Browser]:
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         yield Browser(stream)
+
+
+async def last_answer(browser: Browser) -> None:
+    """Ask until the answer says that it is the last: the worker may not have heard of the drain at the first."""
+    with trio.fail_after(PATIENCE):
+        while not (answer := await browser.get("/")).last:
+            assert answer.status == 200
+    assert answer.status == 200
+    assert await browser.closed()
+
+
+async def customer(
+    port: int, ledger: Counter[str], over: Callable[[], bool], think: float, path: str = "/slow?ms=20", **headers: str
+) -> None:
+    """Asks, thinks, and asks again over the same connection, and opens another one where the answer said so.
+
+    One that sends ``Connection: close`` has a new one for each request.
+    """
+    while not over():
+        async with browsing(port) as browser:
+            try:
+                while not over():
+                    answer = await browser.get(path, **headers)
+                    ledger[str(answer.status)] += 1
+                    if answer.last:
+                        break
+                    await trio.sleep(think)
+            except CutOff as error:
+                ledger[f"cut off {error}"] += 1
+
+
+def held_until_1012(port: int, opened: Callable[[], None]) -> None:
+    """In a thread: hold a websocket until it is closed because its worker goes."""
+    with connect(f"ws://127.0.0.1:{port}/ws", open_timeout=PATIENCE, proxy=None) as websocket:
+        websocket.recv(PATIENCE)
+        trio.from_thread.run_sync(opened)
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(PATIENCE)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1012

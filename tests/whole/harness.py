@@ -265,6 +265,24 @@ async def ask(port: int, question: bytes = b"?", ledger: Counter[str] | None = N
     return answer
 
 
+async def dial(master: Running) -> trio.SocketStream:
+    """A connection, closed at the end of the test."""
+    [stream] = await master.burst(1)
+    return stream
+
+
+async def closed(stream: trio.SocketStream) -> bytes:
+    """Wait until the other side has closed it; what it has said before."""
+    said = b""
+    with trio.fail_after(PATIENCE):
+        try:
+            while data := await stream.receive_some():
+                said += data
+        except trio.BrokenResourceError:
+            pass  # reset: closed, too
+    return said
+
+
 async def gone(pid: int) -> None:
     """Wait until a process that is not our child has ended."""
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from harness import PATIENCE, Running, running
+from harness import PATIENCE, Running, closed, dial, running
 from websockets.sync.client import connect as connect_websocket
 
 CLIENT, LISTENER = ["192.0.2.7", 56324], ["198.51.100.1", 443]
@@ -25,12 +25,6 @@ LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 SERVERS = [("app", "uvloop"), ("app", "trio"), ("wsgi", "uvloop"), ("stream", "trio"), ("streams", "asyncio")]
-
-
-async def dial(master: Running) -> trio.SocketStream:
-    """A connection, closed at the end of the test."""
-    [stream] = await master.burst(1)
-    return stream
 
 
 async def answer(stream: trio.abc.Stream) -> list:
@@ -49,18 +43,6 @@ async def asked(master: Running, header: bytes) -> list:
     stream = await dial(master)
     await stream.send_all(header + REQUEST)
     return await answer(stream)
-
-
-async def closed(stream: trio.SocketStream) -> bytes:
-    """Wait until the other side has closed it; what it has said before."""
-    said = b""
-    with trio.fail_after(PATIENCE):
-        try:
-            while data := await stream.receive_some():
-                said += data
-        except trio.BrokenResourceError:
-            pass  # reset: closed, too
-    return said
 
 
 @pytest.mark.parametrize(("application", "runtime"), SERVERS)

@@ -9,18 +9,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from browser import browsing
+from browser import FRAMEWORKS, browsing
 from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, running
 from websockets.sync.client import connect
 
-FRAMEWORKS = {
-    "with_fastapi:app": (),
-    "with_starlette:make": ("--factory", "--runtime", "asyncio"),
-    "with_django:asgi": (),
-    "with_django:wsgi": ("--threads", "2"),
-    "with_quart:app": (),
-    "with_flask:app": (),
-}
 HAVE_WEBSOCKETS = {"with_fastapi:app", "with_starlette:make", "with_quart:app"}
 
 HTTP = "\r\n".join(["{} HTTP/1.1", "Host: test", "{}", "", ""])

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from browser import Browser, CutOff, browsing
-from harness import BRIEF, PATIENCE, Running, running
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
-
-DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
-"""Long enough that nothing happens by its own deadline, but at half of it."""
+from browser import DRAINS, FRAMEWORKS, Browser, browsing, customer, held_until_1012, last_answer
+from harness import BRIEF, Running, running
 
 
 @asynccontextmanager
@@ -29,15 +25,6 @@ async def drained(master: Running) -> None:
     """The only worker is on its way out."""
     master.signal(signal.SIGTERM)
     await master.said("serving -> draining")
-
-
-async def last_answer(browser: Browser) -> None:
-    """Ask until the answer says that it is the last: the worker may not have heard of the drain at the first."""
-    with trio.fail_after(PATIENCE):
-        while not (answer := await browser.get("/")).last:
-            assert answer.status == 200
-    assert answer.status == 200
-    assert await browser.closed()
 
 
 @pytest.mark.parametrize("options", [(), ("--runtime", "asyncio")])
@@ -86,17 +73,6 @@ async def test_who_says_nothing_is_not_waited_for_for_long():
         assert ends["virgin"] < ends["idle"]
 
 
-def held_until_1012(port: int, opened: Callable[[], None]) -> None:
-    """In a thread: hold a websocket until it is closed because its worker goes."""
-    with connect(f"ws://127.0.0.1:{port}/ws", open_timeout=PATIENCE) as websocket:
-        websocket.recv(PATIENCE)
-        trio.from_thread.run_sync(opened)
-        with pytest.raises(ConnectionClosed) as caught:
-            websocket.recv(PATIENCE)
-        assert caught.value.rcvd is not None
-        assert caught.value.rcvd.code == 1012
-
-
 async def test_a_second_signal_ends_a_worker_whatever_it_does():
     """A request in a thread, which cannot be cancelled, too."""
     async with running("with_flask:app", "--graceful-timeout", "500ms", workers=1) as master:
@@ -109,25 +85,11 @@ async def test_a_second_signal_ends_a_worker_whatever_it_does():
         await master.said("stopping -> gone, exited with status 0")
 
 
-async def customer(port: int, ledger: Counter[str], over: Callable[[], bool], think: float) -> None:
-    """Asks, thinks, and asks again over the same connection, and opens another one where the answer said so."""
-    while not over():
-        async with browsing(port) as browser:
-            try:
-                while not over():
-                    answer = await browser.get("/slow?ms=20")
-                    ledger[str(answer.status)] += 1
-                    if answer.last:
-                        break
-                    await trio.sleep(think)
-            except CutOff as error:
-                ledger[f"cut off {error}"] += 1
-
-
-@pytest.mark.parametrize("application", ["with_fastapi:app", "with_flask:app"])
+@pytest.mark.parametrize("application", FRAMEWORKS)
 async def test_a_reload_under_load_fails_no_request(application: str):
     """Clients with new connections, with kept ones in a hurry, and with kept ones that think between requests."""
-    async with running(application, *BRIEF, workers=2) as master:
+    path = "/slow?ms=20" if application in ("with_fastapi:app", "with_flask:app") else "/"
+    async with running(application, *FRAMEWORKS[application], *BRIEF, workers=2) as master:
         ledger: Counter[str] = Counter()
 
         def over() -> bool:
@@ -136,7 +98,9 @@ async def test_a_reload_under_load_fails_no_request(application: str):
         async with trio.open_nursery() as nursery:
             for think in (0.0, 0.01, 0.3):
                 for _ in range(3):
-                    nursery.start_soon(customer, master.port, ledger, over, think)
+                    nursery.start_soon(customer, master.port, ledger, over, think, path)
+            for _ in range(3):
+                nursery.start_soon(partial(customer, master.port, ledger, over, 0.0, path, Connection="close"))
             for generation in (2, 3):
                 master.signal(signal.SIGHUP)
                 await master.said(f"committed: generation {generation} serves alone")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from browser import browsing
 from harness import PATIENCE, PROGRAMS, running
@@ -101,3 +103,43 @@ async def test_what_no_honest_client_sends_is_answered_as_by_the_bare_server():
         assert differing == {}
         async with browsing(master.port) as browser:
             assert (await browser.get("/")).json["pid"] == pid, "and it lives"
+
+
+LIMITS = ("--limit-request-line", "100", "--limit-request-fields", "10", "--limit-request-field-size", "200")
+HEAD = 100 + 10 * (200 + 32)
+
+HEADS = {
+    "within all of them": (GET + b"X-Field: " + b"x" * 190 + b"\r\n" + b"X: 1\r\n" * 7 + b"\r\n", b"200"),
+    "a long line": (b"GET /?" + b"x" * 100 + b" HTTP/1.1\r\nHost: test\r\n\r\n", b"414"),
+    "many fields": (GET + b"X: 1\r\n" * 10 + b"\r\n", b"431"),
+    "a long field": (GET + b"X-Field: " + b"x" * 200 + b"\r\n\r\n", b"431"),
+    "a websocket with a long field": (
+        GET + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Field: " + b"x" * 200 + b"\r\n\r\n",
+        b"403",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", ["auto", "trio"])
+async def test_a_head_beyond_the_limits_is_refused_and_never_ends_in_memory(runtime: str):
+    async with running("asgi_apps:asks_nothing", "--runtime", runtime, *LIMITS, workers=1) as master:
+        for name, (data, status) in HEADS.items():
+            async with await trio.open_tcp_stream("127.0.0.1", master.port) as stream:
+                await stream.send_all(data)
+                with trio.fail_after(PATIENCE):
+                    assert (await stream.receive_some()).split()[1] == status, name
+        async with await trio.open_tcp_stream("127.0.0.1", master.port) as stream:
+            with trio.fail_after(PATIENCE):
+                await stream.send_all(GET + b"X-Field: ")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_pour, stream)
+                    answer = await stream.receive_some()
+                    nursery.cancel_scope.cancel()
+        assert answer.split()[1] in (b"400", b"431")
+
+
+async def _pour(stream: trio.SocketStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(b"x" * HEAD)

@@ -12,13 +12,10 @@ import httpx
 import pytest
 import trio
 import trustme
-from browser import Browser, CutOff, browsing
+from browser import DRAINS, Browser, browsing, customer, held_until_1012, last_answer
 from harness import BRIEF, PATIENCE, Running, running
 from test_start import SERVE, rrmaster
-from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-
-DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
 
 
 def speaking(version: str, **more: object) -> httpx.AsyncClient:
@@ -98,15 +95,6 @@ def test_an_application_that_refuses_to_start_says_why():
     ended = rrmaster(*SERVE, "--runtime", "trio", "--lifespan", "on", "secure:knows_no_life")
     assert ended.returncode == 3
     assert "AssertionError" in ended.stderr
-
-
-async def last_answer(browser: Browser) -> None:
-    """Ask until the answer says that it is the last: the worker may not have heard of the drain at the first."""
-    with trio.fail_after(PATIENCE):
-        while not (answer := await browser.get("/")).last:
-            assert answer.status == 200
-    assert answer.status == 200
-    assert await browser.closed()
 
 
 async def test_every_kind_of_connection_ends_in_peace():
@@ -190,32 +178,6 @@ async def _told_to_go_away(stream: trio.SocketStream) -> None:
             said += data
     await stream.aclose()
     assert said[-17:-8] == b"\0\0\x08\7\0\0\0\0\0", said  # the frame of GOAWAY: 8 bytes, kind 7
-
-
-def held_until_1012(port: int, opened: Callable[[], None]) -> None:
-    """In a thread: hold a websocket until it is closed because its worker goes."""
-    with connect(f"ws://127.0.0.1:{port}/ws", open_timeout=PATIENCE, proxy=None) as websocket:
-        websocket.recv(PATIENCE)
-        trio.from_thread.run_sync(opened)
-        with pytest.raises(ConnectionClosed) as caught:
-            websocket.recv(PATIENCE)
-        assert caught.value.rcvd is not None
-        assert caught.value.rcvd.code == 1012
-
-
-async def customer(port: int, ledger: Counter[str], over: Callable[[], bool], think: float) -> None:
-    """Asks, thinks, and asks again over the same connection, and opens another one where the answer said so."""
-    while not over():
-        async with browsing(port) as browser:
-            try:
-                while not over():
-                    answer = await browser.get("/slow?ms=20")
-                    ledger[str(answer.status)] += 1
-                    if answer.last:
-                        break
-                    await trio.sleep(think)
-            except CutOff as error:
-                ledger[f"cut off {error}"] += 1
 
 
 async def modern_customer(port: int, ledger: Counter[str], over: Callable[[], bool], think: float) -> None:

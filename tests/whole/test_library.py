@@ -24,9 +24,10 @@ from rrmaster import (
     WorkerForked,
     WorkerListening,
     WorkerMessage,
+    WorkerOnline,
 )
 from rrmaster.embedding import Master
-from tests.whole.harness import PATIENCE, PROGRAMS, ask, gone, is_free
+from tests.whole.harness import PATIENCE, PROGRAMS, ask, closed, gone, is_free
 
 
 def settings(application: object = "talks:handler", **options: object) -> rrmaster.Settings:
@@ -121,8 +122,12 @@ async def test_every_event_of_a_worker_that_is_born_later_is_seen_in_the_documen
         assert (worker.slot, worker.is_connected(), worker.exited_after_disconnect) == (1, True, None)
         await master.scale(2)
         assert worker.state == "serving"
-        listening = await until(told, WorkerListening, id=worker.id)
-        assert listening.addresses == master.addresses
+        who = (worker.id, worker.slot, worker.generation)
+        await until(told, WorkerListening, id=worker.id)
+        told_of_it = [e for e in told if isinstance(e, WorkerEvent) and e.id == worker.id]
+        assert [e for e in told_of_it if not isinstance(e, WorkerChanged)] == [
+            WorkerForked(*who), WorkerOnline(*who, worker.pid), WorkerListening(*who, master.addresses),
+        ]  # fmt: skip
         await worker.disconnect()
         assert (worker.is_connected(), worker.is_dead(), worker.exited_after_disconnect) == (False, True, True)
         heir = await until(told, WorkerForked, slot=1, generation=1, id=worker.id + 1)
@@ -152,16 +157,18 @@ async def test_the_iteration_of_events_ends_with_the_master() -> None:
 # --- fork, environment, scale, disconnect
 
 
-async def test_a_forked_worker_and_its_replacement_have_the_environment_it_was_forked_with() -> None:
+async def test_a_forked_worker_and_its_replacement_have_the_environment_it_was_forked_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EXTRA", "inherited")
     async with a_master(workers=1, env_file=None) as (master, told):
-        worker = await master.fork({"EXTRA": "yes"})
+        worker = await master.fork({"EXTRA": "yes", "NEW": "too"})
         await master.scale(2)
-        answers = Counter([await order(master, "env EXTRA") for _ in range(4)])
-        assert set(answers) == {"yes", "-"}
+        assert {await order(master, "env NEW") for _ in range(4)} == {"too", "-"}
         worker.kill(signal.SIGKILL)
         await until(told, WorkerExited, id=worker.id)
         await master.scale(2)
-        assert {await order(master, "env EXTRA") for _ in range(4)} == {"yes", "-"}
+        assert {await order(master, "env EXTRA") for _ in range(4)} == {"yes", "inherited"}
 
 
 async def test_scale_returns_when_so_many_serve_and_ids_are_never_used_again() -> None:
@@ -197,28 +204,83 @@ async def test_disconnect_returns_when_the_last_worker_has_left_and_the_addresse
         await master.disconnect()
 
 
+async def test_all_leave_and_others_come_as_often_as_one_likes_and_nothing_is_left_of_them(tmp_path: Path) -> None:
+    """Several ask for it at once, and one worker is told to end while it still finishes something."""
+    async with a_master(bind=["127.0.0.1:0", f"unix:{tmp_path}/s"]) as (master, told):
+        before = open_descriptors()
+        for _ in range(2):
+            assert await order(master, "who")
+            held = await trio.open_unix_socket(tmp_path / "s")
+            await held.send_all(b"who")
+            holder = master.workers[int(await held.receive_some())]
+            async with trio.open_nursery() as nursery:
+                for leave in (master.disconnect, holder.disconnect, master.disconnect):
+                    nursery.start_soon(leave)
+                await held.send_all(b"drain")
+                assert await held.receive_some() == b"draining"
+                holder.kill()
+            assert await closed(held) == b""
+            await held.aclose()
+            assert not master.workers
+            await master.scale(2)
+            assert open_descriptors() == before
+        await master.disconnect()
+    exits = [(e.id, e.code, e.signal, e.exited_after_disconnect) for e in told if isinstance(e, WorkerExited)]
+    assert sorted(exits) == [(id_, 0, None, True) for id_ in range(1, 7)]
+
+
 async def test_a_worker_that_disconnects_itself_finishes_what_it_has_and_is_replaced() -> None:
     async with a_master(workers=1) as (master, told):
         (worker,) = master.workers.values()
-        assert await order(master, "leave") == "leaving"
+        held = await trio.open_tcp_stream("127.0.0.1", port(master))
+        for _ in range(2):  # the second time it changes nothing
+            await held.send_all(b"leave")
+            assert await held.receive_some() == b"leaving"
+        heir = await until(told, WorkerForked, id=worker.id + 1)
+        left = await until(told, WorkerDisconnected, id=worker.id)
+        assert told.index(left) < told.index(heir), "it waits for nobody"
+        assert (worker.is_connected(), worker.is_dead()) == (False, False)
+        await worker.send("to one that leaves")
+        await master.workers[heir.id].send("to one whose application is not even loaded")
+        await held.send_all(b"echo")
+        await until(told, WorkerMessage, id=worker.id, message="to one that leaves")
+        assert await order(master, "echo 1") == "heard enough"
+        await until(told, WorkerMessage, id=heir.id, message="to one whose application is not even loaded")
+        await worker.send("enough")
+        await held.aclose()
         ended = await until(told, WorkerExited, id=worker.id)
         assert (ended.code, ended.exited_after_disconnect) == (0, True)
-        await until(told, WorkerListening, id=worker.id + 1)
 
 
-async def test_kill_and_disconnect_of_the_dead_change_nothing() -> None:
+async def test_kill_and_disconnect_of_the_dead_change_nothing_and_sending_to_them_is_an_error() -> None:
     async with a_master(respawn=False) as (master, told):
-        worker = next(iter(master.workers.values()))
-        worker.kill(signal.SIGKILL)
+        worker, other = master.workers.values()
+
+        async def send_for_ever() -> None:
+            with pytest.raises(rrmaster.WorkerGone):
+                await says_for_ever(worker)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_for_ever)
+            await trio.testing.wait_all_tasks_blocked()  # the line is full
+            worker.kill(signal.SIGKILL)
+            await send_for_ever()  # and nobody has noticed yet
         await worker.disconnect()
         worker.kill(signal.SIGKILL)
         worker.kill()
         await worker.disconnect()
         assert worker.is_dead()
-        assert sum(isinstance(e, WorkerExited) for e in told) <= 1
+        assert of(told, worker.id)[-2:] == LIFE[-2:]
+        assert sum(isinstance(e, WorkerExited) for e in told) == 1
         with pytest.raises(rrmaster.WorkerGone):
             await worker.send("hello?")
         assert await master.broadcast("anybody?") == 1
+        assert await order(master, "who") == str(other.id)
+
+
+async def says_for_ever(worker: rrmaster.Worker) -> None:
+    while True:
+        await worker.send("x" * 1_000)
 
 
 # --- messages

@@ -126,18 +126,21 @@ async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
         assert await second(f"open c 127.0.0.1:{other}") == other, "a free port is known by its number, too"
         assert await first("open d 192.0.2.1:80") == "EADDRNOTAVAIL"
         assert await first(f"open d {tmp_path}/nowhere/x.sock") == "ENOENT"
-        with socket.socket() as busy:
+        with socket.socket() as busy, socket.socket(socket.AF_UNIX) as busy_too:
             busy.bind(("127.0.0.1", 0))
             busy.listen()
             taken = busy.getsockname()[1]
             assert await second(f"open e 127.0.0.1:{taken}") == "EADDRINUSE"
+            busy_too.bind(f"{tmp_path}/busy")
+            busy_too.listen()
+            assert await second(f"open e {tmp_path}/busy") == "EADDRINUSE"
         assert await second(f"open e 127.0.0.1:{taken}") == str(taken), "asked for again, it is there"
 
-        # A path of any length, and its file.
+        # A path of any length, relative to the worker's directory or not, and its file.
         deep = tmp_path / ("d" * 100)
         deep.mkdir()
         path = deep / "x.sock"
-        assert await first(f"open f {path}") == str(path)
+        assert await first(f"open f {os.path.relpath(path, ROOT)}") == str(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
         # One closes; the other serves on.
@@ -281,12 +284,19 @@ async def test_a_program_that_ends_before_it_is_ready_has_failed_and_is_told_why
         assert "runpy" not in master.text, "our own frames are nobody's affair"
 
 
-async def test_a_program_that_exits_while_it_serves_is_replaced():
+async def test_a_program_that_exits_or_leaves_while_it_serves_is_replaced():
     async with program("puppet.py") as master:
-        first, _ = await strings(master)
+        first, second = await strings(master)
         await first.stream.send_all(b"exit 7")
         await master.said(r"worker 0 .*serving -> gone, exited with status 7")
-        await master.said(r"worker 0 .*proving -> serving", times=2)
+        # As a program does that is refused an address.
+        assert await second("open c 192.0.2.1:80") == "EADDRNOTAVAIL"
+        assert await second("leave") == "None"
+        assert await second("draining") == "True"
+        await second.stream.aclose()
+        await master.said(r"worker 1 .*draining -> gone, exited with status 0")
+        for slot in (0, 1):
+            await master.said(rf"worker {slot} .*proving -> serving", times=2)
         assert len(await strings(master)) == 2
 
 

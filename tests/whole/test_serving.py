@@ -47,16 +47,26 @@ async def test_held_connections_are_spread_evenly_in_a_burst():
         assert max(counts.values()) <= 55
 
 
-async def test_a_worker_has_no_more_connections_than_it_may_and_the_others_wait():
+async def test_a_worker_has_no_more_connections_than_it_may_and_the_others_wait_at_no_cost():
     async with running("handlers:ident", "--worker-connections", "3", workers=2) as master:
         held = await master.hold(6)
         assert set(Counter(held.values()).values()) == {3}
         waiting = await master.burst(2)
+        # With one connection too many, Node's primary and its workers hand it to one another for ever.
+        before = [processor_time(pid) for pid in (master.pid, *master.workers)]
+        await trio.sleep(1)  # the time over which it is measured
+        after = [processor_time(pid) for pid in (master.pid, *master.workers)]
+        assert max(late - early for early, late in zip(before, after, strict=True)) < 0.05
         for stream, pid in list(held.items())[:2]:
             await stream.send_all(b"bye")
             # Nobody else has room, so whoever has closed one gets the next.
             with trio.fail_after(PATIENCE):
                 assert int(await waiting.pop(0).receive_some()) == pid
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that its threads have run."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
 
 
 @pytest.mark.parametrize("policy", ["round-robin", "random-two", "ip-hash", "by_slot:highest"])

@@ -148,6 +148,13 @@ def test_only_root_becomes_another_user(tmp_path: Path):
     assert "only root" in ended.stderr
 
 
+def test_who_is_told_to_end_while_it_starts_leaves_nothing_behind(tmp_path: Path):
+    files = ("--bind", f"unix:{tmp_path}/s", "--pid", str(tmp_path / "pid"), "--control", str(tmp_path / "control"))
+    ended = rrmaster(*SERVE, *files, "--policy", "impatient:policy", "rrmaster.demo:echo")
+    assert (ended.returncode, list(tmp_path.iterdir())) == (0, [])
+    assert "received SIGTERM" in ended.stderr
+
+
 def test_a_pid_file_of_a_living_process_is_respected(tmp_path: Path):
     (tmp_path / "pid").write_text(str(os.getpid()))
     ended = rrmaster("--pid", str(tmp_path / "pid"), "-b", "127.0.0.1:0", "rrmaster.demo:echo")

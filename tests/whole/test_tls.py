@@ -17,7 +17,7 @@ import pytest
 import trio
 import trustme
 from attrs import define
-from harness import BRIEF, PATIENCE, Running, running
+from harness import BRIEF, PATIENCE, Running, closed, dial, running
 from test_start import rrmaster
 from websockets.sync.client import connect as connect_websocket
 
@@ -59,12 +59,6 @@ def files(tmp_path: Path) -> Iterator[Files]:
     return made
 
 
-async def dial(master: Running) -> trio.SocketStream:
-    """A connection, closed at the end of the test."""
-    [stream] = await master.burst(1)
-    return stream
-
-
 async def secured(stream: trio.abc.Stream, context: ssl.SSLContext) -> trio.SSLStream:
     secure = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
     with trio.fail_after(PATIENCE):
@@ -93,18 +87,6 @@ async def _read(stream: trio.abc.Stream) -> tuple[bytes, bytes]:
         more = await stream.receive_some()
         assert more, f"ended after {data!r}"
         data += more
-
-
-async def closed(stream: trio.SocketStream) -> bytes:
-    """Wait until the other side has closed it; what it has said before."""
-    said = b""
-    with trio.fail_after(PATIENCE):
-        try:
-            while data := await stream.receive_some():
-                said += data
-        except trio.BrokenResourceError:
-            pass  # reset: closed, too
-    return said
 
 
 async def common_name(master: Running, files: Files) -> str:

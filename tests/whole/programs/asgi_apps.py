@@ -20,6 +20,14 @@ async def fails_to_start(scope, receive, send):
     await send({"type": "lifespan.startup.failed", "message": "the database does not answer"})
 
 
+async def asks_nothing(scope, receive, send):
+    """Answers, on any library; a websocket is let in."""
+    if scope["type"] == "http":
+        await answer(send, b"well")
+    elif scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+
+
 async def answer(send, body):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})

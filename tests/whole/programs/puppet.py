@@ -69,6 +69,8 @@ async def do(nursery, deed, *words):
         return sys.argv
     if deed == "draining":
         return rrmaster.current_worker().draining.is_set()
+    if deed == "leave":
+        return await rrmaster.current_worker().disconnect()
     if deed == "exit":
         os._exit(int(words[0]))
     if deed == "block":

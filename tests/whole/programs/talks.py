@@ -26,14 +26,20 @@ async def handler(stream):  # noqa: C901  # a table of orders
                 else:
                     await stream.send_all(b"sent")
             case "echo":
+                left = int(rest or -1)
                 async for message in me.messages():
-                    if message == "enough":
+                    left -= message != "enough"
+                    if message != "enough":
+                        await me.send(message)
+                    if message == "enough" or left == 0:
                         await stream.send_all(b"heard enough")
                         break
-                    await me.send(message)
             case "leave":
                 await me.disconnect()
                 await stream.send_all(b"leaving")
+            case "drain":
+                await me.draining.wait()
+                await stream.send_all(b"draining")
             case "exit":
                 os._exit(int(rest))
 

@@ -1,0 +1,157 @@
+"""What it gives that `least-loaded` breaks ties by the requests in progress.
+
+``python -m bench.busy [--seconds S] [--rounds N]``
+
+Each worker has a pool of four connections to a database, as an application mostly has (or `--threads` of WSGI), and
+four workers hold eight kept connections of clients each, so by connections all are alike.  Over those of two workers
+comes one request after the other, each of which needs the database for 50 ms: their pools are always taken.  Beside
+that other clients come at a fixed rate, each with a connection of its own and one request that needs it for 1 ms.
+Whose connections they are is all that differs between the policies; `by connections` is least-loaded without the
+tie-break, in the words of a user's own policy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import asdict, frozen
+
+from .machine import HOME, Spread, describe, keep, table
+from .servers import Contender, _port_of_rrmaster, started
+
+WORKERS = 4
+KEPT = 8
+"""Connections of clients that each worker holds."""
+
+POOL = 4
+"""Connections to the database that a worker has."""
+
+SLOW_S, QUICK_S = 0.05, 0.001
+"""Seconds for which a request needs one."""
+
+RATE = 100
+"""Other clients a second."""
+
+POLICIES = ("least-loaded", "bench.busy:by_connections", "round-robin")
+
+_pool = asyncio.Semaphore(POOL)
+
+_turns: dict[int, int] = {}
+
+
+def by_connections(candidates: Sequence[Any], peer: Any) -> Any:
+    """Fewest open connections, then whose turn it is."""
+    chosen = min(candidates, key=lambda c: (c.load, _turns.get(c.id, 0)))
+    _turns[chosen.id] = max(_turns.values(), default=0) + 1
+    return chosen
+
+
+async def app(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    """Asks the database, and says who it is."""
+    if scope["type"] != "http":
+        return
+    async with _pool:
+        await asyncio.sleep(SLOW_S if scope["path"] == "/slow" else QUICK_S)
+    body = b"%d" % os.getpid()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@frozen
+class Seen:
+    """One round of one policy."""
+
+    times: list[float]
+    """Seconds from connecting to the answer."""
+    to_busy: float
+    """Which part of them came to one of the two workers with the slow requests."""
+
+    def at(self, share: float) -> float:
+        return sorted(self.times)[min(int(share * len(self.times)), len(self.times) - 1)] * 1e3
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> int:
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None
+    return int(await reader.readexactly(int(length[1])))
+
+
+async def _slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        await _ask(reader, writer, "/slow")
+
+
+async def _short(port: int, at: float) -> tuple[float, int]:
+    """The time from when it was to begin, so that a client that is late itself hides nothing."""
+    await asyncio.sleep(max(0.0, at - time.monotonic()))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    pid = await _ask(reader, writer, "/")
+    took = time.monotonic() - at
+    writer.close()
+    return took, pid
+
+
+async def _round(port: int, seconds: float) -> Seen:
+    held = []
+    for _ in range(WORKERS * KEPT):
+        pair = await asyncio.open_connection("127.0.0.1", port)
+        held.append((pair, await _ask(*pair, "/")))
+    chosen = set(sorted({pid for _, pid in held})[: WORKERS // 2])
+    slow = [asyncio.create_task(_slow(*pair)) for pair, pid in held if pid in chosen]
+    try:
+        await asyncio.sleep(0.5)
+        begin = time.monotonic() + 0.1
+        clients = (_short(port, begin + number / RATE) for number in range(int(RATE * seconds)))
+        answers = await asyncio.wait_for(asyncio.gather(*clients), seconds + 30)
+    finally:
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        for (_, writer), _ in held:
+            writer.close()
+    return Seen([took for took, _ in answers], sum(pid in chosen for _, pid in answers) / len(answers))
+
+
+def _with(policy: str) -> Contender:
+    def command(workers: int) -> Sequence[str]:
+        options = ["-w", str(workers), "-b", "127.0.0.1:0", "--app-dir", str(HOME.parent), "--policy", policy]
+        return [sys.executable, "-m", "rrmaster", *options, "--keep-alive", "60s", "bench.busy:app"]
+
+    return Contender(policy, command, _port_of_rrmaster)
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(prog="python -m bench.busy", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of clients in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    seen: dict[str, list[Seen]] = {policy: [] for policy in POLICIES}
+    for number in range(arguments.rounds):
+        for policy in POLICIES:
+            print(f"round {number + 1} of {arguments.rounds}: {policy}", file=sys.stderr)
+            with started(_with(policy), WORKERS) as server:
+                seen[policy].append(asyncio.run(_round(server.port, arguments.seconds)))
+    rows: list[Sequence[str]] = [("policy", "p50 ms", "p90 ms", "p99 ms", "to busy workers %")]
+    found: dict[str, Any] = {}
+    for policy, rounds in seen.items():
+        figures = {f"p{share}_ms": Spread.of([one.at(share / 100) for one in rounds]) for share in (50, 90, 99)}
+        figures["to_busy_percent"] = Spread.of([100 * one.to_busy for one in rounds])
+        rows.append((policy.replace("bench.busy:", "").replace("_", " "), *(s.show() for s in figures.values())))
+        found[policy] = {name: asdict(spread) for name, spread in figures.items()}
+    print(table(rows))
+    content = {"machine": describe(), "rate": RATE, "rounds": arguments.rounds, "seconds": arguments.seconds}
+    print(keep("busy", {**content, "policies": found}))
+
+
+if __name__ == "__main__":
+    main()

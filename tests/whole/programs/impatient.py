@@ -1,0 +1,10 @@
+"""A policy in whose loading, before anything is served, somebody asks the master to end."""
+
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGTERM)
+
+
+def policy(candidates, peer):
+    return candidates[0]

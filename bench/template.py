@@ -99,7 +99,7 @@ class Fleet:
             while data := sock.recv(4096):
                 answer += data
         head, _, body = answer.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
+        if not head.startswith(b"HTTP/1.1 200") or not re.search(rb"\d", body):  # it was killed in the middle
             raise ConnectionResetError(f"no answer: {answer!r}")
         return int(re.findall(rb"\d+", body)[-1])
 

@@ -48,7 +48,7 @@ class ReloadRefused(Exception):
         """In the words of whoever was not good enough: mostly the application's own traceback."""
         self.status = status
         """As `rrmaster reload` exits: 10 refused before any client saw it, 11 rolled back, 12 out of time, 13 another
-        reload runs."""
+        reload runs; 1 there is nothing to go back to."""
 
 
 @frozen
@@ -291,10 +291,22 @@ class Master:
 
         Raises ReloadRefused, with the reason.  Cancelled, the reload goes on.
         """
+        return await self._outcome(self._inner.begin_reload)
+
+    async def rollback(self) -> ReloadResult:
+        """Replace all workers by such of the previous code, which templates keep in memory for the rollback window.
+
+        Raises ReloadRefused, with the reason; status 1 if there is nothing to go back to.  Cancelled, it goes on.
+        """
+        return await self._outcome(self._inner.begin_rollback)
+
+    async def _outcome(self, begin: Callable[[], Rollout]) -> ReloadResult:
         try:
-            rollout: Rollout = self._inner.begin_reload()
+            rollout = begin()
         except Busy as busy:
             raise ReloadRefused(str(busy), BUSY) from None
+        except LookupError as unknown:
+            raise ReloadRefused(str(unknown), 1) from None
         await self._until(lambda: rollout.over)
         status = rollout.status
         if status:

@@ -77,10 +77,12 @@ class Master:
     """This process is a master and nothing else, so that it may adopt orphans."""
     lineage: Lineage = field(init=False)
     """The templates."""
-    forks: bool = False
-    """Workers are forked from them, where that can be."""
     told: Callable[[str], None] = lambda what: None
     """Called with "reloading", "reloaded" and "stopping": a service manager wants to know."""
+    _kept: contextlib.ExitStack = field(factory=contextlib.ExitStack)
+    """What is undone at the end."""
+    _adopts: bool | None = None
+    """Orphans become our children; None: that was not asked for yet."""
     _change: Change | None = None
     """What the reload under way will change."""
     slot_environ: dict[int, dict[str, str]] = field(factory=dict)
@@ -143,7 +145,10 @@ class Master:
         stem = self.lineage.go_back(generation)
         if stem is None:
             return self._why_no_way_back()
-        return self._change_to(lambda: stem.settings, stem.environment)
+        refusal = self._change_to(lambda: stem.settings, stem.environment)
+        if refusal:
+            self.lineage.abandoned(generation)
+        return refusal
 
     def _change_to(self, chosen: Callable[[], Settings], environ: Mapping[str, str] | None = None) -> str:
         self.told("reloading")
@@ -212,7 +217,7 @@ class Master:
         return self.supervisor.renewal.begin(supersede, self._prepare_to_go_back)
 
     def _why_no_way_back(self) -> str:
-        if not self.forks:
+        if not self._forks(self.settings):
             return "there is nothing to go back to: only with templates is the code of a generation kept (--preload)"
         if self.settings.rollback_window == 0:
             return "there is nothing to go back to: --rollback-window is 0, so no code is kept after a reload"
@@ -244,16 +249,19 @@ class Master:
 
     async def run(self) -> None:
         """Serve until `stop` has done its work.  Raises Hopeless if no worker ever becomes ready."""
-        with adopting() if self._wants_templates() else contextlib.nullcontext(False) as self.forks:
+        with self._kept:
             await self._run()
 
-    def _wants_templates(self) -> bool:
-        """Whether workers are to be forked.  Their parent would end, so this process must adopt them, and with them all
+    def _forks(self, chosen: Settings) -> bool:
+        """Whether workers are to be forked.  Their parent ends, so this process must adopt them, and with them all
         orphans among its descendants: a program that has other children decides that for itself."""
-        chosen = self.settings
         if self.command or is_program(chosen.application):
             return False
-        return chosen.preload == "on" or (chosen.preload == "auto" and self.alone)
+        if chosen.preload == "off" or (chosen.preload == "auto" and not self.alone):
+            return False
+        if self._adopts is None:
+            self._adopts = self._kept.enter_context(adopting())
+        return self._adopts
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -331,9 +339,9 @@ class Master:
     async def _fork(self, birth: Birth, outputs: tuple[int, int]) -> Process | None:
         """From the template of its generation; None: there is none.  Raises StillBorn."""
         # Who has an environment of his own may import something else with it.
-        if not self.forks or self.slot_environ.get(birth.slot):
-            return None
         settings, environ = self._for(birth)
+        if self.slot_environ.get(birth.slot) or not self._forks(settings):
+            return None
         stem = self.lineage.of(birth.generation, settings, environ)
         own, title = own_environment(birth, self.supervisor.goal.size), worker_title(settings, birth)
         process = await stem.worker((birth.line, birth.talk, *outputs), own, title)

@@ -261,6 +261,8 @@ class Supervisor:
             self.happens(ward, Event.FAILED)
         else:
             ward.process = born.process
+            if ward.state is State.BOOTING:  # a template that could not be used may have had much of its time
+                ward.since = trio.current_time()
             self.chronicle.online(ward, born.process.pid)
             if ward.state in _GOING:  # it was given up before it had a process to tell
                 self._act(ward, Action.KILL if ward.state is State.KILLED else Action.TERMINATE)

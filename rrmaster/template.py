@@ -135,7 +135,7 @@ class Template:
         ours, its = _line()
         try:
             with its:
-                order = partial(Order, kind=births.TEMPLATE, title=("--template", "spare"))
+                order = partial(Order, kind=births.TEMPLATE)
                 process = await self._fork([its.fileno()], order)
         except BaseException:
             ours.close()

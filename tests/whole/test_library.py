@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -479,3 +483,43 @@ async def test_killed_workers_leak_nothing() -> None:
         assert open_descriptors() == before
     exits = Counter(e.id for e in told if isinstance(e, WorkerExited))
     assert exits == dict.fromkeys(range(1, 15), 1)
+
+
+async def told_by(master: Master) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await ask(port(master)))
+    return found
+
+
+async def test_a_program_that_says_so_has_templates_and_keeps_its_own_children() -> None:
+    libc = ctypes.CDLL(None)
+
+    def adopts() -> bool:
+        found = ctypes.c_int()
+        libc.prctl(37, ctypes.byref(found), 0, 0, 0)  # PR_GET_CHILD_SUBREAPER
+        return bool(found.value)
+
+    async with a_master(application="forked:tells", preload="on") as (master, _):
+        assert adopts()
+        for _ in range(3):
+            found = await told_by(master)
+            assert found["parent"] == os.getpid()
+            assert found["imported_by"] != found["pid"]
+            child = subprocess.Popen(["/bin/sh", "-c", "exit 7"])
+            worker = next(worker for worker in master.workers.values() if worker.pid == found["pid"])
+            worker.kill(signal.SIGKILL)
+            await gone(found["pid"])
+            assert await trio.to_thread.run_sync(child.wait) == 7
+        assert {template.state for template in master.status().templates} == {"in use"}
+        await master.reload()
+        await master.rollback()
+        assert {worker.generation for worker in master.workers.values() if worker.state == "serving"} == {3}
+    assert not adopts()
+
+
+async def test_a_program_that_says_nothing_adopts_nobody() -> None:
+    async with a_master(application="forked:tells") as (master, _):
+        found = await told_by(master)
+        assert found["imported_by"] == found["pid"]
+        assert master.status().templates == ()
+        with pytest.raises(rrmaster.ReloadRefused, match="there is nothing to go back to"):
+            await master.rollback()

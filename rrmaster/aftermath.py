@@ -6,6 +6,7 @@ Takes the counts and the reasons, asks `restarts` about the time, and says thing
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from logging import ERROR, WARNING
 
 from attrs import Factory, define
@@ -120,6 +121,11 @@ class Aftermath:
         crashed = slot in self._crashed
         self._crashed.discard(slot)
         return crashed
+
+    def settle(self, slots: Iterable[int]) -> None:
+        """Somebody stands there."""
+        for slot in slots:
+            self.filled(slot)
 
     def lasted(self, ward: Ward, now: float) -> None:
         """If it has filled a crashed worker's place for long enough, the loop is over."""

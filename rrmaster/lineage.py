@@ -234,7 +234,10 @@ class Stem:
                 await trio.sleep(AGAIN_S)
             return
         self._attend(nursery, spare)
-        self.spare = spare
+        if self.template is None:  # it has died since it forked this one
+            self.template = spare
+        else:
+            self.spare = spare
 
 
 @define(eq=False)

@@ -181,6 +181,8 @@ class Supervisor:
     def _replan(self) -> None:
         self.renewal.look(trio.current_time())
         self.aftermath.forget_slots_from(self.goal.size)
+        if self.goal.fallback is None:  # whoever was to be restored in a reload has found a successor in it
+            self.aftermath.settle(w.slot for w in self.wards.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
         orders = plan(self.goal, members, self._held())
         fallback = self.goal.fallback or self.goal.generation

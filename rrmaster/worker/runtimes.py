@@ -63,8 +63,8 @@ def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
 
 def warm_up(application: Application, launch: Launch) -> None:
     """In a template: import what its server would import once it begins.  No loop is made."""
-    if launch.runtime == "uvloop":
-        importlib.import_module("uvloop")
+    for module in (*(("uvloop",) if launch.runtime == "uvloop" else ()), *(("ssl",) if launch.certfile else ())):
+        importlib.import_module(module)
     server = importlib.import_module(f".{SERVERS[application.kind, launch.runtime]}", __package__)
     warm = getattr(server, "warm_up", None)
     if warm is not None:

@@ -60,7 +60,7 @@ def be_template(line: int, launch: Launch) -> int:
     gc.collect()
     gc.freeze()
     _fork_in_vain()
-    _say(master, Loaded(hindrances(before, _traces(tuple(asked)))))
+    _say(master, Loaded(_hindrances(before, tuple(asked))))
     _weigh(master)
     return _fork_on_order(master, prepared)
 
@@ -228,6 +228,13 @@ def _wear(title: tuple[str, ...]) -> None:
 # --- what the import has done
 
 
+def _hindrances(before: Traces | None, asked: tuple[str, ...]) -> tuple[str, ...]:
+    after = _traces(asked)
+    if before is None or after is None:
+        return ("could not be watched (there is no /proc)",)
+    return hindrances(before, after)
+
+
 @contextmanager
 def _own_environment() -> Iterator[list[str]]:
     """Note who asks for environment that each worker has for itself; there is none of it here."""
@@ -251,8 +258,10 @@ def _own_environment() -> Iterator[list[str]]:
         environ._data = environb._data = plain  # type: ignore[attr-defined]
 
 
-def _traces(asked: tuple[str, ...] = ()) -> Traces:
-    """What there is now that matters to a fork."""
+def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
+    """What there is now that matters to a fork; None: that cannot be seen."""
+    if not os.path.isdir("/proc/self/task"):
+        return None
     named = {thread.native_id: thread.name for thread in threading.enumerate()}
     tasks = [int(tid) for tid in os.listdir("/proc/self/task")]
     others = sorted(tid for tid in tasks if tid != os.getpid())

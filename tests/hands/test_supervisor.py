@@ -17,8 +17,9 @@ from rrmaster import wire
 from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL
 from rrmaster.restarts import STARTS_PER_S, Exit
-from rrmaster.supervisor import RETRY_S, STACKS_S, Birth, Born
-from tests.fakes import Actor, Fleet, Script, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
+from rrmaster.rollout import Trial
+from rrmaster.supervisor import RETRY_S, STACKS_S, Birth, Born, StillBorn
+from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 
@@ -120,6 +121,83 @@ async def test_a_start_at_which_all_hang_says_so(autojump_clock: MockClock) -> N
     async with a_fleet(2, boots_for_ever, patience=Patience(ready=7), complete=False) as fleet:
         await fleet.over.wait()
         assert "7 s" in str(fleet.hopeless)
+
+
+async def test_a_worker_that_is_never_born_is_told_of_like_one_that_cannot_start(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        spawn, before = fleet.troupe.spawn, [actor.birth.id for actor in fleet.serving]
+
+        async def still(birth: Birth) -> Born:
+            if birth.generation == 2:
+                raise StillBorn("RuntimeError: bad code")
+            return await spawn(birth)
+
+        fleet.supervisor.spawn = still
+        rollout = fleet.supervisor.begin_reload()
+        await fleet.until(lambda: rollout.over)
+        assert (rollout.status, rollout.reason) == (10, "RuntimeError: bad code")
+        assert [actor.birth.id for actor in fleet.serving] == before
+        await trio.sleep(60)
+        assert [actor.birth.id for actor in fleet.serving] == before, "and nobody else is tried"
+
+
+async def test_a_first_start_at_which_nobody_is_born_ends_with_the_applications_own_words(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def still(self: Troupe, birth: Birth) -> Born:
+        raise StillBorn("RuntimeError: bad code")
+
+    monkeypatch.setattr(Troupe, "spawn", still)
+    async with a_fleet(2, complete=False) as fleet:
+        await fleet.over.wait()
+        assert str(fleet.hopeless) == "RuntimeError: bad code"
+
+
+async def test_the_time_to_become_ready_begins_with_the_process(autojump_clock: MockClock) -> None:
+    async def ready_late(actor: Actor) -> Exit:
+        await trio.sleep(25)
+        return await serves(actor)
+
+    async with a_fleet(1, patience=Patience(ready=30, hang=0)) as fleet:
+        spawn = fleet.troupe.spawn
+
+        async def after_a_template_in_vain(birth: Birth) -> Born:
+            await trio.sleep(25)
+            return await spawn(birth)
+
+        fleet.supervisor.spawn, fleet.troupe.script = after_a_template_in_vain, ready_late
+        fleet.supervisor.scale(2)
+        await fleet.until(lambda: fleet.slots == [0, 1])
+        assert fleet.troupe.actor(2).process.signals == []
+
+
+async def test_who_dies_of_the_old_in_a_reload_is_restored_while_that_can_be(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        fleet.supervisor.renewal.trial = Trial(probation=1000, soak=1, timeout=5000)
+        can = fleet.supervisor.renewal.can_restore = {1: True}.get  # type: ignore[assignment]
+        assert can(1)
+        fleet.supervisor.begin_reload()
+        await fleet.until(lambda: len(fleet.troupe.actors) == 4)
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        await fleet.until(lambda: fleet.slots == [0, 1])
+        assert [actor.birth.generation for actor in fleet.serving] == [1, 1]
+        # Crashes of the old are paced as ever, and cost the new nothing.
+        born = len(fleet.troupe.actors)
+        for _ in range(4):
+            victim = fleet.serving[0]
+            victim.process.end(Exit(code=1))
+            await fleet.until(lambda v=victim: v not in fleet.serving)  # type: ignore[misc]
+            with trio.move_on_after(0.5):
+                await fleet.until(lambda: fleet.slots == [0, 1])
+        assert len(fleet.troupe.actors) - born < 4
+        # The template is lost: the place stays empty until it is decided.
+        fleet.supervisor.renewal.can_restore = lambda generation: False
+        for actor in fleet.serving:
+            actor.process.end(Exit(signal=KILL))
+        await trio.sleep(200)
+        assert fleet.slots == []
+        assert fleet.supervisor._due() > trio.current_time() + 1, "and the master is at rest"
+        assert len([a for a in fleet.troupe.living if a.birth.generation == 2]) == 2
 
 
 async def test_a_start_without_processes_says_so(autojump_clock: MockClock) -> None:

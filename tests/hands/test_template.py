@@ -23,6 +23,7 @@ from rrmaster.launch import Launch
 from rrmaster.process import Child, adopted, adopting
 from rrmaster.restarts import Exit
 from rrmaster.template import Lost, Template
+from rrmaster.worker.template import _hindrances, _traces
 from tests.fakes import DEADLINE
 
 
@@ -224,6 +225,13 @@ def test_orphans_are_adopted_for_the_time_of_the_block() -> None:
             assert adopts()
         assert adopts(), "as it was before"
     assert not adopts()
+
+
+def test_where_there_is_no_proc_nothing_is_forked() -> None:
+    assert _hindrances(None, ()) == ("could not be watched (there is no /proc)",)
+    now = _traces()
+    assert now is not None
+    assert _hindrances(now, ()) == ()
 
 
 @pytest.mark.parametrize("hangs", [True, False])

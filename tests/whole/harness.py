@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -125,6 +125,21 @@ class Running:
         opened = [await connect(self.port) for _ in range(count)]
         self.clients += opened
         return opened
+
+    async def settled(self) -> None:
+        """Wait until it has made its spare template, and begins nothing more by itself."""
+        with trio.fail_after(PATIENCE):
+            while sum(b"--template" in command for command in self._commands()) < 2:
+                await trio.sleep(0.01)
+
+    def _commands(self) -> Iterator[bytes]:
+        """Of its children."""
+        for file in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            for pid in file.read_text().split():
+                try:
+                    yield Path(f"/proc/{pid}/cmdline").read_bytes()
+                except OSError:
+                    pass  # it has just ended
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))

@@ -221,6 +221,7 @@ needs_passrights = pytest.mark.skipif(not _knows_passrights(), reason="SO_PASSRI
 )
 async def test_a_hostile_worker_dies_alone(deed: str, reason: str):
     async with running("liar:handler", workers=2) as master:
+        await master.settled()
         before = master.descriptors()
         await do(master, deed)
         ledger: Counter[str] = Counter()
@@ -253,6 +254,7 @@ async def at_rest(master: Running, descriptors: int) -> None:
 
 async def test_what_a_worker_does_to_its_own_side_costs_nobody_anything():
     async with running("liar:handler", workers=2) as master:
+        await master.settled()
         before = master.descriptors()
         for deed in "oPd":
             await do(master, deed)

@@ -342,8 +342,8 @@ async def test_a_worker_that_cannot_begin_again_is_told_of_like_one_that_cannot_
 # --- many
 
 
-async def test_a_thousand_forks_leave_nothing_behind(tmp_path: Path) -> None:
-    """A hundred here, and a thousand in the bench, which says what the memory does."""
+async def test_forks_leave_nothing_behind(tmp_path: Path) -> None:
+    """Twenty here; the bench has a thousand, and looks at the memory."""
     control = tmp_path / "control.sock"
     async with running("handlers:ident", "--control", str(control), workers=2) as master:
         mother = template(master)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 import shutil
@@ -72,6 +73,12 @@ def _version(*command: str) -> str | None:
     if shutil.which(command[0]) is None:
         return None
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The least of the values that so large a share of them does not exceed (the nearest rank); nan of none."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.nan
 
 
 @frozen

@@ -64,7 +64,7 @@ def compiled(name: str) -> Path:
     if shutil.which("cc") is None:
         raise Missing("no C compiler (cc)")
     BUILD.mkdir(exist_ok=True)
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source, "-lm"], check=True)
     return program
 
 

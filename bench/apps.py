@@ -1,4 +1,4 @@
-"""What is served over HTTP: one application, as ASGI and as WSGI, the same for every Python server; peer_http.js does likewise.
+"""What is served over HTTP: one application, as ASGI and as WSGI, the same for all; peer_http.js does likewise.
 
 =========  =======================================================================
 path       answer

@@ -7,7 +7,6 @@ are still being opened).  What a server cannot do it is not asked: the field is 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import os
 import random
@@ -17,15 +16,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO
 
 from attrs import define, field, frozen
 
+from .census import ask, meet
 from .machine import HOME, children
 from .servers import Missing
 
@@ -195,8 +194,10 @@ class Fleet:
                 raise RuntimeError(f"{self.name} does not answer after {START:g} s:\n{self.said()}")
             time.sleep(0.002)  # the resolution of what is measured here, and no load to speak of
 
-    def wait_for_workers(self, count: int | None = None, without: Sequence[int] = (), patience: float = START) -> set[int]:
-        """Until so many (default: all) workers answer, none of them one of those `without`; their numbers.
+    def wait_for_workers(
+        self, count: int | None = None, without: Collection[int] = (), patience: float = START
+    ) -> set[int]:
+        """Until so many (default: all) workers have answered, besides those `without`; their numbers.
 
         Raises TimeoutError, RuntimeError (it has ended).
         """
@@ -204,37 +205,21 @@ class Fleet:
         deadline = time.monotonic() + patience
         seen: set[int] = set()
         while len(seen) < count:
-            if not self.alive:
-                raise RuntimeError(f"{self.name} ended with status {self.process.returncode}:\n{self.said()}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name}: {len(seen)} of {count} workers answer after {patience:g} s")
-            seen = _busy_at_once(self.port, 2 * self.want.workers) - set(without)
+            self._check(deadline, f"{len(seen)} of {count} workers answer after {patience:g} s")
+            seen |= meet(self.port, 2 * count, lambda met: len(seen | met - set(without)) >= count) - set(without)
         return seen
 
+    def wait_until_gone(self, workers: Collection[int], patience: float) -> None:
+        """Until none of these answers.  Raises TimeoutError, RuntimeError (it has ended)."""
+        deadline = time.monotonic() + patience
+        while met := meet(self.port, 4 * self.want.workers) & set(workers):
+            self._check(deadline, f"{len(met)} old workers answer after {patience:g} s")
 
-def ask(port: int, path: str, patience: float = 2.0) -> bytes | None:
-    """The body, over a connection of its own; None: there was no good answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
-    try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-    return body if response.status == 200 else None
-
-
-def _busy_at_once(port: int, count: int) -> set[int]:
-    """Who answers when so many ask at once for what keeps a worker busy."""
-    found: list[bytes | None] = []
-    threads = [threading.Thread(target=lambda: found.append(ask(port, "/busy"))) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {int(body) for body in found if body is not None}
+    def _check(self, deadline: float, words: str) -> None:
+        if not self.alive:
+            raise RuntimeError(f"{self.name} ended with status {self.process.returncode}:\n{self.said()}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{self.name}: {words}")
 
 
 def free_port() -> int:

@@ -18,9 +18,6 @@ from attrs import field, frozen
 from .machine import HOME, quantile
 from .servers import compiled
 
-PATIENCE = 5.0
-"""Seconds after which a request counts as hung: more than anything that is measured here takes when all goes well."""
-
 LATE = 5e-3
 """Seconds.  A request that leaves later than this leaves late: two turns of a scheduler that has two cores for ten
 processes.  What is below this is in the latencies, of all servers alike."""
@@ -68,9 +65,12 @@ class Traffic:
     """Seconds between a new connection and its request."""
     seed: int = 1
 
+    patience: float = 5.0
+    """Seconds after which a request counts as hung."""
+
     def command(self, port: int) -> list[str]:
-        parts = (port, self.seconds, self.rate, self.clients, self.kept, self.blocking, self.thinking, PATIENCE, self.seed)
-        return [str(compiled("requests")), *map(str, parts)]
+        load = (self.seconds, self.rate, self.clients, self.kept, self.blocking, self.thinking, self.patience)
+        return [str(compiled("requests")), *map(str, (port, *load, self.seed))]
 
 
 @frozen
@@ -114,7 +114,7 @@ def sent(traffic: Traffic, port: int) -> Iterator[Callable[[], Run]]:
     process = subprocess.Popen(traffic.command(port), cwd=HOME, stdout=subprocess.PIPE, text=True, process_group=0)
 
     def finish() -> Run:
-        output, _ = process.communicate(timeout=traffic.seconds + PATIENCE + 10)
+        output, _ = process.communicate(timeout=traffic.seconds + traffic.patience + 10)
         if process.returncode:
             raise RuntimeError(f"the generator ended with status {process.returncode}")
         return Run.read(output)

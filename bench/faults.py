@@ -1,0 +1,182 @@
+"""How many requests fail, and how long do they take, while workers are killed, stopped, reloaded and recycled?
+
+Requests come at a fixed rate (an open loop), half of them each over a connection of its own, half over kept ones; the
+application is trivial.  A request has *failed* if it was refused, reset, cut short or answered wrongly, and *hung* if it
+had no answer after 3 s.  Nothing is tried again: a client would, after some failures, and has then been slow.
+
+=========  ===================================================================================
+killed     a worker is killed (SIGKILL), and another 3 s later: 20 a minute
+stopped    a worker is stopped (SIGSTOP), and goes on 5 s later
+reloaded   each server in its own way (SIGHUP), and again 5 s later
+recycled   each worker is replaced after so many requests that there is always one that goes
+=========  ===================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from attrs import frozen
+
+from .census import ask
+from .fleets import Contender, Fleet, present, running
+from .progress import step
+from .rounds import Record, Target
+from .traffic import Run, Traffic, sent
+
+QUESTION = "What do clients notice of faults, reloads and recycling?"
+
+WORKERS = 4
+
+RATE = 300.0
+"""Requests a second: a small part of what any of these servers can do, so that what fails, fails for the fault."""
+
+KEPT = 16
+"""Connections: 9 requests a second over each, so that each worker's are always in use."""
+
+PATIENCE = 3.0
+"""Seconds.  Less than a worker is stopped."""
+
+BETWEEN_KILLS = 3.0
+
+STOPPED = 5.0
+
+BETWEEN_RELOADS = 5.0
+
+MAX_REQUESTS = 150
+"""Of a worker: it has had them after 2 s."""
+
+LEAD = 0.5
+"""Seconds before the first fault, in which all is well."""
+
+FAULTS = ("killed", "stopped", "reloaded", "recycled")
+
+COLUMNS = ("failed", "failed kept", "hung", "slowest ms")
+
+TARGETS = (
+    *(Target(fault, "failed", 0.0, "itself") for fault in FAULTS[1:]),
+    *(Target(fault, column, against="none better") for fault in FAULTS for column in COLUMNS),
+)
+
+
+@frozen
+class Plan:
+    """How much of it: seconds of traffic, from the first fault on."""
+
+    killed: float
+    stopped: float
+    pause: float
+    """Of the stopped worker."""
+    reloaded: float
+    recycled: float
+
+
+FULL = Plan(killed=7.5, stopped=6.5, pause=STOPPED, reloaded=9.5, recycled=6.0)
+QUICK = Plan(killed=1.0, stopped=1.5, pause=1.0, reloaded=1.0, recycled=2.5)
+
+
+def measure(record: Record, quick: bool) -> None:
+    """Each server once; what is counted here needs no median."""
+    plan = QUICK if quick else FULL
+    record.plan = {
+        "workers": WORKERS, "rate/s": RATE, "kept": KEPT, "hung after s": PATIENCE, "kills every s": BETWEEN_KILLS,
+        "stopped s": plan.pause, "reloads every s": BETWEEN_RELOADS, "max requests": MAX_REQUESTS,
+        "seconds": {fault: getattr(plan, fault) for fault in FAULTS},
+    }  # fmt: skip
+    for contender in present(record.notes):
+        with running(contender, WORKERS) as fleet:
+            fleet.wait_for_workers()
+            _trouble(record, fleet, "killed", plan.killed, lambda fleet=fleet: _kill(fleet, plan.killed))
+            _settle(record, fleet)
+            _trouble(record, fleet, "stopped", plan.stopped, lambda fleet=fleet: _stop(fleet, plan.pause))
+            _settle(record, fleet)
+            if contender.reload is None:
+                record.note(f"{contender.name} cannot reload")
+            else:
+                _trouble(record, fleet, "reloaded", plan.reloaded, lambda fleet=fleet: _reload(fleet, plan.reloaded))
+        _recycled(record, contender, plan.recycled)
+
+
+def _recycled(record: Record, contender: Contender, seconds: float) -> None:
+    if not contender.recycles:
+        record.note(f"{contender.name} cannot recycle by requests")
+        return
+    with running(contender, WORKERS, max_requests=MAX_REQUESTS) as fleet:
+        fleet.wait_for_workers()
+        _trouble(record, fleet, "recycled", seconds, lambda: None)
+
+
+def _settle(record: Record, fleet: Fleet) -> None:
+    """Until all workers serve again; one that has died stays dead, and all that comes fails, which is the figure."""
+    try:
+        fleet.wait_for_workers(patience=PATIENCE)
+    except (RuntimeError, TimeoutError) as error:
+        record.note(f"after a fault: {str(error).splitlines()[0]}")
+
+
+def _trouble(record: Record, fleet: Fleet, fault: str, seconds: float, cause: Callable[[], None]) -> None:
+    """Traffic, and in it the fault."""
+    with step(f"faults: {fleet.name}, {fault}") as done:
+        if not fleet.alive:
+            done("it has ended")
+            return
+        traffic = Traffic(LEAD + seconds, RATE, KEPT, kept=0.5, patience=PATIENCE)
+        with sent(traffic, fleet.port) as finish:
+            time.sleep(LEAD)
+            cause()
+            run = finish()
+        done(", ".join(f"{column} {value:g}" for column, value in _tell(record, fleet, fault, run).items()))
+
+
+def _tell(record: Record, fleet: Fleet, fault: str, run: Run) -> dict[str, float]:
+    wrong = [request for request in run.requests if not request.answered and request.outcome != "hung"]
+    found = {
+        "failed": len(wrong),
+        "failed kept": sum(request.kept for request in wrong),
+        "hung": run.failed["hung"],
+        "slowest ms": max(run.times(), default=float("nan")) * 1e3,
+        "requests": len(run.requests),
+    }
+    for column, value in found.items():
+        record.add(fleet.name, fault, column, value)
+    if run.late:
+        record.note(f"{fleet.name}, {fault}: the generator was late (p99 {run.lag * 1e3:.0f} ms)")
+    return found
+
+
+def _kill(fleet: Fleet, seconds: float) -> None:
+    """The worker that answers next, every 3 s."""
+    for number in range(1 + int(seconds / BETWEEN_KILLS)):
+        if number:
+            time.sleep(BETWEEN_KILLS)
+        worker = _some_worker(fleet)
+        if worker is not None:
+            os.kill(worker, signal.SIGKILL)
+
+
+def _stop(fleet: Fleet, pause: float) -> None:
+    worker = _some_worker(fleet)
+    if worker is None:
+        return
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(pause)
+    with contextlib.suppress(ProcessLookupError):  # its master has killed it
+        os.kill(worker, signal.SIGCONT)
+
+
+def _some_worker(fleet: Fleet) -> int | None:
+    answer = ask(fleet.port, "/pid")
+    return None if answer is None else int(answer)
+
+
+def _reload(fleet: Fleet, seconds: float) -> None:
+    assert fleet.contender.reload is not None
+    for number in range(1 + int(seconds / BETWEEN_RELOADS)):
+        if number:
+            time.sleep(BETWEEN_RELOADS)
+        if fleet.alive:
+            fleet.signal(fleet.contender.reload)

@@ -1,7 +1,7 @@
 """Which workers of a server answer?
 
-Who is busy (``/busy``, see apps) accepts nothing, so several that ask at once meet several workers, however unevenly the
-server spreads what comes one by one.
+Who is busy (``/busy``, see apps) accepts nothing, so several that ask at once meet several workers, however unevenly
+the server spreads what comes one by one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import http.client
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import ExitStack
 
 HURRY = 0.5
@@ -33,8 +33,8 @@ def ask(port: int, path: str, patience: float = 2.0) -> bytes | None:
     return body if response.status == 200 else None
 
 
-def meet(port: int, clients: int, enough: Callable[[set[int]], bool] = lambda met: False) -> set[int]:
-    """The workers that answer when so many clients ask at once; ends earlier when that are enough."""
+def meet(port: int, clients: int, enough: int | None = None, known: Collection[int] = ()) -> set[int]:
+    """The workers that answer when so many clients ask at once; ends earlier when enough that are not `known` have."""
     met: set[int] = set()
     deadline = time.monotonic() + HURRY
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
@@ -43,7 +43,9 @@ def meet(port: int, clients: int, enough: Callable[[set[int]], bool] = lambda me
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
             selector.register(sock, selectors.EVENT_WRITE, b"")
-        while selector.get_map() and not enough(met) and (left := deadline - time.monotonic()) > 0:
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            if enough is not None and len(met.difference(known)) >= enough:
+                break
             for key, events in selector.select(left):
                 worker = _ask_or_hear(selector, key, events)
                 if worker is not None:

@@ -51,7 +51,6 @@ class Contender:
     """Modules (Python) or programs (others) without which it is missing."""
     package: str | None = None
     """Whose version is told."""
-    reload: int | None = signal.SIGHUP
     grow: int | None = signal.SIGTTIN
     """The signal for one worker more."""
     recycles: bool = True
@@ -206,7 +205,7 @@ class Fleet:
         seen: set[int] = set()
         while len(seen) < count:
             self._check(deadline, f"{len(seen)} of {count} workers answer after {patience:g} s")
-            seen |= meet(self.port, 2 * count, lambda met: len(seen | met - set(without)) >= count) - set(without)
+            seen |= meet(self.port, 2 * count, count - len(seen), {*without, *seen}) - set(without)
         return seen
 
     def wait_until_gone(self, workers: Collection[int], patience: float) -> None:

@@ -3,8 +3,8 @@
 Requests come at a fixed rate from independent clients (an open loop, see traffic), and a request's time counts from
 when it was due.  Told are those that do not block.
 
-**Capacity** is the same for all servers, so that all are asked the same: workers / mean service time, of which nearly all
-is the blocking, 0.03 x 100 ms.  8 workers can do 2,667 requests a second, if nobody waits while a worker is free.
+**Capacity** is the same for all servers, so that all are asked the same: workers / mean service time, of which nearly
+all is the blocking, 0.03 x 100 ms.  8 workers can do 2,667 requests a second, if nobody waits while a worker is free.
 That is what *ideal* shows: the same requests, simulated, served in order by whichever worker is free first.  No server
 that puts a request on a worker and leaves it there can do better.
 
@@ -12,8 +12,8 @@ that puts a request on a worker and leaves it there can do better.
 
 ========  =====================================================================================================
 at once   one connection for each request, which comes with it.  A free worker takes both, and nobody else is hurt
-later     the request comes 2 ms after its connection, as behind a TLS handshake in one data centre: the worker is chosen
-          before anything is known, and may be blocked by another's request when this one comes
+later     the request comes 2 ms after its connection, as behind a TLS handshake in one data centre: the worker is
+          chosen before anything is known, and may be blocked by another's request when this one comes
 kept      64 connections are kept, whichever is idle longest is used: the worker was chosen long ago
 ========  =====================================================================================================
 """
@@ -66,9 +66,7 @@ def group(lane: str, load: int) -> str:
     return f"{lane}, {load} %"
 
 
-TARGETS = tuple(
-    Target(group(lane, load), "p99 ms", bound) for lane in LANES for load, bound in ((30, 0.1), (60, 0.5))
-)
+TARGETS = tuple(Target(group(lane, load), "p99 ms", bound) for lane in LANES for load, bound in ((30, 0.1), (60, 0.5)))
 
 
 @frozen
@@ -80,7 +78,7 @@ class Plan:
     windows: tuple[tuple[str, int], ...]
 
 
-FULL = Plan(3, 1.5, tuple((lane, load) for lane in LANES for load in LOADS))
+FULL = Plan(3, 1.6, tuple((lane, load) for lane in LANES for load in LOADS if (lane, load) != ("at once", 80)))
 QUICK = Plan(1, 1.0, (("at once", 30), ("later", 30), ("later", 60), ("kept", 30)))
 
 
@@ -92,10 +90,9 @@ def measure(record: Record, quick: bool) -> None:
         "seconds": plan.seconds, "rounds": plan.rounds, "kept": KEPT, "later ms": LANES["later"].thinking * 1e3,
     }  # fmt: skip
     with ExitStack() as stack:
-        fleets = []
+        fleets: list[Fleet] = []
         with step(f"latency: {WORKERS} workers of each server start"):
-            for contender in present(record.notes):
-                fleets.append(stack.enter_context(running(contender, WORKERS)))
+            fleets += [stack.enter_context(running(contender, WORKERS)) for contender in present(record.notes)]
             for fleet in fleets:
                 fleet.wait_for_workers()
         for number, seed in zip(range(plan.rounds), seeds(), strict=False):
@@ -116,8 +113,8 @@ def _believed(fleet: Fleet, traffic: Traffic, record: Record, load: int) -> Run 
         run = send(traffic, fleet.port)
         if not run.late:
             return run
-    words = f"{fleet.name} at {load} %: the generator was late in {TRIES} runs (p99 {run.lag * 1e3:.0f} ms): thrown away"
-    record.note(words)
+    late = f"the generator was late in {TRIES} runs (p99 {run.lag * 1e3:.0f} ms), which are thrown away"
+    record.note(f"{fleet.name} at {load} %: {late}")
     return None
 
 

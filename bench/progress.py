@@ -10,16 +10,20 @@ from contextlib import contextmanager
 _start = time.monotonic()
 
 
+def _clock() -> str:
+    minutes, seconds = divmod(int(time.monotonic() - _start), 60)
+    return f"[{minutes:2}:{seconds:02}]"
+
+
 def tell(words: str) -> None:
     """A line."""
-    print(words, file=sys.stderr, flush=True)
+    print(f"{_clock()} {words}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def step(words: str) -> Iterator[Callable[[str], None]]:
     """Say what begins, and, by what the block is given, what it found."""
-    minutes, seconds = divmod(int(time.monotonic() - _start), 60)
-    print(f"[{minutes:2}:{seconds:02}] {words}", end="", file=sys.stderr, flush=True)
+    print(f"{_clock()} {words}", end="", file=sys.stderr, flush=True)
     found: list[str] = []
     try:
         yield found.append

@@ -30,11 +30,14 @@ class Target:
 
     group: str
     column: str
-    bound: float = 1.0
+    bound: float | None = 1.0
+    """None: nothing is asked, the ratio is told."""
     against: str = "best"
     """A server's name: the ratio to it; ``best``: to the peer that is best in this column; ``itself``: our own figure;
     ``none better``: that no peer's is smaller than ours."""
     at_most: bool = True
+    slack: float = 0.0
+    """By which a peer may be better, as by chance."""
 
     @property
     def spelled(self) -> str:
@@ -117,19 +120,19 @@ class Record:
                 yield server, spread
 
     def verdict(self, target: Target) -> Verdict | None:
-        """None: there is nothing to compare."""
+        """None: nothing is asked, or there is nothing to compare."""
         own = self.spread(OURS, target.group, target.column)
-        if own is None:
+        if own is None or target.bound is None:
             return None
         if target.against == "itself":
-            return Verdict(target, None, own, self._holds(target, own.median))
+            return Verdict(target, None, own, _holds(target.bound, own.median, target.at_most))
         best, theirs = self._best(target)
         if best is None or theirs is None:
             return None
         if target.against == "none better":
-            return Verdict(target, best, own, own.median <= theirs.median)
+            return Verdict(target, best, own, own.median <= theirs.median + target.slack)
         ratio = self.ratios(target.group, target.column, best)
-        return Verdict(target, best, ratio, self._holds(target, ratio.median)) if ratio else None
+        return Verdict(target, best, ratio, _holds(target.bound, ratio.median, target.at_most)) if ratio else None
 
     def _best(self, target: Target) -> tuple[str, Spread] | tuple[None, None]:
         peers = dict(self.peers(target.group, target.column))
@@ -139,10 +142,6 @@ class Record:
         else:
             name = target.against if target.against in peers else None
         return (None, None) if name is None else (name, peers[name])
-
-    @staticmethod
-    def _holds(target: Target, value: float) -> bool:
-        return value <= target.bound if target.at_most else value >= target.bound
 
     def verdicts(self, targets: Iterable[Target]) -> list[Verdict]:
         return [verdict for target in targets if (verdict := self.verdict(target)) is not None]
@@ -198,6 +197,10 @@ class Record:
 def mean(values: Sequence[float]) -> Value:
     """None of none."""
     return statistics.fmean(values) if values else None
+
+
+def _holds(bound: float, value: float, at_most: bool) -> bool:
+    return value <= bound if at_most else value >= bound
 
 
 def _spelled(spread: Spread | None) -> str:

@@ -86,7 +86,7 @@ class Plan:
 
 
 FULL = Plan(killed=7.5, stopped=6.5, pause=STOPPED, reloaded=9.5, recycled=6.0, at_once=1)
-QUICK = Plan(killed=1.0, stopped=1.5, pause=1.0, reloaded=1.0, recycled=2.5, at_once=4)
+QUICK = Plan(killed=1.0, stopped=1.5, pause=1.0, reloaded=1.0, recycled=2.5, at_once=8)
 
 
 def measure(record: Record, quick: bool) -> None:

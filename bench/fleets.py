@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import IO
 
@@ -31,7 +30,7 @@ from .servers import Missing
 START = 60.0
 """Seconds that a whole fleet may take until all its workers serve; eight of them start at once, on two cores."""
 
-STOP = 3.0
+STOP = 1.0
 """Seconds it may take to end before it is killed: nothing is in progress any more when it is asked."""
 
 KEEP = "75"
@@ -49,8 +48,6 @@ class Contender:
     command: Callable[[Wanted], Sequence[str]]
     needs: tuple[str, ...] = ()
     """Modules (Python) or programs (others) without which it is missing."""
-    package: str | None = None
-    """Whose version is told."""
     grow: int | None = signal.SIGTTIN
     """The signal for one worker more."""
     recycles: bool = True
@@ -63,9 +60,6 @@ class Contender:
             there = importlib.util.find_spec(need) if self.python else shutil.which(need)
             if there is None:
                 raise Missing(f"no {need}")
-
-    def version(self) -> str | None:
-        return metadata.version(self.package) if self.package else None
 
 
 @frozen
@@ -136,14 +130,14 @@ def _node(policy: str) -> Callable[[Wanted], list[str]]:
 UVLOOP = ("uvicorn", "uvloop", "httptools")
 
 CONTENDERS = (
-    Contender("rrmaster", _rrmaster, UVLOOP, "rrmaster"),
+    Contender("rrmaster", _rrmaster, UVLOOP),
     Contender("node rr", _node("rr"), ("node",), python=False, asgi=False),
     Contender("node none", _node("none"), ("node",), python=False, asgi=False),
-    Contender("uvicorn", _uvicorn, UVLOOP, "uvicorn"),
-    Contender("gunicorn uvicorn", _gunicorn_uvicorn, ("gunicorn", "uvicorn_worker", *UVLOOP), "gunicorn"),
-    Contender("gunicorn gthread", _gunicorn_gthread, ("gunicorn",), "gunicorn", asgi=False),
-    Contender("hypercorn", _hypercorn, ("hypercorn", "uvloop"), "hypercorn", grow=None),
-    Contender("granian", _granian, ("granian", "uvloop"), "granian", grow=None, recycles=False),
+    Contender("uvicorn", _uvicorn, UVLOOP),
+    Contender("gunicorn uvicorn", _gunicorn_uvicorn, ("gunicorn", "uvicorn_worker", *UVLOOP)),
+    Contender("gunicorn gthread", _gunicorn_gthread, ("gunicorn",), asgi=False),
+    Contender("hypercorn", _hypercorn, ("hypercorn", "uvloop"), grow=None),
+    Contender("granian", _granian, ("granian", "uvloop"), grow=None, recycles=False),
 )
 OURS = CONTENDERS[0].name
 

@@ -36,9 +36,6 @@ QUESTION = "How long do start, replacement and reload take, and what does a work
 REPLACED_AT = 4
 """Workers of the fleet of which one is killed, and which is reloaded."""
 
-PATIENCE = 20.0
-"""Seconds for a replacement or a reload: granian needs ten."""
-
 WARM = 20
 """Requests for each worker before it is weighed."""
 
@@ -53,10 +50,12 @@ TARGETS = tuple(
 class Plan:
     rounds: int
     sizes: tuple[int, ...]
+    patience: float
+    """Seconds for a replacement or a reload: granian needs 14."""
 
 
-FULL = Plan(1, (1, 2, 4, 8, 16))
-QUICK = Plan(1, (1, REPLACED_AT))
+FULL = Plan(1, (1, 2, 4, 8, 16), 20.0)
+QUICK = Plan(1, (REPLACED_AT,), 7.0)
 
 
 def measure(record: Record, quick: bool) -> None:
@@ -67,13 +66,13 @@ def measure(record: Record, quick: bool) -> None:
             for contender in present(record.notes):
                 with step(f"footprint: {contender.name}, {size} workers") as done:
                     with running(contender, size, SHOP if contender.asgi else None) as fleet:
-                        found = _life(record, fleet, size)
+                        found = _life(record, fleet, size, plan.patience)
                     done(", ".join(f"{column} {value:.0f}" for column, value in found.items()))
                 for column, value in found.items():
                     record.add(contender.name, f"{size} workers", column, value)
 
 
-def _life(record: Record, fleet: Fleet, size: int) -> dict[str, float]:
+def _life(record: Record, fleet: Fleet, size: int, patience: float) -> dict[str, float]:
     """Start it, weigh it, hurt it."""
     fleet.wait_for_answer()
     found = {"first ms": _since(fleet.started)}
@@ -84,23 +83,23 @@ def _life(record: Record, fleet: Fleet, size: int) -> dict[str, float]:
     found |= _weights(fleet, workers)
     if size == REPLACED_AT:
         try:
-            _hurt(fleet, workers, found)
+            _hurt(fleet, workers, found, patience)
         except (RuntimeError, TimeoutError) as error:
             record.note(f"{fleet.name}: {str(error).splitlines()[0]}")
     return found
 
 
-def _hurt(fleet: Fleet, workers: set[int], found: dict[str, float]) -> None:
+def _hurt(fleet: Fleet, workers: set[int], found: dict[str, float], patience: float) -> None:
     """Kill a worker, reload.  Raises RuntimeError, TimeoutError."""
     victim = min(workers)
     start = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    now = fleet.wait_for_workers(without=[victim], patience=PATIENCE)
+    now = fleet.wait_for_workers(without=[victim], patience=patience)
     found["replaced ms"] = _since(start)
     start = time.monotonic()
     fleet.signal(signal.SIGHUP)
-    fleet.wait_for_workers(without=workers | now, patience=PATIENCE)
-    fleet.wait_until_gone(workers | now, PATIENCE)
+    fleet.wait_for_workers(without=workers | now, patience=patience)
+    fleet.wait_until_gone(workers | now, patience)
     found["reloaded ms"] = _since(start)
 
 

@@ -11,11 +11,15 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import trio
 from attrs import frozen
+
+SERVERS = ("rrmaster", "uvicorn", "uvloop", "httptools", "gunicorn", "hypercorn", "granian")
+"""Packages whose versions are told."""
 
 HOME = Path(__file__).resolve().parent
 RESULTS = HOME / "results"
@@ -57,8 +61,16 @@ def describe() -> dict[str, Any]:
         "trio": trio.__version__,
         "node": _version("node", "--version"),
         "cc": _version("cc", "--version"),
+        "servers": {name: found for name in SERVERS if (found := _installed(name)) is not None},
         "load_average": [round(value, 2) for value in os.getloadavg()],
     }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -24,7 +24,7 @@ WORKERS = 2
 
 CLIENTS = 32
 
-WARM = 0.3
+WARM = 0.2
 """Seconds of the same before each window."""
 
 LANES = {"kept": 1.0, "one each": 0.0}
@@ -39,8 +39,8 @@ class Plan:
     seconds: float
 
 
-FULL = Plan(5, 1.5)
-QUICK = Plan(1, 0.5)
+FULL = Plan(3, 1.5)
+QUICK = Plan(1, 0.4)
 
 
 def measure(record: Record, quick: bool) -> None:

@@ -20,16 +20,16 @@ import random
 import selectors
 import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from attrs import define, field, frozen
 
 from .fleets import Contender, Fleet, present, running
 from .progress import step
 from .rounds import Record, Target
+from .several import Over, at_once, pause
 
 QUESTION = "How evenly are held connections spread?"
 
@@ -114,7 +114,7 @@ class Held:
         for _ in range(steps):
             sock, _ = self.open.pop(self.lot.randrange(len(self.open)))
             sock.close()
-            time.sleep(pace.every)
+            pause(pace.every)
             self.add()
 
     def lose(self, worker: int) -> int:
@@ -161,9 +161,9 @@ def measure(record: Record, quick: bool) -> None:
     pace = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "held": HELD, "seconds between": pace.every, "churned": pace.steps}
     for number in range(pace.rounds):
-        with ThreadPoolExecutor(pace.at_once) as several:
-            contenders = present(record.notes)
-            results = [several.submit(_one, contender, pace, record, number) for contender in contenders]
+        contenders = present(record.notes)
+        tasks = [partial(_one, contender, pace, record, number) for contender in contenders]
+        with at_once(pace.at_once, tasks) as results:
             for contender, result in zip(contenders, results, strict=True):
                 with step(f"balance, round {number + 1} of {pace.rounds}: {contender.name}") as done:
                     shares = result.result()
@@ -180,10 +180,10 @@ def _one(contender: Contender, pace: Pace, record: Record, number: int) -> dict[
         try:
             for _ in range(HELD):
                 held.add()
-                time.sleep(pace.every)
+                pause(pace.every)
             shares["ramp"] = held.unevenness(workers)
             held.close()
-            time.sleep(SETTLE)
+            pause(SETTLE)
             held.add_at_once(HELD)
             shares["burst"] = held.unevenness(workers)
             held.churn(pace, pace.steps)
@@ -196,6 +196,8 @@ def _one(contender: Contender, pace: Pace, record: Record, number: int) -> dict[
                 held.churn(pace, 2 * pace.steps)
                 shares["added"] = held.unevenness(workers)
             _replaced(fleet, held, pace, workers, shares)
+        except Over:
+            raise
         except (OSError, RuntimeError) as error:
             missing = ", ".join(column for column in COLUMNS if column not in shares)
             record.note(f"{contender.name} has no figure for {missing}: {str(error).splitlines()[0]}")

@@ -17,9 +17,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from attrs import frozen
 
@@ -27,6 +26,7 @@ from .census import ask
 from .fleets import Contender, Fleet, present, running
 from .progress import tell
 from .rounds import Record, Target
+from .several import Over, at_once, pause
 from .traffic import Run, Traffic, sent
 
 QUESTION = "What do clients notice of faults, reloads and recycling?"
@@ -97,8 +97,8 @@ def measure(record: Record, quick: bool) -> None:
         "stopped s": plan.pause, "reloads every s": BETWEEN_RELOADS, "max requests": MAX_REQUESTS,
         "seconds": {fault: getattr(plan, fault) for fault in FAULTS},
     }  # fmt: skip
-    with ThreadPoolExecutor(plan.at_once) as several:
-        for found in [several.submit(_all, record, contender, plan) for contender in present(record.notes)]:
+    with at_once(plan.at_once, [partial(_all, record, contender, plan) for contender in present(record.notes)]) as all_:
+        for found in all_:
             found.result()
 
 
@@ -127,6 +127,8 @@ def _settle(record: Record, fleet: Fleet) -> None:
     """Until all workers serve again; one that has died stays dead, and all that comes fails, which is the figure."""
     try:
         fleet.wait_for_workers(patience=PATIENCE)
+    except Over:
+        raise
     except (RuntimeError, TimeoutError) as error:
         record.note(f"after a fault: {str(error).splitlines()[0]}")
 
@@ -138,7 +140,7 @@ def _trouble(record: Record, fleet: Fleet, fault: str, seconds: float, cause: Ca
         return
     traffic = Traffic(LEAD + seconds, RATE, KEPT, kept=0.5, patience=PATIENCE)
     with sent(traffic, fleet.port) as finish:
-        time.sleep(LEAD)
+        pause(LEAD)
         cause()
         run = finish()
     found = _tell(record, fleet, fault, run)
@@ -165,18 +167,18 @@ def _kill(fleet: Fleet, seconds: float) -> None:
     """The worker that answers next, every 3 s."""
     for number in range(1 + int(seconds / BETWEEN_KILLS)):
         if number:
-            time.sleep(BETWEEN_KILLS)
+            pause(BETWEEN_KILLS)
         worker = _some_worker(fleet)
         if worker is not None:
             os.kill(worker, signal.SIGKILL)
 
 
-def _stop(fleet: Fleet, pause: float) -> None:
+def _stop(fleet: Fleet, seconds: float) -> None:
     worker = _some_worker(fleet)
     if worker is None:
         return
     os.kill(worker, signal.SIGSTOP)
-    time.sleep(pause)
+    pause(seconds)
     with contextlib.suppress(ProcessLookupError):  # its master has killed it
         os.kill(worker, signal.SIGCONT)
 
@@ -189,6 +191,6 @@ def _some_worker(fleet: Fleet) -> int | None:
 def _reload(fleet: Fleet, seconds: float) -> None:
     for number in range(1 + int(seconds / BETWEEN_RELOADS)):
         if number:
-            time.sleep(BETWEEN_RELOADS)
+            pause(BETWEEN_RELOADS)
         if fleet.alive:
             fleet.signal(signal.SIGHUP)

@@ -26,6 +26,7 @@ from attrs import define, field, frozen
 from .census import ask, meet
 from .machine import HOME, children
 from .servers import Missing
+from .several import pause
 
 START = 60.0
 """Seconds that a whole fleet may take until all its workers serve; eight of them start at once, on two cores."""
@@ -209,6 +210,7 @@ class Fleet:
             self._check(deadline, f"{len(met)} old workers answer after {patience:g} s")
 
     def _check(self, deadline: float, words: str) -> None:
+        pause()
         if not self.alive:
             raise RuntimeError(f"{self.name} ended with status {self.process.returncode}:\n{self.said()}")
         if time.monotonic() > deadline:

@@ -18,9 +18,6 @@ from .rounds import Record, number
 
 README = HOME.parent / "README.md"
 
-BEGIN = "<!-- measured: by python -m bench --publish -->\n"
-END = "<!-- end of measured -->"
-
 IN_README = ("balance", "latency")
 """The plots shown there."""
 
@@ -61,7 +58,7 @@ ROWS = (
 
 def results() -> dict[str, dict[str, Any]]:
     """Those of whole runs."""
-    names = {row.figure for row in ROWS}
+    names = {"dispatch", *(row.figure for row in ROWS)}
     return {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in sorted(names)}
 
 
@@ -102,13 +99,40 @@ def _weather(found: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def limits() -> str:
+    """What it is bad at, in figures."""
+    found = {name: Record(name, found=result["found"]) for name, result in results().items()}
+
+    def middle(figure: str, server: str, group: str, column: str) -> str:
+        spread = found[figure].spread(server, group, column)
+        return "?" if spread is None else number(spread.median)
+
+    def ratio(lane: str, column: str) -> str:
+        spread = found["throughput"].ratios(lane, column, "uvicorn")
+        return "?" if spread is None else f"{number(spread.median)} ({number(spread.least)} to {number(spread.most)})"
+
+    ours, theirs = (middle("dispatch", server, "warm", "master us/conn") for server in ("rrmaster", "c"))
+    rate = middle("dispatch", "rrmaster", "warm", "conn/s")
+    words = [
+        f"- To hand over a connection costs {ours} us of one core here ({theirs} in C); on the cores of the bench,",
+        f"  shared with workers and clients, that was {rate} connections a second.",
+        "- HTTP beside `uvicorn --workers`, the same loop and parser: over kept connections",
+        f"  {ratio('kept', 'requests/s')} of its requests a second, with one connection for each request",
+        f"  {ratio('one each', 'requests/s')}.",
+    ]
+    return "\n".join(words) + "\n"
+
+
 def renewed(readme: str) -> str:
-    """The README as it should be."""
-    before, _, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise RuntimeError(f"README.md has no {BEGIN.strip()} ... {END}: put them where the table is to stand")
-    return f"{before}{BEGIN}{table_of_results()}{END}{after}"
+    """The README as it should be.  Raises RuntimeError."""
+    for mark, generate in (("measured", table_of_results), ("limits", limits)):
+        begin, end = f"<!-- {mark}: from bench/results, not by hand -->\n", f"<!-- end of {mark} -->"
+        before, begun, rest = readme.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (begun and ended):
+            raise RuntimeError(f"README.md has no {begin.strip()} ... {end}: put them where it is to stand")
+        readme = before + begin + generate() + end + after
+    return readme
 
 
 def publish() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ from attrs import field, frozen
 
 from .machine import HOME, quantile
 from .servers import compiled
+from .several import pause
+
+LOOK = 0.3
+"""Seconds between looks whether the run has been interrupted."""
 
 LATE = 5e-3
 """Seconds.  A request that leaves later than this leaves late: two turns of a scheduler that has two cores for ten
@@ -114,7 +119,15 @@ def sent(traffic: Traffic, port: int) -> Iterator[Callable[[], Run]]:
     process = subprocess.Popen(traffic.command(port), cwd=HOME, stdout=subprocess.PIPE, text=True, process_group=0)
 
     def finish() -> Run:
-        output, _ = process.communicate(timeout=traffic.seconds + traffic.patience + 10)
+        deadline = time.monotonic() + traffic.seconds + traffic.patience + 10
+        while True:
+            pause()
+            try:
+                output, _ = process.communicate(timeout=LOOK)
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the generator does not end") from None
         if process.returncode:
             raise RuntimeError(f"the generator ended with status {process.returncode}")
         return Run.read(output)

@@ -27,7 +27,7 @@ COLOURS = {
     "node none": "#56B4E9",
     "uvicorn": "#D55E00",
     "gunicorn uvicorn": "#E69F00",
-    "gunicorn gthread": "#F0E442",
+    "gunicorn gthread": "#B5A900",
     "hypercorn": "#CC79A7",
     "granian": "#000000",
     "c": "#999999",
@@ -81,8 +81,9 @@ def _bars(axes: Axes, groups: list[str], values: dict[str, list[float | None]]) 
 
 
 def _line(axes: Axes, server: str, points: list[tuple[float, float]]) -> None:
-    axes.plot(*zip(*points, strict=True), "o-", label=server, color=COLOURS[server],
-              linewidth=2.5 if server == "rrmaster" else 1.5, markersize=4)  # fmt: skip
+    axes.plot(*zip(*points, strict=True), marker="o", label=server, color=COLOURS[server],
+              linewidth=2.5 if server == "rrmaster" else 1.5, markersize=4,
+              linestyle="--" if server == "ideal" else "-", zorder=3 if server == "rrmaster" else 2)  # fmt: skip
 
 
 def balance(result: Json, figure: Figure) -> None:
@@ -118,6 +119,7 @@ def latency(result: Json, figure: Figure) -> None:
             if there:
                 _line(axes, server, there)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xticks(LOADS)
         axes.set_xlabel("load, % of capacity")
         axes.set_title(titles[lane], fontsize=10)

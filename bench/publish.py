@@ -24,6 +24,9 @@ IN_README = ("balance", "latency")
 SERVERS = ("rrmaster", "uvicorn", "gunicorn uvicorn", "gunicorn gthread", "hypercorn", "granian", "node rr")
 
 
+P99 = "p99 ms"
+
+
 @frozen
 class Row:
     """One line of the README's table."""
@@ -36,22 +39,27 @@ class Row:
 
 
 ROWS = (
-    Row("64 held connections on 4 workers: fullest / fair share, opened slowly", "balance", "max / mean", "ramp"),
+    Row("64 held connections on 4 workers: the fullest's, of its fair share", "balance", "max / mean", "ramp"),
     Row("the same after a worker was killed and replaced", "balance", "max / mean", "replaced"),
     Row(
-        "p99 beside blocked workers, 30 % load, request with its connection", "latency", "at once, 30 %", "p99 ms", "ms"
+        "p99 beside blocked workers, 30 % load, a request comes with its connection",
+        "latency",
+        "at once, 30 %",
+        P99,
+        "ms",
     ),
-    Row("p99, 30 % load, request 2 ms after its connection", "latency", "later, 30 %", "p99 ms", "ms"),
-    Row("p99, 60 % load, request 2 ms after its connection", "latency", "later, 60 %", "p99 ms", "ms"),
-    Row("p99, 30 % load, over kept connections", "latency", "kept, 30 %", "p99 ms", "ms"),
-    Row("requests failed or hung: workers killed, 20 a minute", "faults", "killed", "failed+hung"),
+    Row("p99, 30 % load, a request comes 2 ms after its connection", "latency", "later, 30 %", P99, "ms"),
+    Row("of these, put behind a blocked worker (over 50 ms)", "latency", "later, 30 %", "% over 50 ms", "%"),
+    Row("p99, 60 % load, a request comes 2 ms after its connection", "latency", "later, 60 %", P99, "ms"),
+    Row("p99, 60 % load, over kept connections", "latency", "kept, 60 %", P99, "ms"),
+    Row("failed or hung requests: workers killed, 20 a minute", "faults", "killed", "failed+hung"),
     Row("a worker stopped for 5 s", "faults", "stopped", "failed+hung"),
     Row("reloaded every 5 s", "faults", "reloaded", "failed+hung"),
-    Row("recycled after 150 requests", "faults", "recycled", "failed+hung"),
-    Row("requests per second, kept connections", "throughput", "kept", "requests/s"),
-    Row("requests per second, a connection each", "throughput", "one each", "requests/s"),
-    Row("4 FastAPI workers: start to the last one's answer", "footprint", "4 workers", "all ms", "ms"),
-    Row("SIGKILL of a worker to the last one's answer", "footprint", "4 workers", "replaced ms", "ms"),
+    Row("workers recycled after 150 requests", "faults", "recycled", "failed+hung"),
+    Row("requests a second, kept connections", "throughput", "kept", "requests/s"),
+    Row("requests a second, a connection each", "throughput", "one each", "requests/s"),
+    Row("4 workers with FastAPI ¹: from start to the last one's answer", "footprint", "4 workers", "all ms", "ms"),
+    Row("from SIGKILL of a worker to the last one's answer", "footprint", "4 workers", "replaced ms", "ms"),
     Row("memory of a worker (PSS)", "footprint", "4 workers", "PSS MiB", "MiB"),
 )
 
@@ -68,9 +76,9 @@ def _cell(record: Record, server: str, row: Row) -> str:
     there = [spread.median for spread in spreads if spread is not None]
     if len(there) < len(columns):
         return "-"
-    value = number(sum(there))
-    best = f"{value} {row.unit}".strip()
-    return f"**{best}**" if server == SERVERS[0] else best
+    value = f"{there[0]:.2f}" if row.figure == "balance" else number(sum(there))
+    value = f"{value} {row.unit}".strip()
+    return f"**{value}**" if server == SERVERS[0] else value
 
 
 def table_of_results() -> str:
@@ -91,10 +99,12 @@ def _weather(found: dict[str, dict[str, Any]]) -> str:
     dates = sorted(result["date"][:10] for result in found.values())
     machine = found["latency"]["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["servers"].items())
+    versions += f", Node {machine['node'].lstrip('v')}" if machine["node"] else ""
     days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     return (
         f"*({days}, {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel'].partition('-')[0]}, "
         f"Python {machine['python']}; {versions}. Medians of rounds in turns; - : cannot do it, or died. "
+        "¹ gthread and Node have a trivial application. "
         "[bench/](bench/README.md) has the rest, and how it is measured; `python -m bench` does it again.)*"
     )
 

@@ -31,11 +31,9 @@ def pause(seconds: float = 0.0) -> None:
 def at_once(count: int, tasks: Iterable[Callable[[], Result]]) -> Iterator[list[Future[Result]]]:
     """So many of these at a time, in threads.  Leaving by an exception interrupts those that run."""
     with ThreadPoolExecutor(count) as pool:
-        futures = [pool.submit(task) for task in tasks]
         try:
-            yield futures
+            yield [pool.submit(task) for task in tasks]
         except BaseException:
             _over.set()
-            for future in futures:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -12,24 +12,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-from attrs import asdict, frozen
+from attrs import frozen
 
+from .conduct import conduct
 from .handlers import ANSWER
-from .machine import HOME, Spread, children, cpu_ns, describe, keep, table
-from .servers import Missing, Server, compiled, contenders, started
+from .machine import HOME, children, cpu_ns
+from .progress import step
+from .rounds import Record, Target
+from .servers import Contender, Missing, Server, compiled, contenders, started
+
+QUESTION = "What does passing a connection on cost the master?"
 
 FIRST = 4_000
-"""Connections in the first window.  What is asked of us beside Node's primary was found over so many, and holds for so
-many: 0.40 of what a warm one takes (27 us) would be 11 us, and the master in C takes 17."""
+"""Connections in the first window."""
+
+CONCURRENCY = 32
+"""Clients at a time."""
 
 LONG_ENOUGH = 30.0
 """Seconds for them: a second is usual, on a busy machine two or three."""
@@ -57,35 +60,46 @@ class Window:
         return self.done / self.seconds
 
 
-@frozen
-class Target:
-    """A ratio of ours to a peer's that is asked of us."""
-
-    what: str
-    peer: str
-    figure: Callable[[Window], float]
-    bound: float
-    at_most: bool
-
-    def met(self, ratio: float) -> bool:
-        return ratio <= self.bound if self.at_most else ratio >= self.bound
-
-    @property
-    def spelled(self) -> str:
-        return f"{'<=' if self.at_most else '>='} {self.bound:.2f}"
-
+WARM_RATE, WARM_COST = (WARM := "warm", "conn/s"), (WARM, "master us/conn")
 
 TARGETS = (
-    Target("master CPU per connection", "node", lambda window: window.master_us, 0.40, True),
-    Target("master CPU per connection", "c", lambda window: window.master_us, 1.80, True),
-    Target("connections per second", "node", lambda window: window.rate, 1.30, False),
-    Target("connections per second", "c", lambda window: window.rate, 0.0, False),
+    Target(*WARM_COST, 1.30, "c"),
+    Target(*WARM_COST, 0.33, "node"),
+    Target(*WARM_RATE, 1.5, "node", at_most=False),
+    Target(FIRST_GROUP := f"the first {FIRST:,}", "master us/conn", 0.33, "node"),
+    Target(FIRST_GROUP, "conn/s", 1.5, "node", at_most=False),
 )
 
-Rounds = dict[str, list[Window]]
+FIGURES: tuple[tuple[str, Callable[[Window], float]], ...] = (
+    ("master us/conn", lambda window: window.master_us),
+    ("workers us/conn", lambda window: window.workers_us),
+    ("conn/s", lambda window: window.rate),
+    ("p50 ms", lambda window: window.p50_us / 1e3),
+    ("p99 ms", lambda window: window.p99_us / 1e3),
+    ("connections", lambda window: window.done),
+    ("failed", lambda window: window.failed),
+)
 
 
-def loader(python: bool) -> tuple[list[str], str | None]:
+@frozen
+class Plan:
+    """How much of it."""
+
+    seconds: float = 3.0
+    """Length of the warm window, and of what goes before."""
+    rounds: int = 5
+    workers: int = 4
+    concurrency: int = CONCURRENCY
+    python_clients: bool = False
+    beside: tuple[Path, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+FULL = Plan(seconds=2.0)
+QUICK = Plan(seconds=0.7, rounds=1)
+
+
+def loader(python: bool = False) -> tuple[list[str], str | None]:
     """The load generator's command, and what is to be said about it."""
     try:
         if python:
@@ -104,7 +118,7 @@ def load(command: Sequence[str], server: Server, seconds: float, concurrency: in
     return result
 
 
-def measure(command: Sequence[str], server: Server, seconds: float, concurrency: int, most: int) -> Window:
+def window(command: Sequence[str], server: Server, seconds: float, most: int, concurrency: int = CONCURRENCY) -> Window:
     """One window: read the clocks, load, read the clocks."""
     workers = children(server.pid)
     before, workers_before = cpu_ns(server.pid), sum(map(cpu_ns, workers))
@@ -115,28 +129,38 @@ def measure(command: Sequence[str], server: Server, seconds: float, concurrency:
     return Window(done, failed, said["seconds"], said["p50_us"], said["p99_us"], master / each, others / each)
 
 
-def run(options: argparse.Namespace) -> tuple[Rounds, Rounds, list[str]]:
-    """All rounds of all servers, their first connections and warm, and what there is to say beside."""
-    command, words = loader(options.python_clients)
-    notes = [words] if words else []
-    first: Rounds = {}
-    warm: Rounds = {}
-    present = [contender for contender in contenders(options.beside) if contender.name not in options.without]
-    for number in range(options.rounds):
+def measure(record: Record, quick: bool) -> None:
+    """As `python -m bench` does."""
+    run(record, QUICK if quick else FULL)
+
+
+def run(record: Record, plan: Plan) -> None:
+    """All rounds of all servers, their first connections and warm."""
+    record.plan = {name: getattr(plan, name) for name in ("seconds", "rounds", "workers", "concurrency")}
+    command, words = loader(plan.python_clients)
+    if words:
+        record.note(words)
+    present = [contender for contender in contenders(plan.beside) if contender.name not in plan.without]
+    for number in range(plan.rounds):
         for contender in list(present):
             try:
-                with started(contender, options.workers) as server:
-                    for state, rounds, most in (("first", first, FIRST), ("warm", warm, WITHOUT_END)):
-                        seconds = options.seconds if most == WITHOUT_END else LONG_ENOUGH
-                        window = measure(command, server, seconds, options.concurrency, most)
-                        rounds.setdefault(server.name, []).append(window)
-                        _tell(f"round {number + 1} of {options.rounds}, {server.name}, {state}: {_line(window)}")
-                        if rounds is first:
-                            load(command, server, options.seconds, options.concurrency, WITHOUT_END)
+                with step(f"dispatch, round {number + 1} of {plan.rounds}: {contender.name}") as done:
+                    done("; ".join(map(_line, _turn(record, plan, command, contender))))
             except Missing as missing:
-                notes.append(f"{contender.name} is not measured: {missing}")
+                record.note(f"{contender.name} is not measured: {missing}")
                 present.remove(contender)
-    return first, warm, notes
+
+
+def _turn(record: Record, plan: Plan, command: Sequence[str], contender: Contender) -> Iterator[Window]:
+    """One server, started anew: its first connections, and warm."""
+    with started(contender, plan.workers) as server:
+        for group, seconds, most in ((FIRST_GROUP, LONG_ENOUGH, FIRST), (WARM, plan.seconds, WITHOUT_END)):
+            found = window(command, server, seconds, most, plan.concurrency)
+            for column, figure in FIGURES:
+                record.add(server.name, group, column, figure(found))
+            yield found
+            if group == FIRST_GROUP:
+                load(command, server, plan.seconds, plan.concurrency, WITHOUT_END)
 
 
 def _line(window: Window) -> str:
@@ -144,68 +168,6 @@ def _line(window: Window) -> str:
         f"{window.master_us:.1f} us master, {window.rate:.0f}/s, p99 {window.p99_us / 1e3:.1f} ms, "
         f"{window.failed} failed"
     )
-
-
-def _tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
-
-
-# --- what is made of it
-
-FIGURES: tuple[tuple[str, Callable[[Window], float], int], ...] = (
-    ("master us/conn", lambda window: window.master_us, 1),
-    ("workers us/conn", lambda window: window.workers_us, 1),
-    ("conn/s", lambda window: window.rate, 0),
-    ("p50 ms", lambda window: window.p50_us / 1e3, 2),
-    ("p99 ms", lambda window: window.p99_us / 1e3, 2),
-)
-
-
-def figures(rounds: Rounds) -> str:
-    """The table of the servers."""
-    rows = [["median (min..max)", *(head for head, _, _ in FIGURES), "connections", "failed"]]
-    for name, windows in rounds.items():
-        spreads = [Spread.of([figure(w) for w in windows]).show(digits) for _, figure, digits in FIGURES]
-        rows.append([name, *spreads, str(sum(w.done for w in windows)), str(sum(w.failed for w in windows))])
-    return table(rows)
-
-
-def ratios(rounds: Rounds) -> list[tuple[str, Target, Spread]]:
-    """Ours to theirs, round by round."""
-    found = []
-    for ours in (name for name in rounds if name.startswith("rrmaster")):
-        for target in TARGETS:
-            if target.peer in rounds:
-                pairs = zip(rounds[ours], rounds[target.peer], strict=True)
-                found.append((ours, target, Spread.of([target.figure(a) / target.figure(b) for a, b in pairs])))
-    return found
-
-
-def ratio_table(found: Sequence[tuple[str, Target, Spread]]) -> str:
-    """The table of the ratios."""
-    rows = [["ratio, per round", "median (min..max)", "target", ""]]
-    for ours, target, spread in found:
-        verdict = [target.spelled, "met" if target.met(spread.median) else "MISSED"] if target.bound else ["", ""]
-        rows.append([f"{ours} / {target.peer}: {target.what}", spread.show(2), *verdict])
-    return table(rows)
-
-
-def as_json(rounds: Rounds) -> dict[str, Any]:
-    """All that is kept of these windows."""
-    servers = {
-        name: {
-            "medians": {head: round(Spread.of([figure(w) for w in windows]).median, 3) for head, figure, _ in FIGURES},
-            "failed": sum(w.failed for w in windows),
-            "rounds": [asdict(w) for w in windows],
-        }
-        for name, windows in rounds.items()
-    }
-    compared = [
-        {"ours": ours, "peer": target.peer, "what": target.what, **asdict(spread)}
-        | ({"target": target.spelled, "met": target.met(spread.median)} if target.bound else {})
-        for ours, target, spread in ratios(rounds)
-    ]
-    return {"servers": servers, "ratios": compared}
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -225,34 +187,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, keep."""
+    """This figure alone, with choices that `python -m bench dispatch` has not."""
     options = _options(argv)
-    signal.signal(signal.SIGTERM, _interrupt)  # so that it, too, ends what was started
-    try:
-        first, warm, notes = run(options)
-    except KeyboardInterrupt:
-        _tell("interrupted; all servers are ended")
-        return 130
-    machine = describe()
-    print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None))
-    print(f"{options.workers} workers, {options.concurrency} connections at a time, {options.seconds:g} s a window")
-    for state, rounds in ((f"the first {FIRST:,} connections", first), ("warm", warm)):
-        print(f"\n{state}\n{figures(rounds)}")
-        if compared := ratios(rounds):
-            print(f"\n{ratio_table(compared)}")
-    for note in notes:
-        print(f"note: {note}")
-    if not options.no_json:
-        asked = {name: getattr(options, name) for name in ("seconds", "rounds", "workers", "concurrency")}
-        content = {"machine": machine, "load": asked, "notes": notes}
-        path = keep("dispatch", content | {"first": as_json(first), "warm": as_json(warm)})
-        print(f"\nwritten: {os.path.relpath(path)}")
-    return 0
+    given = vars(options) | {name: tuple(getattr(options, name)) for name in ("beside", "without")}
+    keep_it = not given.pop("no_json")
+    record = Record("dispatch")
+    return conduct([(record, TARGETS, lambda: run(record, Plan(**given)))], keep_it)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 import shutil
 import statistics
 import subprocess
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import trio
 from attrs import frozen
+
+SERVERS = ("rrmaster", "uvicorn", "uvloop", "httptools", "gunicorn", "hypercorn", "granian")
+"""Packages whose versions are told."""
 
 HOME = Path(__file__).resolve().parent
 RESULTS = HOME / "results"
@@ -56,8 +61,16 @@ def describe() -> dict[str, Any]:
         "trio": trio.__version__,
         "node": _version("node", "--version"),
         "cc": _version("cc", "--version"),
+        "servers": {name: found for name in SERVERS if (found := _installed(name)) is not None},
         "load_average": [round(value, 2) for value in os.getloadavg()],
     }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:
@@ -72,6 +85,12 @@ def _version(*command: str) -> str | None:
     if shutil.which(command[0]) is None:
         return None
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The least of the values that so large a share of them does not exceed (the nearest rank); nan of none."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.nan
 
 
 @frozen

@@ -64,7 +64,7 @@ def compiled(name: str) -> Path:
     if shutil.which("cc") is None:
         raise Missing("no C compiler (cc)")
     BUILD.mkdir(exist_ok=True)
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source, "-lm"], check=True)
     return program
 
 
@@ -72,7 +72,7 @@ def contenders(beside: Sequence[Path] = ()) -> list[Contender]:
     """rrmaster, any other checkouts of it, and the peers."""
     trees = [("rrmaster", HOME.parent), *((f"rrmaster ({path.name})", path.resolve()) for path in beside)]
     ours = [Contender(name, _rrmaster, _port_of_rrmaster, tree) for name, tree in trees]
-    return [*ours, Contender("node", _node, _port_of_peer), Contender("c", _c, _port_of_peer)]
+    return [*ours, Contender("node", _node, port_printed), Contender("c", c_master, port_printed)]
 
 
 def _rrmaster(workers: int) -> Sequence[str]:
@@ -86,7 +86,7 @@ def _node(workers: int) -> Sequence[str]:
     return ["node", str(HOME / "peer.js"), str(workers)]
 
 
-def _c(workers: int) -> Sequence[str]:
+def c_master(workers: int) -> Sequence[str]:
     return [str(compiled("peer")), str(workers)]
 
 
@@ -132,7 +132,7 @@ def _port_of_rrmaster(process: subprocess.Popen[bytes]) -> int:
     return int(found[1])
 
 
-def _port_of_peer(process: subprocess.Popen[bytes]) -> int:
+def port_printed(process: subprocess.Popen[bytes]) -> int:
     return int(_read_until(process, rb"^\d+\n"))
 
 

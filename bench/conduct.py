@@ -1,0 +1,65 @@
+"""How a run goes: one figure after the other; what was measured is told and kept, and nothing runs on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
+
+from .machine import describe, keep
+from .progress import tell
+from .rounds import Record, Target
+from .servers import Missing
+
+Figure = tuple[Record, Sequence[Target], Callable[[], None]]
+"""What is filled in, what is asked of it, and what fills it."""
+
+QUICK = "quick-"
+PART = "part-"
+"""What the names of results begin with that are no whole figures: nothing is published from them."""
+
+
+def conduct(figures: Iterable[Figure], keep_them: bool = True, prefix: str = "") -> int:
+    """All of them; returns the exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that it, too, ends what was started
+    machine = describe()
+    print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None), flush=True)
+    status = 0
+    for record, targets, measure in figures:
+        whole = _measured(record, measure)
+        if record.found:
+            _told(record, targets)
+            if keep_them:
+                path = keep((prefix if whole else PART) + record.name, {"machine": machine, **record.content(targets)})
+                print(f"\nwritten: {os.path.relpath(path)}", flush=True)
+        if whole is None:
+            return 130
+        status = status or int(not whole)
+    return status
+
+
+def _measured(record: Record, measure: Callable[[], None]) -> bool | None:
+    """Whether it was measured to its end; None: it was interrupted."""
+    try:
+        measure()
+    except KeyboardInterrupt:
+        tell(f"{record.name}: interrupted; all that was started is ended")
+        return None
+    except (Missing, OSError, RuntimeError) as error:
+        tell(f"{record.name}: not measured to its end: {error}")
+        return False
+    return True
+
+
+def _told(record: Record, targets: Sequence[Target]) -> None:
+    print(f"\n== {record.name} ==\n\n{record.tables()}")
+    for more in (record.ratio_table(targets), record.verdict_table(targets)):
+        if more:
+            print(f"\n{more}")
+    for note in record.notes:
+        print(f"note: {note}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

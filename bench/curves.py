@@ -1,0 +1,175 @@
+"""Does a connection cost the master the same with 256 workers, with 20,000 held connections, with any policy?
+
+Workers are C (`worker.c` for rrmaster, those of `peer.c` for the master in C), so that 256 of them fit on a small
+machine and only the masters are compared.  The load is that of `dispatch`: 32 clients at a time, a connection for each
+request.  What is told is microseconds of the master's processor time for each connection.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from attrs import define, frozen
+
+from .dispatch import CONCURRENCY, WITHOUT_END, loader, window
+from .machine import HOME
+from .progress import step
+from .rounds import Record, Target
+from .servers import Contender, Missing, Server, c_master, compiled, port_printed, started
+
+QUESTION = (
+    "Is the master's cost per connection the same for any number of workers, of held connections, and any policy?"
+)
+
+FLAT = 1.3
+"""By which one end of a curve may lie above the other."""
+
+POLICIES = ("least-loaded", "round-robin", "random-two", "ip-hash")
+
+HELD_BY = 4
+"""Workers, where held connections and policies are compared."""
+
+EACH_HOLDER = 5_000
+"""Connections from one address: it has 28,000 ports, and those of connections that have ended are not free at once."""
+
+SPARE = 50
+"""Descriptors of a holder that are no connections."""
+
+ENDS = "from end to end"
+
+TARGETS = (
+    Target(ENDS, "workers", FLAT, "itself"),
+    Target(ENDS, "held", FLAT, "itself"),
+    Target(ENDS, "policies", FLAT, "itself"),
+)
+
+
+@frozen
+class Plan:
+    rounds: int
+    seconds: float
+    workers: tuple[int, ...]
+    held: tuple[int, ...]
+    policies: tuple[str, ...]
+
+
+FULL = Plan(3, 0.6, (1, 2, 4, 8, 16, 32, 64, 128, 256), (0, 1_000, 5_000, 20_000), POLICIES)
+QUICK = Plan(1, 0.4, (1, 16), (0, 2_000), POLICIES[:2])
+
+
+def rrmaster(policy: str = POLICIES[0]) -> Contender:
+    """Ours, with workers in C."""
+
+    def command(workers: int) -> Sequence[str]:
+        compiled("worker")
+        return [sys.executable, "-m", "bench.foreign", str(workers), policy]
+
+    return Contender("rrmaster", command, port_printed)
+
+
+C = Contender("c", c_master, port_printed)
+
+
+def measure(record: Record, quick: bool) -> None:
+    """Three curves."""
+    plan = QUICK if quick else FULL
+    record.plan = {"rounds": plan.rounds, "seconds": plan.seconds, "concurrency": CONCURRENCY}
+    command, _ = loader()
+    try:
+        compiled("worker")
+    except Missing as missing:
+        record.note(f"the curves are not measured: {missing}")
+        return
+    curve = Curves(record, plan, command)
+    curve.over_workers()
+    curve.over_held()
+    curve.over_policies()
+
+
+@define(eq=False)
+class Curves:
+    """What is done at each point."""
+
+    record: Record
+    plan: Plan
+    command: Sequence[str]
+
+    def over_workers(self) -> None:
+        for workers in self.plan.workers:
+            with ExitStack() as stack, step(f"curves: {workers} workers") as done:
+                servers = [stack.enter_context(started(contender, workers)) for contender in (rrmaster(), C)]
+                self._windows(servers, "workers", f"{workers}", done)
+        self._end_to_end("workers", f"{self.plan.workers[0]}", f"{self.plan.workers[-1]}")
+
+    def over_held(self) -> None:
+        with ExitStack() as stack:
+            servers = [stack.enter_context(started(contender, HELD_BY)) for contender in (rrmaster(), C)]
+            held = 0
+            for count in self.plan.held:
+                with step(f"curves: {count} held connections") as done:
+                    for server in servers:
+                        stack.enter_context(holding(server.port, count - held))
+                    held = count
+                    self._windows(servers, "held", f"{count}", done)
+            self._end_to_end("held", f"{self.plan.held[0]}", f"{self.plan.held[-1]}")
+
+    def over_policies(self) -> None:
+        with ExitStack() as stack, step("curves: policies") as done:
+            servers = [stack.enter_context(started(rrmaster(policy), HELD_BY)) for policy in self.plan.policies]
+            for _ in range(self.plan.rounds):
+                costs = []
+                for policy, server in zip(self.plan.policies, servers, strict=True):
+                    costs.append(window(self.command, server, self.plan.seconds, WITHOUT_END).master_us)
+                    self.record.add("rrmaster", "policies", policy, costs[-1])
+                self.record.add("rrmaster", ENDS, "policies", max(costs) / min(costs))
+            done(", ".join(f"{policy} {cost:.1f} us" for policy, cost in zip(self.plan.policies, costs, strict=True)))
+
+    def _windows(self, servers: Sequence[Server], group: str, column: str, done: Callable[[str], None]) -> None:
+        for server in servers:
+            window(self.command, server, self.plan.seconds / 2, WITHOUT_END)  # its first thousands are not told
+        for _ in range(self.plan.rounds):
+            costs = [window(self.command, server, self.plan.seconds, WITHOUT_END).master_us for server in servers]
+            for server, cost in zip(servers, costs, strict=True):
+                self.record.add(server.name, group, column, cost)
+        done(", ".join(f"{server.name} {cost:.1f} us" for server, cost in zip(servers, costs, strict=True)))
+
+    def _end_to_end(self, group: str, first: str, last: str) -> None:
+        for server in ("rrmaster", "c"):
+            ends = [self.record.values(server, group, column) for column in (first, last)]
+            for one, other in zip(*ends, strict=True):
+                if one and other:
+                    self.record.add(server, ENDS, group, other / one)
+
+
+@contextmanager
+def holding(port: int, count: int) -> Iterator[None]:
+    """Hold so many connections more, in processes of their own: each may have only so many descriptors."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    each = min(most - SPARE, EACH_HOLDER)
+    with ExitStack() as stack:
+        for number in range(0, count, each):
+            stack.enter_context(_holder(port, min(each, count - number)))
+        yield
+
+
+@contextmanager
+def _holder(port: int, count: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "bench.holder", str(port), str(count)]
+    process = subprocess.Popen(
+        command, cwd=HOME.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline()
+        if said.strip() != str(count):
+            raise RuntimeError(f"{said.strip() or 'no'} connections of {count} are held")
+        yield
+    finally:
+        process.stdin.close()  # it ends with it
+        process.stdout.close()
+        process.wait()

@@ -1,0 +1,131 @@
+"""How long does a fleet take to start, to replace and to reload, and what does a worker weigh?
+
+The application is FastAPI with a model (`shop`), as an application of the usual weight; gthread, which speaks no ASGI,
+and Node have the trivial one, and are not to be compared by it.
+
+=============  ====================================================================================================
+first          from the start of the process to the first answer
+all            to the answer of the last worker
+replaced       from SIGKILL of a worker to the answer of the last of as many as before
+reloaded       from the order to reload (SIGHUP) until all workers that answer are new, and as many as before.
+               rrmaster's default watches new workers for 2 s before it gives them traffic: *reloaded* counts that
+USS            memory that is a worker's alone (unique set size): what one worker more costs, and what goes with it
+PSS            the same with its part of what it shares
+master PSS     of all processes that are no workers
+=============  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import frozen
+
+from .census import ask
+from .fleets import SHOP, Fleet, descendants, present, running
+from .progress import step
+from .rounds import Record, Target, mean
+
+QUESTION = "How long do start, replacement and reload take, and what does a worker weigh?"
+
+REPLACED_AT = 4
+"""Workers of the fleet of which one is killed, and which is reloaded."""
+
+WARM = 20
+"""Requests for each worker before it is weighed."""
+
+TARGETS = tuple(
+    Target(f"{REPLACED_AT} workers", column, None)
+    for column in ("first ms", "all ms", "replaced ms", "reloaded ms", "USS MiB", "PSS MiB")
+)
+"""No bound: the ratios are told."""
+
+
+@frozen
+class Plan:
+    rounds: int
+    sizes: tuple[int, ...]
+    patience: float
+    """Seconds for a replacement or a reload: granian needs 14."""
+    reload: bool = True
+
+
+FULL = Plan(1, (1, 2, 4, 8, 16), 20.0)
+QUICK = Plan(1, (REPLACED_AT,), 5.0, reload=False)
+
+
+def measure(record: Record, quick: bool) -> None:
+    plan = QUICK if quick else FULL
+    if not plan.reload:
+        record.note("reloads are not timed in a quick run: two servers need 5 and 14 s")
+    record.plan = {"workers": plan.sizes, "rounds": plan.rounds, "application": "FastAPI; of gthread and node trivial"}
+    for _ in range(plan.rounds):
+        for size in plan.sizes:
+            for contender in present(record.notes):
+                with step(f"footprint: {contender.name}, {size} workers") as done:
+                    with running(contender, size, SHOP if contender.asgi else None) as fleet:
+                        found = _life(record, fleet, size, plan)
+                    done(", ".join(f"{column} {value:.0f}" for column, value in found.items()))
+                for column, value in found.items():
+                    record.add(contender.name, f"{size} workers", column, value)
+
+
+def _life(record: Record, fleet: Fleet, size: int, plan: Plan) -> dict[str, float]:
+    """Start it, weigh it, hurt it."""
+    fleet.wait_for_answer()
+    found = {"first ms": _since(fleet.started)}
+    workers = fleet.wait_for_workers()
+    found["all ms"] = _since(fleet.started)
+    for _ in range(WARM * size):
+        ask(fleet.port, "/")
+    found |= _weights(fleet, workers)
+    if size == REPLACED_AT:
+        try:
+            _hurt(fleet, workers, found, plan)
+        except (RuntimeError, TimeoutError) as error:
+            record.note(f"{fleet.name}: {str(error).splitlines()[0]}")
+    return found
+
+
+def _hurt(fleet: Fleet, workers: set[int], found: dict[str, float], plan: Plan) -> None:
+    """Kill a worker, reload.  Raises RuntimeError, TimeoutError."""
+    victim = min(workers)
+    start = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    now = fleet.wait_for_workers(without=[victim], patience=plan.patience)
+    found["replaced ms"] = _since(start)
+    if not plan.reload:
+        return
+    start = time.monotonic()
+    fleet.signal(signal.SIGHUP)
+    fleet.wait_for_workers(without=workers | now, patience=plan.patience)
+    fleet.wait_until_gone(workers | now, plan.patience)
+    found["reloaded ms"] = _since(start)
+
+
+def _since(start: float) -> float:
+    return (time.monotonic() - start) * 1e3
+
+
+def _weights(fleet: Fleet, workers: Iterable[int]) -> dict[str, float]:
+    """MiB."""
+    each = [_weight(pid) for pid in workers]
+    others = [_weight(pid) for pid in (fleet.pid, *descendants(fleet.pid)) if pid not in set(workers)]
+    uss, pss = ([weight[i] for weight in each] for i in (0, 1))
+    return {"USS MiB": mean(uss) or 0.0, "PSS MiB": mean(pss) or 0.0, "master PSS MiB": sum(w[1] for w in others)}
+
+
+def _weight(pid: int) -> tuple[float, float]:
+    """USS and PSS of a process, in MiB; nothing, if it has ended."""
+    kilobytes: dict[str, int] = {}
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, _, value = line.partition(":")
+            kilobytes[name] = int(value.split()[0])
+    private = kilobytes.get("Private_Clean", 0) + kilobytes.get("Private_Dirty", 0)
+    return private / 1024, kilobytes.get("Pss", 0) / 1024

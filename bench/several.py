@@ -1,0 +1,39 @@
+"""How several servers are measured at the same time, and how all of it ends together.
+
+Ctrl-C reaches the main thread alone.  The others see it at their next `pause` (all their waiting is made of these), and
+unwind, so that each ends what it has started.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+_over = threading.Event()
+
+
+class Over(RuntimeError):
+    """The run has been interrupted."""
+
+
+def pause(seconds: float = 0.0) -> None:
+    """Wait.  Raises Over."""
+    if _over.wait(seconds):
+        raise Over("interrupted")
+
+
+@contextmanager
+def at_once(count: int, tasks: Iterable[Callable[[], Result]]) -> Iterator[list[Future[Result]]]:
+    """So many of these at a time, in threads.  Leaving by an exception interrupts those that run."""
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield [pool.submit(task) for task in tasks]
+        except BaseException:
+            _over.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

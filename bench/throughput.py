@@ -1,0 +1,81 @@
+"""How many requests a second over HTTP, and at what processor time each?
+
+Clients ask again as soon as they have their answer (a closed loop): over connections that they keep, and over one for
+each request.  Clients and servers share the processors, so requests a second say what a whole machine does, and the
+processor time of all processes of a server is the better figure to compare.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+
+from attrs import frozen
+
+from .fleets import Fleet, descendants, present, running
+from .machine import cpu_ns, quantile
+from .progress import step
+from .rounds import Record, Target
+from .traffic import Traffic, send
+
+QUESTION = "How many requests a second over HTTP?"
+
+WORKERS = 2
+"""As many as the machine has cores that this was made for."""
+
+CLIENTS = 32
+
+WARM = 0.2
+"""Seconds of the same before each window."""
+
+LANES = {"kept": 1.0, "one each": 0.0}
+
+TARGETS = tuple(Target(lane, column, None) for lane in LANES for column in ("requests/s", "CPU us"))
+"""No bound: the ratios are told."""
+
+
+@frozen
+class Plan:
+    rounds: int
+    seconds: float
+
+
+FULL = Plan(3, 1.5)
+QUICK = Plan(1, 0.4)
+
+
+def measure(record: Record, quick: bool) -> None:
+    """All servers run at once, and are asked in turns."""
+    plan = QUICK if quick else FULL
+    record.plan = {"workers": WORKERS, "clients": CLIENTS, "seconds": plan.seconds, "rounds": plan.rounds}
+    with ExitStack() as stack:
+        fleets = [stack.enter_context(running(contender, WORKERS)) for contender in present(record.notes)]
+        for fleet in fleets:
+            fleet.wait_for_workers()
+        for number in range(plan.rounds):
+            for lane in LANES:
+                with step(f"throughput, round {number + 1} of {plan.rounds}: {lane}") as done:
+                    rates = {fleet.name: _window(record, fleet, lane, plan.seconds) for fleet in fleets}
+                    done(", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items()))
+
+
+def _window(record: Record, fleet: Fleet, lane: str, seconds: float) -> float:
+    send(Traffic(WARM, clients=CLIENTS, kept=LANES[lane]), fleet.port)
+    before = _cpu(fleet)
+    run = send(Traffic(seconds, clients=CLIENTS, kept=LANES[lane]), fleet.port)
+    spent = _cpu(fleet) - before
+    times = run.times()
+    rate = len(times) / max(request.due + request.took for request in run.requests)
+    record.add(fleet.name, lane, "requests/s", rate)
+    record.add(fleet.name, lane, "CPU us", spent / 1e3 / max(len(times), 1))
+    record.add(fleet.name, lane, "p99 ms", quantile(times, 0.99) * 1e3)
+    record.add(fleet.name, lane, "failed", run.failed.total())
+    return rate
+
+
+def _cpu(fleet: Fleet) -> int:
+    """Nanoseconds of the whole fleet."""
+    total = 0
+    for pid in (fleet.pid, *descendants(fleet.pid)):
+        with suppress(FileNotFoundError):  # it has just ended
+            total += cpu_ns(pid)
+    return total

@@ -1,0 +1,152 @@
+"""Requests at a fixed rate or as fast as they are answered, and what became of each (by requests.c).
+
+The rate is kept whatever the server does (an *open loop*), and a request's time counts from when it was *due*: a server
+that makes the generator wait does not make itself look better.  How late the generator was by its own fault is known
+for each request, and a run in which it was late is thrown away.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from attrs import field, frozen
+
+from .machine import HOME, quantile
+from .servers import compiled
+from .several import pause
+
+LOOK = 0.3
+"""Seconds between looks whether the run has been interrupted."""
+
+LATE = 5e-3
+"""Seconds.  A request that leaves later than this leaves late: two turns of a scheduler that has two cores for ten
+processes.  What is below this is in the latencies, of all servers alike."""
+
+LATE_SHARE = 0.01
+"""The share of them with which a run is believed: at most as many as the 99th percentile leaves out."""
+
+OUTCOMES = {"a": "answered", "r": "refused", "x": "reset", "c": "cut", "h": "hung", "w": "wrong", "u": "unsent"}
+
+
+@frozen
+class Request:
+    """One, and what became of it.  Seconds."""
+
+    due: float
+    """From the beginning."""
+    lag: float
+    """By which it was sent too late."""
+    took: float
+    """From when it was due to its answer's last byte, or to its failure."""
+    kept: bool
+    """Whether it went over a kept connection."""
+    blocking: bool
+    outcome: str
+
+    @property
+    def answered(self) -> bool:
+        return self.outcome == "answered"
+
+
+@frozen
+class Traffic:
+    """What is asked for."""
+
+    seconds: float
+    rate: float = 0.0
+    """Requests a second; 0: as fast as they are answered, `clients` at a time."""
+    clients: int = 0
+    """Connections that are open from the beginning."""
+    kept: float = 0.0
+    """Share of the requests that go over a kept connection."""
+    blocking: float = 0.0
+    """Share of the requests that block their worker."""
+    thinking: float = 0.0
+    """Seconds between a new connection and its request."""
+    seed: int = 1
+
+    patience: float = 5.0
+    """Seconds after which a request counts as hung."""
+
+    def command(self, port: int) -> list[str]:
+        load = (self.seconds, self.rate, self.clients, self.kept, self.blocking, self.thinking, self.patience)
+        return [str(compiled("requests")), *map(str, (port, *load, self.seed))]
+
+
+@frozen
+class Run:
+    """What came of it."""
+
+    requests: Sequence[Request] = field(repr=False)
+
+    @classmethod
+    def read(cls, output: str) -> Run:
+        found = []
+        for line in output.splitlines():
+            due, lag, took, kept, blocking, outcome = line.split()
+            times = (int(due) / 1e6, int(lag) / 1e6, int(took) / 1e6)
+            found.append(Request(*times, kept == "1", blocking == "1", OUTCOMES[outcome]))
+        return cls(found)
+
+    @property
+    def lag(self) -> float:
+        """The generator's own, at the 99th percentile."""
+        return quantile([request.lag for request in self.requests], 0.99)
+
+    @property
+    def late(self) -> bool:
+        """Whether it is to be thrown away."""
+        return sum(request.lag > LATE for request in self.requests) > LATE_SHARE * len(self.requests)
+
+    @property
+    def failed(self) -> Counter[str]:
+        """How many have ended in which other way than with an answer."""
+        return Counter(request.outcome for request in self.requests if not request.answered)
+
+    def times(self, which: Callable[[Request], bool] = lambda request: True) -> list[float]:
+        """Of those that were answered."""
+        return [request.took for request in self.requests if request.answered and which(request)]
+
+
+@contextmanager
+def sent(traffic: Traffic, port: int) -> Iterator[Callable[[], Run]]:
+    """Send them during the block; what that is given waits for the last of them."""
+    process = subprocess.Popen(traffic.command(port), cwd=HOME, stdout=subprocess.PIPE, text=True, process_group=0)
+
+    def finish() -> Run:
+        deadline = time.monotonic() + traffic.seconds + traffic.patience + 10
+        while True:
+            pause()
+            try:
+                output, _ = process.communicate(timeout=LOOK)
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the generator does not end") from None
+        if process.returncode:
+            raise RuntimeError(f"the generator ended with status {process.returncode}")
+        return Run.read(output)
+
+    try:
+        yield finish
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def send(traffic: Traffic, port: int) -> Run:
+    """Send them all."""
+    with sent(traffic, port) as finish:
+        return finish()
+
+
+def seeds(first: int = 1) -> Iterator[int]:
+    """One for each round: all servers of a round are asked for the same, in the same order."""
+    numbers = random.Random(first)
+    while True:
+        yield numbers.randrange(1, 2**31)

@@ -1,0 +1,197 @@
+"""What the bench makes of what it measures is right, and what is published is what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import __main__, apps, latency
+from bench.balance import Held
+from bench.machine import HOME, RESULTS, quantile
+from bench.publish import README, renewed
+from bench.rounds import IDEAL, OURS, Record, Target, number
+from bench.traffic import LATE, Request, Run, Traffic, send
+
+COLUMN = ("kept", "p99 ms")
+
+
+def record(**servers: list[float | None]) -> Record:
+    """One column of these servers, a value for each round."""
+    found = Record("any")
+    for server, values in servers.items():
+        for value in values:
+            found.add(server.replace("_", " "), *COLUMN, value)
+    return found
+
+
+# --- statistics
+
+
+def test_a_quantile_is_the_least_value_that_so_many_do_not_exceed() -> None:
+    values = random.Random(1).sample(range(1, 1001), 1000)
+    assert [quantile(values, share) for share in (0.0, 0.5, 0.99, 0.999, 1.0)] == [1, 500, 990, 999, 1000]
+    assert quantile([7.0], 0.99) == 7.0
+    assert math.isnan(quantile([], 0.5))
+
+
+def test_a_ratio_is_the_median_of_those_of_the_rounds_and_not_the_ratio_of_the_medians() -> None:
+    ratio = record(rrmaster=[10.0, 1.0, 30.0], uvicorn=[5.0, 10.0, 60.0]).ratios(*COLUMN, "uvicorn")
+    assert ratio is not None
+    assert (ratio.median, ratio.least, ratio.most) == (0.5, 0.1, 2.0)
+
+
+def test_a_round_without_a_figure_is_left_out_and_does_not_shift_the_others() -> None:
+    ratio = record(rrmaster=[1.0, 2.0, 3.0], uvicorn=[2.0, None, math.inf]).ratios(*COLUMN, "uvicorn")
+    assert ratio is not None
+    assert (ratio.least, ratio.most) == (0.5, 0.5)
+
+
+def test_we_are_compared_with_the_best_peer_and_the_simulation_is_none() -> None:
+    found = record(rrmaster=[6.0], granian=[100.0], uvicorn=[50.0], ideal=[1.0])
+    assert {IDEAL, OURS} == {"ideal", "rrmaster"}
+    verdict = found.verdict(Target(*COLUMN, 0.13))
+    assert verdict is not None
+    assert (verdict.peer, verdict.spread.median, verdict.met) == ("uvicorn", 0.12, True)
+    other_way = found.verdict(Target(*COLUMN, 0.13, at_most=False))
+    assert other_way is not None
+    assert (other_way.peer, other_way.met) == ("granian", False)
+
+
+def test_a_target_is_missed_by_the_least_excess_and_by_one_peer_that_is_better() -> None:
+    found = record(rrmaster=[1.021], uvicorn=[1.0])
+    assert [v.met for v in found.verdicts([Target(*COLUMN, 1.02, "itself"), Target(*COLUMN, 1.03, "itself")])] == [
+        False,
+        True,
+    ]
+    better = [Target(*COLUMN, against="none better", slack=slack) for slack in (0.0, 0.1)]
+    assert [verdict.met for verdict in found.verdicts(better)] == [False, True]
+    assert found.verdicts([Target(*COLUMN, None), Target("kept", "nothing")]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0"), (0.1234, "0.123"), (1.016, "1.02"), (26.45, "26.4"), (812.3, "812"), (12345, "12,345")],
+)
+def test_a_number_has_three_digits_that_say_something(value: float, words: str) -> None:
+    assert number(value) == words
+
+
+def test_ideal_serves_in_order_by_whoever_is_free_first() -> None:
+    all_block = [Request(0.0, 0.0, 0.0, False, True, "hung") for _ in range(latency.WORKERS)]
+    after = [Request(0.001, 0.0, 0.0, False, False, "hung"), Request(0.5, 0.0, 0.0, False, False, "hung")]
+    waited, at_once = latency.ideal(Run([*all_block, *after])).requests[-2:]
+    block = apps.BLOCK / 1e6
+    assert waited.took == pytest.approx(block - 0.001 + latency.OVERHEAD)
+    assert at_once.took == pytest.approx(latency.OVERHEAD)
+
+
+def test_unevenness_counts_workers_that_have_nothing() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        held = Held(0, random.Random(1), [(left, 1), (left, 1), (left, 2), (left, 2)])
+        assert held.unevenness([1, 2]) == 1.0
+        assert held.unevenness([1, 2, 3, 4]) == 2.0
+
+
+# --- traffic
+
+
+@pytest.fixture
+def hello() -> Iterator[int]:
+    """The port of a server that answers each request over a connection of its own, and is no more than that."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    return  # shut down
+                with client:
+                    wrong = b"GET /block" in client.recv(4096)
+                    status = b"503 Busy" if wrong else b"200 OK"
+                    client.sendall(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\ncontent-length: 2\r\n\r\nhi")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="the generator is C")
+
+
+@needs_cc
+def test_the_generator_keeps_its_rate_and_tells_the_fate_of_every_request(hello: int) -> None:
+    run = send(Traffic(0.5, rate=400, blocking=0.25, seed=7), hello)
+    assert 150 < len(run.requests) < 250
+    assert {request.outcome for request in run.requests if not request.blocking} == {"answered"}
+    assert {request.outcome for request in run.requests if request.blocking} == {"wrong"}
+    assert run.failed == {"wrong": sum(request.blocking for request in run.requests)}
+    again = send(Traffic(0.5, rate=400, blocking=0.25, seed=7), hello)
+    assert [(r.due, r.blocking) for r in again.requests] == [(r.due, r.blocking) for r in run.requests]
+
+
+@needs_cc
+def test_the_generator_calls_refused_what_nobody_listens_for() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        run = send(Traffic(0.1, rate=200), taken.getsockname()[1])
+    assert len(run.requests) > 5
+    assert run.failed == {"refused": len(run.requests)}
+
+
+@needs_cc
+def test_the_generator_counts_from_when_a_request_was_due_and_gives_up_on_the_hung() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
+        run = send(Traffic(0.1, rate=100, patience=0.2), silent.getsockname()[1])
+    assert len(run.requests) > 2
+    assert run.failed == {"hung": len(run.requests)}
+    assert all(request.took >= 0.2 for request in run.requests)
+
+
+def test_a_run_with_one_request_in_fifty_late_is_not_believed() -> None:
+    def run(late: int) -> Run:
+        return Run([Request(0.0, 2 * LATE if i < late else 0.0, 0.001, False, False, "answered") for i in range(100)])
+
+    assert [run(0).late, run(1).late, run(2).late] == [False, False, True]
+
+
+def test_the_same_paths_have_the_same_answers_by_wsgi() -> None:
+    told: list[object] = []
+    (body,) = apps.wsgi({"PATH_INFO": "/"}, lambda *args: told.append(args))
+    assert body == apps.answer("/") == apps.HELLO
+    assert told == [("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])]
+
+
+# --- what is published
+
+
+def test_every_figure_says_its_question_and_no_two_targets_are_the_same() -> None:
+    for module in __main__.FIGURES.values():
+        assert module.QUESTION.endswith("?")
+        assert len(set(module.TARGETS)) == len(module.TARGETS)
+
+
+def test_the_readmes_figures_are_those_of_the_results() -> None:
+    """To renew them: python -m bench --publish."""
+    assert README.read_text() == renewed(README.read_text())
+
+
+@pytest.mark.parametrize("plot", sorted((HOME / "plots").glob("*.svg")), ids=lambda plot: plot.stem)
+def test_each_plot_is_drawn_from_the_results_that_lie_here(plot: Path) -> None:
+    drawn_from = (RESULTS / f"{plot.stem}.json").read_bytes()
+    assert f"sha256:{hashlib.sha256(drawn_from).hexdigest()}" in plot.read_text()
+
+
+def test_every_image_of_the_readme_is_such_a_plot() -> None:
+    assert {plot.stem for plot in (HOME / "plots").glob("*.svg")} >= {"balance", "latency"}

@@ -140,11 +140,7 @@ class Aftermath:
 
     def due(self, now: float, anybody_serves: bool) -> float:
         """When somebody may be started again."""
-        due = float("inf")
-        if self._crashed:
-            due = now + max(self.restarts.wait(now, anybody_serves), 0.01)
-        pace = self.restarts.pace(now)
-        return min(due, now + pace) if pace else due
+        return now + max(self.restarts.wait(now, anybody_serves), 0.01) if self._crashed else float("inf")
 
     def forget_slots_from(self, size: int) -> None:
         """The fleet is smaller: places beyond are not to be filled."""

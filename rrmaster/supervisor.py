@@ -93,6 +93,9 @@ class Supervisor:
     _last_id: int = 0
     _not_before: float = 0.0
     """When to try again after the machine had no room for another line."""
+    # When to plan again because somebody could not be started yet.  Noted where that was decided: asked for later, the
+    # time may just have passed, and nobody would be waited for.
+    _withheld_until: float = float("inf")
     _verdict: str | None = None
     _recalls: bool = True
     _news: trio.Event = Factory(trio.Event)
@@ -184,14 +187,19 @@ class Supervisor:
         if self.goal.fallback is None:  # whoever was to be restored in a reload has found a successor in it
             self.aftermath.settle(w.slot for w in self.wards.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
+        now = trio.current_time()
+        self._withheld_until = self._not_before if now < self._not_before else float("inf")
         orders = plan(self.goal, members, self._held())
         fallback = self.goal.fallback or self.goal.generation
         for slot, generation in [
             *((slot, fallback) for slot in orders.restore),
             *((slot, self.goal.generation) for slot in orders.spawn),
         ]:
-            if self.aftermath.restarts.pace(trio.current_time()) <= 0:
+            wait = self.aftermath.restarts.pace(now)
+            if wait <= 0:
                 self._begin(slot, generation)
+            else:
+                self._withheld_until = min(self._withheld_until, now + wait)
         for id_ in orders.retire:
             self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
 
@@ -229,6 +237,7 @@ class Supervisor:
                 "worker.no_line", f"cannot start worker {slot}: {error.strerror}; trying again", level=ERROR, slot=slot
             )
             self._not_before = now + RETRY_S
+            self._withheld_until = min(self._withheld_until, self._not_before)
             return
         self._last_id += 1
         post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
@@ -485,11 +494,9 @@ class Supervisor:
     def _due(self) -> float:
         now = trio.current_time()
         due = min((self._deadline(ward) for ward in self.wards.values()), default=float("inf"))
-        if self._not_before > now:
-            due = min(due, self._not_before)
         stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
         restart = float("inf") if self._awaits_code else self.aftermath.due(now, self.serving > 0)
-        return min(due, stable, self.renewal.due(), restart)
+        return min(due, stable, self.renewal.due(), restart, self._withheld_until)
 
     def _deadline(self, ward: Ward) -> float:
         return self.patience.deadline(ward.state, ward.since, ward.heard)

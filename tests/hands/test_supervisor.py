@@ -10,6 +10,7 @@ import signal
 
 import pytest
 import trio
+from attrs import evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import supervisor as supervisor_module
@@ -340,6 +341,20 @@ async def test_no_more_than_twenty_are_started_in_a_second(autojump_clock: MockC
             await replaced(fleet, killed)
         for start in starts:
             assert sum(start <= other < start + 0.99 for other in starts) <= STARTS_PER_S
+
+
+async def test_whoever_had_to_wait_for_the_pace_is_not_forgotten_if_the_time_passes_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """The plan is asked a moment before the second is over, the clock for its next deadline a moment after it."""
+    async with a_fleet(1) as fleet:
+        supervisor, now = fleet.supervisor, trio.current_time()
+        for _ in range(STARTS_PER_S):
+            supervisor.aftermath.restarts.started(now)
+        supervisor.goal = evolve(supervisor.goal, size=2)
+        supervisor._replan()
+        autojump_clock.jump(1.1)
+        assert supervisor._due() <= trio.current_time()
 
 
 async def test_a_slot_is_never_held_by_two_who_stay(autojump_clock: MockClock) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from .machine import HOME, Spread, describe, keep, table
-from .servers import Contender, _port_of_rrmaster, started
+from .servers import Contender, port_of_rrmaster, started
 
 WORKERS = 4
 KEPT = 8
@@ -126,7 +126,7 @@ def _with(policy: str) -> Contender:
         options = ["-w", str(workers), "-b", "127.0.0.1:0", "--app-dir", str(HOME.parent), "--policy", policy]
         return [sys.executable, "-m", "rrmaster", *options, "--keep-alive", "60s", "bench.busy:app"]
 
-    return Contender(policy, command, _port_of_rrmaster)
+    return Contender(policy, command, port_of_rrmaster)
 
 
 def main() -> None:

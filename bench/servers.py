@@ -71,7 +71,7 @@ def compiled(name: str) -> Path:
 def contenders(beside: Sequence[Path] = ()) -> list[Contender]:
     """rrmaster, any other checkouts of it, and the peers."""
     trees = [("rrmaster", HOME.parent), *((f"rrmaster ({path.name})", path.resolve()) for path in beside)]
-    ours = [Contender(name, _rrmaster, _port_of_rrmaster, tree) for name, tree in trees]
+    ours = [Contender(name, _rrmaster, port_of_rrmaster, tree) for name, tree in trees]
     return [*ours, Contender("node", _node, port_printed), Contender("c", c_master, port_printed)]
 
 
@@ -124,7 +124,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-def _port_of_rrmaster(process: subprocess.Popen[bytes]) -> int:
+def port_of_rrmaster(process: subprocess.Popen[bytes]) -> int:
     said = _read_until(process, rb"ready: \d+ of \d+ workers serve")
     found = re.search(rb" on 127\.0\.0\.1:(\d+) with ", said)
     if found is None:

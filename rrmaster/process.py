@@ -104,6 +104,17 @@ class Child:
                 signal.pidfd_send_signal(self._pidfd, number)
 
 
+async def outlive(process: Process) -> Exit:
+    """Wait until it has ended.  Cancelled, it is killed with its group first: nothing outlives the master's own end."""
+    try:
+        return await process.wait()
+    except trio.Cancelled:
+        process.signal(signal.SIGKILL, group=True)
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        raise
+
+
 def adopted(pidfd: int, pid: int) -> Child:
     """The process behind a pidfd, which is ours from now on, if it is a child of ours and has this number.
 

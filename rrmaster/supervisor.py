@@ -29,7 +29,7 @@ from .fleet import STAYING, Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
 from .log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
-from .process import DUMP_SIGNAL
+from .process import DUMP_SIGNAL, outlive
 from .recall import GAP
 from .recycling import Limits, Wear
 from .relay import relay
@@ -182,12 +182,12 @@ class Supervisor:
     # --- the plan
 
     def _replan(self) -> None:
-        self.renewal.look(trio.current_time())
+        now = trio.current_time()
+        self.renewal.look(now)
         self.aftermath.forget_slots_from(self.goal.size)
         if self.goal.fallback is None:  # whoever was to be restored in a reload has found a successor in it
             self.aftermath.settle(w.slot for w in self.wards.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
-        now = trio.current_time()
         self._withheld_until = self._not_before if now < self._not_before else float("inf")
         orders = plan(self.goal, members, self._held())
         fallback = self.goal.fallback or self.goal.generation
@@ -287,14 +287,7 @@ class Supervisor:
             for fd, stream in zip(born.outputs, ("stdout", "stderr"), strict=False):
                 nursery.start_soon(relay, fd, worker_lines(ward.slot, born.process.pid, ward.generation, stream))
             nursery.start_soon(ward.conversation.listen)
-            try:
-                how = await born.process.wait()
-            except trio.Cancelled:
-                # Nothing outlives the master's own end.
-                born.process.signal(signal.SIGKILL, group=True)
-                with trio.CancelScope(shield=True):
-                    await born.process.wait()
-                raise
+            how = await outlive(born.process)
             nursery.cancel_scope.cancel()
         return how
 

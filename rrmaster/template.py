@@ -25,7 +25,7 @@ from attrs import Factory, define
 from . import births
 from .births import Barren, Loaded, Newborn, Order, Unloadable, Weighed
 from .log import tell
-from .process import DUMP_SIGNAL, Child, Process, adopted, start
+from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
 from .relay import Lines, open_pipe, relay
 from .restarts import Exit
 
@@ -89,13 +89,7 @@ class Template:
         return how
 
     async def _end(self) -> Exit:
-        try:
-            how = await self.process.wait()
-        except trio.Cancelled:
-            self.process.signal(signal.SIGKILL, group=True)
-            with trio.CancelScope(shield=True):
-                await self.process.wait()
-            raise
+        how = await outlive(self.process)
         self._hear_all()
         self.own_fault = self.own_fault or not how.killed
         self.lose(f"its template {how}" if self.loaded is None else f"it {how}")

@@ -154,3 +154,18 @@ def held_until_1012(port: int, opened: Callable[[], None]) -> None:
             websocket.recv(PATIENCE)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1012
+
+
+@define(eq=False)
+class Ends:
+    """When connections were ended, by the names they are given."""
+
+    at: dict[str, float] = Factory(dict)
+
+    async def of(self, name: str, browser: Browser) -> None:
+        assert await browser.closed()
+        self.at[name] = trio.current_time()
+
+    async def of_websocket(self, port: int, task_status: trio.TaskStatus[None]) -> None:
+        await trio.to_thread.run_sync(held_until_1012, port, task_status.started)
+        self.at["websocket"] = trio.current_time()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from browser import DRAINS, FRAMEWORKS, Browser, browsing, customer, held_until_1012, last_answer
+from browser import DRAINS, FRAMEWORKS, Ends, browsing, customer, last_answer
 from harness import BRIEF, Running, running
 
 
@@ -49,22 +49,14 @@ async def test_who_says_nothing_is_not_waited_for_for_long():
     """A virgin connection for two seconds, an idle one and a websocket for half of the graceful timeout (1012)."""
     async with one_worker() as master, browsing(master.port) as virgin, browsing(master.port) as idle:
         assert not (await idle.get("/")).last
-        ends: dict[str, float] = {}
-
-        async def note(name: str, browser: Browser) -> None:
-            assert await browser.closed()
-            ends[name] = trio.current_time()
-
-        async def hold(task_status: trio.TaskStatus[None]) -> None:
-            await trio.to_thread.run_sync(held_until_1012, master.port, task_status.started)
-            ends["websocket"] = trio.current_time()
-
+        noted = Ends()
+        ends = noted.at
         async with trio.open_nursery() as nursery:
-            await nursery.start(hold)
+            await nursery.start(noted.of_websocket, master.port)
             began = trio.current_time()
             await drained(master)
-            nursery.start_soon(note, "virgin", virgin)
-            nursery.start_soon(note, "idle", idle)
+            nursery.start_soon(noted.of, "virgin", virgin)
+            nursery.start_soon(noted.of, "idle", idle)
         assert await master.ended() == 0
         # Not before; on a busy machine it may be later.
         assert ends["virgin"] - began >= 1.9

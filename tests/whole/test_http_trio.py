@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 import trustme
-from browser import DRAINS, Browser, browsing, customer, held_until_1012, last_answer
+from browser import DRAINS, Ends, browsing, customer, last_answer
 from harness import BRIEF, PATIENCE, Running, running
 from test_start import SERVE, rrmaster
 from websockets.sync.client import connect
@@ -133,24 +133,16 @@ async def _answered(client: httpx.AsyncClient, url: str) -> None:
 async def test_who_says_nothing_is_not_waited_for_for_long():
     """An idle client of HTTP/2 is told GOAWAY at once, a virgin connection has two seconds, the others half of all."""
     async with running("with_trio:app", "--runtime", "trio", *DRAINS, workers=1) as master:
-        ends: dict[str, float] = {}
-
-        async def note(name: str, browser: Browser) -> None:
-            assert await browser.closed()
-            ends[name] = trio.current_time()
-
-        async def hold(task_status: trio.TaskStatus[None]) -> None:
-            await trio.to_thread.run_sync(held_until_1012, master.port, task_status.started)
-            ends["websocket"] = trio.current_time()
-
+        noted = Ends()
+        ends = noted.at
         async with browsing(master.port) as virgin, browsing(master.port) as idle, trio.open_nursery() as nursery:
             assert not (await idle.get("/")).last
             goes_away = await _idle_http_2(master.port)
-            await nursery.start(hold)
+            await nursery.start(noted.of_websocket, master.port)
             began = trio.current_time()
             master.signal(signal.SIGTERM)
-            nursery.start_soon(note, "virgin", virgin)
-            nursery.start_soon(note, "idle", idle)
+            nursery.start_soon(noted.of, "virgin", virgin)
+            nursery.start_soon(noted.of, "idle", idle)
             await _told_to_go_away(goes_away)
             ends["HTTP/2"] = trio.current_time()
         assert await master.ended() == 0

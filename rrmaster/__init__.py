@@ -48,6 +48,7 @@ ward           what is known of one worker
 lineage        which template is a generation's, and for how long is it kept
 chronicle      what is told of a worker's life
 aftermath      what follows from a worker's end
+starts         who may be started now, and until when must the others wait
 renewal        how a fleet that runs is changed: reload, scaling, recycling
 supervisor     asks plan, LAW and restarts, and obeys
 change         what a reload changes besides the code

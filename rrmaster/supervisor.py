@@ -22,7 +22,6 @@ from attrs import Factory, define, evolve
 from . import wire
 from .aftermath import Aftermath
 from .balance import Post
-from .channel import Line, Talk
 from .chronicle import Chronicle
 from .dispatcher import Dispatcher
 from .fleet import STAYING, Goal, Member, plan
@@ -36,25 +35,12 @@ from .relay import relay
 from .renewal import Renewal
 from .restarts import Exit
 from .rollout import Rollout
+from .starts import Starts
 from .talk import Conversation
 from .ward import Birth, Born, StillBorn, Ward
 
 STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
-
-
-RETRY_S = 1.0
-"""Seconds to wait when a line cannot be opened (out of descriptors)."""
-
-
-def _lines(window: int) -> tuple[Line, tuple[Talk, socket.socket]]:
-    """Both lines to a new worker.  Raises OSError, and then leaves none open."""
-    line = Line.open(window)
-    try:
-        return line, Talk.open()
-    except BaseException:
-        line.close()
-        raise
 
 
 class Hopeless(Exception):
@@ -73,6 +59,7 @@ class Supervisor:
     limit: int = 10_000
     random: random.Random = Factory(random.Random)
     aftermath: Aftermath = Factory(Aftermath)
+    starts: Starts = Factory(lambda self: Starts(self.aftermath), takes_self=True)
     wards: dict[int, Ward] = Factory(dict)
     killed_while_stopping: int = 0
     """Workers that had to be killed once everybody was to go."""
@@ -91,11 +78,6 @@ class Supervisor:
     vacated: set[int] = Factory(set)
     """Slots in which nobody is to be started any more, until somebody asks for it."""
     _last_id: int = 0
-    _not_before: float = 0.0
-    """When to try again after the machine had no room for another line."""
-    # When to plan again because somebody could not be started yet.  Noted where that was decided: asked for later, the
-    # time may just have passed, and nobody would be waited for.
-    _withheld_until: float = float("inf")
     _verdict: str | None = None
     _recalls: bool = True
     _news: trio.Event = Factory(trio.Event)
@@ -188,18 +170,14 @@ class Supervisor:
         if self.goal.fallback is None:  # whoever was to be restored in a reload has found a successor in it
             self.aftermath.settle(w.slot for w in self.wards.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
-        self._withheld_until = self._not_before if now < self._not_before else float("inf")
-        orders = plan(self.goal, members, self._held())
+        orders = plan(self.goal, members, self._held(now))
         fallback = self.goal.fallback or self.goal.generation
         for slot, generation in [
             *((slot, fallback) for slot in orders.restore),
             *((slot, self.goal.generation) for slot in orders.spawn),
         ]:
-            wait = self.aftermath.restarts.pace(now)
-            if wait <= 0:
+            if self.starts.may(slot, now):
                 self._begin(slot, generation)
-            else:
-                self._withheld_until = min(self._withheld_until, now + wait)
         for id_ in orders.retire:
             self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
 
@@ -212,10 +190,9 @@ class Supervisor:
             return "its generation failed"
         return "reload" if ward.generation < self.goal.generation else "scaled down"
 
-    def _held(self) -> set[int]:
+    def _held(self, now: float) -> set[int]:
         """Slots in which nobody may be started yet."""
-        now = trio.current_time()
-        if now < self._not_before or self._awaits_code:
+        if not self.starts.look(now) or self._awaits_code:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
         going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
@@ -230,15 +207,10 @@ class Supervisor:
 
     def _begin(self, slot: int, generation: int) -> None:
         now = trio.current_time()
-        try:
-            line, (talk, its) = _lines(self.window)
-        except OSError as error:
-            tell(
-                "worker.no_line", f"cannot start worker {slot}: {error.strerror}; trying again", level=ERROR, slot=slot
-            )
-            self._not_before = now + RETRY_S
-            self._withheld_until = min(self._withheld_until, self._not_before)
+        lines = self.starts.lines(slot, self.window, now)
+        if lines is None:
             return
+        line, (talk, its) = lines
         self._last_id += 1
         post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
         # `ward` is bound before the dispatcher's next turn can hear anything.
@@ -489,7 +461,7 @@ class Supervisor:
         due = min((self._deadline(ward) for ward in self.wards.values()), default=float("inf"))
         stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
         restart = float("inf") if self._awaits_code else self.aftermath.due(now, self.serving > 0)
-        return min(due, stable, self.renewal.due(), restart, self._withheld_until)
+        return min(due, stable, self.renewal.due(), restart, self.starts.withheld_until)
 
     def _deadline(self, ward: Ward) -> float:
         return self.patience.deadline(ward.state, ward.since, ward.heard)

@@ -13,13 +13,14 @@ import trio
 from attrs import evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import supervisor as supervisor_module
 from rrmaster import wire
+from rrmaster.channel import Line
 from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL
 from rrmaster.restarts import STARTS_PER_S, Exit
 from rrmaster.rollout import Trial
-from rrmaster.supervisor import RETRY_S, STACKS_S, Birth, Born, StillBorn
+from rrmaster.starts import RETRY_S
+from rrmaster.supervisor import STACKS_S, Birth, Born, StillBorn
 from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
@@ -387,7 +388,7 @@ async def test_a_line_that_cannot_be_opened_delays_a_replacement_and_ends_nothin
 
     async with a_fleet(2) as fleet:
         with monkeypatch.context() as patch:
-            patch.setattr(supervisor_module.Line, "open", full)
+            patch.setattr(Line, "open", full)
             fleet.serving[0].process.end(Exit(signal=KILL))
             await trio.sleep(5)
             assert fleet.slots == [1]

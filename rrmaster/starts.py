@@ -1,0 +1,73 @@
+"""Who may be started now, and until when must the others wait?
+
+::
+
+    a place is free ──► has it crashed (aftermath)? ──► too many in a second? ──► has the machine room? ──► begin
+
+What has to wait is noted where that was decided, with the time at which the plan is to be asked again: asked for later,
+the time may just have passed, and nobody would be waited for.
+
+It starts nobody.
+"""
+
+from __future__ import annotations
+
+import socket
+from logging import ERROR
+
+from attrs import define
+
+from .aftermath import Aftermath
+from .channel import Line, Talk
+from .log import tell
+
+RETRY_S = 1.0
+"""Seconds to wait when a line cannot be opened (out of descriptors)."""
+
+Lines = tuple[Line, tuple[Talk, socket.socket]]
+"""Both lines to a new worker; of the second its own end, too."""
+
+
+@define(eq=False)
+class Starts:
+    """What stands between a free place and a worker in it."""
+
+    aftermath: Aftermath
+    withheld_until: float = float("inf")
+    """When to ask the plan again, for somebody could not be started yet."""
+    _not_before: float = 0.0
+    """When to try again after the machine had no room for another line."""
+
+    def look(self, now: float) -> bool:
+        """The plan is asked: whether anybody may be started at all."""
+        possible = now >= self._not_before
+        self.withheld_until = float("inf") if possible else self._not_before
+        return possible
+
+    def may(self, slot: int, now: float) -> bool:
+        """Whether somebody may be started here, as far as the pace goes."""
+        wait = self.aftermath.restarts.pace(now)
+        if wait > 0:
+            self.withheld_until = min(self.withheld_until, now + wait)
+        return wait <= 0
+
+    def lines(self, slot: int, window: int, now: float) -> Lines | None:
+        """The lines to a new worker, the caller's to close; None: there is no room for them now."""
+        try:
+            return _open(window)
+        except OSError as error:
+            text = f"cannot start worker {slot}: {error.strerror}; trying again"
+            tell("worker.no_line", text, level=ERROR, slot=slot)
+            self._not_before = now + RETRY_S
+            self.withheld_until = min(self.withheld_until, self._not_before)
+            return None
+
+
+def _open(window: int) -> Lines:
+    """Raises OSError, and then leaves none open."""
+    line = Line.open(window)
+    try:
+        return line, Talk.open()
+    except BaseException:
+        line.close()
+        raise

@@ -103,7 +103,6 @@ class Aftermath:
 
     def begun(self, slot: int, now: float) -> bool:
         """Somebody was started in a slot.  Whether in the place of one that crashed."""
-        self.restarts.started(now)
         if slot in self._vacant:
             self._vacant.discard(slot)
             self.counts[slot] = self.counts.get(slot, 0) + 1

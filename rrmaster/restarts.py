@@ -35,7 +35,7 @@ JITTER = 0.2
 """The back-off varies by this share, so that several masters on one machine do not come back in step."""
 
 STARTS_PER_S = 20
-"""Workers started a second, at most: whoever kills them faster than this gains nothing by it."""
+"""Workers replaced a second, at most: whoever kills them faster than this gains nothing by it."""
 
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 
@@ -105,13 +105,13 @@ class Restarts:
             self.not_before = now + self._delay(0.5)
 
     def pace(self, now: float) -> float:
-        """Seconds until another worker may be started at all; 0: now."""
+        """Seconds until another one may be replaced; 0: now."""
         while self._started and now - self._started[0] >= 1.0:
             self._started.popleft()
         return self._started[0] + 1.0 - now if len(self._started) >= STARTS_PER_S else 0.0
 
     def started(self, now: float) -> None:
-        """A worker was started."""
+        """A worker was started in the place of another."""
         self._started.append(now)
 
     def looping(self, now: float) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import socket
 from logging import ERROR
 
-from attrs import define
+from attrs import Factory, define
 
 from .aftermath import Aftermath
 from .channel import Line, Talk
@@ -37,19 +37,40 @@ class Starts:
     """When to ask the plan again, for somebody could not be started yet."""
     _not_before: float = 0.0
     """When to try again after the machine had no room for another line."""
+    _newest: dict[int, int] = Factory(dict)
+    """The newest generation that has been begun in a slot."""
 
-    def look(self, now: float) -> bool:
-        """The plan is asked: whether anybody may be started at all."""
+    def look(self, size: int, now: float) -> bool:
+        """The plan is asked: whether anybody may be started at all.  Slots from `size` on are no more."""
+        self.aftermath.forget_slots_from(size)
+        self._newest = {slot: newest for slot, newest in self._newest.items() if slot < size}
         possible = now >= self._not_before
         self.withheld_until = float("inf") if possible else self._not_before
         return possible
 
-    def may(self, slot: int, now: float) -> bool:
-        """Whether somebody may be started here, as far as the pace goes."""
+    def may(self, slot: int, generation: int, now: float) -> bool:
+        """Whether somebody may be started here, as far as the pace goes.
+
+        That is for whoever is replaced, and replaced again.  The first of a slot, or of a new generation in it, is what
+        somebody has asked for, and once: how many of these boot at a time is for the plan alone to say.
+        """
+        if self._is_first(slot, generation):
+            return True
         wait = self.aftermath.restarts.pace(now)
         if wait > 0:
             self.withheld_until = min(self.withheld_until, now + wait)
         return wait <= 0
+
+    def begun(self, slot: int, generation: int, now: float) -> bool:
+        """Somebody was started.  Whether in the place of one that crashed."""
+        if self._is_first(slot, generation):
+            self._newest[slot] = generation
+        else:
+            self.aftermath.restarts.started(now)
+        return self.aftermath.begun(slot, now)
+
+    def _is_first(self, slot: int, generation: int) -> bool:
+        return generation > self._newest.get(slot, 0)
 
     def lines(self, slot: int, window: int, now: float) -> Lines | None:
         """The lines to a new worker, the caller's to close; None: there is no room for them now."""

@@ -166,7 +166,6 @@ class Supervisor:
     def _replan(self) -> None:
         now = trio.current_time()
         self.renewal.look(now)
-        self.aftermath.forget_slots_from(self.goal.size)
         if self.goal.fallback is None:  # whoever was to be restored in a reload has found a successor in it
             self.aftermath.settle(w.slot for w in self.wards.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
@@ -176,7 +175,7 @@ class Supervisor:
             *((slot, fallback) for slot in orders.restore),
             *((slot, self.goal.generation) for slot in orders.spawn),
         ]:
-            if self.starts.may(slot, now):
+            if self.starts.may(slot, generation, now):
                 self._begin(slot, generation)
         for id_ in orders.retire:
             self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
@@ -192,7 +191,7 @@ class Supervisor:
 
     def _held(self, now: float) -> set[int]:
         """Slots in which nobody may be started yet."""
-        if not self.starts.look(now) or self._awaits_code:
+        if not self.starts.look(self.goal.size, now) or self._awaits_code:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
         going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
@@ -222,7 +221,7 @@ class Supervisor:
         )
         wear = Wear(self.limits.of_one(self.random.random()))
         ward = Ward(self._last_id, slot, generation, link, conversation, now, now, wear=wear)
-        ward.retry = self.aftermath.begun(slot, now)
+        ward.retry = self.starts.begun(slot, generation, now)
         self.wards[ward.id] = ward
         self.chronicle.forked(ward)
         assert self._nursery is not None

@@ -10,7 +10,6 @@ import signal
 
 import pytest
 import trio
-from attrs import evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import wire
@@ -328,7 +327,7 @@ async def test_who_is_killed_from_outside_is_replaced_at_once_every_time(
         assert fleet.slots == [0, 1, 2]
 
 
-async def test_no_more_than_twenty_are_started_in_a_second(autojump_clock: MockClock) -> None:
+async def test_no_more_than_twenty_are_replaced_in_a_second(autojump_clock: MockClock) -> None:
     starts: list[float] = []
 
     async def noted(actor: Actor) -> Exit:
@@ -340,8 +339,25 @@ async def test_no_more_than_twenty_are_started_in_a_second(autojump_clock: MockC
             killed = fleet.serving[0]
             killed.process.end(Exit(signal=KILL))
             await replaced(fleet, killed)
+        del starts[:4]
         for start in starts:
             assert sum(start <= other < start + 0.99 for other in starts) <= STARTS_PER_S
+
+
+async def test_whoever_is_started_because_somebody_asked_for_it_is_not_paced(autojump_clock: MockClock) -> None:
+    """A first start, a larger fleet, a reload: only how many boot at once is bounded."""
+    many = STARTS_PER_S + 5
+    async with a_fleet(many, at_once=2, complete=False) as fleet:
+        assert await fleet.until(lambda: len(fleet.serving) == many) < 0.5
+        fleet.supervisor.scale(2 * many)
+        assert await fleet.until(lambda: len(fleet.serving) == 2 * many) < 0.5
+        fleet.supervisor.renewal.trial = Trial(probation=0, soak=0)
+        fleet.supervisor.reload()
+        assert await fleet.until(lambda: generations(fleet) == [2] * 2 * many) < 0.5
+        for actor in fleet.serving:
+            actor.process.end(Exit(signal=KILL))
+        assert await fleet.until(lambda: len(fleet.serving) == STARTS_PER_S) < 0.5
+        assert await fleet.until(lambda: len(fleet.serving) == 2 * many) > 1, "but replacements are"
 
 
 async def test_whoever_had_to_wait_for_the_pace_is_not_forgotten_if_the_time_passes_at_once(
@@ -352,7 +368,8 @@ async def test_whoever_had_to_wait_for_the_pace_is_not_forgotten_if_the_time_pas
         supervisor, now = fleet.supervisor, trio.current_time()
         for _ in range(STARTS_PER_S):
             supervisor.aftermath.restarts.started(now)
-        supervisor.goal = evolve(supervisor.goal, size=2)
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        await fleet.until(lambda: not supervisor.wards)
         supervisor._replan()
         autojump_clock.jump(1.1)
         assert supervisor._due() <= trio.current_time()

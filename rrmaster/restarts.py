@@ -1,7 +1,8 @@
 """When to try again, and when to call it a crash loop.
 
-A *crash* is a death before ready, by own exit, by a fault signal, or out of memory.  A worker killed from outside
-(SIGKILL, SIGTERM) is no crash: somebody wanted it gone, and it is replaced at once.
+A *crash* is a death before ready, by own exit, by a fault signal, or out of memory; and whatever has the master end a
+worker that serves, or has it leave as soon as it does.  A worker killed from outside (SIGKILL, SIGTERM) is no crash:
+somebody wanted it gone, and it is replaced at once.
 
 The first crash is replaced at once, the next ones after a back-off that doubles, with jitter, up to a cap.  What
 counts is the fleet, not the slot: code that crashes crashes everywhere, and eight slots that each back off alone
@@ -27,6 +28,13 @@ minute, which is seldom enough to read the log and often enough to notice when t
 
 ALONE_CAP_S = 1.0
 """Seconds, the cap while nobody serves: then every client waits for the next try."""
+
+BRIEF_S = 1.0
+"""Seconds.  Who leaves by its own wish sooner than this after it began to serve counts as crashed: the next one would
+leave as soon, and the one after it.  (Node's users and gunicorn start the next one at once, for ever.  systemd counts
+every start against its limit, however the last one ended; supervisord calls a start good that lasts this long,
+`startsecs`.  Theirs is the better rule, but for giving up.)  Who stays longer has served: a worker for each job is a way
+to live."""
 
 WINDOW_S, LOOP = 60.0, 5
 """This many crashes within this many seconds are a crash loop, and are said to be one."""

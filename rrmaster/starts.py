@@ -48,6 +48,13 @@ class Starts:
         self.withheld_until = float("inf") if possible else self._not_before
         return possible
 
+    def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
+        """Slots in which nobody may be started yet, for whoever was there has crashed."""
+        wait = self.aftermath.wait(now, anybody_serves)
+        if wait > 0:
+            self.withheld_until = min(self.withheld_until, now + wait)
+        return self.aftermath.held(now, ever_ready, anybody_serves)
+
     def may(self, slot: int, generation: int, now: float) -> bool:
         """Whether somebody may be started here, as far as the pace goes.
 

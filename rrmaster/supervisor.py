@@ -33,7 +33,7 @@ from .recall import GAP
 from .recycling import Limits, Wear
 from .relay import relay
 from .renewal import Renewal
-from .restarts import Exit
+from .restarts import BRIEF_S, Exit
 from .rollout import Rollout
 from .starts import Starts
 from .talk import Conversation
@@ -195,7 +195,7 @@ class Supervisor:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
         going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
-        return going | self.vacated | self.aftermath.held(now, self.ever_ready, self.serving > 0)
+        return going | self.vacated | self.starts.held(now, self.ever_ready, self.serving > 0)
 
     @property
     def _awaits_code(self) -> bool:
@@ -278,6 +278,8 @@ class Supervisor:
                 ward.reason = ward.reason or f"{reason} before it served"
                 self.happens(ward, Event.FAILED, ward.reason)
             case wire.Retiring(reason, now=True):
+                if ward.state is State.SERVING and not ward.leaving and ward.heard < ward.served_since + BRIEF_S:
+                    self._drops_out(ward, f"{ward.name}: {reason} as soon as it served")
                 self.happens(ward, Event.RETIRE, reason)
             case wire.Retiring(reason):
                 ward.wish = ward.wish or reason
@@ -313,13 +315,24 @@ class Supervisor:
         if event is Event.READY and law.state is State.PROVING:
             self._prove(ward)
         if before in STAYING and law.state not in STAYING and not ward.asked:
-            self.renewal.failed(ward, ward.reason or f"{ward.name}: {why or event.value}")
+            self._drops_out(ward, ward.reason or f"{ward.name}: {why or event.value}")
         if before is not State.GONE and law.state is State.GONE:
             self.chronicle.exited(ward, how)
             self._ended(ward, before, how)
             ward.gone.set()
         if law.state is not before or law.actions:
             self.changed()
+
+    def _drops_out(self, ward: Ward, why: str) -> None:
+        """It should have stayed, and goes, or has gone.  Once it has served somebody may take its place before it is
+        gone, so if that is a crash it is one now."""
+        self.renewal.failed(ward, why)
+        if ward.served_since is not None and ward.state is not State.GONE and not self._expected(ward):
+            self.aftermath.crashed(ward, trio.current_time())
+
+    def _expected(self, ward: Ward) -> bool:
+        """Whether its end is nobody's crash: it was asked to go, or its generation was given up."""
+        return ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
 
     def _enter(self, ward: Ward, state: State, why: str) -> None:
         before, ward.state, ward.since = ward.state, state, trio.current_time()
@@ -415,8 +428,7 @@ class Supervisor:
             else:
                 self._verdict = verdict
             return
-        # One of a generation that was given up is nobody's crash.
-        expected = ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
+        expected = self._expected(ward)
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
         self.aftermath.ended(ward, before, how, expected, trio.current_time())
@@ -456,11 +468,9 @@ class Supervisor:
             self.changed()
 
     def _due(self) -> float:
-        now = trio.current_time()
         due = min((self._deadline(ward) for ward in self.wards.values()), default=float("inf"))
         stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
-        restart = float("inf") if self._awaits_code else self.aftermath.due(now, self.serving > 0)
-        return min(due, stable, self.renewal.due(), restart, self.starts.withheld_until)
+        return min(due, stable, self.renewal.due(), self.starts.withheld_until)
 
     def _deadline(self, ward: Ward) -> float:
         return self.patience.deadline(ward.state, ward.since, ward.heard)

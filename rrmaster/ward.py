@@ -66,6 +66,8 @@ class Ward:
     probed: bool = False
     """It is ready, and has answered its probe if there is one."""
     served_since: float | None = None
+    crashed: bool = False
+    """That has been counted."""
     retry: bool = False
     """It fills a crashed worker's place: if it lasts, the crash loop is over."""
     dumping: bool = False

@@ -16,7 +16,7 @@ from rrmaster import wire
 from rrmaster.channel import Line
 from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL
-from rrmaster.restarts import STARTS_PER_S, Exit
+from rrmaster.restarts import BRIEF_S, STARTS_PER_S, Exit
 from rrmaster.rollout import Trial
 from rrmaster.starts import RETRY_S
 from rrmaster.supervisor import STACKS_S, Birth, Born, StillBorn
@@ -269,6 +269,47 @@ async def test_the_same_reason_is_said_once(autojump_clock: MockClock, caplog: p
         assert len([r for r in caplog.records if "DATABASE" in r.getMessage() and r.levelno >= logging.ERROR]) == 1
 
 
+async def leaves_at_once(actor: Actor) -> Exit:
+    """As `current_worker().disconnect()` in its first request, or its first moment."""
+    actor.ready()
+    await trio.sleep(0.05)
+    actor.say(wire.Retiring("it has disconnected", now=True))
+    await actor.serve()
+    return Exit(code=0)
+
+
+async def raves_at_once(actor: Actor) -> Exit:
+    actor.ready()
+    await trio.sleep(0.05)
+    actor.letterbox.line.send(b"?")
+    return await boots_for_ever(actor)
+
+
+@pytest.mark.parametrize("script", [leaves_at_once, raves_at_once])
+async def test_a_worker_that_goes_as_soon_as_it_serves_is_not_replaced_over_and_over(
+    script: Script, autojump_clock: MockClock
+) -> None:
+    async with a_fleet(2) as fleet:
+        fleet.troupe.script = script
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        await trio.sleep(120)
+        assert 5 <= len(fleet.troupe.actors) - 2 <= 10
+        assert fleet.supervisor.aftermath.restarts.looping(trio.current_time())
+        assert fleet.slots == [1], "the other serves on"
+        fleet.troupe.script = serves
+        await fleet.until(lambda: fleet.slots == [0, 1], within=40)
+
+
+async def test_a_worker_that_disconnects_itself_after_its_work_is_replaced_at_once(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        for _ in range(10):
+            await trio.sleep(BRIEF_S)
+            old = fleet.serving[1]
+            old.say(wire.Retiring("it has disconnected", now=True))
+            assert await replaced(fleet, old) < 0.5
+        assert not fleet.supervisor.aftermath.restarts.crashes
+
+
 async def test_nobody_is_started_in_the_place_of_one_that_still_goes(autojump_clock: MockClock) -> None:
     async with a_fleet(2, deaf=frozenset({TERM})) as fleet:
         fleet.troupe.script = fails_slowly
@@ -301,7 +342,7 @@ async def test_a_smaller_fleet_has_no_places_left_to_fill(autojump_clock: MockCl
         await trio.sleep(10)
         fleet.supervisor.scale(2)
         await trio.sleep(1)
-        assert fleet.supervisor.aftermath.due(trio.current_time(), True) == float("inf")
+        assert fleet.supervisor.aftermath.wait(trio.current_time(), True) == 0
         assert fleet.supervisor._due() == float("inf"), "nothing wakes the master any more"
 
 
@@ -473,6 +514,29 @@ async def test_in_a_reload_nobody_serves_less_and_the_old_drain(autojump_clock: 
         await fleet.until(lambda: len(fleet.troupe.living) == 3)
         assert least == 3
         assert all(actor.process.how == Exit(code=0) and not actor.process.signals for actor in old)
+
+
+async def test_a_release_that_disconnects_itself_at_once_is_rolled_back(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        fleet.troupe.script, before = leaves_once_it_serves(fleet), ids(fleet)
+        fleet.supervisor.renewal.trial = Trial(probation=1, soak=1)
+        rollout = fleet.supervisor.begin_reload()
+        await fleet.until(lambda: rollout.over)
+        assert (rollout.status, rollout.reason.partition(": ")[2]) == (11, "it has disconnected as soon as it served")
+        await trio.sleep(60)
+        assert (ids(fleet), len(fleet.troupe.actors)) == (before, 4)
+        assert not fleet.supervisor.aftermath.restarts.crashes
+
+
+def leaves_once_it_serves(fleet: Fleet) -> Script:
+    async def script(actor: Actor) -> Exit:
+        actor.ready()
+        await fleet.until(lambda: actor in fleet.serving)
+        actor.say(wire.Retiring("it has disconnected", now=True))
+        await actor.serve()
+        return Exit(code=0)
+
+    return script
 
 
 @pytest.mark.parametrize("bad", [fails("SyntaxError"), crashes, leaves_early, boots_for_ever])

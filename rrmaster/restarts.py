@@ -33,8 +33,8 @@ BRIEF_S = 1.0
 """Seconds.  Who leaves by its own wish sooner than this after it began to serve counts as crashed: the next one would
 leave as soon, and the one after it.  (Node's users and gunicorn start the next one at once, for ever.  systemd counts
 every start against its limit, however the last one ended; supervisord calls a start good that lasts this long,
-`startsecs`.  Theirs is the better rule, but for giving up.)  Who stays longer has served: a worker for each job is a way
-to live."""
+`startsecs`.  Theirs is the better rule, but for giving up.)  Who stays longer has served: one worker for each job is a
+way to live."""
 
 WINDOW_S, LOOP = 60.0, 5
 """This many crashes within this many seconds are a crash loop, and are said to be one."""
@@ -82,6 +82,8 @@ class Restarts:
     not_before: float = 0.0
     crashes: deque[float] = Factory(deque)
     """Times of the crashes of the last `WINDOW_S`."""
+    _tried: float = float("-inf")
+    """When a crashed worker's place was filled last."""
     _started: deque[float] = Factory(deque)
 
     def crashed(self, now: float, served_for: float, jitter: float) -> float:
@@ -104,11 +106,12 @@ class Restarts:
         """Seconds until a crashed worker's place may be filled; 0: now."""
         waiting = max(self.not_before - now, 0.0)
         if not anybody_serves and self.crashes:
-            waiting = min(waiting, max(self.crashes[-1] + ALONE_CAP_S - now, 0.0))
+            waiting = min(waiting, max(max(self.crashes[-1], self._tried) + ALONE_CAP_S - now, 0.0))
         return waiting
 
     def tried(self, now: float) -> None:
         """A crashed worker's place was filled.  In a loop one tries for all: the next place waits as long again."""
+        self._tried = now
         if self.streak > 1:
             self.not_before = now + self._delay(0.5)
 

@@ -300,6 +300,23 @@ async def test_a_worker_that_goes_as_soon_as_it_serves_is_not_replaced_over_and_
         await fleet.until(lambda: fleet.slots == [0, 1], within=40)
 
 
+async def crashes_slowly(actor: Actor) -> Exit:
+    await trio.sleep(0.3)
+    return Exit(code=1)
+
+
+@pytest.mark.parametrize("script", [crashes, crashes_slowly, leaves_at_once])
+async def test_a_crash_loop_of_a_whole_fleet_is_tried_once_a_second(script: Script, autojump_clock: MockClock) -> None:
+    """Not once a second in each slot: the others do not start because one of them does."""
+    async with a_fleet(8) as fleet:
+        fleet.troupe.script = script
+        for actor in fleet.serving:
+            actor.process.end(Exit(code=1))
+        await trio.sleep(60)
+        assert 40 <= len(fleet.troupe.actors) - 8 <= 65
+        assert fleet.supervisor.aftermath.restarts.looping(trio.current_time())
+
+
 async def test_a_worker_that_disconnects_itself_after_its_work_is_replaced_at_once(autojump_clock: MockClock) -> None:
     async with a_fleet(2) as fleet:
         for _ in range(10):

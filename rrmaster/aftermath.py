@@ -61,8 +61,7 @@ class Aftermath:
     def crashed(self, ward: Ward, now: float) -> None:
         """It has crashed, or is as good as that: its place may be filled when the back-off is over."""
         ward.crashed = True
-        served = now - ward.served_since if ward.served_since is not None else 0.0
-        delay = self.restarts.crashed(now, served, self.random.random())
+        delay = self.restarts.crashed(now, ward.served_for(now), self.random.random())
         self._crashed.add(ward.slot)
         if self.restarts.looping(now):
             crashes = len(self.restarts.crashes)

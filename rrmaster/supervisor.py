@@ -278,7 +278,7 @@ class Supervisor:
                 ward.reason = ward.reason or f"{reason} before it served"
                 self.happens(ward, Event.FAILED, ward.reason)
             case wire.Retiring(reason, now=True):
-                if ward.state is State.SERVING and not ward.leaving and ward.heard < ward.served_since + BRIEF_S:
+                if ward.state is State.SERVING and not ward.leaving and ward.served_for(ward.heard) < BRIEF_S:
                     self._drops_out(ward, f"{ward.name}: {reason} as soon as it served")
                 self.happens(ward, Event.RETIRE, reason)
             case wire.Retiring(reason):
@@ -289,8 +289,7 @@ class Supervisor:
         ward.report = report
         if ward.state is State.SERVING and not ward.wish and ward.heard - ward.sampled >= self.renewal.heartbeat:
             ward.sampled = ward.heard
-            age = ward.heard - ward.served_since if ward.served_since is not None else 0.0
-            ward.wish = ward.wear.reason(report.requests, age, report.rss)
+            ward.wish = ward.wear.reason(report.requests, ward.served_for(ward.heard), report.rss)
             if ward.wish:
                 self.changed()
 

@@ -79,6 +79,10 @@ class Ward:
     sampled: float = float("-inf")
     """When its wear was last looked at."""
 
+    def served_for(self, now: float) -> float:
+        """Seconds since it began to serve; 0: it has not."""
+        return 0.0 if self.served_since is None else now - self.served_since
+
     @property
     def key(self) -> tuple[int, int, int]:
         """Who it is, for the events of the library."""

@@ -143,6 +143,8 @@ class Snapshot:
     crash_loop: bool = False
     refused: str = ""
     """Why the code on disk was refused last; empty: it was not."""
+    gone_back: bool = False
+    """What serves is older than the code on disk: that was rolled back."""
     reload: ReloadStatus | None = None
     listeners: tuple[ListenerStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
@@ -470,6 +472,8 @@ def report(snapshot: Snapshot, width: int) -> list[str]:
     lines += _labelled("counts", totals(snapshot), width)
     if snapshot.reload is not None:
         lines += _labelled("reload", reload_line(snapshot.reload), width)
+    if snapshot.gone_back and not snapshot.refused:
+        lines += _labelled("disk", "its code was rolled back: it serves again after a reload or a restart", width)
     for template in snapshot.templates:
         lines += _labelled("template", template_line(template), width)
     return [*lines, "", *workers_table(snapshot, width)]

@@ -17,7 +17,7 @@ from rrmaster.channel import Line
 from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL
 from rrmaster.restarts import BRIEF_S, STARTS_PER_S, Exit
-from rrmaster.rollout import Trial
+from rrmaster.rollout import Rollout, Trial
 from rrmaster.starts import RETRY_S
 from rrmaster.supervisor import STACKS_S, Birth, Born, StillBorn
 from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
@@ -620,6 +620,32 @@ async def test_a_new_worker_that_falls_silent_in_its_probation_ends_the_reload(a
         await trio.sleep(60)
         assert generations(fleet) == [1, 1]
         assert len(fleet.troupe.living) == 2
+
+
+async def test_what_lies_on_the_disk_is_not_forgotten_over_a_rollback(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        renewal = fleet.supervisor.renewal
+
+        async def over(rollout: Rollout) -> tuple[int | None, str, bool]:
+            await fleet.until(lambda: rollout.over)
+            return rollout.status, renewal.refused, renewal.gone_back
+
+        def back(generation: int) -> str:
+            return ""
+
+        assert await over(renewal.begin()) == (0, "", False)
+        fleet.troupe.script = fails("SyntaxError")
+        assert await over(renewal.begin()) == (10, "SyntaxError", False)
+        assert await over(renewal.begin(back=lambda generation: "there is none")) == (10, "SyntaxError", False)
+        fleet.troupe.script = serves
+        assert await over(renewal.begin(back=back)) == (0, "SyntaxError", True)
+        assert await over(renewal.begin(back=back)) == (0, "SyntaxError", False), "and back from there"
+        given_up = renewal.begin()
+        assert await over(renewal.begin(supersede=True, back=back)) == (0, "SyntaxError", True)
+        assert given_up.over
+        assert await over(renewal.begin()) == (0, "", False)
+        assert await over(renewal.begin(back=back)) == (0, "", True)
+        assert not renewal.has_the_disks
 
 
 async def test_a_stop_ends_a_reload_too(autojump_clock: MockClock) -> None:

@@ -101,6 +101,15 @@ def test_the_text_for_programs_is_one_json_object() -> None:
     assert json.loads(as_json_text(FOUR))["workers"][3]["slot"] == 3
 
 
+def test_a_rollback_is_no_trouble_and_is_said() -> None:
+    def disk(**more: object) -> list[str]:
+        return [line for line in report(evolve(FOUR, **more), 120) if line.startswith("disk")]
+
+    assert not troubles(evolve(FOUR, gone_back=True))
+    assert len(disk(gone_back=True)) == 1
+    assert disk() == disk(gone_back=True, refused="SyntaxError") == []
+
+
 # --- the table
 
 

@@ -154,6 +154,7 @@ async def test_the_last_good_code_serves_whatever_the_disk_has(tmp_path: Path) -
             (tmp_path / "app.py").unlink()
             assert await verb(control, "rollback") == 0
             assert {await ask(master.port) for _ in range(4)} == {b"one"}
+            assert (await status(control)).gone_back
             over = True
         assert ledger.keys() == {"answered"}
         # Who replaces somebody now is of that code, too, and so is who comes by a second rollback of the other.

@@ -16,6 +16,7 @@ proxied        who is the client behind a proxy: the PROXY protocol's header
 balance        how load is counted, who has room, who is late, who is next
 lifecycle      what may become of a worker: State x Event -> State, Actions
 restarts       when to try again, when to call it a crash loop
+trust          are those whom a template forks fit to live?
 fleet          what is to be done next: plan(goal, members) -> orders
 rollout        how a reload is going, and what its next step is
 recycling      when a worker that does nothing wrong is to be replaced

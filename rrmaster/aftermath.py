@@ -53,14 +53,14 @@ class Aftermath:
         if ward.link.lost:
             text = f"{ward.name} had up to {ward.link.lost} connections in its hands; they are lost"
             tell("worker.lost", text, level=WARNING, lost=ward.link.lost, **ward.facts)
-        if expected or ward.crashed:
+        if expected or ward.judged:
             return
         if how is None or before is State.KILLED or is_crash(how, ward.served_since is not None):
             self.crashed(ward, now)
 
     def crashed(self, ward: Ward, now: float) -> None:
         """It has crashed, or is as good as that: its place may be filled when the back-off is over."""
-        ward.crashed = True
+        ward.judged = True
         delay = self.restarts.crashed(now, ward.served_for(now), self.random.random())
         self._crashed.add(ward.slot)
         if self.restarts.looping(now):

@@ -102,8 +102,8 @@ class TemplateStatus:
     pid: int | None
     """None: it is lost, or still being started."""
     state: str
-    """loading, in use (the generation's workers are forked from it), none (they cannot be), previous (what a
-    rollback brings back) or lost."""
+    """loading, in use (the generation's workers are forked from it), in doubt (not before it is known whether it is to
+    blame for those who died), none (they cannot be), previous (what a rollback brings back) or lost."""
     age_s: float
     """Seconds since its code was imported, or began to be."""
     spare: int | None = None

@@ -117,7 +117,7 @@ class Supervisor:
 
     @property
     def refused(self) -> str:
-        """Why the code on disk was refused, if the last reload was."""
+        """Why the code on disk was refused, if it was."""
         return self.renewal.refused
 
     def restart(self, slot: int) -> None:
@@ -242,7 +242,9 @@ class Supervisor:
             ward.reason = ward.reason or ("" if ward.asked else str(error))
             self.happens(ward, Event.FAILED)
         else:
-            ward.process = born.process
+            ward.process, ward.outcome = born.process, born.outcome
+            if ward.ready:
+                self._fit(ward)
             if ward.state is State.BOOTING:  # a template that could not be used may have had much of its time
                 ward.since = trio.current_time()
             self.chronicle.online(ward, born.process.pid)
@@ -312,6 +314,8 @@ class Supervisor:
         for action in law.actions:
             self._act(ward, action)
         if event is Event.READY and law.state is State.PROVING:
+            ward.ready = True
+            self._fit(ward)
             self._prove(ward)
         if before in STAYING and law.state not in STAYING and not ward.asked:
             self._drops_out(ward, ward.reason or f"{ward.name}: {why or event.value}")
@@ -346,6 +350,17 @@ class Supervisor:
         ward.since = trio.current_time()
         if ward.state is State.BOOTING and not ward.reason:
             ward.reason = f"it was not ready after {self.patience.ready:g} s (--ready-timeout)"
+
+    def _fit(self, ward: Ward) -> None:
+        """It was well started."""
+        if ward.outcome(True):
+            self.aftermath.restarts.calm()
+            self.changed()
+
+    def _unfit(self, ward: Ward, before: State, how: Exit | None) -> bool:
+        """It has died before it was ready.  Whether that is to be blamed on how it was started."""
+        outside = how is not None and how.killed and before in STAYING  # says nothing of it
+        return not (ward.ready or ward.asked or outside) and ward.outcome(False)
 
     def _prove(self, ward: Ward) -> None:
         """It says that it is ready: see whether it is well, and go on seeing."""
@@ -428,6 +443,7 @@ class Supervisor:
                 self._verdict = verdict
             return
         expected = self._expected(ward)
+        ward.judged = ward.judged or self._unfit(ward, before, how)
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
         self.aftermath.ended(ward, before, how, expected, trio.current_time())

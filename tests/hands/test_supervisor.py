@@ -10,6 +10,7 @@ import signal
 
 import pytest
 import trio
+from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import wire
@@ -199,6 +200,69 @@ async def test_who_dies_of_the_old_in_a_reload_is_restored_while_that_can_be(aut
         assert fleet.slots == []
         assert fleet.supervisor._due() > trio.current_time() + 1, "and the master is at rest"
         assert len([a for a in fleet.troupe.living if a.birth.generation == 2]) == 2
+
+
+@define(eq=False)
+class Midwife:
+    """Starts workers, and is told what has become of them."""
+
+    troupe: Troupe
+    outcomes: list[bool] = Factory(list)
+    blamed: bool = False
+
+    async def spawn(self, birth: Birth) -> Born:
+        born = await self.troupe.spawn(birth)
+        return evolve(born, outcome=self.outcome)
+
+    def outcome(self, ready: bool) -> bool:
+        self.outcomes.append(ready)
+        return self.blamed
+
+
+async def test_how_a_worker_was_started_is_judged_by_whether_it_became_ready(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        midwife = Midwife(fleet.troupe)
+        fleet.supervisor.spawn = midwife.spawn
+
+        async def next_one(script: Script, how: Exit | None = None) -> list[bool]:
+            """What is told of one who boots so and ends so, and of who is started after him."""
+            id_ = max(ids(fleet)) + 1
+            fleet.troupe.casting[id_] = script
+            midwife.outcomes.clear()
+            fleet.serving[0].process.end(Exit(signal=KILL))
+            if how is not None:
+                await fleet.until(lambda: len(fleet.troupe.actors) == id_)
+                fleet.troupe.actor(id_).process.end(how)
+            await fleet.until(lambda: id_ + 1 in ids(fleet))
+            return midwife.outcomes
+
+        assert await next_one(crashes) == [False, True]
+        assert await next_one(fails_slowly) == [False, True]
+        assert await next_one(boots_for_ever, Exit(signal=signal.SIGSEGV)) == [False, True]
+        assert await next_one(boots_for_ever, Exit(signal=KILL)) == [True], "a kill from outside says nothing"
+        fleet.supervisor.patience = Patience(ready=3, hang=0)
+        assert await next_one(boots_for_ever) == [False, True]
+        midwife.outcomes.clear()
+        ready = fleet.serving[0]
+        ready.process.end(Exit(code=1))
+        await replaced(fleet, ready)
+        assert midwife.outcomes == [True], "who was ready has been told of"
+
+
+async def test_who_dies_of_how_it_was_started_has_not_crashed(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        midwife = Midwife(fleet.troupe)
+        fleet.supervisor.spawn, fleet.troupe.script = midwife.spawn, crashes
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        await fleet.until(lambda: len(midwife.outcomes) == 5)
+        assert fleet.supervisor.aftermath.restarts.streak == 5
+        midwife.blamed, fleet.troupe.script = True, serves
+        await fleet.until(lambda: fleet.slots == [0, 1])
+        assert fleet.supervisor.aftermath.restarts.streak == 0, "and those before it have not, either"
+        fleet.troupe.script = crashes
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        assert await fleet.until(lambda: len(midwife.outcomes) >= 10) < 0.1
+        assert fleet.supervisor.aftermath.restarts.streak == 0
 
 
 async def test_a_start_without_processes_says_so(autojump_clock: MockClock) -> None:

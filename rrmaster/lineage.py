@@ -23,7 +23,7 @@ import trio
 from attrs import Factory, define
 
 from .births import Weighed
-from .forkable import in_words
+from .forkable import asked_for, in_words
 from .log import tell
 from .process import Process
 from .settings import Settings
@@ -215,7 +215,7 @@ class Stem:
     def _say_not_loaded(self, template: Template) -> None:
         unloadable = template.unloadable
         if unloadable is not None and unloadable.asked:
-            found = tuple(f"asked for {name}, which each worker has for itself" for name in unloadable.asked)
+            found = asked_for(unloadable.asked)
             tell("template.hindered", in_words(self.settings.application, found, False), why=list(found))
         elif not self.settled.is_set() and (unloadable is not None or template.own_fault):
             self.refusal = unloadable.reason if unloadable is not None else template.fate

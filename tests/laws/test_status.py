@@ -113,6 +113,13 @@ def test_a_rollback_is_no_trouble_and_is_said() -> None:
 # --- the table
 
 
+def test_of_a_traceback_the_last_line_is_shown() -> None:
+    snapshot = a_snapshot(a_worker(last_exit="Traceback (most recent call last):\n  File\nRuntimeError: no\n"))
+    assert workers_table(snapshot, 80)[-1] == "last exit in slot 0: RuntimeError: no"
+    assert workers_table(snapshot, 200)[-1].endswith(" RuntimeError: no")
+    assert "Traceback" not in workers_table(snapshot, 200)[-1]
+
+
 @given(some_workers, st.integers(NARROWEST, 250))
 def test_no_line_is_wider_than_the_terminal(workers: list[WorkerStatus], width: int) -> None:
     snapshot = a_snapshot(*workers, refused="Traceback\n  RuntimeError: " + "x" * 100)

@@ -359,7 +359,7 @@ async def test_a_worker_that_goes_as_soon_as_it_serves_is_not_replaced_over_and_
         await trio.sleep(120)
         assert 5 <= len(fleet.troupe.actors) - 2 <= 10
         assert fleet.supervisor.aftermath.restarts.looping(trio.current_time())
-        assert fleet.slots == [1], "the other serves on"
+        assert 2 in ids(fleet), "the other serves on"
         fleet.troupe.script = serves
         await fleet.until(lambda: fleet.slots == [0, 1], within=40)
 

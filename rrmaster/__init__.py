@@ -16,6 +16,7 @@ proxied        who is the client behind a proxy: the PROXY protocol's header
 balance        how load is counted, who has room, who is late, who is next
 lifecycle      what may become of a worker: State x Event -> State, Actions
 restarts       when to try again, when to call it a crash loop
+trust          are those whom a template forks fit to live?
 fleet          what is to be done next: plan(goal, members) -> orders
 rollout        how a reload is going, and what its next step is
 recycling      when a worker that does nothing wrong is to be replaced
@@ -48,6 +49,7 @@ ward           what is known of one worker
 lineage        which template is a generation's, and for how long is it kept
 chronicle      what is told of a worker's life
 aftermath      what follows from a worker's end
+starts         who may be started now, and until when must the others wait
 renewal        how a fleet that runs is changed: reload, scaling, recycling
 supervisor     asks plan, LAW and restarts, and obeys
 change         what a reload changes besides the code

@@ -53,12 +53,15 @@ class Aftermath:
         if ward.link.lost:
             text = f"{ward.name} had up to {ward.link.lost} connections in its hands; they are lost"
             tell("worker.lost", text, level=WARNING, lost=ward.link.lost, **ward.facts)
-        if not expected and (how is None or before is State.KILLED or is_crash(how, ward.served_since is not None)):
-            self._crash(ward, now)
+        if expected or ward.judged:
+            return
+        if how is None or before is State.KILLED or is_crash(how, ward.served_since is not None):
+            self.crashed(ward, now)
 
-    def _crash(self, ward: Ward, now: float) -> None:
-        served = now - ward.served_since if ward.served_since is not None else 0.0
-        delay = self.restarts.crashed(now, served, self.random.random())
+    def crashed(self, ward: Ward, now: float) -> None:
+        """It has crashed, or is as good as that: its place may be filled when the back-off is over."""
+        ward.judged = True
+        delay = self.restarts.crashed(now, ward.served_for(now), self.random.random())
         self._crashed.add(ward.slot)
         if self.restarts.looping(now):
             crashes = len(self.restarts.crashes)
@@ -95,7 +98,7 @@ class Aftermath:
     def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
         """Slots in which nobody may be started yet."""
         held = set() if ever_ready else set(self._failed_first)
-        if self._crashed and self.restarts.wait(now, anybody_serves) > 0:
+        if self.wait(now, anybody_serves) > 0:
             return held | self._crashed
         if self.restarts.streak > 1:
             held |= set(sorted(self._crashed)[1:])  # in a loop, one tries for all
@@ -103,7 +106,6 @@ class Aftermath:
 
     def begun(self, slot: int, now: float) -> bool:
         """Somebody was started in a slot.  Whether in the place of one that crashed."""
-        self.restarts.started(now)
         if slot in self._vacant:
             self._vacant.discard(slot)
             self.counts[slot] = self.counts.get(slot, 0) + 1
@@ -138,9 +140,9 @@ class Aftermath:
         """When a worker that fills a crashed one's place has lasted."""
         return ward.served_since + STABLE_S if ward.retry and ward.served_since is not None else float("inf")
 
-    def due(self, now: float, anybody_serves: bool) -> float:
-        """When somebody may be started again."""
-        return now + max(self.restarts.wait(now, anybody_serves), 0.01) if self._crashed else float("inf")
+    def wait(self, now: float, anybody_serves: bool) -> float:
+        """Seconds until the place of one that crashed may be filled; 0: now, or there is none."""
+        return self.restarts.wait(now, anybody_serves) if self._crashed else 0.0
 
     def forget_slots_from(self, size: int) -> None:
         """The fleet is smaller: places beyond are not to be filled."""

@@ -1,8 +1,9 @@
 """Would this be served: is the configuration valid, and does the application start?
 
 The application is started as the master would start it, in a worker's process, with a line to a master that never
-hands it anything: so what is tried is what will be done, up to the worker's Ready.  Nothing is bound, and nothing of
-the application comes into this process.
+hands it anything: so what is tried is what will be done, up to the worker's Ready.  Whether workers can be forked a
+template is asked, for which that is imported once more.  Nothing is bound, and nothing of the application comes into
+this process.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
-from . import wire
+from . import births, wire
 from .change import environment_of, look_at_certificate
 from .channel import Line, Talk
+from .forkable import asked_for, in_words
+from .launch import is_program
 from .lifecycle import Patience
-from .master import worker_environment
+from .master import environment, worker_environment
 from .options import flag
 from .places import DEFAULT_NAME
 from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
@@ -77,31 +81,79 @@ def start_application(settings: Settings) -> str:
     line = Line.open(1)
     talk, its = Talk.open()  # what it says there is heard by nobody, and may be said all the same
     birth = Birth(1, 0, 1, line.key.fileno(), its.fileno())
+    environ = worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings))
+    try:
+        with _a_child(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
+            trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
+            line.half_close()  # in peace: what has started may have something to finish
+            _ended(pidfd, 0.0 if trouble else Patience().term)
+            return trouble
+    finally:
+        line.close()
+        talk.close()
+        its.close()
+
+
+def how_workers_begin(settings: Settings) -> tuple[str, str]:
+    """Whether they would be forked, and if not, why, in a line; and why nobody would begin at all, or nothing.
+
+    Of an application that starts without a template.
+    """
+    if is_program(settings.application):
+        return "each worker runs it by itself: a program is not forked", ""
+    alone = f"workers import {settings.application} one by one"
+    if settings.preload == "off":
+        return f"{alone}: --preload is off", ""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fd = its.fileno()
+    environ = environment(settings, os.getcwd(), 1, environment_of(settings)) | {"RRMASTER_TEMPLATE": str(fd)}
+    with ours, its, _a_child(settings, environ, (fd,)) as (_, pidfd):
+        said = _first_words(ours, pidfd, settings.ready_timeout)
+    match said:
+        case births.Loaded(found) if found:
+            return in_words(settings.application, found, settings.preload == "on"), ""
+        case births.Unloadable(_, names) if names:
+            return in_words(settings.application, asked_for(names), False), ""
+        case births.Unloadable(reason):
+            return "", reason
+        case births.Loaded():
+            return f"workers are forked: {settings.application} is imported once, and nothing is in the way of that", ""
+    return f"{alone}: the template that they would be forked from ends before it has it, or hangs", ""
+
+
+def _first_words(line: socket.socket, pidfd: int, patience: float) -> births.Message | None:
+    """What a template says of its import; None: nothing."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(line.fileno(), select.POLLIN)
+    try:
+        return births.decode(line.recv(births.MAX)) if line.fileno() in dict(poll.poll(patience * 1000)) else None
+    except (OSError, ValueError):
+        return None  # it has ended without a word, or the application has found the line and speaks there
+
+
+@contextlib.contextmanager
+def _a_child(
+    settings: Settings, environ: Mapping[str, str], fds: tuple[int, ...]
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A process that imports the application, and its pidfd; nobody of its group is left after the block."""
     child = subprocess.Popen(
         worker_command(["check", settings.application]),
-        env=worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings)),
+        env=environ,
         cwd=package_root(),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
-        pass_fds=(birth.line, birth.talk),
+        pass_fds=fds,
         process_group=0,
     )
     pidfd = os.pidfd_open(child.pid)
-    patience = 0.0
     try:
-        trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
-        patience = 0.0 if trouble else Patience().term
-        return trouble
+        yield child, pidfd
     finally:
-        line.half_close()  # in peace: what has started may have something to finish
-        _ended(pidfd, patience)
         with contextlib.suppress(ProcessLookupError):  # nobody is left in its group
             os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then the number is nobody else's
         child.wait()
         os.close(pidfd)
-        line.close()
-        talk.close()
-        its.close()
 
 
 def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, patience: float) -> str:

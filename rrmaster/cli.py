@@ -228,17 +228,19 @@ def _which(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
 
 
 def _check(argv: Sequence[str]) -> int:
-    from .check import effective, start_application
+    from .check import effective, how_workers_begin, start_application
 
     settings, origins, warnings = _configured(argv)
     for warning in warnings:
         _complain(warning, OK)
     sys.stdout.write("".join(f"{line}\n" for line in effective(settings, origins)))
     sys.stdout.flush()
-    trouble = start_application(settings)
+    trouble, how = start_application(settings), ""
+    if not trouble:
+        how, trouble = how_workers_begin(settings)
     if trouble:
         return _complain(f"{settings.application} would not be served:\n{trouble}", NEVER_READY)
-    sys.stdout.write(f"{settings.application} would be served\n")
+    sys.stdout.write(f"{how}\n{settings.application} would be served\n")
     return OK
 
 

@@ -13,6 +13,7 @@ between two `Traces`, one from before it and one from after.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from attrs import frozen
 
@@ -71,8 +72,12 @@ def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
         found.append("started an interval timer")
     if after.looping:
         found.append("left an event loop running")
-    found += [f"asked for {name}, which each worker has for itself" for name in after.asked]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys([*found, *asked_for(after.asked)]))
+
+
+def asked_for(names: Iterable[str]) -> tuple[str, ...]:
+    """The same of environment that it asked for."""
+    return tuple(f"asked for {name}, which each worker has for itself" for name in names)
 
 
 def _beyond(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:

@@ -23,11 +23,12 @@ import trio
 from attrs import Factory, define
 
 from .births import Weighed
-from .forkable import in_words
+from .forkable import asked_for, in_words
 from .log import tell
 from .process import Process
 from .settings import Settings
 from .template import Lost, Template
+from .trust import Trust
 from .ward import StillBorn
 
 SPARE_AFTER_S = 0.5
@@ -35,6 +36,8 @@ SPARE_AFTER_S = 0.5
 
 AGAIN_S, AGAIN_CAP_S = 1.0, 30.0
 """Seconds until a template is started again, the first time and at most; as for workers that crash."""
+
+SICK = "its workers die before they are ready"
 
 
 @define(eq=False)
@@ -58,8 +61,10 @@ class Stem:
     """The process ids of its templates, those too that have not imported it yet."""
     trying: bool = True
     """It is started again if it is lost."""
+    trust: Trust = Factory(Trust)
     starting: bool = False
     """A template's process is being started, and its number is not known yet."""
+    _condemned: Template | None = None
     _scope: trio.CancelScope = Factory(trio.CancelScope)
     _news: trio.Event = Factory(trio.Event)
 
@@ -88,7 +93,7 @@ class Stem:
     def state(self) -> str:
         """As `status` has it."""
         if self.template is not None:
-            return "in use"
+            return "in doubt" if self.trust.doubted else "in use"
         if not self.settled.is_set():
             return "loading"
         return "lost" if self.running or self.trying else "none"
@@ -98,6 +103,31 @@ class Stem:
         """For the log."""
         pid = self.template.process.pid if self.template is not None else "-"
         return f"template {self.generation} (pid {pid})"
+
+    def came_to(self, forked: bool, ready: bool) -> bool:
+        """A worker of this code is ready, or has died before.  True: the code is not to blame for who died."""
+        if not forked:
+            condemned = self.trust.imported(ready)
+            if condemned:
+                self._condemn()
+            return condemned
+        doubted = self.trust.forked(ready)
+        if doubted:
+            text = f"{self.name}: {self.trust.dead} of its workers in a row died before they were ready"
+            text += "; the next one is started without it"
+            tell("template.doubted", text, level=WARNING, generation=self.generation)
+        return doubted
+
+    def _condemn(self) -> None:
+        """Those it forks die, and who is not forked lives.  The spare one was forked from it as well."""
+        text = f"{self.name} is given up: {SICK}, and one without it does not"
+        tell("template.lost", text, level=WARNING, generation=self.generation)
+        both, self.template, self.spare = (self.template, self.spare), None, None
+        for template in both:
+            if template is not None:
+                template.lose(SICK)
+        self._condemned = both[0]
+        self.changed()
 
     def forget(self, template: Template) -> None:
         """One is lost; if there is a spare one, it takes its place."""
@@ -127,12 +157,12 @@ class Stem:
         pause = AGAIN_S
         with self._scope:
             try:
+                begun = trio.current_time()
                 while await self._begin(start):
-                    if self.template is None:
-                        await trio.sleep(pause)
-                        pause = min(2 * pause, AGAIN_CAP_S)
-                    else:
-                        pause = AGAIN_S
+                    # Who has lasted for longer than the longest pause does not fail again and again.
+                    pause = AGAIN_S if trio.current_time() - begun > AGAIN_CAP_S else pause
+                    await trio.sleep(pause)
+                    pause, begun = min(2 * pause, AGAIN_CAP_S), trio.current_time()
             finally:
                 self.over = self.over or self._scope.cancel_called
                 self.template = self.spare = None
@@ -157,6 +187,7 @@ class Stem:
             await template.settled(self.settings.ready_timeout)
             if self._judge(template):
                 self.template = template
+                self.trust.anew()
                 self.settled.set()
                 await self._keep(nursery)
             again = self._may_try_again(template)
@@ -184,7 +215,7 @@ class Stem:
     def _say_not_loaded(self, template: Template) -> None:
         unloadable = template.unloadable
         if unloadable is not None and unloadable.asked:
-            found = tuple(f"asked for {name}, which each worker has for itself" for name in unloadable.asked)
+            found = asked_for(unloadable.asked)
             tell("template.hindered", in_words(self.settings.application, found, False), why=list(found))
         elif not self.settled.is_set() and (unloadable is not None or template.own_fault):
             self.refusal = unloadable.reason if unloadable is not None else template.fate
@@ -234,7 +265,9 @@ class Stem:
                 await trio.sleep(AGAIN_S)
             return
         self._attend(nursery, spare)
-        if self.template is None:  # it has died since it forked this one
+        if template is self._condemned:
+            spare.lose(SICK)
+        elif self.template is None:  # it has died since it forked this one
             self.template = spare
         else:
             self.spare = spare

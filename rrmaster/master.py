@@ -331,21 +331,29 @@ class Master:
                 ours.callback(os.close, mine)
                 theirs.callback(os.close, its)
                 outputs.append((mine, its))
-            its_outputs = outputs[0][1], outputs[1][1]
-            process = await self._fork(birth, its_outputs) or await self._exec(birth, its_outputs)
+            its_outputs, stem = (outputs[0][1], outputs[1][1]), self._stem(birth)
+            forked = await self._fork(stem, birth, its_outputs) if stem is not None else None
+            process = forked or await self._exec(birth, its_outputs)
             ours.pop_all()
-        return Born(process, tuple(mine for mine, _ in outputs))
+        mine_all = tuple(mine for mine, _ in outputs)
+        return Born(process, mine_all, partial(stem.came_to, forked is not None)) if stem else Born(process, mine_all)
 
-    async def _fork(self, birth: Birth, outputs: tuple[int, int]) -> Process | None:
-        """From the template of its generation; None: there is none.  Raises StillBorn."""
-        # Who has an environment of his own may import something else with it.
+    def _stem(self, birth: Birth) -> Stem | None:
+        """Where it is to be forked from; None: it imports the application itself."""
         settings, environ = self._for(birth)
+        # Who has an environment of his own may import something else with it.
         if self.slot_environ.get(birth.slot) or not self._forks(settings):
             return None
-        stem = self.lineage.of(birth.generation, settings, environ)
-        own, title = own_environment(birth, self.supervisor.goal.size), worker_title(settings, birth)
+        return self.lineage.of(birth.generation, settings, environ)
+
+    async def _fork(self, stem: Stem, birth: Birth, outputs: tuple[int, int]) -> Process | None:
+        """From the template of its generation; None: from what lies on the disk.  Raises StillBorn."""
+        serves = birth.generation == stem.generation == self.supervisor.goal.generation
+        if stem.trust.doubted and serves and self.supervisor.renewal.has_the_disks:
+            return None
+        own, title = own_environment(birth, self.supervisor.goal.size), worker_title(stem.settings, birth)
         process = await stem.worker((birth.line, birth.talk, *outputs), own, title)
-        if process is None and not birth.generation == stem.generation == self.supervisor.goal.generation:
+        if process is None and not serves:
             raise StillBorn(f"the code of generation {birth.generation} is no more: its template has died")
         return process
 

@@ -74,7 +74,9 @@ class Renewal:
     rollout: Rollout | None = None
     """The reload that runs, or ran last."""
     refused: str = ""
-    """Why the code on disk was refused, if the last reload was."""
+    """Why the code on disk was refused, if the last reload to it was."""
+    gone_back: bool = False
+    """What serves is older than what lies on the disk, for somebody wanted it so."""
     _generation: int = 1
     _again: bool = False
     _size: int | None = None
@@ -92,6 +94,11 @@ class Renewal:
     def undecided(self) -> Rollout | None:
         """The reload that runs."""
         return None if self.rollout is None or self.rollout.over else self.rollout
+
+    @property
+    def has_the_disks(self) -> bool:
+        """Whether what serves is what lies on the disk, as far as that is known here."""
+        return not self.refused and not self.gone_back
 
     def reload(self) -> None:
         """Begin a reload, or have another one follow the one that runs: the code may have changed since it began."""
@@ -120,7 +127,9 @@ class Renewal:
                 ward.leaving = ward.asked = True
         self._generation += 1
         batch = min(goal.surge, goal.size)
-        self.rollout = Rollout(self._generation, goal, self.trial, now, batch, since=now, tell=_tell)
+        self.rollout = Rollout(
+            self._generation, goal, self.trial, now, batch, since=now, tell=_tell, back=back is not None
+        )
         if refusal := self.prepare() if back is None else back(self._generation):
             self.rollout.fail(refusal, now)
             self._say_failed(self.rollout)
@@ -128,7 +137,7 @@ class Renewal:
         self.fleet.calm()
         self._news.tell(ReloadStarted(self._generation))
         self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
-        whose = "the previous code, as " if back is not None else ""
+        whose = "the previous code, as " if self.rollout.back else ""
         self.rollout.say(f"starting {whose}generation {self._generation} beside generation {goal.generation}")
         if goal.surge < goal.size and not self.can_restore(goal.generation):
             self.rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
@@ -244,7 +253,8 @@ class Renewal:
                 self.fleet.goal = evolve(self.fleet.goal, committed=rollout.approved)
             case Phase.COMMITTED:
                 self.fleet.goal = evolve(self.fleet.goal, committed=None, fallback=None)
-                self.refused = ""
+                self.gone_back = rollout.back and not self.gone_back  # back from what had been gone back to
+                self.refused = self.refused if rollout.back else ""
                 self._news.tell(ReloadCommitted(rollout.generation))
                 self.decided(rollout)
             case Phase.REFUSED | Phase.ROLLED_BACK | Phase.OUT_OF_TIME:
@@ -255,7 +265,8 @@ class Renewal:
         self.fleet.changed()
 
     def _say_failed(self, rollout: Rollout) -> None:
-        self.refused = rollout.reason
+        if not rollout.back and rollout.reason != SUPERSEDED:
+            self.refused = rollout.reason
         facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
         own_lines = "\n" if "\n" in rollout.reason else " "  # a traceback begins on a line of its own
         text = f"reload {rollout.phase.value}:{own_lines}{rollout.reason}"

@@ -1,7 +1,8 @@
 """When to try again, and when to call it a crash loop.
 
-A *crash* is a death before ready, by own exit, by a fault signal, or out of memory.  A worker killed from outside
-(SIGKILL, SIGTERM) is no crash: somebody wanted it gone, and it is replaced at once.
+A *crash* is a death before ready, by own exit, by a fault signal, or out of memory; and whatever has the master end a
+worker that serves, or has it leave as soon as it does.  A worker killed from outside (SIGKILL, SIGTERM) is no crash:
+somebody wanted it gone, and it is replaced at once.
 
 The first crash is replaced at once, the next ones after a back-off that doubles, with jitter, up to a cap.  What
 counts is the fleet, not the slot: code that crashes crashes everywhere, and eight slots that each back off alone
@@ -28,6 +29,13 @@ minute, which is seldom enough to read the log and often enough to notice when t
 ALONE_CAP_S = 1.0
 """Seconds, the cap while nobody serves: then every client waits for the next try."""
 
+BRIEF_S = 1.0
+"""Seconds.  Who leaves by its own wish sooner than this after it began to serve counts as crashed: the next one would
+leave as soon, and the one after it.  (Node's users and gunicorn start the next one at once, for ever.  systemd counts
+every start against its limit, however the last one ended; supervisord calls a start good that lasts this long,
+`startsecs`.  Theirs is the better rule, but for giving up.)  Who stays longer has served: one worker for each job is a
+way to live."""
+
 WINDOW_S, LOOP = 60.0, 5
 """This many crashes within this many seconds are a crash loop, and are said to be one."""
 
@@ -35,7 +43,7 @@ JITTER = 0.2
 """The back-off varies by this share, so that several masters on one machine do not come back in step."""
 
 STARTS_PER_S = 20
-"""Workers started a second, at most: whoever kills them faster than this gains nothing by it."""
+"""Workers replaced a second, at most: whoever kills them faster than this gains nothing by it."""
 
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 
@@ -74,6 +82,8 @@ class Restarts:
     not_before: float = 0.0
     crashes: deque[float] = Factory(deque)
     """Times of the crashes of the last `WINDOW_S`."""
+    _tried: float = float("-inf")
+    """When a crashed worker's place was filled last."""
     _started: deque[float] = Factory(deque)
 
     def crashed(self, now: float, served_for: float, jitter: float) -> float:
@@ -96,22 +106,23 @@ class Restarts:
         """Seconds until a crashed worker's place may be filled; 0: now."""
         waiting = max(self.not_before - now, 0.0)
         if not anybody_serves and self.crashes:
-            waiting = min(waiting, max(self.crashes[-1] + ALONE_CAP_S - now, 0.0))
+            waiting = min(waiting, max(max(self.crashes[-1], self._tried) + ALONE_CAP_S - now, 0.0))
         return waiting
 
     def tried(self, now: float) -> None:
         """A crashed worker's place was filled.  In a loop one tries for all: the next place waits as long again."""
+        self._tried = now
         if self.streak > 1:
             self.not_before = now + self._delay(0.5)
 
     def pace(self, now: float) -> float:
-        """Seconds until another worker may be started at all; 0: now."""
+        """Seconds until another one may be replaced; 0: now."""
         while self._started and now - self._started[0] >= 1.0:
             self._started.popleft()
         return self._started[0] + 1.0 - now if len(self._started) >= STARTS_PER_S else 0.0
 
     def started(self, now: float) -> None:
-        """A worker was started."""
+        """A worker was started in the place of another."""
         self._started.append(now)
 
     def looping(self, now: float) -> bool:

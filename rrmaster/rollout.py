@@ -77,6 +77,8 @@ class Rollout:
     lines: list[str] = Factory(list)
     """The progress, for people."""
     tell: Callable[[str], None] = lambda line: None
+    back: bool = False
+    """It is to code that has served before, and not to what lies on the disk."""
 
     @property
     def status(self) -> int | None:

@@ -102,8 +102,8 @@ class TemplateStatus:
     pid: int | None
     """None: it is lost, or still being started."""
     state: str
-    """loading, in use (the generation's workers are forked from it), none (they cannot be), previous (what a
-    rollback brings back) or lost."""
+    """loading, in use (the generation's workers are forked from it), in doubt (not before it is known whether it is to
+    blame for those who died), none (they cannot be), previous (what a rollback brings back) or lost."""
     age_s: float
     """Seconds since its code was imported, or began to be."""
     spare: int | None = None
@@ -143,6 +143,8 @@ class Snapshot:
     crash_loop: bool = False
     refused: str = ""
     """Why the code on disk was refused last; empty: it was not."""
+    gone_back: bool = False
+    """What serves is older than the code on disk: that was rolled back."""
     reload: ReloadStatus | None = None
     listeners: tuple[ListenerStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
@@ -254,6 +256,12 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
+def gist(text: str) -> str:
+    """Of a traceback its last line says what happened."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return plain(lines[-1].strip()) if lines else ""
+
+
 def shortened(text: str, width: int) -> str:
     """The text in at most so many columns."""
     text = plain(text)
@@ -320,7 +328,7 @@ COLUMNS = (
     Column("CPU", lambda w: "-" if w.cpu_us is None else duration(w.cpu_us / 1e6), rank=9),
     Column("UP", lambda w: duration(w.uptime_s), rank=6),
     Column("RST", lambda w: str(w.restarts), rank=5),
-    Column("LAST EXIT", lambda w: plain(w.last_exit) or "-", rank=10, left=True),
+    Column("LAST EXIT", lambda w: gist(w.last_exit) or "-", rank=10, left=True),
 )
 
 
@@ -389,7 +397,7 @@ def _last_exits(snapshot: Snapshot) -> list[str]:
     for worker in snapshot.workers:
         if worker.last_exit and worker.slot not in slots.setdefault(worker.last_exit, []):
             slots[worker.last_exit].append(worker.slot)
-    return [f"last exit in slot {', '.join(map(str, found))}: {how}" for how, found in slots.items()]
+    return [f"last exit in slot {', '.join(map(str, found))}: {gist(how)}" for how, found in slots.items()]
 
 
 def headline(snapshot: Snapshot) -> str:
@@ -408,7 +416,7 @@ def troubles(snapshot: Snapshot) -> list[str]:
     if snapshot.crash_loop:
         found.append("crash loop: workers keep dying; they are started again, with pauses")
     if snapshot.refused:
-        found.append(f"code on disk was refused: {_gist(snapshot.refused)}")
+        found.append(f"code on disk was refused: {gist(snapshot.refused)}")
     if snapshot.size and not snapshot.serving:
         found.append("nobody serves: connections wait in the backlog")
     return found
@@ -429,7 +437,7 @@ def reload_line(reload: ReloadStatus) -> str:
     if reload.status is None:
         return f"generation {reload.generation}: {reload.phase}"
     result = RESULTS.get(reload.status, f"status {reload.status}")
-    because = f": {_gist(reload.reason)}" if reload.reason and reload.status else ""
+    because = f": {gist(reload.reason)}" if reload.reason and reload.status else ""
     return f"generation {reload.generation} was {result}{because}"
 
 
@@ -470,6 +478,8 @@ def report(snapshot: Snapshot, width: int) -> list[str]:
     lines += _labelled("counts", totals(snapshot), width)
     if snapshot.reload is not None:
         lines += _labelled("reload", reload_line(snapshot.reload), width)
+    if snapshot.gone_back and not snapshot.refused:
+        lines += _labelled("disk", "its code was rolled back: it serves again after a reload or a restart", width)
     for template in snapshot.templates:
         lines += _labelled("template", template_line(template), width)
     return [*lines, "", *workers_table(snapshot, width)]
@@ -484,9 +494,3 @@ def _labelled(label: str, text: str, width: int) -> list[str]:
 
 def _count(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def _gist(text: str) -> str:
-    """Of a traceback its last line says what happened."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return plain(lines[-1].strip()) if lines else ""

@@ -22,7 +22,6 @@ from attrs import Factory, define, evolve
 from . import wire
 from .aftermath import Aftermath
 from .balance import Post
-from .channel import Line, Talk
 from .chronicle import Chronicle
 from .dispatcher import Dispatcher
 from .fleet import STAYING, Goal, Member, plan
@@ -34,27 +33,14 @@ from .recall import GAP
 from .recycling import Limits, Wear
 from .relay import relay
 from .renewal import Renewal
-from .restarts import Exit
+from .restarts import BRIEF_S, Exit
 from .rollout import Rollout
+from .starts import Starts
 from .talk import Conversation
 from .ward import Birth, Born, StillBorn, Ward
 
 STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
-
-
-RETRY_S = 1.0
-"""Seconds to wait when a line cannot be opened (out of descriptors)."""
-
-
-def _lines(window: int) -> tuple[Line, tuple[Talk, socket.socket]]:
-    """Both lines to a new worker.  Raises OSError, and then leaves none open."""
-    line = Line.open(window)
-    try:
-        return line, Talk.open()
-    except BaseException:
-        line.close()
-        raise
 
 
 class Hopeless(Exception):
@@ -73,6 +59,7 @@ class Supervisor:
     limit: int = 10_000
     random: random.Random = Factory(random.Random)
     aftermath: Aftermath = Factory(Aftermath)
+    starts: Starts = Factory(lambda self: Starts(self.aftermath), takes_self=True)
     wards: dict[int, Ward] = Factory(dict)
     killed_while_stopping: int = 0
     """Workers that had to be killed once everybody was to go."""
@@ -91,11 +78,6 @@ class Supervisor:
     vacated: set[int] = Factory(set)
     """Slots in which nobody is to be started any more, until somebody asks for it."""
     _last_id: int = 0
-    _not_before: float = 0.0
-    """When to try again after the machine had no room for another line."""
-    # When to plan again because somebody could not be started yet.  Noted where that was decided: asked for later, the
-    # time may just have passed, and nobody would be waited for.
-    _withheld_until: float = float("inf")
     _verdict: str | None = None
     _recalls: bool = True
     _news: trio.Event = Factory(trio.Event)
@@ -135,7 +117,7 @@ class Supervisor:
 
     @property
     def refused(self) -> str:
-        """Why the code on disk was refused, if the last reload was."""
+        """Why the code on disk was refused, if it was."""
         return self.renewal.refused
 
     def restart(self, slot: int) -> None:
@@ -184,22 +166,17 @@ class Supervisor:
     def _replan(self) -> None:
         now = trio.current_time()
         self.renewal.look(now)
-        self.aftermath.forget_slots_from(self.goal.size)
         if self.goal.fallback is None:  # whoever was to be restored in a reload has found a successor in it
             self.aftermath.settle(w.slot for w in self.wards.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
-        self._withheld_until = self._not_before if now < self._not_before else float("inf")
-        orders = plan(self.goal, members, self._held())
+        orders = plan(self.goal, members, self._held(now))
         fallback = self.goal.fallback or self.goal.generation
         for slot, generation in [
             *((slot, fallback) for slot in orders.restore),
             *((slot, self.goal.generation) for slot in orders.spawn),
         ]:
-            wait = self.aftermath.restarts.pace(now)
-            if wait <= 0:
+            if self.starts.may(slot, generation, now):
                 self._begin(slot, generation)
-            else:
-                self._withheld_until = min(self._withheld_until, now + wait)
         for id_ in orders.retire:
             self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
 
@@ -212,14 +189,13 @@ class Supervisor:
             return "its generation failed"
         return "reload" if ward.generation < self.goal.generation else "scaled down"
 
-    def _held(self) -> set[int]:
+    def _held(self, now: float) -> set[int]:
         """Slots in which nobody may be started yet."""
-        now = trio.current_time()
-        if now < self._not_before or self._awaits_code:
+        if not self.starts.look(self.goal.size, now) or self._awaits_code:
             return set(range(self.goal.size))
         # Whoever is on its way out before it ever served has not been counted yet.
         going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
-        return going | self.vacated | self.aftermath.held(now, self.ever_ready, self.serving > 0)
+        return going | self.vacated | self.starts.held(now, self.ever_ready, self.serving > 0)
 
     @property
     def _awaits_code(self) -> bool:
@@ -230,15 +206,10 @@ class Supervisor:
 
     def _begin(self, slot: int, generation: int) -> None:
         now = trio.current_time()
-        try:
-            line, (talk, its) = _lines(self.window)
-        except OSError as error:
-            tell(
-                "worker.no_line", f"cannot start worker {slot}: {error.strerror}; trying again", level=ERROR, slot=slot
-            )
-            self._not_before = now + RETRY_S
-            self._withheld_until = min(self._withheld_until, self._not_before)
+        lines = self.starts.lines(slot, self.window, now)
+        if lines is None:
             return
+        line, (talk, its) = lines
         self._last_id += 1
         post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
         # `ward` is bound before the dispatcher's next turn can hear anything.
@@ -250,7 +221,7 @@ class Supervisor:
         )
         wear = Wear(self.limits.of_one(self.random.random()))
         ward = Ward(self._last_id, slot, generation, link, conversation, now, now, wear=wear)
-        ward.retry = self.aftermath.begun(slot, now)
+        ward.retry = self.starts.begun(slot, generation, now)
         self.wards[ward.id] = ward
         self.chronicle.forked(ward)
         assert self._nursery is not None
@@ -271,7 +242,9 @@ class Supervisor:
             ward.reason = ward.reason or ("" if ward.asked else str(error))
             self.happens(ward, Event.FAILED)
         else:
-            ward.process = born.process
+            ward.process, ward.outcome = born.process, born.outcome
+            if ward.ready:
+                self._fit(ward)
             if ward.state is State.BOOTING:  # a template that could not be used may have had much of its time
                 ward.since = trio.current_time()
             self.chronicle.online(ward, born.process.pid)
@@ -307,6 +280,8 @@ class Supervisor:
                 ward.reason = ward.reason or f"{reason} before it served"
                 self.happens(ward, Event.FAILED, ward.reason)
             case wire.Retiring(reason, now=True):
+                if ward.state is State.SERVING and not ward.leaving and ward.served_for(ward.heard) < BRIEF_S:
+                    self._drops_out(ward, f"{ward.name}: {reason} as soon as it served")
                 self.happens(ward, Event.RETIRE, reason)
             case wire.Retiring(reason):
                 ward.wish = ward.wish or reason
@@ -316,8 +291,7 @@ class Supervisor:
         ward.report = report
         if ward.state is State.SERVING and not ward.wish and ward.heard - ward.sampled >= self.renewal.heartbeat:
             ward.sampled = ward.heard
-            age = ward.heard - ward.served_since if ward.served_since is not None else 0.0
-            ward.wish = ward.wear.reason(report.requests, age, report.rss)
+            ward.wish = ward.wear.reason(report.requests, ward.served_for(ward.heard), report.rss)
             if ward.wish:
                 self.changed()
 
@@ -340,15 +314,28 @@ class Supervisor:
         for action in law.actions:
             self._act(ward, action)
         if event is Event.READY and law.state is State.PROVING:
+            ward.ready = True
+            self._fit(ward)
             self._prove(ward)
         if before in STAYING and law.state not in STAYING and not ward.asked:
-            self.renewal.failed(ward, ward.reason or f"{ward.name}: {why or event.value}")
+            self._drops_out(ward, ward.reason or f"{ward.name}: {why or event.value}")
         if before is not State.GONE and law.state is State.GONE:
             self.chronicle.exited(ward, how)
             self._ended(ward, before, how)
             ward.gone.set()
         if law.state is not before or law.actions:
             self.changed()
+
+    def _drops_out(self, ward: Ward, why: str) -> None:
+        """It should have stayed, and goes, or has gone.  Once it has served somebody may take its place before it is
+        gone, so if that is a crash it is one now."""
+        self.renewal.failed(ward, why)
+        if ward.served_since is not None and ward.state is not State.GONE and not self._expected(ward):
+            self.aftermath.crashed(ward, trio.current_time())
+
+    def _expected(self, ward: Ward) -> bool:
+        """Whether its end is nobody's crash: it was asked to go, or its generation was given up."""
+        return ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
 
     def _enter(self, ward: Ward, state: State, why: str) -> None:
         before, ward.state, ward.since = ward.state, state, trio.current_time()
@@ -363,6 +350,17 @@ class Supervisor:
         ward.since = trio.current_time()
         if ward.state is State.BOOTING and not ward.reason:
             ward.reason = f"it was not ready after {self.patience.ready:g} s (--ready-timeout)"
+
+    def _fit(self, ward: Ward) -> None:
+        """It was well started."""
+        if ward.outcome(True):
+            self.aftermath.restarts.calm()
+            self.changed()
+
+    def _unfit(self, ward: Ward, before: State, how: Exit | None) -> bool:
+        """It has died before it was ready.  Whether that is to be blamed on how it was started."""
+        outside = how is not None and how.killed and before in STAYING  # says nothing of it
+        return not (ward.ready or ward.asked or outside) and ward.outcome(False)
 
     def _prove(self, ward: Ward) -> None:
         """It says that it is ready: see whether it is well, and go on seeing."""
@@ -444,8 +442,8 @@ class Supervisor:
             else:
                 self._verdict = verdict
             return
-        # One of a generation that was given up is nobody's crash.
-        expected = ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
+        expected = self._expected(ward)
+        ward.judged = ward.judged or self._unfit(ward, before, how)
         if self.renewal.refused != ward.reason:
             self.aftermath.tell(ward)
         self.aftermath.ended(ward, before, how, expected, trio.current_time())
@@ -485,11 +483,9 @@ class Supervisor:
             self.changed()
 
     def _due(self) -> float:
-        now = trio.current_time()
         due = min((self._deadline(ward) for ward in self.wards.values()), default=float("inf"))
         stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
-        restart = float("inf") if self._awaits_code else self.aftermath.due(now, self.serving > 0)
-        return min(due, stable, self.renewal.due(), restart, self._withheld_until)
+        return min(due, stable, self.renewal.due(), self.starts.withheld_until)
 
     def _deadline(self, ward: Ward) -> float:
         return self.patience.deadline(ward.state, ward.since, ward.heard)

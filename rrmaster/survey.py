@@ -51,6 +51,7 @@ def survey(
         lost=supervisor.aftermath.lost,
         crash_loop=supervisor.aftermath.restarts.looping(now),
         refused=supervisor.refused,
+        gone_back=supervisor.renewal.gone_back,
         reload=_reload(supervisor),
         listeners=tuple(_listener(door, settings.backlog) for door in dispatcher.doors),
         workers=tuple(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 from attrs import Factory, define, frozen
 
@@ -36,6 +38,9 @@ class Born:
 
     process: Process
     outputs: tuple[int, ...] = ()
+    outcome: Callable[[bool], bool] = lambda ready: False
+    """To be told once: whether it has become ready, or has died before.  True: not the application is to blame for who
+    died, but how they were started, and the next ones are started in another way."""
 
 
 @define(eq=False)
@@ -66,6 +71,12 @@ class Ward:
     probed: bool = False
     """It is ready, and has answered its probe if there is one."""
     served_since: float | None = None
+    ready: bool = False
+    """It has said so."""
+    outcome: Callable[[bool], bool] = lambda ready: False
+    """As in `Born`."""
+    judged: bool = False
+    """It is decided whether its end is a crash."""
     retry: bool = False
     """It fills a crashed worker's place: if it lasts, the crash loop is over."""
     dumping: bool = False
@@ -76,6 +87,10 @@ class Ward:
     wear: Wear = Factory(lambda: Wear(Limits()))
     sampled: float = float("-inf")
     """When its wear was last looked at."""
+
+    def served_for(self, now: float) -> float:
+        """Seconds since it began to serve; 0: it has not."""
+        return 0.0 if self.served_since is None else now - self.served_since
 
     @property
     def key(self) -> tuple[int, int, int]:

@@ -10,16 +10,17 @@ import signal
 
 import pytest
 import trio
-from attrs import evolve
+from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import supervisor as supervisor_module
 from rrmaster import wire
+from rrmaster.channel import Line
 from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL
-from rrmaster.restarts import STARTS_PER_S, Exit
-from rrmaster.rollout import Trial
-from rrmaster.supervisor import RETRY_S, STACKS_S, Birth, Born, StillBorn
+from rrmaster.restarts import BRIEF_S, STARTS_PER_S, Exit
+from rrmaster.rollout import Rollout, Trial
+from rrmaster.starts import RETRY_S
+from rrmaster.supervisor import STACKS_S, Birth, Born, StillBorn
 from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
@@ -201,6 +202,69 @@ async def test_who_dies_of_the_old_in_a_reload_is_restored_while_that_can_be(aut
         assert len([a for a in fleet.troupe.living if a.birth.generation == 2]) == 2
 
 
+@define(eq=False)
+class Midwife:
+    """Starts workers, and is told what has become of them."""
+
+    troupe: Troupe
+    outcomes: list[bool] = Factory(list)
+    blamed: bool = False
+
+    async def spawn(self, birth: Birth) -> Born:
+        born = await self.troupe.spawn(birth)
+        return evolve(born, outcome=self.outcome)
+
+    def outcome(self, ready: bool) -> bool:
+        self.outcomes.append(ready)
+        return self.blamed
+
+
+async def test_how_a_worker_was_started_is_judged_by_whether_it_became_ready(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        midwife = Midwife(fleet.troupe)
+        fleet.supervisor.spawn = midwife.spawn
+
+        async def next_one(script: Script, how: Exit | None = None) -> list[bool]:
+            """What is told of one who boots so and ends so, and of who is started after him."""
+            id_ = max(ids(fleet)) + 1
+            fleet.troupe.casting[id_] = script
+            midwife.outcomes.clear()
+            fleet.serving[0].process.end(Exit(signal=KILL))
+            if how is not None:
+                await fleet.until(lambda: len(fleet.troupe.actors) == id_)
+                fleet.troupe.actor(id_).process.end(how)
+            await fleet.until(lambda: id_ + 1 in ids(fleet))
+            return midwife.outcomes
+
+        assert await next_one(crashes) == [False, True]
+        assert await next_one(fails_slowly) == [False, True]
+        assert await next_one(boots_for_ever, Exit(signal=signal.SIGSEGV)) == [False, True]
+        assert await next_one(boots_for_ever, Exit(signal=KILL)) == [True], "a kill from outside says nothing"
+        fleet.supervisor.patience = Patience(ready=3, hang=0)
+        assert await next_one(boots_for_ever) == [False, True]
+        midwife.outcomes.clear()
+        ready = fleet.serving[0]
+        ready.process.end(Exit(code=1))
+        await replaced(fleet, ready)
+        assert midwife.outcomes == [True], "who was ready has been told of"
+
+
+async def test_who_dies_of_how_it_was_started_has_not_crashed(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        midwife = Midwife(fleet.troupe)
+        fleet.supervisor.spawn, fleet.troupe.script = midwife.spawn, crashes
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        await fleet.until(lambda: len(midwife.outcomes) == 5)
+        assert fleet.supervisor.aftermath.restarts.streak == 5
+        midwife.blamed, fleet.troupe.script = True, serves
+        await fleet.until(lambda: fleet.slots == [0, 1])
+        assert fleet.supervisor.aftermath.restarts.streak == 0, "and those before it have not, either"
+        fleet.troupe.script = crashes
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        assert await fleet.until(lambda: len(midwife.outcomes) >= 10) < 0.1
+        assert fleet.supervisor.aftermath.restarts.streak == 0
+
+
 async def test_a_start_without_processes_says_so(autojump_clock: MockClock) -> None:
     async with a_fleet(2, complete=False) as fleet:
         fleet.troupe.refuse = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -269,6 +333,64 @@ async def test_the_same_reason_is_said_once(autojump_clock: MockClock, caplog: p
         assert len([r for r in caplog.records if "DATABASE" in r.getMessage() and r.levelno >= logging.ERROR]) == 1
 
 
+async def leaves_at_once(actor: Actor) -> Exit:
+    """As `current_worker().disconnect()` in its first request, or its first moment."""
+    actor.ready()
+    await trio.sleep(0.05)
+    actor.say(wire.Retiring("it has disconnected", now=True))
+    await actor.serve()
+    return Exit(code=0)
+
+
+async def raves_at_once(actor: Actor) -> Exit:
+    actor.ready()
+    await trio.sleep(0.05)
+    actor.letterbox.line.send(b"?")
+    return await boots_for_ever(actor)
+
+
+@pytest.mark.parametrize("script", [leaves_at_once, raves_at_once])
+async def test_a_worker_that_goes_as_soon_as_it_serves_is_not_replaced_over_and_over(
+    script: Script, autojump_clock: MockClock
+) -> None:
+    async with a_fleet(2) as fleet:
+        fleet.troupe.script = script
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        await trio.sleep(120)
+        assert 5 <= len(fleet.troupe.actors) - 2 <= 10
+        assert fleet.supervisor.aftermath.restarts.looping(trio.current_time())
+        assert 2 in ids(fleet), "the other serves on"
+        fleet.troupe.script = serves
+        await fleet.until(lambda: fleet.slots == [0, 1], within=40)
+
+
+async def crashes_slowly(actor: Actor) -> Exit:
+    await trio.sleep(0.3)
+    return Exit(code=1)
+
+
+@pytest.mark.parametrize("script", [crashes, crashes_slowly, leaves_at_once])
+async def test_a_crash_loop_of_a_whole_fleet_is_tried_once_a_second(script: Script, autojump_clock: MockClock) -> None:
+    """Not once a second in each slot: the others do not start because one of them does."""
+    async with a_fleet(8) as fleet:
+        fleet.troupe.script = script
+        for actor in fleet.serving:
+            actor.process.end(Exit(code=1))
+        await trio.sleep(60)
+        assert 40 <= len(fleet.troupe.actors) - 8 <= 65
+        assert fleet.supervisor.aftermath.restarts.looping(trio.current_time())
+
+
+async def test_a_worker_that_disconnects_itself_after_its_work_is_replaced_at_once(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        for _ in range(10):
+            await trio.sleep(BRIEF_S)
+            old = fleet.serving[1]
+            old.say(wire.Retiring("it has disconnected", now=True))
+            assert await replaced(fleet, old) < 0.5
+        assert not fleet.supervisor.aftermath.restarts.crashes
+
+
 async def test_nobody_is_started_in_the_place_of_one_that_still_goes(autojump_clock: MockClock) -> None:
     async with a_fleet(2, deaf=frozenset({TERM})) as fleet:
         fleet.troupe.script = fails_slowly
@@ -301,7 +423,7 @@ async def test_a_smaller_fleet_has_no_places_left_to_fill(autojump_clock: MockCl
         await trio.sleep(10)
         fleet.supervisor.scale(2)
         await trio.sleep(1)
-        assert fleet.supervisor.aftermath.due(trio.current_time(), True) == float("inf")
+        assert fleet.supervisor.aftermath.wait(trio.current_time(), True) == 0
         assert fleet.supervisor._due() == float("inf"), "nothing wakes the master any more"
 
 
@@ -327,7 +449,7 @@ async def test_who_is_killed_from_outside_is_replaced_at_once_every_time(
         assert fleet.slots == [0, 1, 2]
 
 
-async def test_no_more_than_twenty_are_started_in_a_second(autojump_clock: MockClock) -> None:
+async def test_no_more_than_twenty_are_replaced_in_a_second(autojump_clock: MockClock) -> None:
     starts: list[float] = []
 
     async def noted(actor: Actor) -> Exit:
@@ -339,8 +461,25 @@ async def test_no_more_than_twenty_are_started_in_a_second(autojump_clock: MockC
             killed = fleet.serving[0]
             killed.process.end(Exit(signal=KILL))
             await replaced(fleet, killed)
+        del starts[:4]
         for start in starts:
             assert sum(start <= other < start + 0.99 for other in starts) <= STARTS_PER_S
+
+
+async def test_whoever_is_started_because_somebody_asked_for_it_is_not_paced(autojump_clock: MockClock) -> None:
+    """A first start, a larger fleet, a reload: only how many boot at once is bounded."""
+    many = STARTS_PER_S + 5
+    async with a_fleet(many, at_once=2, complete=False) as fleet:
+        assert await fleet.until(lambda: len(fleet.serving) == many) < 0.5
+        fleet.supervisor.scale(2 * many)
+        assert await fleet.until(lambda: len(fleet.serving) == 2 * many) < 0.5
+        fleet.supervisor.renewal.trial = Trial(probation=0, soak=0)
+        fleet.supervisor.reload()
+        assert await fleet.until(lambda: generations(fleet) == [2] * 2 * many) < 0.5
+        for actor in fleet.serving:
+            actor.process.end(Exit(signal=KILL))
+        assert await fleet.until(lambda: len(fleet.serving) == STARTS_PER_S) < 0.5
+        assert await fleet.until(lambda: len(fleet.serving) == 2 * many) > 1, "but replacements are"
 
 
 async def test_whoever_had_to_wait_for_the_pace_is_not_forgotten_if_the_time_passes_at_once(
@@ -351,7 +490,8 @@ async def test_whoever_had_to_wait_for_the_pace_is_not_forgotten_if_the_time_pas
         supervisor, now = fleet.supervisor, trio.current_time()
         for _ in range(STARTS_PER_S):
             supervisor.aftermath.restarts.started(now)
-        supervisor.goal = evolve(supervisor.goal, size=2)
+        fleet.serving[0].process.end(Exit(signal=KILL))
+        await fleet.until(lambda: not supervisor.wards)
         supervisor._replan()
         autojump_clock.jump(1.1)
         assert supervisor._due() <= trio.current_time()
@@ -387,7 +527,7 @@ async def test_a_line_that_cannot_be_opened_delays_a_replacement_and_ends_nothin
 
     async with a_fleet(2) as fleet:
         with monkeypatch.context() as patch:
-            patch.setattr(supervisor_module.Line, "open", full)
+            patch.setattr(Line, "open", full)
             fleet.serving[0].process.end(Exit(signal=KILL))
             await trio.sleep(5)
             assert fleet.slots == [1]
@@ -457,6 +597,29 @@ async def test_in_a_reload_nobody_serves_less_and_the_old_drain(autojump_clock: 
         assert all(actor.process.how == Exit(code=0) and not actor.process.signals for actor in old)
 
 
+async def test_a_release_that_disconnects_itself_at_once_is_rolled_back(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        fleet.troupe.script, before = leaves_once_it_serves(fleet), ids(fleet)
+        fleet.supervisor.renewal.trial = Trial(probation=1, soak=1)
+        rollout = fleet.supervisor.begin_reload()
+        await fleet.until(lambda: rollout.over)
+        assert (rollout.status, rollout.reason.partition(": ")[2]) == (11, "it has disconnected as soon as it served")
+        await trio.sleep(60)
+        assert (ids(fleet), len(fleet.troupe.actors)) == (before, 4)
+        assert not fleet.supervisor.aftermath.restarts.crashes
+
+
+def leaves_once_it_serves(fleet: Fleet) -> Script:
+    async def script(actor: Actor) -> Exit:
+        actor.ready()
+        await fleet.until(lambda: actor in fleet.serving)
+        actor.say(wire.Retiring("it has disconnected", now=True))
+        await actor.serve()
+        return Exit(code=0)
+
+    return script
+
+
 @pytest.mark.parametrize("bad", [fails("SyntaxError"), crashes, leaves_early, boots_for_ever])
 async def test_a_release_that_cannot_boot_costs_nobody(bad, autojump_clock: MockClock) -> None:  # type: ignore[no-untyped-def]
     async with a_fleet(3, casting={5: bad}, patience=Patience(ready=10, hang=0)) as fleet:
@@ -521,6 +684,32 @@ async def test_a_new_worker_that_falls_silent_in_its_probation_ends_the_reload(a
         await trio.sleep(60)
         assert generations(fleet) == [1, 1]
         assert len(fleet.troupe.living) == 2
+
+
+async def test_what_lies_on_the_disk_is_not_forgotten_over_a_rollback(autojump_clock: MockClock) -> None:
+    async with a_fleet(2) as fleet:
+        renewal = fleet.supervisor.renewal
+
+        async def over(rollout: Rollout) -> tuple[int | None, str, bool]:
+            await fleet.until(lambda: rollout.over)
+            return rollout.status, renewal.refused, renewal.gone_back
+
+        def back(generation: int) -> str:
+            return ""
+
+        assert await over(renewal.begin()) == (0, "", False)
+        fleet.troupe.script = fails("SyntaxError")
+        assert await over(renewal.begin()) == (10, "SyntaxError", False)
+        assert await over(renewal.begin(back=lambda generation: "there is none")) == (10, "SyntaxError", False)
+        fleet.troupe.script = serves
+        assert await over(renewal.begin(back=back)) == (0, "SyntaxError", True)
+        assert await over(renewal.begin(back=back)) == (0, "SyntaxError", False), "and back from there"
+        given_up = renewal.begin()
+        assert await over(renewal.begin(supersede=True, back=back)) == (0, "SyntaxError", True)
+        assert given_up.over
+        assert await over(renewal.begin()) == (0, "", False)
+        assert await over(renewal.begin(back=back)) == (0, "", True)
+        assert not renewal.has_the_disks
 
 
 async def test_a_stop_ends_a_reload_too(autojump_clock: MockClock) -> None:

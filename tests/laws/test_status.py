@@ -101,7 +101,23 @@ def test_the_text_for_programs_is_one_json_object() -> None:
     assert json.loads(as_json_text(FOUR))["workers"][3]["slot"] == 3
 
 
+def test_a_rollback_is_no_trouble_and_is_said() -> None:
+    def disk(**more: object) -> list[str]:
+        return [line for line in report(evolve(FOUR, **more), 120) if line.startswith("disk")]
+
+    assert not troubles(evolve(FOUR, gone_back=True))
+    assert len(disk(gone_back=True)) == 1
+    assert disk() == disk(gone_back=True, refused="SyntaxError") == []
+
+
 # --- the table
+
+
+def test_of_a_traceback_the_last_line_is_shown() -> None:
+    snapshot = a_snapshot(a_worker(last_exit="Traceback (most recent call last):\n  File\nRuntimeError: no\n"))
+    assert workers_table(snapshot, 80)[-1] == "last exit in slot 0: RuntimeError: no"
+    assert workers_table(snapshot, 200)[-1].endswith(" RuntimeError: no")
+    assert "Traceback" not in workers_table(snapshot, 200)[-1]
 
 
 @given(some_workers, st.integers(NARROWEST, 250))

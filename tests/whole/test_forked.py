@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 from collections import Counter
 from pathlib import Path
@@ -154,6 +155,7 @@ async def test_the_last_good_code_serves_whatever_the_disk_has(tmp_path: Path) -
             (tmp_path / "app.py").unlink()
             assert await verb(control, "rollback") == 0
             assert {await ask(master.port) for _ in range(4)} == {b"one"}
+            assert (await status(control)).gone_back
             over = True
         assert ledger.keys() == {"answered"}
         # Who replaces somebody now is of that code, too, and so is who comes by a second rollback of the other.
@@ -337,6 +339,60 @@ async def test_a_worker_that_cannot_begin_again_is_told_of_like_one_that_cannot_
     async with running("bad:quick", workers=2, app_dir=tmp_path, ready=False) as master:
         assert await master.ended() == 3
         await master.said("OSError: no database")
+
+
+# --- a sick template
+
+
+def limit_memory(pid: int) -> None:
+    """It can still fork; whoever is forked has no room for a thread's stack."""
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (size + (1 << 20), size + (1 << 20)))
+
+
+async def test_a_template_whose_workers_cannot_live_is_given_up_for_another(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    async with serving(tmp_path, "--control", str(control)) as master:
+        sick = {template(master), await spare(master, control)}
+        for pid in sick:
+            limit_memory(pid)
+        heir = await replaced(master, next(iter(master.workers)))
+        await master.said("2 of its workers in a row died before they were ready; the next one is started without it")
+        await master.said(r"template 1 \(pid \d+\) is given up")
+        assert "is started again in" not in master.text, "there is no crash loop, and no pause"
+        assert heir in master.workers
+        for pid in sick:
+            await gone(pid)
+        # And the next one is forked again.
+        await master.said("has imported app:quick", 2)
+        await spare(master, control)
+        said = len(master.text)
+        await replaced(master, next(iter(master.workers)))
+        assert "died before" not in master.text[said:]
+        assert not (await status(control)).crash_loop
+        assert await master.stop() == 0
+
+
+async def test_a_template_is_not_given_up_for_what_is_the_applications_trouble(tmp_path: Path) -> None:
+    """A database that is down for a while: what is tried without the template fails as well."""
+    control, imports, down = tmp_path / "control.sock", tmp_path / "imports", tmp_path / "down"
+    code = (
+        f"import os, rrmaster\nwith open({str(imports)!r}, 'a') as file:\n    file.write('x')\n"
+        f"@rrmaster.on_fork\ndef connect():\n    if os.path.exists({str(down)!r}): raise OSError('no database')\n"
+    )
+    (tmp_path / "shop.py").write_text(code + answering("here"))
+    async with running("shop:quick", "--control", str(control), workers=2, app_dir=tmp_path) as master:
+        mother = template(master)
+        down.touch()
+        os.kill(next(iter(master.workers)), signal.SIGKILL)
+        await master.said("the next one is started without it")
+        await master.said("is started again in")
+        (only,) = (await status(control)).templates
+        assert (only.pid, only.state) == (mother, "in use")
+        down.unlink()
+        await master.until(lambda: len(master.workers) == 2, "it is back")
+        assert imports.read_text() == "xx", "the template, and one trial"
+        assert await master.stop() == 0
 
 
 # --- many

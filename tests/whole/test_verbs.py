@@ -347,6 +347,30 @@ def test_check_shows_every_setting_and_where_it_came_from(tmp_path: Path):
     assert done.stdout.splitlines()[-1] == "handlers:quick would be served"
 
 
+@pytest.mark.parametrize(
+    ("deed", "options", "words"),
+    [
+        ("", [], "workers are forked: forked:tells is imported once"),
+        (
+            "thread",
+            [],
+            "workers import forked:tells one by one: while it was imported, it started a thread (a-poller);",
+        ),
+        ("thread", ["--preload", "on"], "workers are forked although forked:tells, while it was imported, started a"),
+        ("thread", ["--preload", "off"], "workers import forked:tells one by one: --preload is off"),
+        (
+            "needs slot",
+            [],
+            "workers import forked:tells one by one: while it was imported, it asked for RRMASTER_WORKER",
+        ),
+    ],
+)
+def test_check_tells_whether_workers_would_be_forked(deed: str, options: list[str], words: str):
+    done = rrmaster("check", *options, "--app-dir", str(PROGRAMS), "forked:tells", environ={"DEED": deed})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2].startswith(words)
+
+
 def test_check_of_a_wrong_setting_is_2_and_of_an_application_that_does_not_start_3():
     assert rrmaster("check", "--window", "0", "handlers:quick").returncode == 2
     done = rrmaster("check", "--app-dir", str(PROGRAMS), "never_boots:app")

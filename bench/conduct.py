@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
 from .machine import describe, keep
+from .programs import Missing
 from .progress import tell
 from .rounds import Record, Target
-from .servers import Missing
 
 Figure = tuple[Record, Sequence[Target], Callable[[], None]]
 """What is filled in, what is asked of it, and what fills it."""

@@ -23,7 +23,9 @@ from functools import partial
 from attrs import frozen
 
 from .census import ask
+from .contenders import OVER_HTTP
 from .fleets import Contender, Fleet, present, running
+from .programs import said_of_clients
 from .progress import tell
 from .rounds import Record, Target
 from .several import Over, at_once, pause
@@ -103,7 +105,9 @@ def measure(record: Record, quick: bool) -> None:
         "stopped s": plan.pause, "reloads every s": BETWEEN_RELOADS, "max requests": MAX_REQUESTS,
         "seconds": {fault: getattr(plan, fault) for fault in FAULTS},
     }  # fmt: skip
-    with at_once(plan.at_once, [partial(_all, record, contender, plan) for contender in present(record.notes)]) as all_:
+    record.notes += said_of_clients()
+    tasks = [partial(_all, record, contender, plan) for contender in present(record.notes, OVER_HTTP)]
+    with at_once(plan.at_once, tasks) as all_:
         for found in all_:
             found.result()
 

@@ -51,6 +51,19 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def memory(pid: int) -> tuple[float, float]:
+    """USS and PSS of a process, in MiB; nothing, if it has ended."""
+    kilobytes: dict[str, int] = {}
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, _, value = line.partition(":")
+            kilobytes[name] = int(value.split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ended while we looked
+    private = kilobytes.get("Private_Clean", 0) + kilobytes.get("Private_Dirty", 0)
+    return private / 1024, kilobytes.get("Pss", 0) / 1024
+
+
 def describe() -> dict[str, Any]:
     """The machine and the versions."""
     return {

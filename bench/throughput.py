@@ -7,12 +7,14 @@ processor time of all processes of a server is the better figure to compare.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from attrs import frozen
 
-from .fleets import Fleet, descendants, present, running
+from .contenders import ON_TRIO, OVER_HTTP
+from .fleets import Fleet, all_running, descendants, present
 from .machine import cpu_ns, quantile
+from .programs import said_of_clients
 from .progress import step
 from .rounds import Record, Target
 from .traffic import Traffic, send
@@ -47,10 +49,8 @@ def measure(record: Record, quick: bool) -> None:
     """All servers run at once, and are asked in turns."""
     plan = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "clients": CLIENTS, "seconds": plan.seconds, "rounds": plan.rounds}
-    with ExitStack() as stack:
-        fleets = [stack.enter_context(running(contender, WORKERS)) for contender in present(record.notes)]
-        for fleet in fleets:
-            fleet.wait_for_workers()
+    record.notes += said_of_clients()
+    with all_running(present(record.notes, (*OVER_HTTP, ON_TRIO)), WORKERS) as fleets:
         for number in range(plan.rounds):
             for lane in LANES:
                 with step(f"throughput, round {number + 1} of {plan.rounds}: {lane}") as done:

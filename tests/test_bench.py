@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import __main__, apps, latency
+from bench import __main__, apps, latency, programs, requests
 from bench.balance import Held
 from bench.machine import HOME, RESULTS, quantile
 from bench.publish import README, renewed
@@ -127,10 +127,16 @@ def hello() -> Iterator[int]:
         thread.join()
 
 
-needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="the generator is C")
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="one of the generators is C")
 
 
-@needs_cc
+@pytest.fixture(params=[pytest.param(False, marks=needs_cc, id="c"), pytest.param(True, id="python")])
+def generator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two."""
+    monkeypatch.setattr(programs, "python_clients", request.param)
+
+
+@pytest.mark.usefixtures("generator")
 def test_the_generator_keeps_its_rate_and_tells_the_fate_of_every_request(hello: int) -> None:
     run = send(Traffic(0.5, rate=400, blocking=0.25, seed=7), hello)
     assert 150 < len(run.requests) < 250
@@ -141,7 +147,7 @@ def test_the_generator_keeps_its_rate_and_tells_the_fate_of_every_request(hello:
     assert [(r.due, r.blocking) for r in again.requests] == [(r.due, r.blocking) for r in run.requests]
 
 
-@needs_cc
+@pytest.mark.usefixtures("generator")
 def test_the_generator_calls_refused_what_nobody_listens_for() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -150,13 +156,80 @@ def test_the_generator_calls_refused_what_nobody_listens_for() -> None:
     assert run.failed == {"refused": len(run.requests)}
 
 
-@needs_cc
+@pytest.mark.usefixtures("generator")
 def test_the_generator_counts_from_when_a_request_was_due_and_gives_up_on_the_hung() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
         run = send(Traffic(0.1, rate=100, patience=0.2), silent.getsockname()[1])
     assert len(run.requests) > 2
     assert run.failed == {"hung": len(run.requests)}
     assert all(request.took >= 0.2 for request in run.requests)
+
+
+MIXED = Traffic(0.4, rate=400, clients=8, kept=0.5, blocking=0.2, thinking=1e-3, seed=11)
+
+
+@needs_cc
+def test_both_generators_send_the_same_and_count_the_same(hello: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for python in (False, True):
+        monkeypatch.setattr(programs, "python_clients", python)
+        runs.append(send(MIXED, hello))
+    schedules = [[(r.due, r.kept, r.blocking, r.outcome) for r in run.requests] for run in runs]
+    assert {(r.kept, r.blocking) for r in runs[0].requests} == {(a, b) for a in (False, True) for b in (False, True)}
+    assert schedules[0] == schedules[1]
+
+
+@needs_cc
+def test_both_generators_keep_a_closed_loop_closed(hello: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for python in (False, True):
+        monkeypatch.setattr(programs, "python_clients", python)
+        run = send(Traffic(0.2, clients=4), hello)
+        assert len(run.requests) > 20
+        assert run.failed == {}
+        spans = [(r.due, r.due + r.took - 2e-6) for r in run.requests]  # each is rounded to a microsecond
+        assert max(sum(begin <= at < end for begin, end in spans) for at, _ in spans) <= 4
+
+
+@pytest.mark.parametrize(
+    ("heard", "what"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh", ("", False)),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", ("a", True)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nConnection: Close\r\n\r\nhi", ("a", False)),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nhi", ("w", False)),
+        (b"HTTP/1.1 200 OK\r\n\r\nhi", ("w", False)),
+        (b"x" * requests.HEAD, ("w", False)),
+    ],
+)
+def test_an_answer_is_whole_when_its_length_has_come(heard: bytes, what: tuple[str, bool]) -> None:
+    assert requests.whole(heard) == what
+
+
+def test_a_machine_without_a_compiler_has_python_clients_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "BUILD", tmp_path)
+    monkeypatch.setattr(programs, "_build", lambda: tmp_path)
+    programs.why_not_c.cache_clear()
+    try:
+        assert programs.client("requests")[1:] == ["-m", "bench.requests"]
+        assert programs.client("load")[1:] == ["-m", "bench.load"]
+        assert "no C compiler (cc): the clients are Python" in programs.said_of_clients()[0]
+    finally:
+        programs.why_not_c.cache_clear()
+
+
+@needs_cc
+def test_a_program_that_cc_does_not_compile_is_missing_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.c").write_text("int main(void) { return }")
+    monkeypatch.setattr(programs, "HOME", tmp_path)
+    monkeypatch.setattr(programs, "_build", lambda: tmp_path)
+    with pytest.raises(programs.Missing, match=r"cc does not compile broken\.c"):
+        programs.compiled("broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.c"]
 
 
 def test_a_run_with_one_request_in_fifty_late_is_not_believed() -> None:

@@ -31,6 +31,9 @@ from .several import pause
 START = 60.0
 """Seconds that a whole fleet may take until all its workers serve; eight of them start at once, on two cores."""
 
+REFUSED = 0.02
+"""Seconds until whoever refuses is asked again: those who start would have to share their processor with the asking."""
+
 STOP = 1.0
 """Seconds it may take to end before it is killed: nothing is in progress any more when it is asked."""
 
@@ -152,7 +155,10 @@ class Fleet:
         seen: set[int] = set()
         while len(seen) < count:
             self._check(deadline, f"{len(seen)} of {count} workers answer after {patience:g} s")
-            seen |= meet(self.port, 2 * count, count - len(seen), {*without, *seen}) - set(without)
+            met = meet(self.port, 2 * count, count - len(seen), {*without, *seen})
+            seen |= met - set(without)
+            if not met:
+                pause(REFUSED)
         return seen
 
     def wait_until_gone(self, workers: Collection[int], patience: float) -> None:

@@ -84,7 +84,7 @@ class Plan:
 
 
 FULL = Plan(3, 1.5, tuple((lane, load) for lane in LANES for load in LOADS if (lane, load) != ("at once", 80)), 2)
-QUICK = Plan(1, 0.6, (("at once", 30), ("later", 30), ("kept", 30)), 1)
+QUICK = Plan(1, 0.5, (("at once", 30), ("later", 30), ("kept", 30)), 1)
 
 
 def measure(record: Record, quick: bool) -> None:

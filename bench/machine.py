@@ -10,6 +10,7 @@ import platform
 import shutil
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -130,6 +131,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         rest = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([head.ljust(widths[0]), *rest]).rstrip())
     return "\n".join(lines)
+
+
+def unwritable() -> str | None:
+    """Why results cannot be kept, if so."""
+    try:
+        RESULTS.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=RESULTS):
+            return None
+    except OSError as error:
+        return f"{error.strerror} ({RESULTS})"
 
 
 def keep(name: str, content: dict[str, Any]) -> Path:

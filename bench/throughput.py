@@ -26,9 +26,6 @@ WORKERS = 2
 
 CLIENTS = 32
 
-WARM = 0.2
-"""Seconds of the same before each window."""
-
 LANES = {"kept": 1.0, "one each": 0.0}
 
 TARGETS = tuple(Target(lane, column, None) for lane in LANES for column in ("requests/s", "CPU us"))
@@ -39,10 +36,12 @@ TARGETS = tuple(Target(lane, column, None) for lane in LANES for column in ("req
 class Plan:
     rounds: int
     seconds: float
+    warm: float
+    """Seconds of the same before each window."""
 
 
-FULL = Plan(3, 1.5)
-QUICK = Plan(1, 0.4)
+FULL = Plan(3, 1.5, warm=0.2)
+QUICK = Plan(1, 0.3, warm=0.1)
 
 
 def measure(record: Record, quick: bool) -> None:
@@ -54,14 +53,14 @@ def measure(record: Record, quick: bool) -> None:
         for number in range(plan.rounds):
             for lane in LANES:
                 with step(f"throughput, round {number + 1} of {plan.rounds}: {lane}") as done:
-                    rates = {fleet.name: _window(record, fleet, lane, plan.seconds) for fleet in fleets}
+                    rates = {fleet.name: _window(record, fleet, lane, plan) for fleet in fleets}
                     done(", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items()))
 
 
-def _window(record: Record, fleet: Fleet, lane: str, seconds: float) -> float:
-    send(Traffic(WARM, clients=CLIENTS, kept=LANES[lane]), fleet.port)
+def _window(record: Record, fleet: Fleet, lane: str, plan: Plan) -> float:
+    send(Traffic(plan.warm, clients=CLIENTS, kept=LANES[lane]), fleet.port)
     before = _cpu(fleet)
-    run = send(Traffic(seconds, clients=CLIENTS, kept=LANES[lane]), fleet.port)
+    run = send(Traffic(plan.seconds, clients=CLIENTS, kept=LANES[lane]), fleet.port)
     spent = _cpu(fleet) - before
     times = run.times()
     rate = len(times) / max(request.due + request.took for request in run.requests)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
+import re
 import shutil
 import socket
 import threading
@@ -13,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import __main__, apps, latency, programs, requests
+from bench import __main__, apps, latency, programs, publish, requests
 from bench.balance import Held
 from bench.machine import HOME, RESULTS, quantile
-from bench.publish import README, renewed
 from bench.rounds import IDEAL, OURS, Record, Target, number
 from bench.traffic import LATE, Request, Run, Traffic, send
+from tests.pages import PAGES
 
 COLUMN = ("kept", "p99 ms")
 
@@ -255,9 +257,79 @@ def test_every_figure_says_its_question_and_no_two_targets_are_the_same() -> Non
         assert len(set(module.TARGETS)) == len(module.TARGETS)
 
 
-def test_the_readmes_figures_are_those_of_the_results() -> None:
+@pytest.mark.parametrize("page", publish.PARTS, ids=lambda page: page.name)
+def test_the_figures_of_a_page_are_those_of_the_results(page: Path) -> None:
     """To renew them: python -m bench --publish."""
-    assert README.read_text() == renewed(README.read_text())
+    assert page.read_text() == publish.renewed(page)
+
+
+MEASURED = re.compile(
+    r"""\d\ ?(?:ns|us|µs)\b                                  # nobody sets anything in microseconds
+      | \d[.,]\d+\ ?(?:m?s|%|[KMG]i?B)(?!\w)             # or to the tenth
+      | \bp\d\d\b
+      | \b\d{1,3},\d{3}\b
+      | \b(?:[a-z]+|\d+)\ times\ the\s(?:processor|memory|requests|connections)
+      | \bsome\ (?:tenths|hundredths|thousandths|milliseconds|microseconds)
+      | \ba\ (?:millisecond|microsecond)\b
+      | \b[Mm]easured\ on\b""",
+    re.VERBOSE,
+)
+"""What only a measurement gives.  Settings are whole numbers of milliseconds, seconds and MiB."""
+
+SET = {"5,000": "reports a second that are a breach", "1,000": "events kept for a client of the control socket"}
+"""What looks measured and is a constant of the code."""
+
+
+def measured_by_hand(text: str) -> list[str]:
+    """Figures outside of what is generated, of blocks and of code."""
+    text = re.sub(r"<!-- (\w+)\b[^>]*-->\n.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`\n]+`", "", text)
+    return [found for found in MEASURED.findall(text) if found not in SET]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_figure_of_a_page_is_written_by_hand(page: Path) -> None:
+    """What is worth telling is generated: see bench/publish.py."""
+    assert measured_by_hand(page.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "figures"),
+    [
+        ("A request costs eleven times the processor time (320 us against 30).", 2),
+        ("The master takes 0.35 s of CPU per GiB, a client waits 1.4 ms (p99 8 ms).", 3),
+        ("10 reloads lost none of 4,261 requests.", 1),
+        ("Replaced in some hundredths of a second; a handshake costs a millisecond or two.", 2),
+        ("A handshake has 10 s, a line 4 KiB, `--recall-after` is 5 ms, `0.5 s`; more than 5,000 are a breach.", 0),
+        ("<!-- any: from bench/results, not by hand -->\n23.5 us\n<!-- end of any -->\n", 0),
+    ],
+)
+def test_what_is_measured_is_told_from_what_is_set(sentence: str, figures: int) -> None:
+    assert len(measured_by_hand(sentence)) == figures
+
+
+def test_what_was_not_measured_is_said_without_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    for words in (publish.cost_of_trio(), publish.gain_of_forking()):
+        assert "python -m bench" in words
+        assert not re.search(r"\d", words)
+
+
+def test_what_trio_costs_is_said_beside_uvloop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = {"rrmaster": {"kept": {"CPU us": [30.0, 40.0]}}, "rrmaster trio": {"kept": {"CPU us": [330.0, 320.0]}}}
+    (tmp_path / "throughput.json").write_text(json.dumps({"found": found}))
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    words = publish.cost_of_trio()
+    assert "9.50 (8 to 11) times the processor time of the same on uvloop" in words
+    assert "325 us against 35" in words
+
+
+def test_what_forking_gains_is_told_of_those_that_were_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = {"rrmaster": {"replaced": {"ms": [37.2], "USS MiB": [8.7]}}, "uvicorn": {"replaced": {"ms": [None]}}}
+    (tmp_path / "template.json").write_text(json.dumps({"found": found}))
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    assert publish.gain_of_forking().splitlines()[2:] == ["| rrmaster: forked | 37.2 ms | 8.70 MiB |"]
 
 
 @pytest.mark.parametrize("plot", sorted((HOME / "plots").glob("*.svg")), ids=lambda plot: plot.stem)

@@ -23,7 +23,8 @@ PART = "part-"
 
 def conduct(figures: Iterable[Figure], keep_them: bool = True, prefix: str = "") -> int:
     """All of them; returns the exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that it, too, ends what was started
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     machine = describe()
     print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None), flush=True)
     if keep_them and (why := unwritable()):
@@ -66,4 +67,7 @@ def _told(record: Record, targets: Sequence[Target]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Once: a second one in the middle of the ending would leave servers behind."""
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -98,7 +98,7 @@ class Plan:
 
 
 FULL = Plan(seconds=2.0)
-QUICK = Plan(seconds=0.7, rounds=1)
+QUICK = Plan(seconds=0.5, rounds=1)
 
 
 def load(server: Fleet, seconds: float, concurrency: int, most: int) -> dict[str, float]:

@@ -33,7 +33,7 @@ from .traffic import Run, Traffic, sent
 
 QUESTION = "What do clients notice of faults, reloads and recycling?"
 
-WORKERS, QUICK_WORKERS = 4, 2
+WORKERS = 4
 
 RATE = 300.0
 """Requests a second: a small part of what any of these servers can do, so that what fails, fails for the fault."""
@@ -51,7 +51,7 @@ STOPPED = 5.0
 BETWEEN_RELOADS = 5.0
 
 MAX_REQUESTS = 150
-"""Of a worker: it has had them after 2 s, one of two after 1."""
+"""Of a worker: it has had them after 2 s."""
 
 LEAD = 0.5
 """Seconds before the first fault, in which all is well."""
@@ -83,7 +83,6 @@ TARGETS = (
 class Plan:
     """How much of it: seconds of traffic, from the first fault on."""
 
-    workers: int
     killed: float
     stopped: float
     pause: float
@@ -94,15 +93,15 @@ class Plan:
     """Servers that are hurt at the same time: what is counted then is still right, the slowest less so."""
 
 
-FULL = Plan(workers=WORKERS, killed=6.5, stopped=6.0, pause=STOPPED, reloaded=7.5, recycled=4.5, at_once=1)
-QUICK = Plan(workers=QUICK_WORKERS, killed=1.0, stopped=1.5, pause=1.0, reloaded=1.0, recycled=2.0, at_once=8)
+FULL = Plan(killed=6.5, stopped=6.0, pause=STOPPED, reloaded=7.5, recycled=4.5, at_once=1)
+QUICK = Plan(killed=1.0, stopped=1.5, pause=1.0, reloaded=1.0, recycled=2.5, at_once=8)
 
 
 def measure(record: Record, quick: bool) -> None:
     """Each server once; what is counted here needs no median."""
     plan = QUICK if quick else FULL
     record.plan = {
-        "workers": plan.workers, "rate/s": RATE, "kept": KEPT, "hung after s": PATIENCE, "kills every s": BETWEEN_KILLS,
+        "workers": WORKERS, "rate/s": RATE, "kept": KEPT, "hung after s": PATIENCE, "kills every s": BETWEEN_KILLS,
         "stopped s": plan.pause, "reloads every s": BETWEEN_RELOADS, "max requests": MAX_REQUESTS,
         "seconds": {fault: getattr(plan, fault) for fault in FAULTS},
     }  # fmt: skip
@@ -115,7 +114,7 @@ def measure(record: Record, quick: bool) -> None:
 
 def _all(record: Record, contender: Contender, plan: Plan) -> None:
     """All faults of one server."""
-    with running(contender, plan.workers) as fleet:
+    with running(contender, WORKERS) as fleet:
         fleet.wait_for_workers()
         _trouble(record, fleet, "killed", plan.killed, lambda: _kill(fleet, plan.killed))
         _settle(record, fleet)
@@ -129,7 +128,7 @@ def _recycled(record: Record, contender: Contender, plan: Plan) -> None:
     if not contender.recycles:
         record.note(f"{contender.name} cannot recycle by requests")
         return
-    with running(contender, plan.workers, max_requests=MAX_REQUESTS) as fleet:
+    with running(contender, WORKERS, max_requests=MAX_REQUESTS) as fleet:
         fleet.wait_for_workers()
         _trouble(record, fleet, "recycled", plan.recycled, lambda: None)
 

@@ -8,15 +8,19 @@ import math
 import random
 import re
 import shutil
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench import __main__, apps, latency, programs, publish, requests
+from bench import __main__, apps, latency, machine, programs, publish, requests
 from bench.balance import Held
+from bench.conduct import conduct
+from bench.fleets import Contender, Wanted, all_running, present, running
 from bench.machine import HOME, RESULTS, quantile
 from bench.rounds import IDEAL, OURS, Record, Target, number
 from bench.traffic import LATE, Request, Run, Traffic, send
@@ -246,6 +250,68 @@ def test_the_same_paths_have_the_same_answers_by_wsgi() -> None:
     (body,) = apps.wsgi({"PATH_INFO": "/"}, lambda *args: told.append(args))
     assert body == apps.answer("/") == apps.HELLO
     assert told == [("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])]
+
+
+# --- servers
+
+
+def test_who_is_not_on_this_machine_is_left_out_and_named_once() -> None:
+    def command(want: Wanted) -> list[str]:
+        raise AssertionError("nothing is started here")
+
+    here = Contender("here", command, ("sys",))
+    away = Contender("away", command, ("no_such_module",))
+    program = Contender("program", command, ("no-such-program",), python=False)
+    notes: list[str] = []
+    assert present(notes, (here, away, program)) == present(notes, (here, away, program)) == [here]
+    assert notes == ["away is not measured: no no_such_module", "program is not measured: no no-such-program"]
+
+
+SAYS_AND_STAYS = "import sys, time; print('begins'); print('stands', flush=True); sys.stdin.read(); time.sleep(60)"
+
+ENDS = "import sys; print('no, thank you'); sys.exit(7)"
+
+
+def python(code: str, says: str = "^stands$") -> Contender:
+    return Contender("any", lambda want: [sys.executable, "-c", code], says=says)
+
+
+def test_a_server_that_says_so_serves_and_is_gone_after_the_block_though_it_does_not_obey() -> None:
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SAYS_AND_STAYS
+    with running(python(stubborn), 1) as fleet:
+        fleet.wait_until_it_serves()
+        assert fleet.alive
+    assert fleet.process.returncode == -signal.SIGKILL
+
+
+def test_servers_that_run_together_are_asked_to_go_together() -> None:
+    with all_running([python(SAYS_AND_STAYS)] * 2, 1) as fleets:
+        assert all(fleet.alive for fleet in fleets)
+    assert [fleet.process.returncode for fleet in fleets] == [-signal.SIGTERM] * 2
+
+
+def test_a_server_that_ends_instead_is_told_with_its_last_words() -> None:
+    with running(python(ENDS), 1) as fleet, pytest.raises(RuntimeError, match=r"status 7:\nno, thank you"):
+        fleet.wait_until_it_serves()
+
+
+# --- a run
+
+
+def test_what_cannot_be_written_is_told_and_what_has_only_notes_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").write_text("a file is no directory")
+    monkeypatch.setattr(machine, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(signal, "signal", lambda *args: None)
+    found, empty = record(rrmaster=[1.5]), Record("none")
+    empty.note("nothing was there to measure it")
+    assert conduct([(found, (), lambda: None), (empty, (), lambda: None)]) == 0
+    said = capsys.readouterr()
+    assert "results are told here and not kept: File exists" in said.err
+    assert "1.50" in said.out
+    assert "note: nothing was there to measure it" in said.out
+    assert "written" not in said.out
 
 
 # --- what is published

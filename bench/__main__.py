@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="one of those below (default: all)")
     parser.add_argument("--quick", action="store_true", help="all of it in less than two minutes, with wide margins")
     parser.add_argument(programs.WANTED, action="store_true", help="send requests as where there is no C compiler")
-    parser.add_argument("--publish", action="store_true", help="measure nothing: draw the plots and write the README's "
-                        "table from what the last whole run has left in bench/results")  # fmt: skip
+    parser.add_argument("--publish", action="store_true", help="measure nothing: draw the plots and write the figures "
+                        "of README and docs, from what the last whole run has left in bench/results")  # fmt: skip
     options = parser.parse_args(argv)
     if unknown := set(options.figures) - FIGURES.keys():
         parser.error(f"no such figure: {', '.join(sorted(unknown))}")

@@ -45,7 +45,7 @@ class Plan:
     choices: int
 
 
-FULL = Plan(5, 50_000)
+FULL = Plan(3, 50_000)
 QUICK = Plan(1, 10_000)
 
 PEER = ("127.0.0.1", 40000)

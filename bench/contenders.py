@@ -100,13 +100,16 @@ ON_TRIO = Contender("rrmaster trio", lambda want: _rrmaster(want, "--runtime", "
 # --- how a worker begins
 
 
-PRELOADED = (
+FORKING = (
     Contender("rrmaster", rrmaster, UVLOOP, says=READY),
-    Contender("rrmaster --preload off", lambda want: rrmaster(want, "--preload", "off"), UVLOOP, says=READY),
-    next(contender for contender in OVER_HTTP if contender.name == "uvicorn"),
     Contender("gunicorn --preload", lambda want: _gunicorn(want, "--preload", "-k", "asgi"), ("gunicorn",)),
 )
-"""The first forks from its template, the last from its arbiter."""
+"""From a template, and from the arbiter."""
+
+IMPORTING = (
+    Contender("rrmaster --preload off", lambda want: rrmaster(want, "--preload", "off"), UVLOOP, says=READY),
+    next(contender for contender in OVER_HTTP if contender.name == "uvicorn"),
+)
 
 
 # --- what a connection costs

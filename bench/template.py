@@ -5,7 +5,7 @@ The application is FastAPI with a model (`shop`), as in `footprint`, which has s
 ========  ==========================================================================================================
 replaced  of two workers one is killed (SIGKILL), again and again: ms until a process that was not there before has
           answered, asked for over new connections, one after the other.  Then USS, what is a worker's memory alone
-start     s until all workers serve, by its own word.  Beyond 20 workers a master begins 20 a second at most
+start     s until all workers serve, by its own word
 storm     four workers under four clients, ten SIGKILLs a second
 forks     kills, one as soon as the last one's replacement serves: what master and template have of descriptors and
           of memory (USS) after the first tenth of them, and at the end; and children that nobody has waited for
@@ -26,7 +26,7 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from .census import ask
-from .contenders import PRELOADED, SHOP
+from .contenders import FORKING, IMPORTING, SHOP
 from .fleets import Fleet, present, running
 from .machine import children, memory
 from .progress import step
@@ -65,7 +65,9 @@ class Plan:
     """How much of it."""
 
     kills: int
-    """Of each server, to see one replaced."""
+    """Of each server that forks, to see one replaced."""
+    importing: int
+    """Of each server whose workers import the application, which takes a second each time; 0: they are left out."""
     starts: int
     sizes: tuple[int, ...]
     storm: float
@@ -73,24 +75,22 @@ class Plan:
     forks: int
     calm: float
     """Seconds after a start, for what is done then: a template's spare, a first collection of garbage."""
-    beside: bool = True
-    """Those that import the application, too."""
 
 
-FULL = Plan(kills=10, starts=3, sizes=(1, 8, 32), storm=6.0, forks=1_000, calm=2.0)
-QUICK = Plan(kills=1, starts=0, sizes=(), storm=1.0, forks=20, calm=0.6, beside=False)
+FULL = Plan(kills=20, importing=5, starts=2, sizes=(1, 8), storm=6.0, forks=300, calm=2.0)
+QUICK = Plan(kills=3, importing=0, starts=0, sizes=(), storm=1.0, forks=20, calm=0.6)
 
 
 def measure(record: Record, quick: bool) -> None:
     """Four parts; the last two are ours alone."""
     plan = QUICK if quick else FULL
     record.plan = {"kills": plan.kills, "starts": plan.starts, "storm s": plan.storm, "forks": plan.forks}
-    servers = present(record.notes, PRELOADED if plan.beside else PRELOADED[::3])
+    servers = present(record.notes, [*FORKING, *IMPORTING] if plan.importing else FORKING)
     ours = [contender for contender in servers if contender.name.startswith(OURS)]
     for contender in servers:
         with step(f"template: {contender.name}, killed and replaced") as done:
             with running(contender, 2, SHOP) as fleet:
-                replaced(record, fleet, plan)
+                replaced(record, fleet, plan.kills if contender in FORKING else plan.importing, plan.calm)
             done(f"{mean([v or 0.0 for v in record.values(contender.name, REPLACED, 'ms')]):.0f} ms")
     for _ in range(plan.starts):
         for contender in ours:
@@ -112,12 +112,12 @@ def measure(record: Record, quick: bool) -> None:
         forks(record, fleet, plan.forks)
 
 
-def replaced(record: Record, fleet: Fleet, plan: Plan) -> None:
+def replaced(record: Record, fleet: Fleet, kills: int, calm: float) -> None:
     """Kill one, wait for another."""
     fleet.wait_until_it_serves()
     alive = fleet.wait_for_workers()
-    pause(plan.calm)
-    for _ in range(plan.kills):
+    pause(calm)
+    for _ in range(kills):
         killed = time.monotonic()
         alive = kill_one(fleet, alive)
         record.add(fleet.name, REPLACED, "ms", (time.monotonic() - killed) * 1e3)

@@ -77,10 +77,14 @@ class Wanted:
     """How many requests a worker serves before it is replaced; 0: never."""
 
     def recycle(self, flag: str, jitter: str | None = None) -> list[str]:
-        """Flags for that, a tenth more or less where a server can (not all at the same moment)."""
+        """Flags for that, up to half as many more where a server can, so that not all go at the same moment.
+
+        A tenth is usual, of thousands, and then lasts longer than a start; of 150 it would be a fifth of a second, and
+        a server whose load is even would be there with no worker at all.
+        """
         if not self.max_requests:
             return []
-        more = [jitter, str(self.max_requests // 10)] if jitter else []
+        more = [jitter, str(self.max_requests // 2)] if jitter else []
         return [flag, str(self.max_requests), *more]
 
 

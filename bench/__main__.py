@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from types import ModuleType
 
-from . import balance, curves, dispatch, faults, footprint, latency, throughput
+from . import balance, busy, choice, curves, dispatch, faults, footprint, latency, programs, template, throughput
 from .conduct import QUICK, Figure, conduct
 from .rounds import Record
 
 FIGURES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (dispatch, curves, balance, latency, faults, throughput, footprint)
+    for module in (dispatch, curves, choice, balance, latency, busy, faults, throughput, footprint, template)
 }
 
 
@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="one of those below (default: all)")
     parser.add_argument("--quick", action="store_true", help="all of it in less than two minutes, with wide margins")
-    parser.add_argument("--publish", action="store_true", help="measure nothing: draw the plots and write the README's "
-                        "table from what the last whole run has left in bench/results")  # fmt: skip
+    parser.add_argument(programs.WANTED, action="store_true", help="send requests as where there is no C compiler")
+    parser.add_argument("--publish", action="store_true", help="measure nothing: draw the plots and write the figures "
+                        "of README and docs, from what the last whole run has left in bench/results")  # fmt: skip
     options = parser.parse_args(argv)
     if unknown := set(options.figures) - FIGURES.keys():
         parser.error(f"no such figure: {', '.join(sorted(unknown))}")
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .publish import publish
 
         return publish()
+    programs.python_clients = options.python_clients
     return conduct(figures(options.figures, options.quick), prefix=QUICK if options.quick else "")
 
 

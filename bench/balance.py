@@ -26,6 +26,7 @@ from functools import partial
 
 from attrs import define, field, frozen
 
+from .contenders import OVER_HTTP
 from .fleets import Contender, Fleet, present, running
 from .progress import step
 from .rounds import Record, Target
@@ -161,7 +162,7 @@ def measure(record: Record, quick: bool) -> None:
     pace = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "held": HELD, "seconds between": pace.every, "churned": pace.steps}
     for number in range(pace.rounds):
-        contenders = present(record.notes)
+        contenders = present(record.notes, OVER_HTTP)
         tasks = [partial(_one, contender, pace, record, number) for contender in contenders]
         with at_once(pace.at_once, tasks) as results:
             for contender, result in zip(contenders, results, strict=True):

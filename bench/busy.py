@@ -1,6 +1,4 @@
-"""What it gives that `least-loaded` breaks ties by the requests in progress.
-
-``python -m bench.busy [--seconds S] [--rounds N]``
+"""What does it give that `least-loaded` breaks ties by the requests in progress?
 
 Each worker has a pool of four connections to a database, as an application mostly has (or `--threads` of WSGI), and
 four workers hold eight kept connections of clients each, so by connections all are alike.  Over those of two workers
@@ -12,19 +10,22 @@ tie-break, in the words of a user's own policy.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import frozen
 
-from .machine import HOME, Spread, describe, keep, table
-from .servers import Contender, port_of_rrmaster, started
+from .contenders import with_policy
+from .fleets import running
+from .machine import quantile
+from .progress import step
+from .rounds import Record, Target
+
+QUESTION = "What does it give that ties are broken by the requests in progress?"
 
 WORKERS = 4
 KEPT = 8
@@ -39,7 +40,27 @@ SLOW_S, QUICK_S = 0.05, 0.001
 RATE = 100
 """Other clients a second."""
 
-POLICIES = ("least-loaded", "bench.busy:by_connections", "round-robin")
+POLICIES = {
+    "least-loaded": "least-loaded",
+    "by connections": "bench.busy:by_connections",
+    "round-robin": "round-robin",
+}
+
+GROUP = "beside slow requests"
+
+TARGETS: tuple[Target, ...] = ()
+"""All three are ours."""
+
+
+@frozen
+class Plan:
+    rounds: int
+    seconds: float
+    policies: tuple[str, ...]
+
+
+FULL = Plan(2, 3.0, ("least-loaded", "by connections", "round-robin"))
+QUICK = Plan(1, 1.0, ("least-loaded", "by connections"))
 
 _pool = asyncio.Semaphore(POOL)
 
@@ -72,9 +93,6 @@ class Seen:
     """Seconds from connecting to the answer."""
     to_busy: float
     """Which part of them came to one of the two workers with the slow requests."""
-
-    def at(self, share: float) -> float:
-        return sorted(self.times)[min(int(share * len(self.times)), len(self.times) - 1)] * 1e3
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> int:
@@ -121,37 +139,17 @@ async def _round(port: int, seconds: float) -> Seen:
     return Seen([took for took, _ in answers], sum(pid in chosen for _, pid in answers) / len(answers))
 
 
-def _with(policy: str) -> Contender:
-    def command(workers: int) -> Sequence[str]:
-        options = ["-w", str(workers), "-b", "127.0.0.1:0", "--app-dir", str(HOME.parent), "--policy", policy]
-        return [sys.executable, "-m", "rrmaster", *options, "--keep-alive", "60s", "bench.busy:app"]
-
-    return Contender(policy, command, port_of_rrmaster)
-
-
-def main() -> None:
-    """Measure, print and keep."""
-    parser = argparse.ArgumentParser(prog="python -m bench.busy", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of clients in each round")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    seen: dict[str, list[Seen]] = {policy: [] for policy in POLICIES}
-    for number in range(arguments.rounds):
-        for policy in POLICIES:
-            print(f"round {number + 1} of {arguments.rounds}: {policy}", file=sys.stderr)
-            with started(_with(policy), WORKERS) as server:
-                seen[policy].append(asyncio.run(_round(server.port, arguments.seconds)))
-    rows: list[Sequence[str]] = [("policy", "p50 ms", "p90 ms", "p99 ms", "to busy workers %")]
-    found: dict[str, Any] = {}
-    for policy, rounds in seen.items():
-        figures = {f"p{share}_ms": Spread.of([one.at(share / 100) for one in rounds]) for share in (50, 90, 99)}
-        figures["to_busy_percent"] = Spread.of([100 * one.to_busy for one in rounds])
-        rows.append((policy.replace("bench.busy:", "").replace("_", " "), *(s.show() for s in figures.values())))
-        found[policy] = {name: asdict(spread) for name, spread in figures.items()}
-    print(table(rows))
-    content = {"machine": describe(), "rate": RATE, "rounds": arguments.rounds, "seconds": arguments.seconds}
-    print(keep("busy", {**content, "policies": found}))
-
-
-if __name__ == "__main__":
-    main()
+def measure(record: Record, quick: bool) -> None:
+    """The policies in turns, each time with a server of its own."""
+    plan = QUICK if quick else FULL
+    record.plan = {"workers": WORKERS, "kept": KEPT, "rate/s": RATE, "rounds": plan.rounds, "seconds": plan.seconds}
+    for number in range(plan.rounds):
+        for name in plan.policies:
+            with step(f"busy, round {number + 1} of {plan.rounds}: {name}") as done:
+                with running(with_policy(name, POLICIES[name], "bench.busy:app"), WORKERS) as server:
+                    server.wait_until_it_serves()
+                    seen = asyncio.run(_round(server.port, plan.seconds))
+                for share in (50, 90, 99):
+                    record.add(name, GROUP, f"p{share} ms", quantile(seen.times, share / 100) * 1e3)
+                record.add(name, GROUP, "% to busy workers", 100 * seen.to_busy)
+                done(f"{100 * seen.to_busy:.0f} % to busy workers")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
-from .machine import describe, keep
+from .machine import describe, keep, unwritable
+from .programs import Missing
 from .progress import tell
 from .rounds import Record, Target
-from .servers import Missing
 
 Figure = tuple[Record, Sequence[Target], Callable[[], None]]
 """What is filled in, what is asked of it, and what fills it."""
@@ -22,17 +23,21 @@ PART = "part-"
 
 def conduct(figures: Iterable[Figure], keep_them: bool = True, prefix: str = "") -> int:
     """All of them; returns the exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that it, too, ends what was started
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     machine = describe()
     print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None), flush=True)
+    if keep_them and (why := unwritable()):
+        tell(f"results are told here and not kept: {why}")
+        keep_them = False
     status = 0
     for record, targets, measure in figures:
         whole = _measured(record, measure)
-        if record.found:
+        if record.found or record.notes:
             _told(record, targets)
-            if keep_them:
-                path = keep((prefix if whole else PART) + record.name, {"machine": machine, **record.content(targets)})
-                print(f"\nwritten: {os.path.relpath(path)}", flush=True)
+        if record.found and keep_them:
+            path = keep((prefix if whole else PART) + record.name, {"machine": machine, **record.content(targets)})
+            print(f"\nwritten: {os.path.relpath(path)}", flush=True)
         if whole is None:
             return 130
         status = status or int(not whole)
@@ -46,7 +51,7 @@ def _measured(record: Record, measure: Callable[[], None]) -> bool | None:
     except KeyboardInterrupt:
         tell(f"{record.name}: interrupted; all that was started is ended")
         return None
-    except (Missing, OSError, RuntimeError) as error:
+    except (Missing, OSError, RuntimeError, subprocess.SubprocessError) as error:
         tell(f"{record.name}: not measured to its end: {error}")
         return False
     return True
@@ -62,4 +67,7 @@ def _told(record: Record, targets: Sequence[Target]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Once: a second one in the middle of the ending would leave servers behind."""
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -15,11 +15,13 @@ from contextlib import ExitStack, contextmanager
 
 from attrs import define, frozen
 
-from .dispatch import CONCURRENCY, WITHOUT_END, loader, window
+from .contenders import C, with_workers_in_c
+from .dispatch import CONCURRENCY, WITHOUT_END, window
+from .fleets import Fleet, all_running
 from .machine import HOME
+from .programs import Missing, compiled, said_of_clients
 from .progress import step
 from .rounds import Record, Target
-from .servers import Contender, Missing, Server, c_master, compiled, port_printed, started
 
 QUESTION = (
     "Is the master's cost per connection the same for any number of workers, of held connections, and any policy?"
@@ -61,30 +63,20 @@ FULL = Plan(3, 0.6, (1, 2, 4, 8, 16, 32, 64, 128, 256), (0, 1_000, 5_000, 20_000
 QUICK = Plan(1, 0.4, (1, 16), (0, 2_000), POLICIES[:2])
 
 
-def rrmaster(policy: str = POLICIES[0]) -> Contender:
-    """Ours, with workers in C."""
-
-    def command(workers: int) -> Sequence[str]:
-        compiled("worker")
-        return [sys.executable, "-m", "bench.foreign", str(workers), policy]
-
-    return Contender("rrmaster", command, port_printed)
-
-
-C = Contender("c", c_master, port_printed)
+MASTERS = (with_workers_in_c(POLICIES[0]), C)
 
 
 def measure(record: Record, quick: bool) -> None:
     """Three curves."""
     plan = QUICK if quick else FULL
     record.plan = {"rounds": plan.rounds, "seconds": plan.seconds, "concurrency": CONCURRENCY}
-    command, _ = loader()
     try:
         compiled("worker")
     except Missing as missing:
-        record.note(f"the curves are not measured: {missing}")
+        record.note(f"the curves are not measured: {missing}, which their workers are made with")
         return
-    curve = Curves(record, plan, command)
+    record.notes += said_of_clients()
+    curve = Curves(record, plan)
     curve.over_workers()
     curve.over_held()
     curve.over_policies()
@@ -96,18 +88,16 @@ class Curves:
 
     record: Record
     plan: Plan
-    command: Sequence[str]
 
     def over_workers(self) -> None:
         for workers in self.plan.workers:
-            with ExitStack() as stack, step(f"curves: {workers} workers") as done:
-                servers = [stack.enter_context(started(contender, workers)) for contender in (rrmaster(), C)]
+            with step(f"curves: {workers} workers") as done, all_running(MASTERS, workers) as servers:
                 self._windows(servers, "workers", f"{workers}", done)
         self._end_to_end("workers", f"{self.plan.workers[0]}", f"{self.plan.workers[-1]}")
 
     def over_held(self) -> None:
         with ExitStack() as stack:
-            servers = [stack.enter_context(started(contender, HELD_BY)) for contender in (rrmaster(), C)]
+            servers = stack.enter_context(all_running(MASTERS, HELD_BY))
             held = 0
             for count in self.plan.held:
                 with step(f"curves: {count} held connections") as done:
@@ -118,21 +108,21 @@ class Curves:
             self._end_to_end("held", f"{self.plan.held[0]}", f"{self.plan.held[-1]}")
 
     def over_policies(self) -> None:
-        with ExitStack() as stack, step("curves: policies") as done:
-            servers = [stack.enter_context(started(rrmaster(policy), HELD_BY)) for policy in self.plan.policies]
+        masters = [with_workers_in_c(policy) for policy in self.plan.policies]
+        with step("curves: policies") as done, all_running(masters, HELD_BY) as servers:
             for _ in range(self.plan.rounds):
                 costs = []
                 for policy, server in zip(self.plan.policies, servers, strict=True):
-                    costs.append(window(self.command, server, self.plan.seconds, WITHOUT_END).master_us)
+                    costs.append(window(server, self.plan.seconds, WITHOUT_END).master_us)
                     self.record.add("rrmaster", "policies", policy, costs[-1])
                 self.record.add("rrmaster", ENDS, "policies", max(costs) / min(costs))
             done(", ".join(f"{policy} {cost:.1f} us" for policy, cost in zip(self.plan.policies, costs, strict=True)))
 
-    def _windows(self, servers: Sequence[Server], group: str, column: str, done: Callable[[str], None]) -> None:
+    def _windows(self, servers: Sequence[Fleet], group: str, column: str, done: Callable[[str], None]) -> None:
         for server in servers:
-            window(self.command, server, self.plan.seconds / 2, WITHOUT_END)  # its first thousands are not told
+            window(server, self.plan.seconds / 2, WITHOUT_END)  # its first thousands are not told
         for _ in range(self.plan.rounds):
-            costs = [window(self.command, server, self.plan.seconds, WITHOUT_END).master_us for server in servers]
+            costs = [window(server, self.plan.seconds, WITHOUT_END).master_us for server in servers]
             for server, cost in zip(servers, costs, strict=True):
                 self.record.add(server.name, group, column, cost)
         done(", ".join(f"{server.name} {cost:.1f} us" for server, cost in zip(servers, costs, strict=True)))

@@ -19,12 +19,15 @@ from pathlib import Path
 
 from attrs import frozen
 
+from . import programs
 from .conduct import conduct
+from .contenders import by_connections
+from .fleets import Contender, Fleet, running
 from .handlers import ANSWER
 from .machine import HOME, children, cpu_ns
+from .programs import Missing, client, said_of_clients
 from .progress import step
 from .rounds import Record, Target
-from .servers import Contender, Missing, Server, compiled, contenders, started
 
 QUESTION = "What does passing a connection on cost the master?"
 
@@ -90,39 +93,27 @@ class Plan:
     rounds: int = 5
     workers: int = 4
     concurrency: int = CONCURRENCY
-    python_clients: bool = False
     beside: tuple[Path, ...] = ()
     without: tuple[str, ...] = ()
 
 
 FULL = Plan(seconds=2.0)
-QUICK = Plan(seconds=0.7, rounds=1)
+QUICK = Plan(seconds=0.5, rounds=1)
 
 
-def loader(python: bool = False) -> tuple[list[str], str | None]:
-    """The load generator's command, and what is to be said about it."""
-    try:
-        if python:
-            raise Missing("--python-clients")
-        return [str(compiled("load"))], None
-    except Missing as missing:
-        words = f"{missing}: the clients are Python, and they, not the servers, limit connections per second"
-        return [sys.executable, "-m", "bench.load"], words
-
-
-def load(command: Sequence[str], server: Server, seconds: float, concurrency: int, most: int) -> dict[str, float]:
+def load(server: Fleet, seconds: float, concurrency: int, most: int) -> dict[str, float]:
     """Run the clients against a server, for so long or so many connections."""
-    argv = [*command, str(server.port), str(seconds), str(concurrency), str(len(ANSWER)), str(most)]
+    argv = [*client("load"), str(server.port), str(seconds), str(concurrency), str(len(ANSWER)), str(most)]
     done = subprocess.run(argv, cwd=HOME.parent, stdout=subprocess.PIPE, check=True, timeout=seconds + 30)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
 
-def window(command: Sequence[str], server: Server, seconds: float, most: int, concurrency: int = CONCURRENCY) -> Window:
+def window(server: Fleet, seconds: float, most: int, concurrency: int = CONCURRENCY) -> Window:
     """One window: read the clocks, load, read the clocks."""
     workers = children(server.pid)
     before, workers_before = cpu_ns(server.pid), sum(map(cpu_ns, workers))
-    said = load(command, server, seconds, concurrency, most)
+    said = load(server, seconds, concurrency, most)
     master, others = cpu_ns(server.pid) - before, sum(map(cpu_ns, workers)) - workers_before
     done, failed = int(said["done"]), int(said["failed"])
     each = 1e3 * max(done + failed, 1)
@@ -137,30 +128,29 @@ def measure(record: Record, quick: bool) -> None:
 def run(record: Record, plan: Plan) -> None:
     """All rounds of all servers, their first connections and warm."""
     record.plan = {name: getattr(plan, name) for name in ("seconds", "rounds", "workers", "concurrency")}
-    command, words = loader(plan.python_clients)
-    if words:
-        record.note(words)
-    present = [contender for contender in contenders(plan.beside) if contender.name not in plan.without]
+    record.notes += said_of_clients()
+    present = [contender for contender in by_connections(plan.beside) if contender.name not in plan.without]
     for number in range(plan.rounds):
         for contender in list(present):
             try:
                 with step(f"dispatch, round {number + 1} of {plan.rounds}: {contender.name}") as done:
-                    done("; ".join(map(_line, _turn(record, plan, command, contender))))
+                    done("; ".join(map(_line, _turn(record, plan, contender))))
             except Missing as missing:
                 record.note(f"{contender.name} is not measured: {missing}")
                 present.remove(contender)
 
 
-def _turn(record: Record, plan: Plan, command: Sequence[str], contender: Contender) -> Iterator[Window]:
+def _turn(record: Record, plan: Plan, contender: Contender) -> Iterator[Window]:
     """One server, started anew: its first connections, and warm."""
-    with started(contender, plan.workers) as server:
+    with running(contender, plan.workers) as server:
+        server.wait_until_it_serves()
         for group, seconds, most in ((FIRST_GROUP, LONG_ENOUGH, FIRST), (WARM, plan.seconds, WITHOUT_END)):
-            found = window(command, server, seconds, most, plan.concurrency)
+            found = window(server, seconds, most, plan.concurrency)
             for column, figure in FIGURES:
                 record.add(server.name, group, column, figure(found))
             yield found
             if group == FIRST_GROUP:
-                load(command, server, plan.seconds, plan.concurrency, WITHOUT_END)
+                load(server, plan.seconds, plan.concurrency, WITHOUT_END)
 
 
 def _line(window: Window) -> str:
@@ -192,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     given = vars(options) | {name: tuple(getattr(options, name)) for name in ("beside", "without")}
     keep_it = not given.pop("no_json")
+    programs.python_clients = given.pop("python_clients")
     record = Record("dispatch")
     return conduct([(record, TARGETS, lambda: run(record, Plan(**given)))], keep_it)
 

@@ -23,7 +23,9 @@ from functools import partial
 from attrs import frozen
 
 from .census import ask
+from .contenders import OVER_HTTP
 from .fleets import Contender, Fleet, present, running
+from .programs import said_of_clients
 from .progress import tell
 from .rounds import Record, Target
 from .several import Over, at_once, pause
@@ -103,7 +105,9 @@ def measure(record: Record, quick: bool) -> None:
         "stopped s": plan.pause, "reloads every s": BETWEEN_RELOADS, "max requests": MAX_REQUESTS,
         "seconds": {fault: getattr(plan, fault) for fault in FAULTS},
     }  # fmt: skip
-    with at_once(plan.at_once, [partial(_all, record, contender, plan) for contender in present(record.notes)]) as all_:
+    record.notes += said_of_clients()
+    tasks = [partial(_all, record, contender, plan) for contender in present(record.notes, OVER_HTTP)]
+    with at_once(plan.at_once, tasks) as all_:
         for found in all_:
             found.result()
 
@@ -117,16 +121,16 @@ def _all(record: Record, contender: Contender, plan: Plan) -> None:
         _trouble(record, fleet, "stopped", plan.stopped, lambda: _stop(fleet, plan.pause))
         _settle(record, fleet)
         _trouble(record, fleet, "reloaded", plan.reloaded, lambda: _reload(fleet, plan.reloaded))
-    _recycled(record, contender, plan.recycled)
+    _recycled(record, contender, plan)
 
 
-def _recycled(record: Record, contender: Contender, seconds: float) -> None:
+def _recycled(record: Record, contender: Contender, plan: Plan) -> None:
     if not contender.recycles:
         record.note(f"{contender.name} cannot recycle by requests")
         return
     with running(contender, WORKERS, max_requests=MAX_REQUESTS) as fleet:
         fleet.wait_for_workers()
-        _trouble(record, fleet, "recycled", seconds, lambda: None)
+        _trouble(record, fleet, "recycled", plan.recycled, lambda: None)
 
 
 def _settle(record: Record, fleet: Fleet) -> None:

@@ -1,7 +1,7 @@
-"""Which servers are measured over HTTP: how each is started, reloaded, grown and recycled, and how it is ended.
+"""How a server is started, asked who serves, and ended with all that it has started.
 
-Each has its usual flags, no access log, and keeps a connection for 75 s (some close after 2 s by default, while others
-are still being opened).  What a server cannot do it is not asked: the field is None, and the figure says so.
+Each is a process group of its own, listens on a port that it is told, and ends by its number; what it says is kept in a
+file without a name.  Which servers there are is in `contenders`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import contextlib
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,20 +25,17 @@ from attrs import define, field, frozen
 
 from .census import ask, meet
 from .machine import HOME, children
-from .servers import Missing
+from .programs import Missing
 from .several import pause
 
 START = 60.0
 """Seconds that a whole fleet may take until all its workers serve; eight of them start at once, on two cores."""
 
+REFUSED = 0.02
+"""Seconds until whoever refuses is asked again: those who start would have to share their processor with the asking."""
+
 STOP = 1.0
 """Seconds it may take to end before it is killed: nothing is in progress any more when it is asked."""
-
-KEEP = "75"
-"""Seconds an idle connection is kept, nginx's default; longer than any figure needs."""
-
-ASGI = "bench.apps:asgi"
-SHOP = "bench.shop:app"
 
 
 @frozen
@@ -47,13 +44,18 @@ class Contender:
 
     name: str
     command: Callable[[Wanted], Sequence[str]]
+    """Raises Missing."""
     needs: tuple[str, ...] = ()
     """Modules (Python) or programs (others) without which it is missing."""
+    says: str | None = None
+    """What it says when all its workers serve; None: they can be asked who they are (`apps`)."""
     grow: int | None = signal.SIGTTIN
     """The signal for one worker more."""
     recycles: bool = True
     python: bool = True
     asgi: bool = True
+    tree: Path = HOME.parent
+    """The checkout whose rrmaster it is."""
 
     def check(self) -> None:
         """Raises Missing."""
@@ -75,72 +77,15 @@ class Wanted:
     """How many requests a worker serves before it is replaced; 0: never."""
 
     def recycle(self, flag: str, jitter: str | None = None) -> list[str]:
-        """Flags for that, a tenth more or less where a server can (not all at the same moment)."""
+        """Flags for that, up to half as many more where a server can, so that not all go at the same moment.
+
+        A tenth is usual, of thousands, and then lasts longer than a start; of 150 it would be a fifth of a second, and
+        a server whose load is even would be there with no worker at all.
+        """
         if not self.max_requests:
             return []
-        more = [jitter, str(self.max_requests // 10)] if jitter else []
+        more = [jitter, str(self.max_requests // 2)] if jitter else []
         return [flag, str(self.max_requests), *more]
-
-
-def _rrmaster(want: Wanted) -> list[str]:
-    options = ["-w", str(want.workers), "-b", f"127.0.0.1:{want.port}", "--app-dir", str(HOME.parent)]
-    options += ["--keep-alive", f"{KEEP}s", "--log-level", "warning", *want.recycle("--max-requests")]
-    options += ["--name", f"bench-{want.port}"]
-    return [sys.executable, "-m", "rrmaster", *options, want.app or ASGI]
-
-
-def _uvicorn(want: Wanted) -> list[str]:
-    options = ["--workers", str(want.workers), "--port", str(want.port), "--timeout-keep-alive", KEEP]
-    options += want.recycle("--limit-max-requests", "--limit-max-requests-jitter")
-    return [sys.executable, "-m", "uvicorn", *options, "--no-access-log", "--log-level", "warning", want.app or ASGI]
-
-
-def _gunicorn(want: Wanted, *kind: str, app: str) -> list[str]:
-    options = ["-w", str(want.workers), "-b", f"127.0.0.1:{want.port}", "--keep-alive", KEEP, *kind]
-    options += want.recycle("--max-requests", "--max-requests-jitter")
-    return [sys.executable, "-m", "gunicorn", *options, "--log-level", "warning", "--no-control-socket", app]
-
-
-def _gunicorn_uvicorn(want: Wanted) -> list[str]:
-    return _gunicorn(want, "-k", "uvicorn_worker.UvicornWorker", app=want.app or ASGI)
-
-
-def _gunicorn_gthread(want: Wanted) -> list[str]:
-    return _gunicorn(want, "-k", "gthread", "--threads", "4", app="bench.apps:wsgi")
-
-
-def _hypercorn(want: Wanted) -> list[str]:
-    options = ["-w", str(want.workers), "-b", f"127.0.0.1:{want.port}", "-k", "uvloop", "--keep-alive", KEEP]
-    options += want.recycle("--max-requests", "--max-requests-jitter")
-    return [sys.executable, "-m", "hypercorn", *options, "--log-level", "warning", want.app or ASGI]
-
-
-def _granian(want: Wanted) -> list[str]:
-    options = ["--workers", str(want.workers), "--port", str(want.port), "--interface", "asgi", "--loop", "uvloop"]
-    options += ["--respawn-failed-workers", "--no-access-log", "--log-level", "error"]
-    return [sys.executable, "-m", "granian", *options, want.app or ASGI]
-
-
-def _node(policy: str) -> Callable[[Wanted], list[str]]:
-    def command(want: Wanted) -> list[str]:
-        return ["node", str(HOME / "peer_http.js"), *map(str, (want.port, want.workers, policy, want.max_requests))]
-
-    return command
-
-
-UVLOOP = ("uvicorn", "uvloop", "httptools")
-
-CONTENDERS = (
-    Contender("rrmaster", _rrmaster, UVLOOP),
-    Contender("node rr", _node("rr"), ("node",), python=False, asgi=False),
-    Contender("node none", _node("none"), ("node",), python=False, asgi=False),
-    Contender("uvicorn", _uvicorn, UVLOOP),
-    Contender("gunicorn uvicorn", _gunicorn_uvicorn, ("gunicorn", "uvicorn_worker", *UVLOOP)),
-    Contender("gunicorn gthread", _gunicorn_gthread, ("gunicorn",), asgi=False),
-    Contender("hypercorn", _hypercorn, ("hypercorn", "uvloop"), grow=None),
-    Contender("granian", _granian, ("granian", "uvloop"), grow=None, recycles=False),
-)
-OURS = CONTENDERS[0].name
 
 
 @define(eq=False)
@@ -152,6 +97,10 @@ class Fleet:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     started: float = field(factory=time.monotonic)
+    _family: list[int] = field(factory=list)
+    """All that it had started when it was asked to go."""
+    _asked: float | None = None
+    """When that was."""
 
     @property
     def name(self) -> str:
@@ -163,6 +112,7 @@ class Fleet:
 
     @property
     def pid(self) -> int:
+        """Of the process that was started: the master, where there is one."""
         return self.process.pid
 
     @property
@@ -174,19 +124,28 @@ class Fleet:
         self.process.send_signal(number)
 
     def said(self) -> str:
-        """The last of what it has printed."""
+        """What it has printed."""
         self.log.seek(0)
-        return self.log.read().decode(errors="replace")[-2000:]
+        return self.log.read().decode(errors="replace")
+
+    # --- until it serves
+
+    def wait_until_it_serves(self) -> None:
+        """Until all workers do, by its own word or by theirs.  Raises TimeoutError, RuntimeError (it has ended)."""
+        if self.contender.says is None:
+            self.wait_for_workers()
+            return
+        deadline = time.monotonic() + START
+        while not re.search(self.contender.says, self.said(), re.MULTILINE):
+            self._check(deadline, f"it does not serve after {START:g} s")
+            pause(0.01)
 
     def wait_for_answer(self, path: str = "/pid") -> None:
-        """Until the first answer.  Raises RuntimeError."""
+        """Until the first answer.  Raises TimeoutError, RuntimeError (it has ended)."""
         deadline = time.monotonic() + START
         while ask(self.port, path) is None:
-            if not self.alive:
-                raise RuntimeError(f"{self.name} ended with status {self.process.returncode}:\n{self.said()}")
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} does not answer after {START:g} s:\n{self.said()}")
-            time.sleep(0.002)  # the resolution of what is measured here, and no load to speak of
+            self._check(deadline, f"it does not answer after {START:g} s")
+            pause(0.002)  # the resolution of what is measured here, and no load to speak of
 
     def wait_for_workers(
         self, count: int | None = None, without: Collection[int] = (), patience: float = START
@@ -200,7 +159,10 @@ class Fleet:
         seen: set[int] = set()
         while len(seen) < count:
             self._check(deadline, f"{len(seen)} of {count} workers answer after {patience:g} s")
-            seen |= meet(self.port, 2 * count, count - len(seen), {*without, *seen}) - set(without)
+            met = meet(self.port, 2 * count, count - len(seen), {*without, *seen})
+            seen |= met - set(without)
+            if not met:
+                pause(REFUSED)
         return seen
 
     def wait_until_gone(self, workers: Collection[int], patience: float) -> None:
@@ -212,9 +174,41 @@ class Fleet:
     def _check(self, deadline: float, words: str) -> None:
         pause()
         if not self.alive:
-            raise RuntimeError(f"{self.name} ended with status {self.process.returncode}:\n{self.said()}")
+            last = self.said()[-2000:]
+            raise RuntimeError(f"{self.name} ended with status {self.process.returncode}:\n{last}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"{self.name}: {words}")
+
+    # --- its end
+
+    def ask_to_go(self) -> None:
+        """Once.  (Its stdin ends, too: by that programs end whose parent is gone.)"""
+        if self._asked is not None:
+            return
+        self._asked = time.monotonic()
+        assert self.process.stdin is not None
+        if self.alive:
+            self._family = descendants(self.pid)
+            self.signal(signal.SIGTERM)
+            for pid in self._family:
+                _kill(pid, signal.SIGCONT)  # one that is stopped would be waited for
+        self.process.stdin.close()
+
+    def end(self) -> None:
+        """Ask it to go, then see that it and all it has started are gone."""
+        self.ask_to_go()
+        assert self._asked is not None
+        try:
+            self.process.wait(max(self._asked + STOP - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            self._family += [pid for pid in descendants(self.pid) if pid not in self._family]
+            self.process.kill()
+            self.process.wait()
+        for pid in self._family:
+            if _is_ours(pid):
+                _kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # none of its group is left, as it should be
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -235,13 +229,13 @@ def running(contender: Contender, workers: int, app: str | None = None, max_requ
     """Run it for the time of the block; it may not serve yet when that begins.  Raises Missing."""
     contender.check()
     want = Wanted(free_port(), workers, app, max_requests)
-    path = os.pathsep.join(filter(None, (str(HOME.parent), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(contender.tree), str(HOME.parent), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             contender.command(want),
-            cwd=HOME.parent,
+            cwd=contender.tree,
             env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
@@ -250,27 +244,21 @@ def running(contender: Contender, workers: int, app: str | None = None, max_requ
         try:
             yield fleet
         finally:
-            _end(fleet)
+            fleet.end()
 
 
-def _end(fleet: Fleet) -> None:
-    """Ask it to go, then see that it and all it has started are gone."""
-    family = descendants(fleet.pid) if fleet.alive else []
-    if fleet.alive:
-        fleet.signal(signal.SIGTERM)
-        for pid in family:
-            _kill(pid, signal.SIGCONT)  # one that is stopped would be waited for
+@contextlib.contextmanager
+def all_running(contenders: Sequence[Contender], workers: int) -> Iterator[list[Fleet]]:
+    """All of them for the time of the block, serving; they are asked to go together, and not one after the other."""
+    with contextlib.ExitStack() as stack:
+        fleets = [stack.enter_context(running(contender, workers)) for contender in contenders]
+        for fleet in fleets:
+            fleet.wait_until_it_serves()
         try:
-            fleet.process.wait(STOP)
-        except subprocess.TimeoutExpired:
-            family += [pid for pid in descendants(fleet.pid) if pid not in family]
-            fleet.process.kill()
-            fleet.process.wait()
-    for pid in family:
-        if _is_ours(pid):
-            _kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):  # none of its group is left, as it should be
-        os.killpg(fleet.pid, signal.SIGKILL)
+            yield fleets
+        finally:
+            for fleet in fleets:
+                fleet.ask_to_go()
 
 
 def _kill(pid: int, number: int) -> None:
@@ -300,14 +288,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def present(notes: list[str], among: Sequence[Contender] = CONTENDERS) -> list[Contender]:
+def present(notes: list[str], among: Sequence[Contender]) -> list[Contender]:
     """Those that are on this machine; of the others a note is made."""
     found = []
     for contender in among:
         try:
             contender.check()
         except Missing as missing:
-            notes.append(f"{contender.name} is not measured: {missing}")
+            words = f"{contender.name} is not measured: {missing}"
+            if words not in notes:
+                notes.append(words)
         else:
             found.append(contender)
     return found

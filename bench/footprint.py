@@ -21,13 +21,13 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 
 from attrs import frozen
 
 from .census import ask
-from .fleets import SHOP, Fleet, descendants, present, running
+from .contenders import OVER_HTTP, SHOP
+from .fleets import Fleet, descendants, present, running
+from .machine import memory
 from .progress import step
 from .rounds import Record, Target, mean
 
@@ -66,7 +66,7 @@ def measure(record: Record, quick: bool) -> None:
     record.plan = {"workers": plan.sizes, "rounds": plan.rounds, "application": "FastAPI; of gthread and node trivial"}
     for _ in range(plan.rounds):
         for size in plan.sizes:
-            for contender in present(record.notes):
+            for contender in present(record.notes, OVER_HTTP):
                 with step(f"footprint: {contender.name}, {size} workers") as done:
                     with running(contender, size, SHOP if contender.asgi else None) as fleet:
                         found = _life(record, fleet, size, plan)
@@ -114,18 +114,7 @@ def _since(start: float) -> float:
 
 def _weights(fleet: Fleet, workers: Iterable[int]) -> dict[str, float]:
     """MiB."""
-    each = [_weight(pid) for pid in workers]
-    others = [_weight(pid) for pid in (fleet.pid, *descendants(fleet.pid)) if pid not in set(workers)]
+    each = [memory(pid) for pid in workers]
+    others = [memory(pid) for pid in (fleet.pid, *descendants(fleet.pid)) if pid not in set(workers)]
     uss, pss = ([weight[i] for weight in each] for i in (0, 1))
     return {"USS MiB": mean(uss) or 0.0, "PSS MiB": mean(pss) or 0.0, "master PSS MiB": sum(w[1] for w in others)}
-
-
-def _weight(pid: int) -> tuple[float, float]:
-    """USS and PSS of a process, in MiB; nothing, if it has ended."""
-    kilobytes: dict[str, int] = {}
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
-            name, _, value = line.partition(":")
-            kilobytes[name] = int(value.split()[0])
-    private = kilobytes.get("Private_Clean", 0) + kilobytes.get("Private_Dirty", 0)
-    return private / 1024, kilobytes.get("Pss", 0) / 1024

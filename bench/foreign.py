@@ -1,6 +1,6 @@
-"""A master of rrmaster with the workers of worker.c; prints its port when all of them serve, ends at SIGTERM.
+"""A master of rrmaster with workers of another program; prints its port when all of them serve, ends at SIGTERM.
 
-``python -m bench.foreign WORKERS POLICY``
+``python -m bench.foreign WORKERS POLICY PORT PROGRAM``
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import trio
 
 import rrmaster
 
-from .servers import compiled
 
-
-async def serve(workers: int, policy: str) -> None:
+async def serve(workers: int, policy: str, port: int, program: str) -> None:
     """Until the signal."""
-    options: dict[str, Any] = {"bind": "127.0.0.1:0", "workers": workers, "policy": policy, "log_level": "warning"}
-    settings = rrmaster.Settings("worker:c", **options)
+    options: dict[str, Any] = {"workers": workers, "policy": policy, "log_level": "warning"}
+    settings = rrmaster.Settings("worker:c", **options, bind=(f"127.0.0.1:{port}",))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with rrmaster.open_master(settings, worker_command=[str(compiled("worker"))]) as master:
+        async with rrmaster.open_master(settings, worker_command=[program]) as master:
             await master.scale(workers)
-            print(master.addresses[0].rpartition(":")[2], flush=True)
+            print(port, flush=True)
             await anext(signals)
 
 
 if __name__ == "__main__":
-    trio.run(serve, int(sys.argv[1]), sys.argv[2])
+    trio.run(serve, int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -21,14 +21,15 @@ kept      64 connections are kept, whichever is idle longest is used: the worker
 from __future__ import annotations
 
 import heapq
-from contextlib import ExitStack
 
 from attrs import evolve, frozen
 
 from .apps import BLOCK
-from .fleets import Fleet, present, running
+from .contenders import OVER_HTTP
+from .fleets import Fleet, all_running, present
 from .machine import quantile
-from .progress import step
+from .programs import said_of_clients
+from .progress import step, tell
 from .rounds import IDEAL, Record, Target
 from .traffic import Run, Traffic, seeds, send
 
@@ -83,7 +84,7 @@ class Plan:
 
 
 FULL = Plan(3, 1.5, tuple((lane, load) for lane in LANES for load in LOADS if (lane, load) != ("at once", 80)), 2)
-QUICK = Plan(1, 0.6, (("at once", 30), ("later", 30), ("kept", 30)), 1)
+QUICK = Plan(1, 0.5, (("at once", 30), ("later", 30), ("kept", 30)), 1)
 
 
 def measure(record: Record, quick: bool) -> None:
@@ -93,12 +94,9 @@ def measure(record: Record, quick: bool) -> None:
         "workers": WORKERS, "blocking": BLOCKING, "blocked ms": BLOCK / 1e3, "capacity/s": round(CAPACITY),
         "seconds": plan.seconds, "rounds": plan.rounds, "kept": KEPT, "later ms": LANES["later"].thinking * 1e3,
     }  # fmt: skip
-    with ExitStack() as stack:
-        fleets: list[Fleet] = []
-        with step(f"latency: {WORKERS} workers of each server start"):
-            fleets += [stack.enter_context(running(contender, WORKERS)) for contender in present(record.notes)]
-            for fleet in fleets:
-                fleet.wait_for_workers()
+    record.notes += said_of_clients()
+    tell(f"latency: {WORKERS} workers of each server start")
+    with all_running(present(record.notes, OVER_HTTP), WORKERS) as fleets:
         for number, seed in zip(range(plan.rounds), seeds(), strict=False):
             for lane, load in plan.windows:
                 traffic = evolve(LANES[lane], seconds=plan.seconds, rate=load / 100 * CAPACITY, seed=seed)

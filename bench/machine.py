@@ -10,6 +10,7 @@ import platform
 import shutil
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -49,6 +50,19 @@ def children(pid: int) -> list[int]:
         except FileNotFoundError:
             pass  # it ended while we looked
     return found
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """USS and PSS of a process, in MiB; nothing, if it has ended."""
+    kilobytes: dict[str, int] = {}
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, _, value = line.partition(":")
+            kilobytes[name] = int(value.split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ended while we looked
+    private = kilobytes.get("Private_Clean", 0) + kilobytes.get("Private_Dirty", 0)
+    return private / 1024, kilobytes.get("Pss", 0) / 1024
 
 
 def describe() -> dict[str, Any]:
@@ -117,6 +131,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         rest = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([head.ljust(widths[0]), *rest]).rstrip())
     return "\n".join(lines)
+
+
+def unwritable() -> str | None:
+    """Why results cannot be kept, if so."""
+    try:
+        RESULTS.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=RESULTS):
+            return None
+    except OSError as error:
+        return f"{error.strerror} ({RESULTS})"
 
 
 def keep(name: str, content: dict[str, Any]) -> Path:

@@ -1,6 +1,6 @@
 /* The least that a master can do, in C: accept4, sendmsg with SCM_RIGHTS to the next of N workers, close.
  *
- * peer WORKERS; prints the port, and ends when its stdin does.  No load is counted and nothing is ever taken back: it is
+ * peer WORKERS PORT; prints the port, and ends when its stdin does.  No load is counted and nothing is ever taken back: it is
  * the floor to measure from, and no server.  A worker that is full is waited for (its line blocks).
  */
 #define _GNU_SOURCE
@@ -118,12 +118,13 @@ static void worker(int line) {
 }
 
 int main(int argc, char **argv) {
-    int workers = argc > 1 ? atoi(argv[1]) : 4, one = 1, lines[256];
+    int workers = argc > 1 ? atoi(argv[1]) : 4, port = argc > 2 ? atoi(argv[2]) : 0, one = 1, lines[256];
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct rlimit files;
     if (workers < 1 || workers > 256) return 2;
+    address.sin_port = htons((unsigned short)port);
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);

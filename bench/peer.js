@@ -1,5 +1,5 @@
 // Node's cluster with its own round robin: the primary accepts, and passes each connection to a worker.
-// node peer.js WORKERS; prints the port once all workers listen, and ends when its stdin does.
+// node peer.js WORKERS PORT; prints the port once all workers listen, and ends when its stdin does.
 'use strict'
 const cluster = require('node:cluster')
 const net = require('node:net')
@@ -33,5 +33,5 @@ if (cluster.isPrimary) {
     })
     socket.on('error', () => socket.destroy())
   })
-  server.listen({ port: 0, host: '127.0.0.1', backlog: 2048 })
+  server.listen({ port: Number(process.argv[3]), host: '127.0.0.1', backlog: 2048 })
 }

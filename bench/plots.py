@@ -25,6 +25,7 @@ COLOURS = {
     "rrmaster": "#0072B2",
     "node rr": "#009E73",
     "node none": "#56B4E9",
+    "rrmaster trio": "#6BAED6",
     "uvicorn": "#D55E00",
     "gunicorn uvicorn": "#E69F00",
     "gunicorn gthread": "#B5A900",

@@ -1,6 +1,7 @@
-"""What the README says of all this: a table and two plots, written from the JSON in results/ and from nothing else.
+"""What README and docs say of all this: tables, sentences and plots, written from the JSON in results/, and no others.
 
-`table_of_results` knows no matplotlib, so that a test can compare the README with it.
+What is generated stands between ``<!-- name: from bench/results, not by hand -->`` and ``<!-- end of name -->``; what
+is measured is said nowhere else.  `renewed` knows no matplotlib, so that a test can compare the pages with it.
 """
 
 from __future__ import annotations
@@ -8,21 +9,33 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
-from .machine import HOME, RESULTS
-from .rounds import Record, number
+from .machine import HOME, RESULTS, Spread
+from .rounds import OURS, Record, number
 
 README = HOME.parent / "README.md"
+DOCS = HOME.parent / "docs"
 
 IN_README = ("balance", "latency")
 """The plots shown there."""
 
 SERVERS = ("rrmaster", "uvicorn", "gunicorn uvicorn", "gunicorn gthread", "hypercorn", "granian", "node rr")
 
+ON_TRIO = "rrmaster trio"
+
+FORKED = {
+    "rrmaster: forked": "rrmaster",
+    "rrmaster, `--preload off`": "rrmaster --preload off",
+    "`uvicorn --workers`": "uvicorn",
+    "`gunicorn --preload`": "gunicorn --preload",
+}
+
+WARM_COST, WARM_RATE = ("warm", "master us/conn"), ("warm", "conn/s")
 
 P99 = "p99 ms"
 
@@ -70,6 +83,13 @@ def results() -> dict[str, dict[str, Any]]:
     return {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in sorted(names)}
 
 
+def record_of(name: str) -> Record:
+    """One of them, as it was measured; empty if it was not."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text()).get("found", {}) if path.exists() else {}
+    return Record(name, found=found)
+
+
 def _cell(record: Record, server: str, row: Row) -> str:
     columns = row.column.split("+")
     spreads = [record.spread(server, row.group, column) for column in columns]
@@ -109,40 +129,76 @@ def _weather(found: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def _middle(spread: Spread | None) -> str:
+    return "?" if spread is None else number(spread.median)
+
+
+def _with_ends(spread: Spread | None) -> str:
+    return "?" if spread is None else f"{number(spread.median)} ({number(spread.least)} to {number(spread.most)})"
+
+
 def limits() -> str:
     """What it is bad at, in figures."""
-    found = {name: Record(name, found=result["found"]) for name, result in results().items()}
-
-    def middle(figure: str, server: str, group: str, column: str) -> str:
-        spread = found[figure].spread(server, group, column)
-        return "?" if spread is None else number(spread.median)
-
-    def ratio(lane: str, column: str) -> str:
-        spread = found["throughput"].ratios(lane, column, "uvicorn")
-        return "?" if spread is None else f"{number(spread.median)} ({number(spread.least)} to {number(spread.most)})"
-
-    ours, theirs = (middle("dispatch", server, "warm", "master us/conn") for server in ("rrmaster", "c"))
-    rate = middle("dispatch", "rrmaster", "warm", "conn/s")
+    dispatch, throughput = record_of("dispatch"), record_of("throughput")
+    ours, theirs = (_middle(dispatch.spread(server, *WARM_COST)) for server in ("rrmaster", "c"))
+    rate = _middle(dispatch.spread("rrmaster", *WARM_RATE))
+    kept, each = (_with_ends(throughput.ratios(lane, "requests/s", "uvicorn")) for lane in ("kept", "one each"))
     words = [
         f"- To hand over a connection costs {ours} us of one core here ({theirs} in C); on the cores of the bench,",
         f"  shared with workers and clients, that was {rate} connections a second.",
         "- HTTP beside `uvicorn --workers`, the same loop and parser: over kept connections",
-        f"  {ratio('kept', 'requests/s')} of its requests a second, with one connection for each request",
-        f"  {ratio('one each', 'requests/s')}.",
+        f"  {kept} of its requests a second, with one connection for each request",
+        f"  {each}.",
     ]
     return "\n".join(words) + "\n"
 
 
-def renewed(readme: str) -> str:
-    """The README as it should be.  Raises RuntimeError."""
-    for mark, generate in (("measured", table_of_results), ("limits", limits)):
-        begin, end = f"<!-- {mark}: from bench/results, not by hand -->\n", f"<!-- end of {mark} -->"
-        before, begun, rest = readme.partition(begin)
+def cost_of_trio() -> str:
+    """Processor time of a request, beside that of the other runtime."""
+    found, column = record_of("throughput"), ("kept", "CPU us")
+    trio, uvloop = (found.spread(server, *column) for server in (ON_TRIO, OURS))
+    ratio = found.ratios(*column, peer=OURS, server=ON_TRIO)
+    if trio is None or uvloop is None or ratio is None:
+        return "A request costs more processor time than on uvloop; `python -m bench throughput` says how much.\n"
+    return (
+        f"A request over a kept connection costs {_with_ends(ratio)} times the processor time of the same on uvloop:\n"
+        f"{number(trio.median)} us against {number(uvloop.median)}.\n"
+    )
+
+
+def gain_of_forking() -> str:
+    """Time and memory of a worker that is forked, and of others."""
+    found = record_of("template")
+    rows = [
+        f"| {label} | {number(ms.median)} ms | {number(uss.median)} MiB |"
+        for label, server in FORKED.items()
+        if (ms := found.spread(server, "replaced", "ms")) and (uss := found.spread(server, "replaced", "USS MiB"))
+    ]
+    if not rows:
+        return "(`python -m bench template` measures both.)\n"
+    head = ["| FastAPI, two workers | killed to replaced | memory of its own |", "|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+PARTS: dict[Path, dict[str, Callable[[], str]]] = {
+    README: {"measured": table_of_results, "limits": limits},
+    DOCS / "http.md": {"trio": cost_of_trio},
+    DOCS / "howto" / "preload.md": {"forked": gain_of_forking},
+}
+"""What is generated in which page."""
+
+
+def renewed(page: Path) -> str:
+    """A page as it should be.  Raises RuntimeError."""
+    text = page.read_text()
+    for name, generate in PARTS[page].items():
+        begin, end = f"<!-- {name}: from bench/results, not by hand -->\n", f"<!-- end of {name} -->"
+        before, begun, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
         if not (begun and ended):
-            raise RuntimeError(f"README.md has no {begin.strip()} ... {end}: put them where it is to stand")
-        readme = before + begin + generate() + end + after
-    return readme
+            raise RuntimeError(f"{page.name} has no {begin.strip()} ... {end}: put them where it is to stand")
+        text = before + begin + generate() + end + after
+    return text
 
 
 def publish() -> int:
@@ -152,8 +208,13 @@ def publish() -> int:
     except ImportError as error:
         print(f"plots need matplotlib (pip install '.[bench]'): {error}", file=sys.stderr)
         return 1
-    written: list[Path] = [draw(name) for name in DRAWN if source(name).exists()]
-    README.write_text(renewed(README.read_text()))
-    for path in (*written, README):
+    try:
+        written = [draw(name) for name in DRAWN if source(name).exists()]
+        for page in PARTS:
+            page.write_text(renewed(page))
+    except OSError as error:
+        print(f"nothing can be published here: {error}", file=sys.stderr)
+        return 1
+    for path in (*written, *PARTS):
         print(f"written: {os.path.relpath(path)}")
     return 0

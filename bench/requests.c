@@ -10,7 +10,7 @@
  *   THINKING  seconds between a new connection and its request, as a network or a TLS handshake lies between them; a
  *             request is due, and counts as sent, when the connection is asked for
  *   PATIENCE  seconds after which a request that is not answered counts as hung, from when it was due
- *   SEED      which of the requests are which
+ *   SEED      which of the requests are which, and when they are due: requests.py makes the same of the same
  * Prints a line for each request: when it was due (us from the beginning), how late it was sent (us), when its answer
  * had come (us after it was due, so that waiting to be sent counts), kept, blocking, outcome (a letter, see below).
  */
@@ -344,7 +344,7 @@ int main(int argc, char **argv) {
     ep = epoll_create1(EPOLL_CLOEXEC);
     if (requests == NULL || connections == NULL || line == NULL || thinkers == NULL || ep < 0) return 3;
     for (int i = 0; i < MOST; i++) connections[i].request = -1;
-    beginning = now() + (closed_loop ? 0 : OPENING);
+    beginning = now() + (closed_loop || clients == 0 ? 0 : OPENING);
     if (closed_loop)
         as_fast_as_can_be(seconds, clients);
     else

@@ -106,9 +106,9 @@ class Record:
 
     # --- compared
 
-    def ratios(self, group: str, column: str, peer: str) -> Spread | None:
-        """Ours to a peer's, round by round."""
-        pairs = zip(self.values(OURS, group, column), self.values(peer, group, column), strict=False)
+    def ratios(self, group: str, column: str, peer: str, server: str = OURS) -> Spread | None:
+        """Ours (or another's) to a peer's, round by round."""
+        pairs = zip(self.values(server, group, column), self.values(peer, group, column), strict=False)
         found = [ours / theirs for ours, theirs in pairs if ours is not None and theirs]
         return Spread.of(found) if found else None
 

@@ -7,12 +7,14 @@ processor time of all processes of a server is the better figure to compare.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from attrs import frozen
 
-from .fleets import Fleet, descendants, present, running
+from .contenders import ON_TRIO, OVER_HTTP
+from .fleets import Fleet, all_running, descendants, present
 from .machine import cpu_ns, quantile
+from .programs import said_of_clients
 from .progress import step
 from .rounds import Record, Target
 from .traffic import Traffic, send
@@ -24,9 +26,6 @@ WORKERS = 2
 
 CLIENTS = 32
 
-WARM = 0.2
-"""Seconds of the same before each window."""
-
 LANES = {"kept": 1.0, "one each": 0.0}
 
 TARGETS = tuple(Target(lane, column, None) for lane in LANES for column in ("requests/s", "CPU us"))
@@ -37,31 +36,31 @@ TARGETS = tuple(Target(lane, column, None) for lane in LANES for column in ("req
 class Plan:
     rounds: int
     seconds: float
+    warm: float
+    """Seconds of the same before each window."""
 
 
-FULL = Plan(3, 1.5)
-QUICK = Plan(1, 0.4)
+FULL = Plan(3, 1.5, warm=0.2)
+QUICK = Plan(1, 0.3, warm=0.1)
 
 
 def measure(record: Record, quick: bool) -> None:
     """All servers run at once, and are asked in turns."""
     plan = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "clients": CLIENTS, "seconds": plan.seconds, "rounds": plan.rounds}
-    with ExitStack() as stack:
-        fleets = [stack.enter_context(running(contender, WORKERS)) for contender in present(record.notes)]
-        for fleet in fleets:
-            fleet.wait_for_workers()
+    record.notes += said_of_clients()
+    with all_running(present(record.notes, (*OVER_HTTP, ON_TRIO)), WORKERS) as fleets:
         for number in range(plan.rounds):
             for lane in LANES:
                 with step(f"throughput, round {number + 1} of {plan.rounds}: {lane}") as done:
-                    rates = {fleet.name: _window(record, fleet, lane, plan.seconds) for fleet in fleets}
+                    rates = {fleet.name: _window(record, fleet, lane, plan) for fleet in fleets}
                     done(", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items()))
 
 
-def _window(record: Record, fleet: Fleet, lane: str, seconds: float) -> float:
-    send(Traffic(WARM, clients=CLIENTS, kept=LANES[lane]), fleet.port)
+def _window(record: Record, fleet: Fleet, lane: str, plan: Plan) -> float:
+    send(Traffic(plan.warm, clients=CLIENTS, kept=LANES[lane]), fleet.port)
     before = _cpu(fleet)
-    run = send(Traffic(seconds, clients=CLIENTS, kept=LANES[lane]), fleet.port)
+    run = send(Traffic(plan.seconds, clients=CLIENTS, kept=LANES[lane]), fleet.port)
     spent = _cpu(fleet) - before
     times = run.times()
     rate = len(times) / max(request.due + request.took for request in run.requests)

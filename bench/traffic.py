@@ -1,4 +1,4 @@
-"""Requests at a fixed rate or as fast as they are answered, and what became of each (by requests.c).
+"""Requests at a fixed rate or as fast as they are answered, and what became of each (by requests.c, or requests.py).
 
 The rate is kept whatever the server does (an *open loop*), and a request's time counts from when it was *due*: a server
 that makes the generator wait does not make itself look better.  How late the generator was by its own fault is known
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from attrs import field, frozen
 
 from .machine import HOME, quantile
-from .servers import compiled
+from .programs import client
 from .several import pause
 
 LOOK = 0.3
@@ -75,7 +75,7 @@ class Traffic:
 
     def command(self, port: int) -> list[str]:
         load = (self.seconds, self.rate, self.clients, self.kept, self.blocking, self.thinking, self.patience)
-        return [str(compiled("requests")), *map(str, (port, *load, self.seed))]
+        return [*client("requests"), *map(str, (port, *load, self.seed))]
 
 
 @frozen
@@ -116,7 +116,8 @@ class Run:
 @contextmanager
 def sent(traffic: Traffic, port: int) -> Iterator[Callable[[], Run]]:
     """Send them during the block; what that is given waits for the last of them."""
-    process = subprocess.Popen(traffic.command(port), cwd=HOME, stdout=subprocess.PIPE, text=True, process_group=0)
+    command = traffic.command(port)
+    process = subprocess.Popen(command, cwd=HOME.parent, stdout=subprocess.PIPE, text=True, process_group=0)
 
     def finish() -> Run:
         deadline = time.monotonic() + traffic.seconds + traffic.patience + 10

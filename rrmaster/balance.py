@@ -1,4 +1,4 @@
-"""Who gets the next connection: how load is counted, who has room, who is late, and the policies.
+"""Who gets the next connection: how load is counted, who has room, and the policies.
 
 Load is the difference of two counters, each kept by the side that knows: ``handed`` is ours, ``closed`` is told by
 the worker as a count since birth.  A late report only makes a worker look busier.  What was handed over and not taken
@@ -21,8 +21,7 @@ from __future__ import annotations
 import math
 import random
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any, ClassVar
 
@@ -40,19 +39,11 @@ NEWCOMER_S = 2.0
 """Seconds for which a worker new to a serving fleet gets no more than its fair share of the new connections.
 Least-loaded alone would give it all of them: cold caches, and, if its code is bad, the largest possible damage."""
 
-MAX_RECALLS = 3
-"""How often a connection is taken back for lateness; then it stays where it is.  One that blocks whoever gets near it
-must not walk through the whole fleet, and where everybody is late, moving on helps nobody."""
-
 PATIENCE = 1
 """least-loaded: by how many connections another may have more than one whose letterbox is full, and be given the next
 all the same.  Beyond that the connection waits in the backlog for the emptier one: in a burst the worker that happens
 to run first would otherwise get up to twice its share, and keep it (measured with 200 held connections on 4 workers
 and 2 processors: 40/46/49/65).  Who does not take at all is soon late, and then nobody waits for it."""
-
-STUCK = 4
-"""Judgements in a row after which a late worker counts as stuck, not slow: with twice as many runnable processes as
-processors, 5 ms without a turn are everyday; 20 ms are not."""
 
 STICKY_BOUND = 1.25
 """ip-hash: no worker gets more than this multiple of the mean load for stickiness' sake (Mirrokni et al., consistent
@@ -489,68 +480,3 @@ def policy_named(name: str, rng: random.Random) -> Policy:
         return RandomTwo(random=rng)
     kinds: dict[str, type[Policy]] = {kind.name: kind for kind in (LeastLoaded, RoundRobin, IpHash)}
     return kinds[name]()
-
-
-@define(eq=False)
-class Lateness:
-    """Who has something unclaimed and has taken nothing for a while.
-
-    Each worker with something unclaimed stands once in a queue, with the time by which it must have taken
-    something; all wait equally long, so the queue is in order, and looking costs what is due and no more.
-    """
-
-    after: float
-    """Seconds."""
-    _queue: deque[tuple[float, int, Post]] = Factory(deque)
-    _watched: set[Post] = Factory(set)
-
-    def watch(self, post: Post, now: float) -> None:
-        """Something was just handed to it."""
-        if post not in self._watched:
-            self._watched.add(post)
-            self._queue.append((now + self.after, post.taken, post))
-
-    @property
-    def due(self) -> float:
-        """When to look next."""
-        return self._queue[0][0] if self._queue else float("inf")
-
-    def late(self, now: float) -> list[Post]:
-        """Those who are late now; they are watched no more.  Judge only after all waiting reports are read."""
-        found = []
-        while self._queue and self._queue[0][0] <= now:
-            _, before, post = self._queue.popleft()
-            self._watched.discard(post)
-            if not post.serving or post.recount() == 0:
-                continue
-            if post.taken > before:
-                post.strikes = 0
-                self.watch(post, now)
-            else:
-                post.strikes += 1
-                found.append(post)
-        return found
-
-    def restart(self, now: float) -> None:
-        """We were away ourselves (stopped, asleep): everybody gets the whole time again."""
-        posts = [post for _, _, post in self._queue]
-        self._queue.clear()
-        self._watched.clear()
-        for post in posts:
-            self.watch(post, now)
-
-
-def receivers(late: Post, members: Iterable[Post]) -> list[Post]:
-    """Who could begin one of a late worker's connections at once.
-
-    Idle is who has room, nothing waiting, and less to do than the late one: to move a connection elsewhere only to
-    wait there would be pains for nothing.  From a stuck one it is moved in any case.
-    """
-    return [
-        post
-        for post in members
-        if post is not late
-        and (post.load < late.load or late.strikes >= STUCK)
-        and post.has_room()
-        and (not post.unclaimed or not post.recount())
-    ]

@@ -30,10 +30,11 @@ import trio
 from attrs import Factory, define
 
 from . import wire
-from .balance import Lateness, Peer, Policy, Post
+from .balance import Peer, Policy, Post
 from .channel import Line
 from .door import Door
 from .hearing import Hearing
+from .lateness import Lateness
 from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
 from .log import logger
 from .membership import Membership

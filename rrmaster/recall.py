@@ -25,8 +25,9 @@ from collections.abc import Callable, Sequence
 import trio
 from attrs import Factory, define
 
-from .balance import MAX_RECALLS, STUCK, Lateness, Post, receivers
+from .balance import Post
 from .channel import DescriptorLost, Line
+from .lateness import MAX_RECALLS, STUCK, Lateness, receivers
 from .wire import Handoff, Listening, Nudge
 
 STALL = 1.0

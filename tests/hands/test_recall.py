@@ -11,8 +11,8 @@ from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import wire
-from rrmaster.balance import MAX_RECALLS
 from rrmaster.channel import Line
+from rrmaster.lateness import MAX_RECALLS
 from rrmaster.recall import STALL
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 

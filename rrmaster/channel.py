@@ -102,16 +102,19 @@ class Line:
 
     @classmethod
     def open(cls, window: int) -> Line:
-        """A new line for a worker with this window.  `key` is what the worker is to inherit.
+        """A new line for a worker with this window.  `key` is what the worker is to inherit."""
+        each = weight()
+        line = cls(*_pair(), each)
+        line.cut(window)
+        return line
 
-        The send buffer is cut so that the kernel calls our end writable when half the window has been taken
-        (it does so at a quarter of the buffer): that is how a master with nobody to give to is woken, without
-        a report per take and without a timer.
-        """
-        ours, key = _pair()
+    def cut(self, window: int) -> None:
+        """Cut the send buffer so that the kernel calls our end writable when half the window has been taken (it does so
+        at a quarter of the buffer): that is how a master with nobody to give to is woken, without a report per take and
+        without a timer."""
         # The kernel doubles the value for its own book-keeping.
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * weight() * max(window // 2, 1) + 64)
-        return cls(ours, key, weight())
+        size = 2 * self._weight * max(window // 2, 1) + 64
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     def fileno(self) -> int:
         """Readable when the worker has spoken."""

@@ -74,7 +74,7 @@ class Dispatcher:
     """Makes the policy of a listener, empty."""
     breach: Callable[[int, str], None]
     """Called with a worker's id, and what it did."""
-    recall_after: float = 0.005
+    recall_after: float = 0.003
     asked: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, wish: None
     """Called with what a worker says of listeners; raises Breach.  `openings` sees to it, where programs are served."""
     accepted: int = 0
@@ -106,6 +106,8 @@ class Dispatcher:
     _listen_in_at: float = 0.0
     _stirred: float = 0.0
     _nursery: trio.Nursery | None = None
+    _short: bool = False
+    """Little is put into letterboxes just now."""
 
     def __attrs_post_init__(self) -> None:
         self.membership = Membership(self.doors, self.links)
@@ -133,6 +135,7 @@ class Dispatcher:
     def connect(self, post: Post, line: Line, tell: Callable[[wire.Up], None]) -> Link:
         """Listen to a new worker.  The dispatcher closes the line, once the worker is buried."""
         link = Link(post, line)
+        link.shorten(self._short)
         self.links[post.id] = link
         self._hearing.add(link, tell)
         self._unsettled.add(post.id)
@@ -316,6 +319,8 @@ class Dispatcher:
             self._listen_in_at = now + LISTEN_IN
             if now >= self.recall.lateness.due:
                 self.recall.judge(now)
+            if self._short or self.recall.lateness.suspects:
+                self._shorten()
             self._mind(now)
             if not (self._admit(now, end) or said):
                 return False
@@ -462,6 +467,15 @@ class Dispatcher:
     def _stir(self) -> None:
         """Something changed while the loop rests: somebody has room who had none, or there is something to give."""
         self._rest.cancel()
+
+    def _shorten(self) -> None:
+        """While many stand still, little is put before those who do not: they are next."""
+        short = self.recall.lateness.many(len(self.links), self._short)
+        if short != self._short:
+            self._short = short
+            for link in self.links.values():
+                link.shorten(short)
+                self.membership.offer(link.post)  # who was full may have room
 
     def _starve(self, now: float) -> None:
         """Nobody has room: have the kernel say when a full letterbox has been emptied by half."""

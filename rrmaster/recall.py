@@ -83,6 +83,11 @@ class Link:
             self.unsaid.popleft()
             self.post.asides += 1
 
+    def shorten(self, short: bool) -> None:
+        """Let little lie in its letterbox, or again as much as it is to have."""
+        self.post.shorten(short)
+        self.line.cut(self.post.window)
+
     def shares_with(self, other: Link) -> bool:
         """Whether there may be a listener that both serve."""
         return self.listeners is None or other.listeners is None or not self.listeners.isdisjoint(other.listeners)
@@ -153,11 +158,13 @@ class Recall:
 
     def forgive(self, post: Post, now: float) -> None:
         """It has reported: its loop serves.  What still lies there is waited for anew."""
+        self.lateness.clear(post)
         if self._late.pop(post.id, None) is not None and post.recount():
             self.lateness.watch(post, now)
 
     def forget(self, post: Post) -> None:
         """It is not to be recalled from for lateness any more."""
+        self.lateness.clear(post)
         self._late.pop(post.id, None)
 
     def start(self, nursery: trio.Nursery) -> None:

@@ -202,12 +202,12 @@ class Settings:
     # a blocked one for the few milliseconds until they are recalled.
     window: int = option(8, from_to(1, MAX_WINDOW), _HOW, "N", "connections that may wait in a worker's letterbox")
     recall_after: float = option(
-        0.005,
+        0.003,
         positive_duration,
         _HOW,
         "TIME",
         "take connections back from a worker that has taken none for so long, while others are idle",
-        shown="5ms",
+        shown="3ms",
     )
     # The descriptor limit is the real bound, and a worker minds it by itself; this one keeps a fleet without such a
     # limit from growing for ever.

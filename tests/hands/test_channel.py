@@ -8,7 +8,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -110,6 +110,22 @@ def test_a_window_fits_and_the_line_is_writable_again_when_half_of_it_is_taken(w
         if window > 3:
             assert letterbox_left >= window // 4
         poll.close()
+
+
+@pytest.mark.parametrize("window", [8, 250])
+def test_a_line_may_be_cut_for_less_and_again_for_all(window: int) -> None:
+    with a_line(window) as (line, letterbox), numbered(1) as fds, closing(select.epoll()) as poll:
+        poll.register(line.fileno(), select.EPOLLOUT)
+        line.cut(2)
+        for _ in range(2):
+            hand(line, fds[0])
+        assert poll.poll(0) == [], "full, for a window of 2"
+        assert taken(letterbox) == 0
+        assert poll.poll(0) != []
+        line.cut(window)
+        for _ in range(window - 1):
+            hand(line, fds[0])
+        assert line.unclaimed() == window
 
 
 def test_a_line_that_is_full_says_so_and_does_not_block() -> None:

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import wire
 from rrmaster.channel import Line
-from rrmaster.lateness import MAX_RECALLS
+from rrmaster.lateness import MAX_RECALLS, REPORT_WITHIN
 from rrmaster.recall import STALL
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 
@@ -306,3 +306,64 @@ async def test_many_dead_letterboxes_are_emptied_in_the_order_of_their_deaths(de
         assert heir.waiting == 4
         assert [link.post.id for link in house.recall._graves] == list(range(2, dead + 1)), "the first is empty"
         await house.settle()
+
+
+# --- suspects: they took it, and have said nothing
+
+
+async def falls_silent(house: House, clock: MockClock) -> Player:
+    """A first worker that took a connection and has not been heard since, and a second one beside it."""
+    silent = house.hire()
+    await house.calls()
+    silent.take()
+    house.hire()
+    clock.jump(LATE + 0.0001)
+    await wait_all_tasks_blocked()
+    clock.jump(REPORT_WITHIN)
+    await wait_all_tasks_blocked()
+    assert house.recall.lateness.suspects == {silent.post}
+    return silent
+
+
+async def test_who_took_one_and_fell_silent_over_it_comes_after_the_others(mock_clock: MockClock) -> None:
+    async with a_house(0, recall_after=LATE) as house:
+        silent = await falls_silent(house, mock_clock)
+        other = house.players[1]
+        await house.calls_one_by_one(2)
+        assert (len(silent.held), len(other.held)) == (1, 2), "though it has more"
+        silent.report()
+        await house.calls()
+        assert silent.waiting == 1, "it is heard again"
+        assert house.recall.suspensions == 0
+        await house.settle()
+
+
+async def test_while_many_are_silent_little_is_put_before_those_who_are_not(mock_clock: MockClock) -> None:
+    async with a_house(0, recall_after=LATE) as house:
+        silent = await falls_silent(house, mock_clock)
+        other = house.players[1]
+        await house.calls(12)
+        assert (silent.waiting, other.waiting) == (1, 2)
+        other.take(1)
+        await wait_all_tasks_blocked()
+        assert other.waiting == 2, "the kernel has said that it has taken one"
+        late_comer = house.hire()
+        await wait_all_tasks_blocked()
+        assert late_comer.waiting == 2
+        assert house.dispatcher.accepted < 13, "the others wait in the backlog"
+        silent.take()
+        silent.report()
+        await house.listen()
+        assert house.recall.lateness.suspects == set()
+        assert house.dispatcher.accepted == 13, "as usual"
+        await house.settle()
+
+
+async def test_the_death_of_the_silent_ends_the_shortness(mock_clock: MockClock) -> None:
+    async with a_house(0, recall_after=LATE) as house:
+        silent = await falls_silent(house, mock_clock)
+        await house.calls(6)
+        house.bury(silent)
+        await house.listen()
+        assert house.players[1].waiting == 6
+        await house.settle(lost=1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rrmaster import balance, wire
 from rrmaster.balance import (
+    DOUBT,
     PATIENCE,
     STICKY_BOUND,
     Breach,
@@ -140,6 +141,33 @@ def test_after_closings_the_emptied_workers_fill_first(size, each, data):
     assert loads(workers) == [each] * size
 
 
+@pytest.mark.parametrize("more", range(4))
+def test_a_suspect_comes_after_all_who_have_about_as_many(more):
+    policy = LeastLoaded()
+    workers = fleet(policy, 2)
+    for worker in workers.values():
+        hand(policy, workers)
+        worker.take()
+    workers[0].post.doubt = DOUBT
+    for _ in range(more):
+        workers[1].post.handed += 1
+    policy.offer(workers[1].post)
+    assert hand(policy, workers).post.id == (1 if more <= DOUBT - 1 else 0)
+
+
+@pytest.mark.parametrize("new", [POLICIES[n] for n in ("least-loaded", "round-robin", "random-two")])
+def test_a_suspect_gets_none_while_others_are_as_free_and_all_if_nobody_else_has_room(new):
+    policy = new()
+    workers = fleet(policy, 3, window=2)
+    workers[1].post.doubt = DOUBT
+    policy.offer(workers[1].post)
+    assert 1 not in [hand(policy, workers).post.id for _ in range(2)]
+    for n in (0, 2):
+        workers[n].post.serving = False
+        policy.leave(workers[n].post)
+    assert hand(policy, workers).post.id == 1
+
+
 def test_busy_only_breaks_ties():
     policy = LeastLoaded()
     workers = fleet(policy, 3)
@@ -160,20 +188,25 @@ def naive_choice(policy: LeastLoaded, workers: dict[int, Worker]) -> Post | None
     """The rule, as one would write it down: a look at everybody."""
 
     def rank(post: Post) -> tuple[int, int, int, int]:
-        return post.load, post.busy, policy.members[post.id].turn, post.id
+        return post.burden, post.busy, policy.members[post.id].turn, post.id
 
     mine = [w for w in workers.values() if w.post.id in policy.members]
     roomy = [w.post for w in mine if w.has_room]
     full = [w.post for w in mine if w.post.is_merely_full() and not w.has_room]
     best = min(roomy, key=rank, default=None)
-    if best and full and best.load > min(post.load for post in full) + PATIENCE:
+    if best and full and best.burden > min(post.burden for post in full) + PATIENCE:
         return None  # better to wait for the emptier one
     return best
 
 
+CHANGES = ["take", "take all", "close", "suspend", "doubt", "report", "shorten", "lengthen", "join", "leave"]
+
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["hand"] * 6 + ["take", "take all", "close", "suspend", "report", "join", "leave"]),
+        st.sampled_from(
+            ["hand"] * 6
+            + ["take", "take all", "close", "suspend", "doubt", "report", "shorten", "lengthen", "join", "leave"]
+        ),
         st.integers(0, 9),
         st.integers(0, 9),
     ),
@@ -194,12 +227,8 @@ def go(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, int], w
             workers[newest] = hire(newest, window, limit, slot=newest % 16)
             policy.join(workers[newest].post, newcomer=False)
             return
-        case "leave":
-            worker.post.serving = False
-            policy.leave(worker.post)
-            return
-        case "suspend":
-            worker.post.suspended = True  # late: nobody tells the policy
+        case "leave" | "suspend" | "doubt" | "shorten" | "lengthen":
+            befall(policy, workers, worker, what)
             return
         case "take":
             worker.take()
@@ -209,6 +238,22 @@ def go(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, int], w
         case "close":
             worker.close(number)
     settle(policy, worker, busy=number, taking=what != "report" or number < 8)
+
+
+def befall(policy: Policy, workers: dict[int, Worker], worker: Worker, what: str) -> None:
+    """What a worker has no part in."""
+    match what:
+        case "leave":
+            worker.post.serving = False
+            policy.leave(worker.post)
+        case "suspend":
+            worker.post.suspended = True  # late: nobody tells the policy, ...
+        case "doubt":
+            worker.post.doubt = DOUBT  # ... nor of suspects
+        case _:
+            for each in workers.values():
+                each.post.shorten(what == "shorten")
+                policy.offer(each.post)
 
 
 @LAW
@@ -255,7 +300,7 @@ def tell_all(policies: list[Policy], workers: dict[int, Worker], before: set[int
         for id_ in now - before - set(policy.members):
             policy.join(workers[id_].post, newcomer=False)
         for worker in workers.values():
-            if what not in ("hand", "suspend"):
+            if what not in ("hand", "suspend", "doubt"):
                 policy.offer(worker.post)
 
 

@@ -1,11 +1,12 @@
 """Who is late: nobody who takes, everybody who does not, and not because we were away ourselves."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster import wire
-from rrmaster.balance import Post
-from rrmaster.lateness import STUCK, Lateness, receivers
+from rrmaster.balance import DOUBT, Post
+from rrmaster.lateness import FEW, MANY, REPORT_WITHIN, STUCK, Lateness, receivers
 from tests.laws.workers import Worker, hire
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -28,7 +29,7 @@ def test_late_is_who_takes_nothing_for_the_time():
     assert lateness.due == 15
     assert lateness.late(14) == []
     assert lateness.late(15) == [worker.post]
-    assert lateness.due == float("inf"), "it is watched no more"
+    assert lateness.due == 15 + REPORT_WITHIN, "only whether it says anything is of interest now"
     assert worker.post.strikes == 1
 
 
@@ -36,6 +37,7 @@ def test_who_has_taken_all_is_not_late():
     lateness, worker = Lateness(5), hire(0)
     give(lateness, worker, 10)
     worker.take()
+    worker.post.settle(wire.Report(0))
     assert lateness.late(15) == []
     assert lateness.due == float("inf")
 
@@ -133,11 +135,120 @@ def test_looking_costs_what_is_due_and_no_more():
     assert len(lateness._queue) == 1
 
 
+# --- suspicion
+
+
+def suspected(lateness: Lateness, worker: Worker, now: float = 10) -> Worker:
+    """It is given something, takes it, and falls silent over it."""
+    give(lateness, worker, now)
+    worker.take()
+    assert lateness.late(now + lateness.after) == []
+    lateness.late(now + lateness.after + REPORT_WITHIN)
+    assert worker.post.doubt == DOUBT
+    return worker
+
+
+def test_suspect_is_who_takes_something_and_says_nothing_until_he_does():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    worker.take()
+    assert lateness.late(15) == [], "it has taken all, so it is not late"
+    assert worker.post.doubt == 0, "and it may still gather its news"
+    assert lateness.due == 15 + REPORT_WITHIN
+    lateness.late(lateness.due)
+    assert lateness.suspects == {worker.post}
+    assert worker.post.burden == worker.post.load + DOUBT
+    assert lateness.due == float("inf"), "nothing is to be done about it"
+    worker.post.settle(wire.Report(0))
+    lateness.clear(worker.post)
+    assert lateness.suspects == set()
+    assert worker.post.burden == worker.post.load
+
+
+@pytest.mark.parametrize("at", [11, 15])
+def test_who_says_something_in_time_is_not_suspect(at):
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    worker.take()
+    for now in (at, 15, 16):
+        if now == at:
+            lateness.late(now)
+            worker.post.settle(wire.Report(0))
+        lateness.late(now)
+    assert lateness.suspects == set()
+
+
+def test_who_was_dismissed_meanwhile_is_not_suspect():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    lateness.late(15)
+    worker.post.serving = False
+    lateness.late(16)
+    assert lateness.suspects == set()
+
+
+def test_after_an_absence_of_our_own_nobody_is_suspect_for_it():
+    lateness, worker = Lateness(5), hire(0)
+    give(lateness, worker, 10)
+    lateness.late(15)
+    worker.take()
+    lateness.restart(100)
+    lateness.late(104)
+    assert lateness.suspects == set()
+
+
+def test_a_suspect_is_watched_as_anybody_if_it_is_given_more():
+    lateness, worker = Lateness(5), hire(0)
+    suspected(lateness, worker)
+    give(lateness, worker, 30)
+    assert lateness.late(35) == [worker.post]
+
+
+@pytest.mark.parametrize("workers", [1, 4, 8, 9])
+def test_letterboxes_are_short_from_half_of_the_workers_on_until_less_than_a_quarter(workers):
+    lateness, short = Lateness(5), False
+    crew = [hire(n) for n in range(workers)]
+    seen = []
+    for worker in crew:
+        suspected(lateness, worker)
+        short = lateness.many(workers, short)
+        seen.append(short)
+    assert seen == [MANY * count >= workers for count in range(1, workers + 1)]
+    seen.clear()
+    for worker in crew:
+        lateness.clear(worker.post)
+        short = lateness.many(workers, short)
+        seen.append(short)
+    assert seen == [left > 0 and FEW * left >= workers for left in range(workers - 1, -1, -1)]
+
+
+@LAW
+@given(st.lists(st.tuples(st.sampled_from(["give", "take", "say", "look"]), st.integers(0, 4)), max_size=60))
+def test_a_suspect_has_had_something_and_been_silent_for_the_time(steps):
+    lateness, worker, now, given_at = Lateness(5), hire(0), 0, None
+    for what, wait in steps:
+        now += wait
+        if what == "give":
+            give(lateness, worker, now)
+            given_at = now if given_at is None else given_at
+        elif what == "take":
+            worker.take()
+        elif what == "say":
+            worker.post.settle(worker.report())
+            lateness.clear(worker.post)
+            given_at = now if worker.letterbox else None
+        lateness.late(now)
+        assert bool(worker.post.doubt) == (worker.post in lateness.suspects)
+        if worker.post.doubt:
+            assert given_at is not None
+            assert now - given_at >= lateness.after
+
+
 # --- to whom the late one's connections may go
 
 
 def test_receivers_are_the_idle_with_less_to_do():
-    late, idle, waiting, busier, suspended, gone = (hire(n) for n in range(6))
+    late, idle, waiting, busier, suspended, gone, suspect = (hire(n) for n in range(7))
     late.letterbox.extend(["handoff"] * 2)
     late.post.handed = late.post.unclaimed = 2
     waiting.letterbox.append("handoff")
@@ -145,7 +256,8 @@ def test_receivers_are_the_idle_with_less_to_do():
     busier.post.handed = 5
     suspended.post.suspended = True
     gone.post.serving = False
-    posts = [w.post for w in (late, idle, waiting, busier, suspended, gone)]
+    suspect.post.doubt = DOUBT
+    posts = [w.post for w in (late, idle, waiting, busier, suspended, gone, suspect)]
     assert len(receivers(late.post, posts)) == 1
     late.post.strikes = STUCK
     assert len(receivers(late.post, posts)) == 2, "from a stuck one it is moved to a busier one, too"

@@ -402,7 +402,7 @@ def test_the_defaults_are_those_that_were_promised():
         "env_file": None,
         "policy": "least-loaded",
         "window": 8,
-        "recall_after": 0.005,
+        "recall_after": 0.003,
         "worker_connections": 10_000,
         "ready_timeout": 30.0,
         "graceful_timeout": 30.0,

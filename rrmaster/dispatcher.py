@@ -310,7 +310,7 @@ class Dispatcher:
         while True:
             events = self._epoll.poll(0)
             if wait and not events:
-                events = self._linger()
+                events = self._linger(now)
             for fd, _ in events:
                 if fd in self._doors_by_fd:
                     self._pending[self._doors_by_fd[fd]] = None
@@ -327,18 +327,14 @@ class Dispatcher:
             self._stirred = now
             if now >= end:
                 return True
-            wait = linger and self._may_linger(now)
+            wait = linger and not (self._pending or self._strays or self.recall.unrest or self.recall.lateness_to_mend)
 
-    def _linger(self) -> list[tuple[int, int]]:
+    def _linger(self, now: float) -> list[tuple[int, int]]:
         """Wait a moment in our own epoll: a busy master finds the next connection there, at a fraction of what it
-        costs to go back to trio and be called again.  The workers run first, so that several are found."""
+        costs to go back to trio and be called again.  The workers run first, so that several are found; then, if
+        nothing of ours falls due meanwhile, it is `LINGER`.  (trio's other tasks wait for that and `TURN` at most.)"""
         os.sched_yield()
-        return self._epoll.poll(0) or self._epoll.poll(LINGER)
-
-    def _may_linger(self, now: float) -> bool:
-        """Whether nothing of ours falls due meanwhile.  (trio's other tasks wait for `TURN` and `LINGER` at most.)"""
-        idle = not (self._pending or self._strays or self.recall.unrest or self.recall.lateness_to_mend)
-        return idle and self._due() > now + LINGER
+        return self._epoll.poll(0) or (self._epoll.poll(LINGER) if self._due() > now + LINGER else [])
 
     def _mind(self, now: float) -> None:
         """What is rarely to do."""
@@ -508,7 +504,7 @@ class Dispatcher:
         link.post.settle(report)
         if link.unsaid:
             link.say_the_unsaid()
-        self.recall.forgive(link.post, trio.current_time())
+        self.recall.forgive(link.post)
         self.membership.offer(link.post)
 
     def _breached(self, link: Link, what: str) -> None:

@@ -38,9 +38,12 @@ class _Ear:
     credited: float = 0.0
     armed: bool = False
 
-    def afford(self, count: int, now: float) -> bool:
-        self.credit = min(self.credit + (now - self.credited) * REPORTS_PER_S, REPORTS_PER_S) - count
-        self.credited = now
+    def afford(self, count: int) -> bool:
+        self.credit -= count
+        if self.credit < 0:
+            now = trio.current_time()
+            self.credit = min(self.credit + (now - self.credited) * REPORTS_PER_S, REPORTS_PER_S)
+            self.credited = now
         return self.credit >= 0
 
 
@@ -77,17 +80,26 @@ class Hearing:
         del self._ears[link.line.fileno()]
 
     def listen(self) -> bool:
-        """Read what is said.  Whether anything was."""
-        events = self.epoll.poll(0)
-        for fd, what in events:
-            ear = self._ears.get(fd)
-            if ear is None:
-                continue  # buried by what the same turn has read before
-            if what & select.EPOLLOUT:
-                self._disarm(ear)
-            if what & ~select.EPOLLOUT:
-                self._hear(ear, READS)
-        return bool(events)
+        """Read what is said.  Whether anything was.
+
+        One message of each, and then the kernel is asked again who has more: to be told by each line that it is empty
+        takes five times as long.
+        """
+        said = False
+        for _ in range(READS):
+            events = self.epoll.poll(0)
+            if not events:
+                break
+            said = True
+            for fd, what in events:
+                ear = self._ears.get(fd)
+                if ear is None:
+                    continue  # buried by what the same turn has read before
+                if what & select.EPOLLOUT:
+                    self._disarm(ear)
+                if what & ~select.EPOLLOUT:
+                    self._hear(ear, 1)
+        return said
 
     def catch_up(self) -> None:
         """Read all that waits, whatever it costs."""
@@ -107,8 +119,7 @@ class Hearing:
         self.emptied(ear.link)
 
     def _hear(self, ear: _Ear, most: int) -> None:
-        link, now = ear.link, trio.current_time()
-        count = 0
+        link, count = ear.link, 0
         while count < most and not link.breached:
             datagram = link.line.receive()
             if datagram is None:
@@ -118,7 +129,7 @@ class Hearing:
                 self._hear_one(ear, datagram)
             except (Breach, wire.ProtocolError) as error:
                 self.breach(link, str(error))
-        if count and not ear.afford(count, now):
+        if count and not ear.afford(count):
             self.breach(link, f"it sends more than {REPORTS_PER_S} messages a second")
 
     def _hear_one(self, ear: _Ear, datagram: bytes) -> None:

@@ -79,7 +79,7 @@ class Lateness:
                 continue
             if post.heard == heard and not post.doubt:
                 self._unheard.append((now + REPORT_WITHIN, heard, post))
-            if post.recount() == 0:
+            if not post.unclaimed or post.recount() == 0:
                 continue
             if post.taken > before:
                 post.strikes = 0

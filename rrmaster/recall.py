@@ -156,11 +156,11 @@ class Recall:
         idle = receivers(late.post, (link.post for link in self.links.values() if link.shares_with(late)))
         return [self.links[post.id] for post in idle]
 
-    def forgive(self, post: Post, now: float) -> None:
+    def forgive(self, post: Post) -> None:
         """It has reported: its loop serves.  What still lies there is waited for anew."""
         self.lateness.clear(post)
         if self._late.pop(post.id, None) is not None and post.recount():
-            self.lateness.watch(post, now)
+            self.lateness.watch(post, trio.current_time())
 
     def forget(self, post: Post) -> None:
         """It is not to be recalled from for lateness any more."""

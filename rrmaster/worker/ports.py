@@ -39,7 +39,7 @@ from .. import wire
 from ..channel import Letterbox
 from . import BATCH, Duty, Taken
 
-NEGLECT = 0.005
+NEGLECT = 0.003
 """Seconds for which a connection may lie unwanted before this worker asks for no more; the master's own for late."""
 
 GRACE = 0.5

@@ -21,6 +21,10 @@ from pathlib import Path
 import trio
 from attrs import Factory, define
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background so, and whom we start would inherit it: Ctrl-C would end nobody.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 

@@ -13,8 +13,9 @@ import time
 from collections.abc import Collection
 from contextlib import ExitStack
 
-HURRY = 0.5
-"""Seconds for those that ask at once: workers that are busy for 20 ms answer in 100, and the dead never."""
+HURRY = 0.2
+"""Seconds for those that ask at once: workers that are busy for 20 ms answer in 100, and the dead never.  So long may
+one that was given to a dead worker hold up all who ask with it, and it would be told as the server's delay."""
 
 BUSY = b"GET /busy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 

@@ -40,7 +40,7 @@ class Plan:
     """Seconds of the same before each window."""
 
 
-FULL = Plan(3, 1.5, warm=0.2)
+FULL = Plan(5, 1.5, warm=0.2)
 QUICK = Plan(1, 0.3, warm=0.1)
 
 

@@ -66,6 +66,7 @@ async def test_a_day_of_a_developer(tmp_path: Path):
             await master.said("committed", count)
         assert len(re.findall(r"app\.py changed: reload", master.text)) == 3
         # What is broken is said once, and the last good code serves on.
+        await master.until(lambda: len(master.workers) == 1, "the one before is gone")
         good = master.workers
         save(tmp_path, BROKEN)
         await master.said("reload refused:\n")

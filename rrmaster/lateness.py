@@ -41,15 +41,16 @@ MANY, FEW = 2, 4
 
 @define(eq=False)
 class Lateness:
-    """Who has something unclaimed and has taken nothing for a while.
+    """Who has taken nothing of what it was given for a while, and who has said nothing.
 
-    Each worker with something unclaimed stands once in a queue, with the time by which it must have taken
+    Each worker that was given something stands once in a queue, with the time by which it must have taken
     something; all wait equally long, so the queue is in order, and looking costs what is due and no more.
     """
 
     after: float
     """Seconds."""
     suspects: set[Post] = Factory(set)
+    """Those among the living; each has its `Post.doubt`."""
     _queue: deque[tuple[float, int, int, Post]] = Factory(deque)
     """When to look, and how many it had taken and said when it was given something."""
     _watched: set[Post] = Factory(set)

@@ -37,9 +37,6 @@ QUESTION = "How long do start, replacement and reload take, and what does a work
 REPLACED_AT = 4
 """Workers of the fleet of which one is killed, and which is reloaded."""
 
-KILLS = 3
-"""Workers killed, one after the other; the median counts: a client that the dead one took with it adds to the time."""
-
 WARM = 20
 """Requests for each worker before it is weighed."""
 
@@ -56,11 +53,13 @@ class Plan:
     sizes: tuple[int, ...]
     patience: float
     """Seconds for a replacement or a reload: granian needs 14."""
+    kills: int = 3
+    """Workers killed, one after the other.  The median counts: a client that the dead one took with it takes longer."""
     reload: bool = True
 
 
 FULL = Plan(1, (1, 2, 4, 8, 16), 20.0)
-QUICK = Plan(1, (REPLACED_AT,), 5.0, reload=False)
+QUICK = Plan(1, (REPLACED_AT,), 5.0, kills=1, reload=False)
 
 
 def measure(record: Record, quick: bool) -> None:
@@ -99,7 +98,7 @@ def _life(record: Record, fleet: Fleet, size: int, plan: Plan) -> dict[str, floa
 def _hurt(fleet: Fleet, workers: set[int], found: dict[str, float], plan: Plan) -> None:
     """Kill a worker, reload.  Raises RuntimeError, TimeoutError."""
     known, times = set(workers), []
-    for _ in range(KILLS):
+    for _ in range(plan.kills):
         victim = min(workers)
         start = time.monotonic()
         os.kill(victim, signal.SIGKILL)

@@ -14,7 +14,7 @@ births         what master and template say to each other, and how it is spelled
 forkable       was an import safe to fork, and if not, what was in the way?
 proxied        who is the client behind a proxy: the PROXY protocol's header
 balance        how load is counted, who has room, who is next
-lateness       who is late, and to whom may go what it has not taken
+lateness       who does not keep up, and to whom may go what it has not taken
 lifecycle      what may become of a worker: State x Event -> State, Actions
 restarts       when to try again, when to call it a crash loop
 trust          are those whom a template forks fit to live?

@@ -47,7 +47,7 @@ and 2 processors: 40/46/49/65).  Who does not take at all is soon late, and then
 
 DOUBT = 2
 """Connections that a suspect (`lateness`) counts as having besides its own.  So it comes after all who have about as
-many and live; one was as good as three or as no bound in simulations of blocked workers.  It has to be a bound: in a
+many and live; in simulations of blocked workers 1, 2, 3, 4, 8 and any number did alike.  It has to have a bound: in a
 burst on a busy machine somebody always waits for a processor, and connections that stay must be dealt evenly all the
 same (200 on 4 workers: without a bound the fullest had up to 2.8 times its share)."""
 

@@ -8,7 +8,7 @@ Nothing has to be taken back, so a suspicion that is wrong costs nothing; but it
 ::
 
     given something ──(after)──► nothing taken: late
-                         └─────► nothing heard ──(REPORT_WITHIN)──► still nothing: suspect ──► a report: not any more
+                         └─────► nothing heard ──(REPORT_AFTER)──► still nothing: suspect ──► a report: not any more
 
 Both have to be told from who is merely busy, and from ourselves: a master that was asleep finds everybody late.
 
@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from attrs import Factory, define
 
 from .balance import DOUBT, Post
+from .wire import REPORT_AFTER
 
 MAX_RECALLS = 3
 """How often a connection is taken back for lateness; then it stays where it is.  One that blocks whoever gets near it
@@ -31,9 +32,6 @@ must not walk through the whole fleet, and where everybody is late, moving on he
 STUCK = 7
 """Judgements in a row after which a late worker counts as stuck, not slow: with twice as many runnable processes as
 processors, 5 ms without a turn are everyday; 20 ms are not."""
-
-REPORT_WITHIN = 0.002
-"""Seconds after which a worker says that it has taken something (docs/protocol.md)."""
 
 MANY, FEW = 2, 4
 """Letterboxes are kept short from one suspect in so many workers on, and until there is less than one in so many."""
@@ -79,7 +77,7 @@ class Lateness:
             if not post.serving:
                 continue
             if post.heard == heard and not post.doubt:
-                self._unheard.append((now + REPORT_WITHIN, heard, post))
+                self._unheard.append((now + REPORT_AFTER, heard, post))
             if not post.unclaimed or post.recount() == 0:
                 continue
             if post.taken > before:

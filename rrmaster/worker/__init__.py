@@ -20,6 +20,7 @@ from attrs import Factory, define, frozen
 
 from .. import wire
 from ..channel import DescriptorLost, HungUp, Letterbox, Talk
+from ..wire import REPORT_AFTER
 from .speech import MasterGone, Means, Speech
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """Asks for the stacks; as in `process`, which a worker does not import."""
-
-REPORT_AFTER = 0.002
-"""Seconds over which news is gathered into one report: 500 a second at most, and load is never older than this."""
 
 BUSY_AFTER = 0.02
 """Seconds after which a change of the requests in progress is told.  Only the slow ones matter to who chooses, and on

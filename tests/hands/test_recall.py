@@ -12,8 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import wire
 from rrmaster.channel import Line
-from rrmaster.lateness import MAX_RECALLS, REPORT_WITHIN
+from rrmaster.lateness import MAX_RECALLS
 from rrmaster.recall import STALL
+from rrmaster.wire import REPORT_AFTER
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 
 LATE = 0.005
@@ -319,7 +320,7 @@ async def falls_silent(house: House, clock: MockClock) -> Player:
     house.hire()
     clock.jump(LATE + 0.0001)
     await wait_all_tasks_blocked()
-    clock.jump(REPORT_WITHIN)
+    clock.jump(REPORT_AFTER)
     await wait_all_tasks_blocked()
     assert house.recall.lateness.suspects == {silent.post}
     return silent

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from rrmaster import wire
 from rrmaster.balance import DOUBT, Post
-from rrmaster.lateness import FEW, MANY, REPORT_WITHIN, STUCK, Lateness, receivers
+from rrmaster.lateness import FEW, MANY, STUCK, Lateness, receivers
+from rrmaster.wire import REPORT_AFTER
 from tests.laws.workers import Worker, hire
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -29,7 +30,7 @@ def test_late_is_who_takes_nothing_for_the_time():
     assert lateness.due == 15
     assert lateness.late(14) == []
     assert lateness.late(15) == [worker.post]
-    assert lateness.due == 15 + REPORT_WITHIN, "only whether it says anything is of interest now"
+    assert lateness.due == 15 + REPORT_AFTER, "only whether it says anything is of interest now"
     assert worker.post.strikes == 1
 
 
@@ -143,7 +144,7 @@ def suspected(lateness: Lateness, worker: Worker, now: float = 10) -> Worker:
     give(lateness, worker, now)
     worker.take()
     assert lateness.late(now + lateness.after) == []
-    lateness.late(now + lateness.after + REPORT_WITHIN)
+    lateness.late(now + lateness.after + REPORT_AFTER)
     assert worker.post.doubt == DOUBT
     return worker
 
@@ -154,7 +155,7 @@ def test_suspect_is_who_takes_something_and_says_nothing_until_he_does():
     worker.take()
     assert lateness.late(15) == [], "it has taken all, so it is not late"
     assert worker.post.doubt == 0, "and it may still gather its news"
-    assert lateness.due == 15 + REPORT_WITHIN
+    assert lateness.due == 15 + REPORT_AFTER
     lateness.late(lateness.due)
     assert lateness.suspects == {worker.post}
     assert worker.post.burden == worker.post.load + DOUBT

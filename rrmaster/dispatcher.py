@@ -233,15 +233,18 @@ class Dispatcher:
 
     def _attend(self) -> None:
         """Have the lines wake us while something depends on what is said there."""
-        needed = bool(
-            self._pending or self._unsettled or self._strays or self.recall.unrest or self.recall.lateness_to_mend
-        )
+        needed = self._waits or bool(self._unsettled)
         if needed != self._attentive:
             self._attentive = needed
             if needed:
                 self._epoll.register(self._hearing.epoll.fileno(), select.EPOLLIN)
             else:
                 self._epoll.unregister(self._hearing.epoll.fileno())
+
+    @property
+    def _waits(self) -> bool:
+        """Whether there is something that nobody can be given just now."""
+        return bool(self._pending or self._strays or self.recall.unrest or self.recall.lateness_to_mend)
 
     def shut(self, door: Door) -> None:
         """Accept what waits at this door, then close it."""
@@ -327,7 +330,7 @@ class Dispatcher:
             self._stirred = now
             if now >= end:
                 return True
-            wait = linger and not (self._pending or self._strays or self.recall.unrest or self.recall.lateness_to_mend)
+            wait = linger and not self._waits
 
     def _linger(self, now: float) -> list[tuple[int, int]]:
         """Wait a moment in our own epoll: a busy master finds the next connection there, at a fraction of what it

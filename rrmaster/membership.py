@@ -120,4 +120,4 @@ class Membership:
 
     def _roomy(self, number: int) -> list[Post]:
         roomy = [link.post for link in self.links.values() if link.serves(number) and link.post.has_room()]
-        return sorted(roomy, key=lambda post: post.load)
+        return sorted(roomy, key=lambda post: post.burden)

@@ -63,8 +63,8 @@ NOTE = 32
 """Travels on the talk line alone, both ways."""
 
 REPORT_AFTER = 0.002
-"""Seconds over which a worker gathers its news into one report: 500 a second at most, and load is never older than this.
-So long after it has taken something the master expects to hear of it."""
+"""Seconds over which a worker gathers its news into one report: 500 a second at most, and load is never older than
+this.  So long after it has taken something the master expects to hear of it."""
 
 PROBE = 1
 """Flag of a `Handoff`: this connection is the master's own question, not a client."""

@@ -368,3 +368,30 @@ async def test_the_death_of_the_silent_ends_the_shortness(mock_clock: MockClock)
         await house.listen()
         assert house.players[1].waiting == 6
         await house.settle(lost=1)
+
+
+async def test_once_letterboxes_need_not_be_short_whoever_has_room_is_found_behind_one_who_has_none() -> None:
+    async with a_house(3) as house:
+        full, roomy, paused = house.players
+        full.report(taking=False)
+        paused.report(taking=False)
+        await house.listen()
+        await house.calls(3)
+        roomy.take()
+        await house.calls(6)  # more than half: the kernel says nothing when there may be more
+        roomy.report(taking=False)
+        full.report()
+        await house.listen()
+        await house.calls(8)
+        roomy.report()
+        await house.listen()
+        house.recall.lateness.suspects.update([full.post, paused.post])
+        await house.listen()
+        await house.calls()
+        assert (full.waiting, roomy.waiting) == (8, 6), (
+            "nobody is given the last one: both have more than is put there now"
+        )
+        house.recall.lateness.suspects.clear()
+        await house.listen()
+        assert (full.waiting, roomy.waiting) == (8, 7)
+        await house.settle()

@@ -13,7 +13,8 @@ import time
 
 from attrs import frozen
 
-from rrmaster.balance import POLICIES, Policy, Post, policy_named
+from rrmaster.balance import Policy, Post, policy_named
+from rrmaster.spelling import POLICIES
 from rrmaster.wire import Report
 
 from .progress import step

@@ -32,9 +32,6 @@ from . import wire
 Peer = Any
 """An address as accept() returns it: (host, port, ...) for TCP; "" or bytes for a unix socket."""
 
-MAX_WINDOW = 250
-"""The largest window: a default socket buffer holds 278 handoffs (measured, Linux 6.18)."""
-
 NEWCOMER_S = 2.0
 """Seconds for which a worker new to a serving fleet gets no more than its fair share of the new connections.
 Least-loaded alone would give it all of them: cold caches, and, if its code is bad, the largest possible damage."""
@@ -59,8 +56,6 @@ do not block 94 ms with 8, 57 with 2, 66 with 1; a queue without any error has 5
 STICKY_BOUND = 1.25
 """ip-hash: no worker gets more than this multiple of the mean load for stickiness' sake (Mirrokni et al., consistent
 hashing with bounded loads, 2016: the price of a bound of 1 + e is 1/e more moves; a quarter is the usual choice)."""
-
-POLICIES = ("least-loaded", "round-robin", "random-two", "ip-hash")
 
 
 class Breach(Exception):
@@ -503,7 +498,7 @@ class UserPolicy(_Survey):
 
 
 def policy_named(name: str, rng: random.Random) -> Policy:
-    """One of `POLICIES`, new and empty."""
+    """One of `spelling.POLICIES`, new and empty."""
     if name == RandomTwo.name:
         return RandomTwo(random=rng)
     kinds: dict[str, type[Policy]] = {kind.name: kind for kind in (LeastLoaded, RoundRobin, IpHash)}

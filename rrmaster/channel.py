@@ -45,6 +45,9 @@ _RECEIVE = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _DONTWAIT, _PEEK = int(socket.MSG_DONTWAIT), int(socket.MSG_PEEK)
 _LEVEL, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
+MAX_WINDOW = 250
+"""The largest window: a default socket buffer holds 278 handoffs (measured, Linux 6.18)."""
+
 _CONTROL = 256
 """Bytes of control buffer for a recall: a worker can set SO_PASSCRED on the shared end, and the credentials would
 push the descriptor out of a buffer made for one."""

@@ -25,11 +25,10 @@ from attrs import Factory, define
 from .births import Weighed
 from .forkable import asked_for, in_words
 from .log import tell
-from .process import Process
+from .process import NotStarted, Process
 from .settings import Settings
 from .template import Lost, Template
 from .trust import Trust
-from .ward import StillBorn
 
 SPARE_AFTER_S = 0.5
 """Seconds after which the spare one is made: at first the workers are."""
@@ -74,7 +73,7 @@ class Stem:
         return self.template.weight if self.template is not None else None
 
     async def worker(self, fds: Sequence[int], environ: Mapping[str, str], title: Sequence[str]) -> Process | None:
-        """A worker of this code; None: it has to import it.  Raises StillBorn if there will be none."""
+        """A worker of this code; None: it has to import it.  Raises NotStarted if there will be none."""
         await self.settled.wait()
         while not self.over and not self.refusal and self.template is not None:
             template = self.template
@@ -86,7 +85,7 @@ class Stem:
                     return None
                 self.forget(template)
         if self.over or self.refusal:
-            raise StillBorn(self.refusal or "its generation was given up")
+            raise NotStarted(self.refusal or "its generation was given up")
         return None
 
     @property

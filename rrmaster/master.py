@@ -22,7 +22,7 @@ from attrs import define, evolve, field
 
 from . import probe
 from .autoscale import Autoscaler, Scaling
-from .balance import POLICIES, Policy, UserPolicy, policy_named
+from .balance import Policy, UserPolicy, policy_named
 from .change import Change, environment_of, look_at_certificate, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
@@ -35,18 +35,18 @@ from .openings import Openings
 from .options import SettingsError
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
-from .process import Process, adopting, package_root, start, usable_cpus, worker_command
+from .process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
 from .recycling import Limits
 from .relay import open_pipe
 from .renewal import Busy
 from .rollout import Rollout, Trial
 from .settings import Settings
-from .spelling import Between
+from .spelling import POLICIES, Between
 from .status import Snapshot
 from .supervisor import Supervisor
 from .survey import survey
 from .template import Template, start_template
-from .ward import Birth, Born, StillBorn, Ward
+from .ward import Birth, Born, Ward
 from .watch import Watch, in_words, watched
 
 LAST_CALL = 0.5
@@ -323,7 +323,7 @@ class Master:
         return templates | {process.pid for process in processes if process is not None}
 
     async def _spawn(self, birth: Birth) -> Born:
-        """Start a worker's process.  Raises OSError, StillBorn."""
+        """Start a worker's process.  Raises OSError, NotStarted."""
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             outputs: list[tuple[int, int]] = []
             for _ in range(2):
@@ -347,14 +347,14 @@ class Master:
         return self.lineage.of(birth.generation, settings, environ)
 
     async def _fork(self, stem: Stem, birth: Birth, outputs: tuple[int, int]) -> Process | None:
-        """From the template of its generation; None: from what lies on the disk.  Raises StillBorn."""
+        """From the template of its generation; None: from what lies on the disk.  Raises NotStarted."""
         serves = birth.generation == stem.generation == self.supervisor.goal.generation
         if stem.trust.doubted and serves and self.supervisor.renewal.has_the_disks:
             return None
         own, title = own_environment(birth, self.supervisor.goal.size), worker_title(stem.settings, birth)
         process = await stem.worker((birth.line, birth.talk, *outputs), own, title)
         if process is None and not serves:
-            raise StillBorn(f"the code of generation {birth.generation} is no more: its template has died")
+            raise NotStarted(f"the code of generation {birth.generation} is no more: its template has died")
         return process
 
     async def _exec(self, birth: Birth, outputs: tuple[int, int]) -> Process:

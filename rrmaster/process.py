@@ -43,6 +43,10 @@ OWN_S = 0.5
 by its death."""
 
 
+class NotStarted(Exception):
+    """A worker that cannot be started.  The message says why: mostly the application's own traceback."""
+
+
 class Process(Protocol):
     """A worker's process, however it was started."""
 

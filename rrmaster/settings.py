@@ -13,7 +13,7 @@ import attrs
 from attrs import frozen
 
 from . import coherence
-from .balance import MAX_WINDOW
+from .channel import MAX_WINDOW
 from .launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
 from .options import Option, SettingsError, named, option
 from .proxied import MODES

@@ -16,8 +16,9 @@ from typing import Any
 
 from attrs import frozen
 
-from .balance import POLICIES
 from .launch import CERT_REQS, MODULE, is_program
+
+POLICIES = ("least-loaded", "round-robin", "random-two", "ip-hash")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

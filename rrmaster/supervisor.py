@@ -28,7 +28,7 @@ from .fleet import STAYING, Goal, Member, plan
 from .lifecycle import Action, Event, Patience, State, step
 from .log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
-from .process import DUMP_SIGNAL, outlive
+from .process import DUMP_SIGNAL, NotStarted, outlive
 from .recall import GAP
 from .recycling import Limits, Wear
 from .relay import relay
@@ -37,7 +37,7 @@ from .restarts import BRIEF_S, Exit
 from .rollout import Rollout
 from .starts import Starts
 from .talk import Conversation
-from .ward import Birth, Born, StillBorn, Ward
+from .ward import Birth, Born, Ward
 
 STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
@@ -238,7 +238,7 @@ class Supervisor:
                 born = await self.spawn(birth)
         except (OSError, ValueError) as error:  # ValueError: something that no environment can hold
             why = ward.reason = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
-        except StillBorn as error:
+        except NotStarted as error:
             ward.reason = ward.reason or ("" if ward.asked else str(error))
             self.happens(ward, Event.FAILED)
         else:

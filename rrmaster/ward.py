@@ -15,10 +15,6 @@ from .recycling import Limits, Wear
 from .talk import Conversation
 
 
-class StillBorn(Exception):
-    """There will be no such worker, and the message says why: mostly the application's own traceback."""
-
-
 @frozen
 class Birth:
     """What a new worker is to be."""

@@ -16,11 +16,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster import wire
 from rrmaster.channel import Line
 from rrmaster.lifecycle import Patience, State
-from rrmaster.process import DUMP_SIGNAL
+from rrmaster.process import DUMP_SIGNAL, NotStarted
 from rrmaster.restarts import BRIEF_S, STARTS_PER_S, Exit
 from rrmaster.rollout import Rollout, Trial
 from rrmaster.starts import RETRY_S
-from rrmaster.supervisor import STACKS_S, Birth, Born, StillBorn
+from rrmaster.supervisor import STACKS_S, Birth, Born
 from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
@@ -131,7 +131,7 @@ async def test_a_worker_that_is_never_born_is_told_of_like_one_that_cannot_start
 
         async def still(birth: Birth) -> Born:
             if birth.generation == 2:
-                raise StillBorn("RuntimeError: bad code")
+                raise NotStarted("RuntimeError: bad code")
             return await spawn(birth)
 
         fleet.supervisor.spawn = still
@@ -147,7 +147,7 @@ async def test_a_first_start_at_which_nobody_is_born_ends_with_the_applications_
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def still(self: Troupe, birth: Birth) -> Born:
-        raise StillBorn("RuntimeError: bad code")
+        raise NotStarted("RuntimeError: bad code")
 
     monkeypatch.setattr(Troupe, "spawn", still)
     async with a_fleet(2, complete=False) as fleet:

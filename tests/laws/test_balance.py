@@ -9,7 +9,7 @@ from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import balance, wire
+from rrmaster import wire
 from rrmaster.balance import (
     DOUBT,
     PATIENCE,
@@ -25,6 +25,7 @@ from rrmaster.balance import (
     UserPolicy,
     policy_named,
 )
+from rrmaster.spelling import POLICIES as NAMES
 from tests.laws.workers import Worker, hire
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -436,9 +437,7 @@ def test_with_nobody_there_nobody_is_ready(new):
 
 
 def test_policies_have_the_names_that_the_settings_know():
-    assert {name: type(policy_named(name, random.Random())).name for name in balance.POLICIES} == {
-        name: name for name in balance.POLICIES
-    }
+    assert {name: type(policy_named(name, random.Random())).name for name in NAMES} == {name: name for name in NAMES}
 
 
 # --- newcomers

@@ -7,14 +7,24 @@ from hypothesis import strategies as st
 
 from rrmaster import cli
 from rrmaster import sources as law
-from rrmaster.balance import MAX_WINDOW, POLICIES
+from rrmaster.channel import MAX_WINDOW
 from rrmaster.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
 from rrmaster.master import launch_of
 from rrmaster.options import SettingsError, flag
 from rrmaster.proxied import MODES
 from rrmaster.settings import Settings, options
 from rrmaster.sources import Source, conventions, from_environment, from_table, read, variable
-from rrmaster.spelling import LOG_LEVELS, Between, Inherited, Tcp, Unix, parse_bind, parse_binds, parse_duration
+from rrmaster.spelling import (
+    LOG_LEVELS,
+    POLICIES,
+    Between,
+    Inherited,
+    Tcp,
+    Unix,
+    parse_bind,
+    parse_binds,
+    parse_duration,
+)
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from ._version import __version__
 from .launch import MODULE, is_program
 from .options import Option, SettingsError, flag
 from .settings import Settings, options

@@ -18,7 +18,7 @@ from typing import Any
 import trio
 from attrs import frozen
 
-from . import __version__
+from ._version import __version__
 from .change import listen
 from .control import Control
 from .listeners import BindError

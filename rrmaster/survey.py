@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import trio
 from attrs import evolve
 
-from . import __version__
+from ._version import __version__
 from .dispatcher import Dispatcher
 from .door import Door
 from .lineage import Lineage, Stem

@@ -259,11 +259,16 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def our_modules(loaded: set[str]) -> set[str]:
+    """Those of this house, as `name` writes them."""
+    return {module.removeprefix("rrmaster.").replace(".", "/") for module in loaded if module.startswith("rrmaster.")}
+
+
 @pytest.mark.parametrize("module", ["rrmaster.worker", "rrmaster.worker.__main__"])
 def test_a_worker_loads_no_master_and_no_async_library(module):
     loaded = loaded_by(module)
-    ours = {module.removeprefix("rrmaster.").replace(".", "/") for module in loaded if module.startswith("rrmaster.")}
-    assert {room(module) for module in ours} <= {"protocol", "worker"}
+    ours = our_modules(loaded)
+    assert {room(module) for module in ours} <= {"_version", "protocol", "worker"}
     assert not {home(module) for module in ours} & {"worker/serving/on_trio", "worker/programs/program"}
     assert loaded.isdisjoint({"trio", "asyncio", "argparse", "subprocess"})
 
@@ -281,8 +286,7 @@ def test_a_worker_loads_no_master_and_no_async_library(module):
 def test_a_program_loads_no_master_and_no_other_async_library_than_its_own(module, libraries):
     loaded = loaded_by(module)
     assert loaded & {"trio", "asyncio", "uvloop"} == libraries
-    ours = {module.removeprefix("rrmaster.").replace(".", "/") for module in loaded if module.startswith("rrmaster.")}
-    assert {room(module) for module in ours} <= {"protocol", "worker", "asyncio"}
+    assert {room(module) for module in our_modules(loaded)} <= {"_version", "protocol", "worker", "asyncio"}
 
 
 def test_the_front_door_loads_nothing_before_it_is_asked():

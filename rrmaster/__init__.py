@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     )
     from .listeners import BindError
     from .options import SettingsError
+    from .protocol.wire import NoteRefused
     from .service import run
     from .settings import Settings
     from .supervisor import Hopeless
     from .talk import WorkerGone
-    from .wire import NoteRefused
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
     from .worker.ports_on_threads import listening_socket
@@ -114,7 +114,7 @@ _ROOMS = {
     "Settings": "settings", "SettingsError": "options",
     "Hopeless": "supervisor",
     "WorkerGone": "talk",
-    "NoteRefused": "wire",
+    "NoteRefused": "protocol.wire",
     "CurrentWorker": "worker", "MasterGone": "worker", "client_address": "worker",
     "current_worker": "worker", "is_worker": "worker",
     "listening_socket": "worker.ports_on_threads", "on_fork": "worker.hooks",

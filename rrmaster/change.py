@@ -13,10 +13,10 @@ from pathlib import Path
 
 from attrs import Factory, define, fields
 
-from . import tls
 from .listeners import Listener, activated, adopt, open_listeners
 from .log import logger
 from .options import SettingsError
+from .protocol import tls
 from .settings import Settings
 from .spelling import Inherited, parse_bind
 

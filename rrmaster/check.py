@@ -21,16 +21,16 @@ from typing import Any
 
 import attrs
 
-from . import births, wire
 from .change import environment_of, look_at_certificate
-from .channel import Line, Talk
-from .forkable import asked_for, in_words
-from .launch import is_program
 from .lifecycle import Patience
 from .master import environment, worker_environment
 from .options import flag
 from .places import DEFAULT_NAME
 from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
+from .protocol import template_wire, wire
+from .protocol.channel import Line, Talk
+from .protocol.fork_safety import asked_for, in_words
+from .protocol.launch import is_program
 from .settings import Settings
 from .spelling import Between
 from .supervisor import STACKS_S
@@ -110,24 +110,28 @@ def how_workers_begin(settings: Settings) -> tuple[str, str]:
     with ours, its, _a_child(settings, environ, (fd,)) as (_, pidfd):
         said = _first_words(ours, pidfd, settings.ready_timeout)
     match said:
-        case births.Loaded(found) if found:
+        case template_wire.Loaded(found) if found:
             return in_words(settings.application, found, settings.preload == "on"), ""
-        case births.Unloadable(_, names) if names:
+        case template_wire.Unloadable(_, names) if names:
             return in_words(settings.application, asked_for(names), False), ""
-        case births.Unloadable(reason):
+        case template_wire.Unloadable(reason):
             return "", reason
-        case births.Loaded():
+        case template_wire.Loaded():
             return f"workers are forked: {settings.application} is imported once, and nothing is in the way of that", ""
     return f"{alone}: the template that they would be forked from ends before it has it, or hangs", ""
 
 
-def _first_words(line: socket.socket, pidfd: int, patience: float) -> births.Message | None:
+def _first_words(line: socket.socket, pidfd: int, patience: float) -> template_wire.Message | None:
     """What a template says of its import; None: nothing."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(line.fileno(), select.POLLIN)
     try:
-        return births.decode(line.recv(births.MAX)) if line.fileno() in dict(poll.poll(patience * 1000)) else None
+        return (
+            template_wire.decode(line.recv(template_wire.MAX))
+            if line.fileno() in dict(poll.poll(patience * 1000))
+            else None
+        )
     except (OSError, ValueError):
         return None  # it has ended without a word, or the application has found the line and speaks there
 

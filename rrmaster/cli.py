@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ._version import __version__
-from .launch import MODULE, is_program
 from .options import Option, SettingsError, flag
+from .protocol.launch import MODULE, is_program
 from .settings import Settings, options
 from .sources import Source, conventions, from_environment, from_table, read
 from .spelling import parse_port, suggestion

@@ -29,15 +29,15 @@ from typing import Any
 import trio
 from attrs import Factory, define
 
-from . import wire
 from .balance import Peer, Policy, Post
-from .channel import Line
 from .door import Door
 from .hearing import Hearing
 from .lateness import Lateness
 from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
 from .log import logger
 from .membership import Membership
+from .protocol import wire
+from .protocol.channel import Line
 from .recall import Link, Recall
 
 TURN = 0.002

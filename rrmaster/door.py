@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from attrs import define
 
-from . import wire
 from .balance import Peer, Policy
 from .listeners import Listener
+from .protocol import wire
 
 _TCP_INFO_QUEUED = struct.Struct("=24xI")
 """tcpi_unacked of a listening socket: how many wait in its backlog."""

@@ -25,11 +25,11 @@ import trio
 from attrs import define, frozen
 
 from . import master as inner
-from . import wire
 from .change import listen
 from .events import WorkerExited, WorkerOnline
 from .fleet import STAYING
 from .lifecycle import Event, State
+from .protocol import wire
 from .renewal import Busy
 from .rollout import BUSY, Rollout
 from .settings import Settings

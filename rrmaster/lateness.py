@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from attrs import Factory, define
 
 from .balance import DOUBT, Post
-from .wire import REPORT_AFTER
+from .protocol.wire import REPORT_AFTER
 
 MAX_RECALLS = 3
 """How often a connection is taken back for lateness; then it stays where it is.  One that blocks whoever gets near it

@@ -22,10 +22,10 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
-from .births import Weighed
-from .forkable import asked_for, in_words
 from .log import tell
 from .process import NotStarted, Process
+from .protocol.fork_safety import asked_for, in_words
+from .protocol.template_wire import Weighed
 from .settings import Settings
 from .template import Lost, Template
 from .trust import Trust

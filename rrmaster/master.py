@@ -26,7 +26,6 @@ from .balance import Policy, UserPolicy, policy_named
 from .change import Change, environment_of, look_at_certificate, prepare
 from .dispatcher import Dispatcher
 from .fleet import Goal
-from .launch import FIELDS, Launch, is_program
 from .lifecycle import Patience
 from .lineage import Lineage, Stem
 from .listeners import Listener
@@ -36,6 +35,7 @@ from .options import SettingsError
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
 from .process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
+from .protocol.launch import FIELDS, Launch, is_program
 from .recycling import Limits
 from .relay import open_pipe
 from .renewal import Busy

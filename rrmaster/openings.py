@@ -20,12 +20,12 @@ from logging import DEBUG
 
 from attrs import Factory, define
 
-from . import wire
 from .balance import Breach
 from .dispatcher import Dispatcher
 from .door import Door
 from .listeners import BindError, Listener, open_literally, open_unix
 from .log import tell
+from .protocol import wire
 from .recall import Link
 
 MOST = 1024

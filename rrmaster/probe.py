@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import frozen
 
-from . import wire
 from .listeners import CAPACITY_TROUBLE
+from .protocol import wire
 from .recall import Link
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]

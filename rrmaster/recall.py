@@ -26,9 +26,9 @@ import trio
 from attrs import Factory, define
 
 from .balance import Post
-from .channel import DescriptorLost, Line
 from .lateness import MAX_RECALLS, STUCK, Lateness, receivers
-from .wire import Handoff, Listening, Nudge
+from .protocol.channel import DescriptorLost, Line
+from .protocol.wire import Handoff, Listening, Nudge
 
 STALL = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""

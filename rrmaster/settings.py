@@ -13,10 +13,10 @@ import attrs
 from attrs import frozen
 
 from . import coherence
-from .channel import MAX_WINDOW
-from .launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
 from .options import Option, SettingsError, named, option
-from .proxied import MODES
+from .protocol.channel import MAX_WINDOW
+from .protocol.launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
+from .protocol.proxy_header import MODES
 from .spelling import (
     Between,
     Bind,

@@ -11,8 +11,8 @@ from typing import Any
 
 from attrs import frozen
 
-from .launch import is_program
 from .options import SettingsError, flag
+from .protocol.launch import is_program
 from .settings import Settings, options
 from .spelling import parse_application, parse_arguments, suggestion
 

@@ -18,8 +18,8 @@ from logging import ERROR
 from attrs import Factory, define
 
 from .aftermath import Aftermath
-from .channel import Line, Talk
 from .log import tell
+from .protocol.channel import Line, Talk
 
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""

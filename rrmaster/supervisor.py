@@ -19,7 +19,6 @@ from logging import ERROR, WARNING
 import trio
 from attrs import Factory, define, evolve
 
-from . import wire
 from .aftermath import Aftermath
 from .balance import Post
 from .chronicle import Chronicle
@@ -29,6 +28,7 @@ from .lifecycle import Action, Event, Patience, State, step
 from .log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
 from .process import DUMP_SIGNAL, NotStarted, outlive
+from .protocol import wire
 from .recall import GAP
 from .recycling import Limits, Wear
 from .relay import relay

@@ -25,8 +25,8 @@ import attrs
 import trio
 from attrs import Factory, define
 
-from .launch import MODULE, is_program
 from .options import Option, flag
+from .protocol.launch import MODULE, is_program
 from .settings import Settings, options
 from .spelling import Inherited, Tcp, Unix
 

@@ -22,10 +22,10 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
-from . import births
-from .births import Barren, Loaded, Newborn, Order, Unloadable, Weighed
 from .log import tell
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
+from .protocol import template_wire
+from .protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
 from .relay import Lines, open_pipe, relay
 from .restarts import Exit
 
@@ -122,14 +122,14 @@ class Template:
 
         Raises Lost.  When cancelled there is no worker.
         """
-        return await self._fork(fds, lambda number: Order(number, births.WORKER, environ, tuple(title)))
+        return await self._fork(fds, lambda number: Order(number, template_wire.WORKER, environ, tuple(title)))
 
     async def another(self) -> Template:
         """Fork another template.  Raises Lost, and OSError for want of descriptors."""
         ours, its = _line()
         try:
             with its:
-                order = partial(Order, kind=births.TEMPLATE)
+                order = partial(Order, kind=template_wire.TEMPLATE)
                 process = await self._fork([its.fileno()], order)
         except BaseException:
             ours.close()
@@ -152,7 +152,7 @@ class Template:
         self._last += 1
         number = self._expected = self._last
         try:
-            await self._send(births.encode(order(number)), fds)
+            await self._send(template_wire.encode(order(number)), fds)
             while number not in self._answers:
                 if self.fate:
                     raise Lost(self.fate)
@@ -207,7 +207,7 @@ class Template:
         self.lose("it says too much")
         return False
 
-    def _heard(self, message: births.Message, fd: int | None) -> None:
+    def _heard(self, message: template_wire.Message, fd: int | None) -> None:
         match message:
             case Newborn(number, pid) if fd is not None and number == self._expected:
                 self._born(number, fd, pid)
@@ -276,19 +276,19 @@ def _leash() -> Iterator[tuple[int, Callable[[], object]]]:
         os.close(ours)
 
 
-def _receive(line: socket.socket) -> tuple[births.Message, int | None] | None:
+def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | None:
     """One message, and the first of its descriptors, which is the caller's.  None: there will be no more.
 
     Raises OSError, BlockingIOError if there is none now, ValueError for what is no message.
     """
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    datagram, ancillary, _, _ = line.recvmsg(births.MAX, _CONTROL, flags)
+    datagram, ancillary, _, _ = line.recvmsg(template_wire.MAX, _CONTROL, flags)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
     try:
-        message = births.decode(datagram) if datagram else None
+        message = template_wire.decode(datagram) if datagram else None
     except ValueError:
         for fd in fds:
             os.close(fd)

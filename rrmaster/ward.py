@@ -7,9 +7,9 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, frozen
 
-from . import wire
 from .lifecycle import State
 from .process import Process
+from .protocol import wire
 from .recall import Link
 from .recycling import Limits, Wear
 from .talk import Conversation

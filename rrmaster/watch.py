@@ -23,9 +23,9 @@ from typing import Any
 import trio
 from attrs import Factory, define, frozen
 
-from .launch import is_program
 from .log import tell
 from .options import SettingsError
+from .protocol.launch import is_program
 from .settings import Settings
 
 STEP_MS = 50

@@ -20,13 +20,13 @@ import trio
 from attrs import Factory, define
 from trio.testing import wait_all_tasks_blocked
 
-from rrmaster import wire
 from rrmaster.balance import LeastLoaded, Policy, Post
-from rrmaster.channel import HungUp, Letterbox, Line
 from rrmaster.dispatcher import Dispatcher
 from rrmaster.fleet import Goal
 from rrmaster.lifecycle import Patience, State
 from rrmaster.listeners import open_listeners
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.recall import Link
 from rrmaster.restarts import Exit
 from rrmaster.spelling import Bind, Tcp

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import Factory, define, frozen
 
-from .. import wire
-from ..channel import DescriptorLost, HungUp, Letterbox, Talk
-from ..wire import REPORT_AFTER
+from ..protocol import wire
+from ..protocol.channel import DescriptorLost, HungUp, Letterbox, Talk
+from ..protocol.wire import REPORT_AFTER
 from .speech import MasterGone, Means, Speech
 
 if TYPE_CHECKING:
-    from ..proxied import Header
+    from ..protocol.proxy_header import Header
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """Asks for the stacks; as in `process`, which a worker does not import."""

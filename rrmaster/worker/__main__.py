@@ -17,9 +17,9 @@ if __name__ == "__main__":
 import faulthandler
 import os
 
-from .. import wire
-from ..channel import Letterbox
-from ..launch import Launch, is_program
+from ..protocol import wire
+from ..protocol.channel import Letterbox
+from ..protocol.launch import Launch, is_program
 from . import DUMP_SIGNAL
 from .life import birth, leave_with_master, prepare, serve
 from .loading import explain

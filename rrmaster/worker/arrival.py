@@ -21,8 +21,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from attrs import Factory, define, field
 
-from .. import proxied, tls
-from ..launch import Launch
+from ..protocol import proxy_header, tls
+from ..protocol.launch import Launch
 from . import Duty, Taken
 from .loading import CannotLoad
 
@@ -85,7 +85,7 @@ class Arrival:
     context: ssl.SSLContext | None
     versions: tuple[int, ...]
     """Of the PROXY protocol; none: it is off."""
-    senders: proxied.Senders
+    senders: proxy_header.Senders
     complaints: Complaints = field(default=Factory(Complaints))
 
     @classmethod
@@ -95,10 +95,10 @@ class Arrival:
             context = tls.context(launch, protocols)
         except tls.CannotSpeakTLS as error:
             raise CannotLoad(str(error)) from None
-        versions = proxied.MODES[launch.proxy_protocol]
+        versions = proxy_header.MODES[launch.proxy_protocol]
         if context is None and not versions:
             return None
-        return cls(duty, context, versions, proxied.Senders.named(launch.proxy_allow_from))
+        return cls(duty, context, versions, proxy_header.Senders.named(launch.proxy_allow_from))
 
     async def announce(
         self, sock: socket.socket, peer: object, taken: Taken, readable: Callable[[], Awaitable[object]]
@@ -116,16 +116,16 @@ class Arrival:
                     have, whole = self._look(sock, have)
                 except BlockingIOError:
                     await readable()
-            self.duty.clients[taken.fd] = (taken, proxied.parse(have))
-        except proxied.Malformed as error:
+            self.duty.clients[taken.fd] = (taken, proxy_header.parse(have))
+        except proxy_header.Malformed as error:
             raise Refused(str(error)) from None
 
     def _look(self, sock: socket.socket, have: bytes) -> tuple[bytes, bool]:
         """See what is there, and take what is the header's: all of that so far, and whether that was the whole."""
-        seen = sock.recv(proxied.LONGEST - len(have), _PEEK)
+        seen = sock.recv(proxy_header.LONGEST - len(have), _PEEK)
         if not seen:
             raise Refused("it ended before its PROXY header did" if have else "")
-        length = proxied.size(have + seen, self.versions)
+        length = proxy_header.size(have + seen, self.versions)
         count = len(seen) if length is None else length - len(have)
         have += sock.recv(min(count, len(seen)), _TAKE)
         return have, length == len(have)

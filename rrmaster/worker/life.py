@@ -16,9 +16,9 @@ from typing import NoReturn
 
 from attrs import frozen
 
-from .. import wire
-from ..channel import Letterbox, Talk
-from ..launch import Launch
+from ..protocol import wire
+from ..protocol.channel import Letterbox, Talk
+from ..protocol.launch import Launch
 from . import Duty, Facts
 from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load

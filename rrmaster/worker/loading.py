@@ -19,7 +19,7 @@ from typing import Any
 
 from attrs import frozen
 
-from ..launch import Launch
+from ..protocol.launch import Launch
 
 
 class CannotLoad(Exception):

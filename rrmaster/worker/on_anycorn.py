@@ -50,8 +50,8 @@ from attrs import Factory, define, field
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame
 
-from .. import tls
-from ..launch import Launch
+from ..protocol import tls
+from ..protocol.launch import Launch
 from . import Duty, Taken, header_of
 from .arrival import GOODBYE_S, VIRGIN, Arrival
 from .asgi import ASGI, Counted, Message, Receive, Send

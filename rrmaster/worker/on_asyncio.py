@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from attrs import Factory, define
 
-from ..launch import Launch
+from ..protocol.launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .connection import Connection as Connection  # on_uvicorn finds it here

@@ -18,7 +18,7 @@ from typing import Any
 import trio
 from attrs import Factory, define, field
 
-from ..launch import Launch
+from ..protocol.launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
 from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .connection import left, socket_of

@@ -36,8 +36,8 @@ import uvicorn
 from attrs import Factory, define, field
 from uvicorn.server import ServerState
 
-from .. import tls
-from ..launch import Launch
+from ..protocol import tls
+from ..protocol.launch import Launch
 from . import Duty, Taken, header_of
 from .arrival import VIRGIN, Arrival
 from .asgi import ASGI, Counted

@@ -35,8 +35,8 @@ from typing import Any
 
 from attrs import Factory, define, evolve
 
-from .. import wire
-from ..channel import Letterbox
+from ..protocol import wire
+from ..protocol.channel import Letterbox
 from . import BATCH, Duty, Taken
 
 NEGLECT = 0.003

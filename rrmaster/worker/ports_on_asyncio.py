@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from .. import wire
+from ..protocol import wire
 from . import DUMP_SIGNAL, SHORT_PAUSE, Taken
 from .connection import Connection
 from .on_asyncio import Means, Service, tasks_of

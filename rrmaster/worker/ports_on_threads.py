@@ -23,7 +23,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from .. import wire
+from ..protocol import wire
 from . import REPORT_AFTER, SHORT_PAUSE, HungUp, Taken
 from .alone import open_unix
 from .connection import Connection, socket_of

@@ -16,7 +16,7 @@ from typing import Any
 import trio
 from attrs import Factory, define, field
 
-from .. import wire
+from ..protocol import wire
 from . import DUMP_SIGNAL, Taken
 from .alone import open_unix
 from .connection import socket_of

@@ -20,8 +20,8 @@ from typing import Any, Protocol, cast
 
 from attrs import define
 
-from .. import wire
-from ..launch import MODULE, Launch, is_program
+from ..protocol import wire
+from ..protocol.launch import MODULE, Launch, is_program
 from . import CurrentWorker, Draining, become, is_worker
 from .loading import explain
 from .ports import Ports

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 
 from attrs import evolve
 
-from ..launch import Launch
+from ..protocol.launch import Launch
 from . import Duty
 from .loading import Application, CannotLoad, Kind
 

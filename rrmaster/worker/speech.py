@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from attrs import define, field
 
-from .. import wire
-from ..channel import HungUp, Talk
+from ..protocol import wire
+from ..protocol.channel import HungUp, Talk
 
 AT_ONCE = 16
 """Messages after which the loop's others have their turn, which costs as much as two or three messages."""

@@ -28,11 +28,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .. import births
-from ..births import Barren, Loaded, Newborn, Order, Unloadable, Weighed
-from ..channel import Letterbox
-from ..forkable import Held, Traces, hindrances
-from ..launch import Launch
+from ..protocol import template_wire
+from ..protocol.channel import Letterbox
+from ..protocol.fork_safety import Held, Traces, hindrances
+from ..protocol.launch import Launch
+from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
 from .life import Prepared, prepare, serve
 from .loading import explain
 from .runtimes import warm_up
@@ -55,7 +55,7 @@ def be_template(line: int, launch: Launch) -> int:
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
-        _say(master, Unloadable(births.bounded(explain(error)), tuple(asked)))
+        _say(master, Unloadable(template_wire.bounded(explain(error)), tuple(asked)))
         os._exit(1)
     gc.collect()
     gc.freeze()
@@ -73,7 +73,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared) -> int:
                 os.close(fd)
             _weigh(master)
             continue
-        if order.kind == births.WORKER:
+        if order.kind == template_wire.WORKER:
             return _serve(master, order, fds, prepared)
         # From here on this is another template, on another line.
         master.close()
@@ -102,10 +102,10 @@ def _serve(master: socket.socket, order: Order, fds: list[int], prepared: Prepar
 # --- the line
 
 
-def _say(master: socket.socket, message: births.Message, fds: tuple[int, ...] = ()) -> None:
+def _say(master: socket.socket, message: template_wire.Message, fds: tuple[int, ...] = ()) -> None:
     """Say something.  If nobody hears it any more, there is nothing left to be done here."""
     try:
-        socket.send_fds(master, [births.encode(message)], fds, socket.MSG_NOSIGNAL)
+        socket.send_fds(master, [template_wire.encode(message)], fds, socket.MSG_NOSIGNAL)
     except OSError:
         os._exit(0)
 
@@ -114,15 +114,15 @@ def _next(master: socket.socket) -> tuple[Order, list[int]]:
     """The next order, and its descriptors, ours to close.  The process ends here if there will be none."""
     while True:
         try:
-            datagram, ancillary, _, _ = master.recvmsg(births.MAX, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+            datagram, ancillary, _, _ = master.recvmsg(template_wire.MAX, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             continue  # the master has died; the end of stream is next
         if not datagram:
             os._exit(0)
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
-        order = births.decode(datagram)
-        if isinstance(order, Order) and len(fds) == births.FDS[order.kind]:
+        order = template_wire.decode(datagram)
+        if isinstance(order, Order) and len(fds) == template_wire.FDS[order.kind]:
             return order, fds
         for fd in fds:  # no free place for all of them
             os.close(fd)
@@ -243,7 +243,7 @@ def _own_environment() -> Iterator[list[str]]:
     class Noting(dict[bytes, bytes]):
         def __missing__(self, key: bytes) -> bytes:
             name = os.fsdecode(key)
-            if name in births.OWN_TO_EACH and name not in asked:
+            if name in template_wire.OWN_TO_EACH and name not in asked:
                 asked.append(name)
             raise KeyError(key)
 
@@ -307,7 +307,7 @@ def _weigh(master: socket.socket) -> None:
             found[name] = int(value.split()[0]) * 1024
     weighed = _weighed(found)
     try:
-        master.send(births.encode(weighed), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        master.send(template_wire.encode(weighed), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
         pass  # the line is full: the next one will do
 

@@ -16,7 +16,7 @@ from typing import Any
 from a2wsgi import WSGIMiddleware
 from attrs import define, evolve
 
-from ..launch import Launch
+from ..protocol.launch import Launch
 from . import Duty
 from .asgi import ASGI, Message, Receive, Send
 from .loading import Application

@@ -13,9 +13,9 @@ import trio
 import trustme
 from trio.testing import MockClock
 
-from rrmaster.channel import Letterbox
-from rrmaster.launch import Launch
-from rrmaster.proxied import Header, Senders
+from rrmaster.protocol.channel import Letterbox
+from rrmaster.protocol.launch import Launch
+from rrmaster.protocol.proxy_header import Header, Senders
 from rrmaster.worker import Duty, Facts, Taken
 from rrmaster.worker.arrival import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
 from rrmaster.worker.on_asyncio import Connection, Streams

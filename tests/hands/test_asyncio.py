@@ -15,8 +15,8 @@ import pytest
 import uvloop
 from attrs import Factory, define
 
-from rrmaster import wire
 from rrmaster import worker as module
+from rrmaster.protocol import wire
 from rrmaster.worker import BATCH, RESERVE, current_worker
 from rrmaster.worker.on_asyncio import Handler, Service, Streams, tasks_of
 from tests.fakes import DEADLINE

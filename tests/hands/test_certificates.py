@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from rrmaster.launch import Launch
-from rrmaster.tls import HTTP_2, CannotSpeakTLS, context
+from rrmaster.protocol.launch import Launch
+from rrmaster.protocol.tls import HTTP_2, CannotSpeakTLS, context
 
 
 @pytest.fixture(scope="module")

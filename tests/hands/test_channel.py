@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from rrmaster import wire
-from rrmaster.channel import _SO_PASSRIGHTS, DescriptorLost, HungUp, Letterbox, Line, weight
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import _SO_PASSRIGHTS, DescriptorLost, HungUp, Letterbox, Line, weight
 from tests.fakes import a_line, run_alone
 
 
@@ -212,8 +212,8 @@ def test_a_full_descriptor_table_loses_nothing_that_is_copied() -> None:
     run_alone("""
 import os
 from tests import fakes
-from rrmaster import wire
-from rrmaster.channel import DescriptorLost
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import DescriptorLost
 with fakes.a_line() as (line, letterbox):
     fd = os.open("/dev/null", os.O_RDONLY)
     for listener in range(3):
@@ -241,8 +241,8 @@ def test_a_worker_with_a_full_table_is_told_that_a_descriptor_was_lost() -> None
     run_alone("""
 import os
 from tests import fakes
-from rrmaster import wire
-from rrmaster.channel import DescriptorLost
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import DescriptorLost
 with fakes.a_line() as (line, letterbox):
     line.hand_over(wire.encode(wire.Handoff()), 0)
     relieve = fakes.fill_the_table()

@@ -13,9 +13,9 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import wire
 from rrmaster import worker as module
-from rrmaster.channel import HungUp, Letterbox, Line
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.worker import (
     BATCH,
     REPORT_AFTER,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from rrmaster.launch import Launch
+from rrmaster.protocol.launch import Launch
 from rrmaster.worker import loading
 from rrmaster.worker.loading import Application, CannotLoad, Kind, kind_of, load
 from rrmaster.worker.runtimes import SERVERS, server_for

@@ -10,9 +10,9 @@ import socket
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import wire
 from rrmaster.balance import NEWCOMER_S, LeastLoaded, RoundRobin
 from rrmaster.listeners import open_listeners
+from rrmaster.protocol import wire
 from rrmaster.recall import AGAIN
 from rrmaster.spelling import Tcp
 from tests.fakes import House, Player, a_house, eventually

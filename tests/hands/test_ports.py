@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 from attrs import Factory, define
 
-from rrmaster import wire
-from rrmaster.channel import HungUp, Line
-from rrmaster.wire import Attend, Listen, Listening, Ready, Report
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import HungUp, Line
+from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
 from rrmaster.worker import BATCH, Facts
 from rrmaster.worker.ports import GRACE, NEGLECT, SETTLED, Port, Ports, Watched
 from rrmaster.worker.ports_on_threads import ListeningSocket

@@ -11,9 +11,10 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import probe, wire
-from rrmaster.channel import Line
+from rrmaster import probe
 from rrmaster.listeners import CAPACITY_TROUBLE
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import Line
 from tests.fakes import House, Player, a_house, eventually
 
 LATE = 0.005

@@ -13,10 +13,10 @@ import trio
 from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import wire
-from rrmaster.channel import Line
 from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL, NotStarted
+from rrmaster.protocol import wire
+from rrmaster.protocol.channel import Line
 from rrmaster.restarts import BRIEF_S, STARTS_PER_S, Exit
 from rrmaster.rollout import Rollout, Trial
 from rrmaster.starts import RETRY_S

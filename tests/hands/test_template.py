@@ -16,11 +16,11 @@ import pytest
 import trio
 from attrs import Factory, define
 
-from rrmaster import births
 from rrmaster import template as module
-from rrmaster.births import Barren, Loaded, Newborn, Weighed
-from rrmaster.launch import Launch
 from rrmaster.process import Child, adopted, adopting
+from rrmaster.protocol import template_wire
+from rrmaster.protocol.launch import Launch
+from rrmaster.protocol.template_wire import Barren, Loaded, Newborn, Weighed
 from rrmaster.restarts import Exit
 from rrmaster.template import Lost, Template
 from rrmaster.worker.template import _hindrances, _traces
@@ -53,16 +53,16 @@ class Player:
     line: socket.socket
     children: list[subprocess.Popen[bytes]] = Factory(list)
 
-    async def order(self) -> tuple[births.Order, list[int]]:
+    async def order(self) -> tuple[template_wire.Order, list[int]]:
         with trio.fail_after(DEADLINE):
             await trio.lowlevel.wait_readable(self.line)
-        datagram, fds, _, _ = socket.recv_fds(self.line, births.MAX, 8)
-        order = births.decode(datagram)
-        assert isinstance(order, births.Order)
+        datagram, fds, _, _ = socket.recv_fds(self.line, template_wire.MAX, 8)
+        order = template_wire.decode(datagram)
+        assert isinstance(order, template_wire.Order)
         return order, fds
 
-    def say(self, message: births.Message | bytes, *fds: int) -> None:
-        datagram = message if isinstance(message, bytes) else births.encode(message)
+    def say(self, message: template_wire.Message | bytes, *fds: int) -> None:
+        datagram = message if isinstance(message, bytes) else template_wire.encode(message)
         socket.send_fds(self.line, [datagram], fds)
 
     def bear(self, number: int) -> subprocess.Popen[bytes]:
@@ -110,7 +110,7 @@ async def test_an_order_brings_descriptors_and_words_and_a_newborn_is_let_go(nul
             nursery.start_soon(ordered, player, null, found)
             order, fds = await player.order()
             assert (order.kind, order.environ, order.title) == ("worker", {"NAME": "value"}, ("--slot", "0"))
-            assert len(fds) == births.FDS["worker"]
+            assert len(fds) == template_wire.FDS["worker"]
             os.set_blocking(fds[-1], False)
             with pytest.raises(BlockingIOError):
                 os.read(fds[-1], 1)
@@ -160,7 +160,7 @@ async def test_one_that_does_not_answer_is_lost_and_its_newborn_ends_at_the_end_
 
 @pytest.mark.parametrize(
     "nonsense",
-    [b"?", b'{"is": "Order", "number": 1, "kind": "king"}', b"x" * births.MAX, b"{}"],
+    [b"?", b'{"is": "Order", "number": 1, "kind": "king"}', b"x" * template_wire.MAX, b"{}"],
 )
 async def test_one_that_talks_nonsense_is_lost(nonsense: bytes, null: int) -> None:
     before = len(os.listdir("/proc/self/fd"))
@@ -182,7 +182,7 @@ async def test_one_that_says_too_much_is_lost() -> None:
     async with a_player() as player:
         for _ in range(3 * module.AT_ONCE):
             try:
-                socket.send_fds(player.line, [births.encode(Loaded())], [], socket.MSG_DONTWAIT)
+                socket.send_fds(player.line, [template_wire.encode(Loaded())], [], socket.MSG_DONTWAIT)
             except (BlockingIOError, BrokenPipeError, ConnectionResetError):
                 break
         with trio.fail_after(DEADLINE):

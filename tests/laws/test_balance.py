@@ -9,7 +9,6 @@ from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import wire
 from rrmaster.balance import (
     DOUBT,
     PATIENCE,
@@ -25,6 +24,7 @@ from rrmaster.balance import (
     UserPolicy,
     policy_named,
 )
+from rrmaster.protocol import wire
 from rrmaster.spelling import POLICIES as NAMES
 from tests.laws.workers import Worker, hire
 

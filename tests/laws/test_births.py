@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.births import (
+from rrmaster.protocol.template_wire import (
     FDS,
     MAX,
     TEMPLATE,

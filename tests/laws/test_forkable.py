@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.forkable import HARMLESS, Held, Traces, hindrances, in_words
+from rrmaster.protocol.fork_safety import HARMLESS, Held, Traces, hindrances, in_words
 
 BEFORE = Traces(("one",), frozenset({Held(0, "/dev/null", False), Held(3, "socket:[1]", True)}), 1)
 

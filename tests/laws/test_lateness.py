@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import wire
 from rrmaster.balance import DOUBT, Post
 from rrmaster.lateness import FEW, MANY, STUCK, Lateness, receivers
-from rrmaster.wire import REPORT_AFTER
+from rrmaster.protocol import wire
+from rrmaster.protocol.wire import REPORT_AFTER
 from tests.laws.workers import Worker, hire
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)

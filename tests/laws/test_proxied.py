@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import proxied
-from rrmaster.proxied import Header, Malformed, Senders, parse, size
+from rrmaster.protocol import proxy_header
+from rrmaster.protocol.proxy_header import Header, Malformed, Senders, parse, size
 
 LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -118,7 +118,7 @@ def test_any_bytes_at_all_are_a_header_or_none_or_the_beginning_of_one(begin, mo
             parse(seen[:length])
     except Malformed:
         return
-    assert length is None or length <= proxied.LONGEST
+    assert length is None or length <= proxy_header.LONGEST
 
 
 def test_a_line_without_an_end_is_not_awaited_for_ever():
@@ -130,8 +130,8 @@ def test_a_line_without_an_end_is_not_awaited_for_ever():
 
 
 def test_a_header_that_claims_to_be_huge_is_not_read():
-    most = proxied.LONGEST - 16
-    assert size(SIGNATURE + struct.pack("!BBH", 0x21, 0x11, most)) == proxied.LONGEST
+    most = proxy_header.LONGEST - 16
+    assert size(SIGNATURE + struct.pack("!BBH", 0x21, 0x11, most)) == proxy_header.LONGEST
     with pytest.raises(Malformed, match="8192 are the most"):
         size(SIGNATURE + struct.pack("!BBH", 0x21, 0x11, most + 1))
 

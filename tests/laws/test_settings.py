@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from rrmaster import cli
 from rrmaster import sources as law
-from rrmaster.channel import MAX_WINDOW
-from rrmaster.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
 from rrmaster.master import launch_of
 from rrmaster.options import SettingsError, flag
-from rrmaster.proxied import MODES
+from rrmaster.protocol.channel import MAX_WINDOW
+from rrmaster.protocol.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
+from rrmaster.protocol.proxy_header import MODES
 from rrmaster.settings import Settings, options
 from rrmaster.sources import Source, conventions, from_environment, from_table, read, variable
 from rrmaster.spelling import (

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import wire
-from rrmaster.wire import (
+from rrmaster.protocol import wire
+from rrmaster.protocol.wire import (
     Attend,
     Failed,
     Handoff,

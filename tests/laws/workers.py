@@ -6,8 +6,8 @@ from collections import deque
 
 from attrs import Factory, define
 
-from rrmaster import wire
 from rrmaster.balance import Post
+from rrmaster.protocol import wire
 
 
 @define(eq=False)

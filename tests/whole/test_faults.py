@@ -19,7 +19,7 @@ import pytest
 import trio
 from harness import PATIENCE, Running, ask, gone, is_free, running
 
-from rrmaster.channel import _SO_PASSRIGHTS
+from rrmaster.protocol.channel import _SO_PASSRIGHTS
 
 
 async def crowd(port: int, clients: int, enough: Callable[[], bool], question: bytes = b"?") -> Counter[str]:

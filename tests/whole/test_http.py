@@ -140,7 +140,7 @@ def test_what_cannot_be_served_is_refused_with_one_clear_line(application: str):
 MISSING = """
 import sys
 sys.modules["uvicorn"] = None
-from rrmaster.launch import Launch
+from rrmaster.protocol.launch import Launch
 from rrmaster.worker.loading import Application, CannotLoad, Kind
 from rrmaster.worker.runtimes import server_for
 try:

@@ -4,7 +4,7 @@ import os
 import socket
 import struct
 
-from rrmaster import wire
+from rrmaster.protocol import wire
 
 
 def line() -> socket.socket:

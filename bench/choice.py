@@ -14,8 +14,8 @@ import time
 from attrs import frozen
 
 from rrmaster.balance import Policy, Post, policy_named
+from rrmaster.config.parsing import POLICIES
 from rrmaster.protocol.wire import Report
-from rrmaster.spelling import POLICIES
 
 from .progress import step
 from .rounds import OURS, Record, Target

@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .config.option import SettingsError
+    from .config.settings import Settings
     from .embedding import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
     from .events import (
         EventsMissed,
@@ -51,10 +53,8 @@ if TYPE_CHECKING:
         WorkerOnline,
     )
     from .listeners import BindError
-    from .options import SettingsError
     from .protocol.wire import NoteRefused
     from .service import run
-    from .settings import Settings
     from .supervisor import Hopeless
     from .talk import WorkerGone
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
@@ -111,7 +111,7 @@ _ROOMS = {
     "WorkerOnline": "events",
     "BindError": "listeners",
     "run": "service",
-    "Settings": "settings", "SettingsError": "options",
+    "Settings": "config.settings", "SettingsError": "config.option",
     "Hopeless": "supervisor",
     "WorkerGone": "talk",
     "NoteRefused": "protocol.wire",

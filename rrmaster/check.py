@@ -22,17 +22,17 @@ from typing import Any
 import attrs
 
 from .change import environment_of, look_at_certificate
+from .config.option import flag
+from .config.parsing import Between
+from .config.settings import Settings
 from .lifecycle import Patience
 from .master import environment, worker_environment
-from .options import flag
 from .places import DEFAULT_NAME
 from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
 from .protocol import template_wire, wire
 from .protocol.channel import Line, Talk
 from .protocol.fork_safety import asked_for, in_words
 from .protocol.launch import is_program
-from .settings import Settings
-from .spelling import Between
 from .supervisor import STACKS_S
 from .ward import Birth
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ._version import __version__
-from .options import Option, SettingsError, flag
+from .config.option import Option, SettingsError, flag
+from .config.parsing import parse_port, suggestion
+from .config.settings import Settings, options
+from .config.sources import Source, conventions, from_environment, from_table, read
 from .protocol.launch import MODULE, is_program
-from .settings import Settings, options
-from .sources import Source, conventions, from_environment, from_table, read
-from .spelling import parse_port, suggestion
 
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 """Exit statuses: part of the interface, see the README."""

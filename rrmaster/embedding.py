@@ -26,13 +26,13 @@ from attrs import define, frozen
 
 from . import master as inner
 from .change import listen
+from .config.settings import Settings
 from .events import WorkerExited, WorkerOnline
 from .fleet import STAYING
 from .lifecycle import Event, State
 from .protocol import wire
 from .renewal import Busy
 from .rollout import BUSY, Rollout
-from .settings import Settings
 from .status import Snapshot
 from .supervisor import Supervisor
 from .talk import Subscription, WorkerGone

@@ -22,11 +22,11 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
+from .config.settings import Settings
 from .log import tell
 from .process import NotStarted, Process
 from .protocol.fork_safety import asked_for, in_words
 from .protocol.template_wire import Weighed
-from .settings import Settings
 from .template import Lost, Template
 from .trust import Trust
 

@@ -26,10 +26,10 @@ from typing import Protocol
 
 from attrs import define, frozen
 
-from .options import SettingsError
+from .config.option import SettingsError
+from .config.settings import Settings
 from .outlet import Descriptor, File, Outlet
 from .relay import Lines, harmless
-from .settings import Settings
 
 logger = logging.getLogger("rrmaster")
 

@@ -24,6 +24,9 @@ from . import probe
 from .autoscale import Autoscaler, Scaling
 from .balance import Policy, UserPolicy, policy_named
 from .change import Change, environment_of, look_at_certificate, prepare
+from .config.option import SettingsError
+from .config.parsing import POLICIES, Between
+from .config.settings import Settings
 from .dispatcher import Dispatcher
 from .fleet import Goal
 from .lifecycle import Patience
@@ -31,7 +34,6 @@ from .lineage import Lineage, Stem
 from .listeners import Listener
 from .log import logger, tell
 from .openings import Openings
-from .options import SettingsError
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
 from .process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
@@ -40,8 +42,6 @@ from .recycling import Limits
 from .relay import open_pipe
 from .renewal import Busy
 from .rollout import Rollout, Trial
-from .settings import Settings
-from .spelling import POLICIES, Between
 from .status import Snapshot
 from .supervisor import Supervisor
 from .survey import survey

@@ -20,14 +20,14 @@ from attrs import frozen
 
 from ._version import __version__
 from .change import listen
+from .config.option import SettingsError
+from .config.settings import Settings
 from .control import Control
 from .listeners import BindError
 from .log import give_to, logger, reopen, tell
 from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
-from .options import SettingsError
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .process import reap_strangers
-from .settings import Settings
 from .supervisor import Hopeless
 from .systemd import Notifier
 

@@ -15,10 +15,10 @@ import trio
 from attrs import evolve
 
 from ._version import __version__
+from .config.settings import Settings
 from .dispatcher import Dispatcher
 from .door import Door
 from .lineage import Lineage, Stem
-from .settings import Settings
 from .status import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 from .supervisor import Supervisor
 from .ward import Ward

@@ -23,10 +23,10 @@ from typing import Any
 import trio
 from attrs import Factory, define, frozen
 
+from .config.option import SettingsError
+from .config.settings import Settings
 from .log import tell
-from .options import SettingsError
 from .protocol.launch import is_program
-from .settings import Settings
 
 STEP_MS = 50
 """Milliseconds without another save that end a change: whatever an editor or `git checkout` writes in one go is one.

@@ -21,6 +21,7 @@ from attrs import Factory, define
 from trio.testing import wait_all_tasks_blocked
 
 from rrmaster.balance import LeastLoaded, Policy, Post
+from rrmaster.config.parsing import Bind, Tcp
 from rrmaster.dispatcher import Dispatcher
 from rrmaster.fleet import Goal
 from rrmaster.lifecycle import Patience, State
@@ -29,7 +30,6 @@ from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.recall import Link
 from rrmaster.restarts import Exit
-from rrmaster.spelling import Bind, Tcp
 from rrmaster.supervisor import Birth, Born, Hopeless, Supervisor
 
 DEADLINE = 5.0

@@ -16,9 +16,9 @@ from pathlib import Path
 from attrs import frozen
 
 from rrmaster.cli import _default
+from rrmaster.config.option import flag
+from rrmaster.config.settings import options
 from rrmaster.lifecycle import as_table
-from rrmaster.options import flag
-from rrmaster.settings import options
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rrmaster import listeners as module
+from rrmaster.config.parsing import Bind, Inherited, Tcp, Unix
 from rrmaster.listeners import (
     CAPACITY_TROUBLE,
     CONNECTION_TROUBLE,
@@ -25,7 +26,6 @@ from rrmaster.listeners import (
     adopt,
     open_listeners,
 )
-from rrmaster.spelling import Bind, Inherited, Tcp, Unix
 from tests.fakes import DEADLINE, run_alone
 
 
@@ -177,7 +177,7 @@ def test_a_port_for_root_is_refused_to_others_for_real() -> None:
     run_alone("""
 import os
 from rrmaster.listeners import BindError, open_listeners
-from rrmaster.spelling import Tcp
+from rrmaster.config.parsing import Tcp
 for first in open_listeners(Tcp("127.0.0.1", 0)):  # what Python loads for it, it may not find as somebody else
     first.close()
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster import log, outlet
+from rrmaster.config.option import SettingsError
+from rrmaster.config.settings import Settings
 from rrmaster.log import Entry, Json, Printer, Text, begin, logger, subscribe, tell, to_descriptor, worker_lines
-from rrmaster.options import SettingsError
-from rrmaster.settings import Settings
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

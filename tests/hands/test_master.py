@@ -11,13 +11,13 @@ import pytest
 from rrmaster.autoscale import Scaling
 from rrmaster.balance import IpHash, LeastLoaded
 from rrmaster.change import listen
+from rrmaster.config.parsing import Between
+from rrmaster.config.settings import Settings
 from rrmaster.lifecycle import Patience
 from rrmaster.master import Master, fleet_size, surge_of
 from rrmaster.probe import Probing
 from rrmaster.recycling import Limits
 from rrmaster.rollout import Phase, Trial
-from rrmaster.settings import Settings
-from rrmaster.spelling import Between
 from rrmaster.ward import Birth
 
 APP = "shop:app"

@@ -11,10 +11,10 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.balance import NEWCOMER_S, LeastLoaded, RoundRobin
+from rrmaster.config.parsing import Tcp
 from rrmaster.listeners import open_listeners
 from rrmaster.protocol import wire
 from rrmaster.recall import AGAIN
-from rrmaster.spelling import Tcp
 from tests.fakes import House, Player, a_house, eventually
 
 LATE = 0.005

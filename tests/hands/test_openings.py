@@ -13,11 +13,11 @@ from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.balance import Breach
+from rrmaster.config.parsing import Tcp
 from rrmaster.listeners import open_listeners
 from rrmaster.openings import Openings
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import Attend, Listen, Listening
-from rrmaster.spelling import Tcp
 from tests.fakes import House, Player, a_house, eventually
 from tests.hands.test_listeners import needs_ipv6
 

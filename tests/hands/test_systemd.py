@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import cli
-from rrmaster.settings import Settings, options
+from rrmaster.config.settings import Settings, options
 from rrmaster.systemd import Notifier, unit
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)

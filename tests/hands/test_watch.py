@@ -16,8 +16,8 @@ import trio
 import watchfiles
 
 from rrmaster import log
-from rrmaster.options import SettingsError
-from rrmaster.settings import Settings
+from rrmaster.config.option import SettingsError
+from rrmaster.config.settings import Settings
 from rrmaster.watch import Code, Watch, in_words, watched
 
 PATIENCE = 10.0

@@ -24,8 +24,8 @@ from rrmaster.balance import (
     UserPolicy,
     policy_named,
 )
+from rrmaster.config.parsing import POLICIES as NAMES
 from rrmaster.protocol import wire
-from rrmaster.spelling import POLICIES as NAMES
 from tests.laws.workers import Worker, hire
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)

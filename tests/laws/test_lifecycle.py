@@ -182,7 +182,7 @@ def test_who_is_gone_has_no_deadline():
 
 
 def test_the_defaults_of_patience_are_those_of_the_settings():
-    from rrmaster.settings import Settings
+    from rrmaster.config.settings import Settings
 
     patience, chosen = Patience(), Settings("shop.main:app")
     assert patience.ready == chosen.ready_timeout

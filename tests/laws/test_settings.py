@@ -6,15 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster import cli
-from rrmaster import sources as law
-from rrmaster.master import launch_of
-from rrmaster.options import SettingsError, flag
-from rrmaster.protocol.channel import MAX_WINDOW
-from rrmaster.protocol.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
-from rrmaster.protocol.proxy_header import MODES
-from rrmaster.settings import Settings, options
-from rrmaster.sources import Source, conventions, from_environment, from_table, read, variable
-from rrmaster.spelling import (
+from rrmaster.config import sources as law
+from rrmaster.config.option import SettingsError, flag
+from rrmaster.config.parsing import (
     LOG_LEVELS,
     POLICIES,
     Between,
@@ -25,6 +19,12 @@ from rrmaster.spelling import (
     parse_binds,
     parse_duration,
 )
+from rrmaster.config.settings import Settings, options
+from rrmaster.config.sources import Source, conventions, from_environment, from_table, read, variable
+from rrmaster.master import launch_of
+from rrmaster.protocol.channel import MAX_WINDOW
+from rrmaster.protocol.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
+from rrmaster.protocol.proxy_header import MODES
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

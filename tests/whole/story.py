@@ -42,7 +42,7 @@ from attrs import Factory, define
 
 from rrmaster.cli import VERBS, _Parser, _Usage
 from rrmaster.cli import _parse as parse_options
-from rrmaster.sources import from_table, read
+from rrmaster.config.sources import from_table, read
 from rrmaster.verbs import VERBS as WORDS
 from tests.pages import ROOT, Block, blocks
 from tests.whole.harness import PATIENCE, Running

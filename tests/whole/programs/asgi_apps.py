@@ -11,7 +11,9 @@ async def lists_modules(scope, receive, send):
     """Which async libraries this worker has loaded."""
     if scope["type"] != "http":
         raise RuntimeError("no lifespan here")
-    found = sorted({"trio", "asyncio", "uvloop", "uvicorn", "rrmaster.master", "rrmaster.settings"} & set(sys.modules))
+    found = sorted(
+        {"trio", "asyncio", "uvloop", "uvicorn", "rrmaster.master", "rrmaster.config.settings"} & set(sys.modules)
+    )
     await answer(send, " ".join([*found, type(asyncio.get_running_loop()).__module__]).encode())
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from attrs import frozen
 
-from .options import SettingsError, flag
-from .protocol.launch import is_program
+from ..protocol.launch import is_program
+from .option import SettingsError, flag
+from .parsing import parse_application, parse_arguments, suggestion
 from .settings import Settings, options
-from .spelling import parse_application, parse_arguments, suggestion
 
 WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")
 """Set by the master for its workers, and no options: a master started by a worker of another sees them."""

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from .spelling import parse_switch
+from .parsing import parse_switch
 
 
 class SettingsError(Exception):

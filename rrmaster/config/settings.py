@@ -12,12 +12,12 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from . import coherence
-from .options import Option, SettingsError, named, option
-from .protocol.channel import MAX_WINDOW
-from .protocol.launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
-from .protocol.proxy_header import MODES
-from .spelling import (
+from ..protocol.channel import MAX_WINDOW
+from ..protocol.launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
+from ..protocol.proxy_header import MODES
+from . import consistency
+from .option import Option, SettingsError, named, option
+from .parsing import (
     Between,
     Bind,
     from_to,
@@ -469,7 +469,7 @@ class Settings:
     )
 
     def __attrs_post_init__(self) -> None:
-        complaint = coherence.complaint(self, _OF_APPLICATIONS)
+        complaint = consistency.complaint(self, _OF_APPLICATIONS)
         if complaint:
             raise SettingsError(complaint)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
-from .protocol.launch import CERT_REQS, MODULE, is_program
+from ..protocol.launch import CERT_REQS, MODULE, is_program
 
 POLICIES = ("least-loaded", "round-robin", "random-two", "ip-hash")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .protocol.launch import is_program
+from ..protocol.launch import is_program
 
 
 def complaint(settings: Any, of_applications: Mapping[str, Any]) -> str:

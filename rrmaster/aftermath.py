@@ -11,9 +11,9 @@ from logging import ERROR, WARNING
 
 from attrs import Factory, define
 
-from .lifecycle import State
 from .log import tell
-from .restarts import STABLE_S, Exit, Restarts, is_crash
+from .rules.backoff import STABLE_S, Exit, Restarts, is_crash
+from .rules.lifecycle import State
 from .ward import Ward
 
 ENOUGH = 3

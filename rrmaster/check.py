@@ -25,7 +25,6 @@ from .change import environment_of, look_at_certificate
 from .config.option import flag
 from .config.parsing import Between
 from .config.settings import Settings
-from .lifecycle import Patience
 from .master import environment, worker_environment
 from .places import DEFAULT_NAME
 from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
@@ -33,6 +32,7 @@ from .protocol import template_wire, wire
 from .protocol.channel import Line, Talk
 from .protocol.fork_safety import asked_for, in_words
 from .protocol.launch import is_program
+from .rules.lifecycle import Patience
 from .supervisor import STACKS_S
 from .ward import Birth
 

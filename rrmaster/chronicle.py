@@ -17,10 +17,10 @@ from .events import (
     WorkerMessage,
     WorkerOnline,
 )
-from .fleet import STAYING
-from .lifecycle import State
 from .log import tell
-from .restarts import Exit
+from .rules.backoff import Exit
+from .rules.lifecycle import State
+from .rules.plan import STAYING
 from .talk import News
 from .ward import Ward
 

@@ -36,7 +36,7 @@ from attrs import Factory, define, field
 from .log import Entry, logger, subscribe
 from .places import peer_of
 from .renewal import Busy
-from .rollout import Rollout
+from .rules.rollout import Rollout
 from .status import Snapshot, to_json
 
 MAX_REQUEST = 4 * 1024

@@ -28,11 +28,11 @@ from . import master as inner
 from .change import listen
 from .config.settings import Settings
 from .events import WorkerExited, WorkerOnline
-from .fleet import STAYING
-from .lifecycle import Event, State
 from .protocol import wire
 from .renewal import Busy
-from .rollout import BUSY, Rollout
+from .rules.lifecycle import Event, State
+from .rules.plan import STAYING
+from .rules.rollout import BUSY, Rollout
 from .status import Snapshot
 from .supervisor import Supervisor
 from .talk import Subscription, WorkerGone

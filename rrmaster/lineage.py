@@ -27,8 +27,8 @@ from .log import tell
 from .process import NotStarted, Process
 from .protocol.fork_safety import asked_for, in_words
 from .protocol.template_wire import Weighed
+from .rules.template_health import Trust
 from .template import Lost, Template
-from .trust import Trust
 
 SPARE_AFTER_S = 0.5
 """Seconds after which the spare one is made: at first the workers are."""

@@ -21,15 +21,12 @@ import trio
 from attrs import define, evolve, field
 
 from . import probe
-from .autoscale import Autoscaler, Scaling
 from .balance import Policy, UserPolicy, policy_named
 from .change import Change, environment_of, look_at_certificate, prepare
 from .config.option import SettingsError
 from .config.parsing import POLICIES, Between
 from .config.settings import Settings
 from .dispatcher import Dispatcher
-from .fleet import Goal
-from .lifecycle import Patience
 from .lineage import Lineage, Stem
 from .listeners import Listener
 from .log import logger, tell
@@ -38,10 +35,13 @@ from .places import DEFAULT_NAME
 from .probe import Probing, Question
 from .process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
 from .protocol.launch import FIELDS, Launch, is_program
-from .recycling import Limits
 from .relay import open_pipe
 from .renewal import Busy
-from .rollout import Rollout, Trial
+from .rules.autoscaler import Autoscaler, Scaling
+from .rules.lifecycle import Patience
+from .rules.plan import Goal
+from .rules.recycling import Limits
+from .rules.rollout import Rollout, Trial
 from .status import Snapshot
 from .supervisor import Supervisor
 from .survey import survey

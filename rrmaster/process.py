@@ -23,7 +23,7 @@ from typing import Protocol
 import trio
 from attrs import define
 
-from .restarts import Exit
+from .rules.backoff import Exit
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """A worker answers it by writing the stacks of its threads to stderr (faulthandler, in C: a blocked loop does too).

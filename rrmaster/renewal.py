@@ -14,13 +14,13 @@ from typing import Protocol
 import trio
 from attrs import Factory, define, evolve
 
-from .autoscale import SYNC_S, Autoscaler
 from .chronicle import Chronicle
 from .events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
-from .fleet import Goal
-from .lifecycle import Event, State
 from .log import tell
-from .rollout import Phase, Rollout, Trial
+from .rules.autoscaler import SYNC_S, Autoscaler
+from .rules.lifecycle import Event, State
+from .rules.plan import Goal
+from .rules.rollout import Phase, Rollout, Trial
 from .talk import News
 from .ward import Ward
 

@@ -23,18 +23,18 @@ from .aftermath import Aftermath
 from .balance import Post
 from .chronicle import Chronicle
 from .dispatcher import Dispatcher
-from .fleet import STAYING, Goal, Member, plan
-from .lifecycle import Action, Event, Patience, State, step
 from .log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
 from .process import DUMP_SIGNAL, NotStarted, outlive
 from .protocol import wire
 from .recall import GAP
-from .recycling import Limits, Wear
 from .relay import relay
 from .renewal import Renewal
-from .restarts import BRIEF_S, Exit
-from .rollout import Rollout
+from .rules.backoff import BRIEF_S, Exit
+from .rules.lifecycle import Action, Event, Patience, State, step
+from .rules.plan import STAYING, Goal, Member, plan
+from .rules.recycling import Limits, Wear
+from .rules.rollout import Rollout
 from .starts import Starts
 from .talk import Conversation
 from .ward import Birth, Born, Ward

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, frozen
 
-from .lifecycle import State
 from .process import Process
 from .protocol import wire
 from .recall import Link
-from .recycling import Limits, Wear
+from .rules.lifecycle import State
+from .rules.recycling import Limits, Wear
 from .talk import Conversation
 
 

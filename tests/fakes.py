@@ -23,13 +23,13 @@ from trio.testing import wait_all_tasks_blocked
 from rrmaster.balance import LeastLoaded, Policy, Post
 from rrmaster.config.parsing import Bind, Tcp
 from rrmaster.dispatcher import Dispatcher
-from rrmaster.fleet import Goal
-from rrmaster.lifecycle import Patience, State
 from rrmaster.listeners import open_listeners
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.recall import Link
-from rrmaster.restarts import Exit
+from rrmaster.rules.backoff import Exit
+from rrmaster.rules.lifecycle import Patience, State
+from rrmaster.rules.plan import Goal
 from rrmaster.supervisor import Birth, Born, Hopeless, Supervisor
 
 DEADLINE = 5.0

@@ -18,7 +18,7 @@ from attrs import frozen
 from rrmaster.cli import _default
 from rrmaster.config.option import flag
 from rrmaster.config.settings import options
-from rrmaster.lifecycle import as_table
+from rrmaster.rules.lifecycle import as_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from rrmaster.restarts import Exit
+from rrmaster.rules.backoff import Exit
 from tests.fakes import Actor, Fleet, Script, a_fleet, boots_for_ever, crashes, fails, serves
 
 LONG = 600.0

@@ -33,11 +33,11 @@ from rrmaster.control import (
     Ring,
     new_size,
 )
-from rrmaster.fleet import Goal
 from rrmaster.log import Entry
 from rrmaster.places import CannotClaim, Place, Taken, claim_by_name, directories_to_search, usable_directory
 from rrmaster.renewal import Busy
-from rrmaster.rollout import Phase, Rollout, Trial
+from rrmaster.rules.plan import Goal
+from rrmaster.rules.rollout import Phase, Rollout, Trial
 from rrmaster.status import Snapshot, from_json
 from tests.fakes import DEADLINE
 

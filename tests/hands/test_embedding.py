@@ -18,8 +18,8 @@ from rrmaster.events import (
     WorkerListening,
     WorkerOnline,
 )
-from rrmaster.lifecycle import Patience, State
-from rrmaster.restarts import Exit
+from rrmaster.rules.backoff import Exit
+from rrmaster.rules.lifecycle import Patience, State
 from rrmaster.talk import Subscription, WorkerGone
 from tests.fakes import Actor, Fleet, a_fleet, boots_for_ever, falls_silent
 

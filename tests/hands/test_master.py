@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from rrmaster.autoscale import Scaling
 from rrmaster.balance import IpHash, LeastLoaded
 from rrmaster.change import listen
 from rrmaster.config.parsing import Between
 from rrmaster.config.settings import Settings
-from rrmaster.lifecycle import Patience
 from rrmaster.master import Master, fleet_size, surge_of
 from rrmaster.probe import Probing
-from rrmaster.recycling import Limits
-from rrmaster.rollout import Phase, Trial
+from rrmaster.rules.autoscaler import Scaling
+from rrmaster.rules.lifecycle import Patience
+from rrmaster.rules.recycling import Limits
+from rrmaster.rules.rollout import Phase, Trial
 from rrmaster.ward import Birth
 
 APP = "shop:app"

@@ -16,7 +16,7 @@ import trio
 
 from rrmaster import process as module
 from rrmaster.process import DUMP_SIGNAL, Child, package_root, start, usable_cpus, worker_command
-from rrmaster.restarts import Exit
+from rrmaster.rules.backoff import Exit
 from tests.fakes import DEADLINE, run_alone
 
 

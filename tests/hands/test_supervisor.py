@@ -13,12 +13,12 @@ import trio
 from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.lifecycle import Patience, State
 from rrmaster.process import DUMP_SIGNAL, NotStarted
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
-from rrmaster.restarts import BRIEF_S, STARTS_PER_S, Exit
-from rrmaster.rollout import Rollout, Trial
+from rrmaster.rules.backoff import BRIEF_S, STARTS_PER_S, Exit
+from rrmaster.rules.lifecycle import Patience, State
+from rrmaster.rules.rollout import Rollout, Trial
 from rrmaster.starts import RETRY_S
 from rrmaster.supervisor import STACKS_S, Birth, Born
 from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves

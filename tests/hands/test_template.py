@@ -21,7 +21,7 @@ from rrmaster.process import Child, adopted, adopting
 from rrmaster.protocol import template_wire
 from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.template_wire import Barren, Loaded, Newborn, Weighed
-from rrmaster.restarts import Exit
+from rrmaster.rules.backoff import Exit
 from rrmaster.template import Lost, Template
 from rrmaster.worker.template import _hindrances, _traces
 from tests.fakes import DEADLINE

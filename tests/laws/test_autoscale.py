@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.autoscale import Autoscaler, Scaling
+from rrmaster.rules.autoscaler import Autoscaler, Scaling
 
 
 def test_a_busy_fleet_grows_once_it_was_wanted_for_the_window():

@@ -7,8 +7,8 @@ from attrs import Factory, define, evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.fleet import Goal, Member, Orders, plan
-from rrmaster.lifecycle import Event, State, step
+from rrmaster.rules.lifecycle import Event, State, step
+from rrmaster.rules.plan import Goal, Member, Orders, plan
 
 LAW = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 

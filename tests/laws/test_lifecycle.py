@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.lifecycle import LAW as TABLE
-from rrmaster.lifecycle import Action, Event, Patience, State, as_table, step
+from rrmaster.rules.lifecycle import LAW as TABLE
+from rrmaster.rules.lifecycle import Action, Event, Patience, State, as_table, step
 
 LIVE = [state for state in State if state is not State.GONE]
 ORDER = list(State)

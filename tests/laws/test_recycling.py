@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.recycling import JITTER, SAMPLES, Limits, Wear
+from rrmaster.rules.recycling import JITTER, SAMPLES, Limits, Wear
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))

@@ -9,8 +9,8 @@ from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import restarts
-from rrmaster.restarts import CAP_S, JITTER, LOOP, STABLE_S, STARTS_PER_S, WINDOW_S, Exit, Restarts, is_crash
+from rrmaster.rules import backoff
+from rrmaster.rules.backoff import CAP_S, JITTER, LOOP, STABLE_S, STARTS_PER_S, WINDOW_S, Exit, Restarts, is_crash
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 jitters = st.floats(0, 1)
@@ -150,7 +150,7 @@ def test_while_nobody_serves_the_next_try_is_a_second_away_at_most(crashes, late
         now += gap
         law.crashed(now, served, jitter)
         law.tried(now)
-    assert 0 <= law.wait(now + later, anybody_serves=False) <= restarts.ALONE_CAP_S
+    assert 0 <= law.wait(now + later, anybody_serves=False) <= backoff.ALONE_CAP_S
     assert law.wait(now + later, anybody_serves=False) <= law.wait(now + later, anybody_serves=True)
 
 
@@ -252,7 +252,7 @@ def test_five_crashes_in_a_minute_are_a_loop():
         assert not law.looping(n)
         law.crashed(float(n), 0.0, 0.5)
     assert law.looping(LOOP)
-    assert not law.looping(LOOP + WINDOW_S + restarts.CAP_S)
+    assert not law.looping(LOOP + WINDOW_S + backoff.CAP_S)
 
 
 def test_crashes_far_apart_are_no_loop():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.fleet import Goal
-from rrmaster.rollout import STATUS, Phase, Rollout, Trial
+from rrmaster.rules.plan import Goal
+from rrmaster.rules.rollout import STATUS, Phase, Rollout, Trial
 
 
 def a_rollout(size: int = 4, batch: int = 4, **trial: float) -> Rollout:

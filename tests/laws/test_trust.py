@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.trust import ENOUGH, Trust
+from rrmaster.rules.template_health import ENOUGH, Trust
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

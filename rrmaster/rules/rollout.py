@@ -20,7 +20,7 @@ from enum import Enum
 
 from attrs import Factory, define, frozen
 
-from .fleet import Goal
+from .plan import Goal
 
 
 class Phase(Enum):

@@ -1,0 +1,1 @@
+"""Pure decisions: no trio, no sockets, no clock.  Time and randomness come in as arguments."""

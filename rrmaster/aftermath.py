@@ -11,7 +11,7 @@ from logging import ERROR, WARNING
 
 from attrs import Factory, define
 
-from .log import tell
+from .logs.log import tell
 from .rules.backoff import STABLE_S, Exit, Restarts, is_crash
 from .rules.lifecycle import State
 from .ward import Ward

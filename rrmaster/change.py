@@ -17,7 +17,7 @@ from .config.option import SettingsError
 from .config.parsing import Inherited, parse_bind
 from .config.settings import Settings
 from .listeners import Listener, activated, adopt, open_listeners
-from .log import logger
+from .logs.log import logger
 from .protocol import tls
 
 FIXED = (

@@ -17,7 +17,7 @@ from .events import (
     WorkerMessage,
     WorkerOnline,
 )
-from .log import tell
+from .logs.log import tell
 from .rules.backoff import Exit
 from .rules.lifecycle import State
 from .rules.plan import STAYING

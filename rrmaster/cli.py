@@ -139,7 +139,7 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     # Here, so that --help and mistakes answer before trio is loaded.
     import trio
 
-    from .log import begin
+    from .logs.log import begin
     from .process import raise_descriptor_limit
     from .service import BindError, CannotStart, Hopeless, run_with_signals
 

@@ -33,7 +33,7 @@ from typing import Any, Protocol
 import trio
 from attrs import Factory, define, field
 
-from .log import Entry, logger, subscribe
+from .logs.log import Entry, logger, subscribe
 from .places import peer_of
 from .renewal import Busy
 from .rules.rollout import Rollout

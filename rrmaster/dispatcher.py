@@ -34,7 +34,7 @@ from .door import Door
 from .hearing import Hearing
 from .lateness import Lateness
 from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
-from .log import logger
+from .logs.log import logger
 from .membership import Membership
 from .protocol import wire
 from .protocol.channel import Line

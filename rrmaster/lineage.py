@@ -23,7 +23,7 @@ import trio
 from attrs import Factory, define
 
 from .config.settings import Settings
-from .log import tell
+from .logs.log import tell
 from .process import NotStarted, Process
 from .protocol.fork_safety import asked_for, in_words
 from .protocol.template_wire import Weighed

@@ -29,13 +29,13 @@ from .config.settings import Settings
 from .dispatcher import Dispatcher
 from .lineage import Lineage, Stem
 from .listeners import Listener
-from .log import logger, tell
+from .logs.capture import open_pipe
+from .logs.log import logger, tell
 from .openings import Openings
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
 from .process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
 from .protocol.launch import FIELDS, Launch, is_program
-from .relay import open_pipe
 from .renewal import Busy
 from .rules.autoscaler import Autoscaler, Scaling
 from .rules.lifecycle import Patience

@@ -24,7 +24,7 @@ from .balance import Breach
 from .dispatcher import Dispatcher
 from .door import Door
 from .listeners import BindError, Listener, open_literally, open_unix
-from .log import tell
+from .logs.log import tell
 from .protocol import wire
 from .recall import Link
 

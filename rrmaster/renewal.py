@@ -16,7 +16,7 @@ from attrs import Factory, define, evolve
 
 from .chronicle import Chronicle
 from .events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
-from .log import tell
+from .logs.log import tell
 from .rules.autoscaler import SYNC_S, Autoscaler
 from .rules.lifecycle import Event, State
 from .rules.plan import Goal

@@ -18,7 +18,7 @@ from logging import ERROR
 from attrs import Factory, define
 
 from .aftermath import Aftermath
-from .log import tell
+from .logs.log import tell
 from .protocol.channel import Line, Talk
 
 RETRY_S = 1.0

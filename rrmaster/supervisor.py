@@ -23,12 +23,12 @@ from .aftermath import Aftermath
 from .balance import Post
 from .chronicle import Chronicle
 from .dispatcher import Dispatcher
-from .log import tell, worker_lines
+from .logs.capture import relay
+from .logs.log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
 from .process import DUMP_SIGNAL, NotStarted, outlive
 from .protocol import wire
 from .recall import GAP
-from .relay import relay
 from .renewal import Renewal
 from .rules.backoff import BRIEF_S, Exit
 from .rules.lifecycle import Action, Event, Patience, State, step

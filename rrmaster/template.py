@@ -22,11 +22,11 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
-from .log import tell
+from .logs.capture import Lines, open_pipe, relay
+from .logs.log import tell
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
 from .protocol import template_wire
 from .protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
-from .relay import Lines, open_pipe, relay
 from .rules.backoff import Exit
 
 FORK_S = 1.0

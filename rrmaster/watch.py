@@ -25,7 +25,7 @@ from attrs import Factory, define, frozen
 
 from .config.option import SettingsError
 from .config.settings import Settings
-from .log import tell
+from .logs.log import tell
 from .protocol.launch import is_program
 
 STEP_MS = 50

@@ -33,7 +33,7 @@ from rrmaster.control import (
     Ring,
     new_size,
 )
-from rrmaster.log import Entry
+from rrmaster.logs.log import Entry
 from rrmaster.places import CannotClaim, Place, Taken, claim_by_name, directories_to_search, usable_directory
 from rrmaster.renewal import Busy
 from rrmaster.rules.plan import Goal

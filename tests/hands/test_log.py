@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster import log, outlet
 from rrmaster.config.option import SettingsError
 from rrmaster.config.settings import Settings
-from rrmaster.log import Entry, Json, Printer, Text, begin, logger, subscribe, tell, to_descriptor, worker_lines
+from rrmaster.logs import log, sinks
+from rrmaster.logs.log import Entry, Json, Printer, Text, begin, logger, subscribe, tell, to_descriptor, worker_lines
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -272,7 +272,7 @@ def test_output_is_dropped_while_the_log_is_full_and_counted_to_the_line(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = to_descriptor(pipe[1], "info")
-    monkeypatch.setattr(outlet, "WAITING", 0)
+    monkeypatch.setattr(sinks, "WAITING", 0)
     lines = worker_lines(3, 4711, 2, "stdout")
     lines.feed(b"one\ntwo\n")
     lines.end()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rrmaster import outlet as module
-from rrmaster.outlet import WAITING, Descriptor, File, Outlet
+from rrmaster.logs import sinks as module
+from rrmaster.logs.sinks import WAITING, Descriptor, File, Outlet
 from tests.fakes import DEADLINE
 
 

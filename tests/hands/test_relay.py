@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from rrmaster.relay import CHUNK, LINE, LINE_COST, PIPE, RATE, Lines, open_pipe, printable, relay
+from rrmaster.logs.capture import CHUNK, LINE, LINE_COST, PIPE, RATE, Lines, open_pipe, printable, relay
 from tests.fakes import DEADLINE, eventually
 
 

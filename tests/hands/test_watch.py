@@ -15,9 +15,9 @@ import pytest
 import trio
 import watchfiles
 
-from rrmaster import log
 from rrmaster.config.option import SettingsError
 from rrmaster.config.settings import Settings
+from rrmaster.logs import log
 from rrmaster.watch import Code, Watch, in_words, watched
 
 PATIENCE = 10.0

@@ -26,10 +26,10 @@ from typing import Protocol
 
 from attrs import define, frozen
 
-from .config.option import SettingsError
-from .config.settings import Settings
-from .outlet import Descriptor, File, Outlet
-from .relay import Lines, harmless
+from ..config.option import SettingsError
+from ..config.settings import Settings
+from .capture import Lines, harmless
+from .sinks import Descriptor, File, Outlet
 
 logger = logging.getLogger("rrmaster")
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from .config.option import SettingsError
     from .config.settings import Settings
     from .embedding import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
-    from .events import (
+    from .events.bus import WorkerGone
+    from .events.events import (
         EventsMissed,
         FleetScaled,
         ReloadCommitted,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from .protocol.wire import NoteRefused
     from .service import run
     from .supervisor import Hopeless
-    from .talk import WorkerGone
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
     from .worker.ports_on_threads import listening_socket
@@ -102,24 +102,55 @@ __all__ = [
     "serve",
 ]
 
-_ROOMS = {
-    "Health": "embedding", "Master": "embedding", "ReloadRefused": "embedding", "ReloadResult": "embedding",
-    "Worker": "embedding", "open_master": "embedding", "serve": "embedding",
-    "EventsMissed": "events", "FleetScaled": "events", "ReloadCommitted": "events", "ReloadRolledBack": "events",
-    "ReloadStarted": "events", "WorkerChanged": "events", "WorkerDisconnected": "events", "WorkerEvent": "events",
-    "WorkerExited": "events", "WorkerForked": "events", "WorkerListening": "events", "WorkerMessage": "events",
-    "WorkerOnline": "events",
-    "BindError": "listeners",
-    "run": "service",
-    "Settings": "config.settings", "SettingsError": "config.option",
-    "Hopeless": "supervisor",
-    "WorkerGone": "talk",
-    "NoteRefused": "protocol.wire",
-    "CurrentWorker": "worker", "MasterGone": "worker", "client_address": "worker",
-    "current_worker": "worker", "is_worker": "worker",
-    "listening_socket": "worker.ports_on_threads", "on_fork": "worker.hooks",
-    "open_tcp_listeners": "worker.ports_on_trio", "open_unix_listener": "worker.ports_on_trio",
-}  # fmt: skip
+_HOMES = {
+    "embedding": (
+        "Health",
+        "Master",
+        "ReloadRefused",
+        "ReloadResult",
+        "Worker",
+        "open_master",
+        "serve",
+    ),
+    "events.events": (
+        "EventsMissed",
+        "FleetScaled",
+        "ReloadCommitted",
+        "ReloadRolledBack",
+        "ReloadStarted",
+        "WorkerChanged",
+        "WorkerDisconnected",
+        "WorkerEvent",
+        "WorkerExited",
+        "WorkerForked",
+        "WorkerListening",
+        "WorkerMessage",
+        "WorkerOnline",
+    ),
+    "listeners": ("BindError",),
+    "service": ("run",),
+    "config.settings": ("Settings",),
+    "config.option": ("SettingsError",),
+    "supervisor": ("Hopeless",),
+    "events.bus": ("WorkerGone",),
+    "protocol.wire": ("NoteRefused",),
+    "worker": (
+        "CurrentWorker",
+        "MasterGone",
+        "client_address",
+        "current_worker",
+        "is_worker",
+    ),
+    "worker.ports_on_threads": ("listening_socket",),
+    "worker.hooks": ("on_fork",),
+    "worker.ports_on_trio": (
+        "open_tcp_listeners",
+        "open_unix_listener",
+    ),
+}
+"""Where the public names are defined."""
+
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -128,7 +159,7 @@ def __getattr__(name: str) -> Any:
 
     if name == "asyncio":
         return import_module(".asyncio", __name__)
-    if name not in _ROOMS:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    found = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     return found

@@ -8,7 +8,8 @@ from typing import Any
 
 from attrs import Factory, define
 
-from .events import (
+from .events.bus import News
+from .events.events import (
     WorkerChanged,
     WorkerDisconnected,
     WorkerExited,
@@ -21,7 +22,6 @@ from .logs.log import tell
 from .rules.backoff import Exit
 from .rules.lifecycle import State
 from .rules.plan import STAYING
-from .talk import News
 from .ward import Ward
 
 

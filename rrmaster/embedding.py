@@ -27,7 +27,8 @@ from attrs import define, frozen
 from . import master as inner
 from .change import listen
 from .config.settings import Settings
-from .events import WorkerExited, WorkerOnline
+from .events.bus import Subscription, WorkerGone
+from .events.events import WorkerExited, WorkerOnline
 from .protocol import wire
 from .renewal import Busy
 from .rules.lifecycle import Event, State
@@ -35,7 +36,6 @@ from .rules.plan import STAYING
 from .rules.rollout import BUSY, Rollout
 from .status import Snapshot
 from .supervisor import Supervisor
-from .talk import Subscription, WorkerGone
 from .ward import Ward
 
 

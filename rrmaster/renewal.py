@@ -15,13 +15,13 @@ import trio
 from attrs import Factory, define, evolve
 
 from .chronicle import Chronicle
-from .events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
+from .events.bus import News
+from .events.events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
 from .logs.log import tell
 from .rules.autoscaler import SYNC_S, Autoscaler
 from .rules.lifecycle import Event, State
 from .rules.plan import Goal
 from .rules.rollout import Phase, Rollout, Trial
-from .talk import News
 from .ward import Ward
 
 SILENT = 3

@@ -23,6 +23,7 @@ from .aftermath import Aftermath
 from .balance import Post
 from .chronicle import Chronicle
 from .dispatcher import Dispatcher
+from .events.bus import Conversation
 from .logs.capture import relay
 from .logs.log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
@@ -36,7 +37,6 @@ from .rules.plan import STAYING, Goal, Member, plan
 from .rules.recycling import Limits, Wear
 from .rules.rollout import Rollout
 from .starts import Starts
-from .talk import Conversation
 from .ward import Birth, Born, Ward
 
 STACKS_S = 0.5

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, frozen
 
+from .events.bus import Conversation
 from .process import Process
 from .protocol import wire
 from .recall import Link
 from .rules.lifecycle import State
 from .rules.recycling import Limits, Wear
-from .talk import Conversation
 
 
 @frozen

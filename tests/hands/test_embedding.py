@@ -9,7 +9,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.embedding import Worker
-from rrmaster.events import (
+from rrmaster.events.bus import Subscription, WorkerGone
+from rrmaster.events.events import (
     WorkerChanged,
     WorkerDisconnected,
     WorkerEvent,
@@ -20,7 +21,6 @@ from rrmaster.events import (
 )
 from rrmaster.rules.backoff import Exit
 from rrmaster.rules.lifecycle import Patience, State
-from rrmaster.talk import Subscription, WorkerGone
 from tests.fakes import Actor, Fleet, a_fleet, boots_for_ever, falls_silent
 
 DEAF = frozenset({signal.SIGTERM, signal.SIGKILL})

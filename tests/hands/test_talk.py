@@ -14,10 +14,10 @@ import trio
 from attrs import Factory, define
 from trio.testing import wait_all_tasks_blocked
 
-from rrmaster.events import EventsMissed, FleetScaled, WorkerMessage
+from rrmaster.events.bus import KEPT, KEPT_BYTES, Conversation, News, WorkerGone
+from rrmaster.events.events import EventsMissed, FleetScaled, WorkerMessage
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Talk
-from rrmaster.talk import KEPT, KEPT_BYTES, Conversation, News, WorkerGone
 from rrmaster.worker import MasterGone
 from rrmaster.worker import on_asyncio as asyncio_side
 from rrmaster.worker import on_trio as trio_side

@@ -17,9 +17,9 @@ from typing import Any
 import trio
 from attrs import Factory, define
 
+from ..protocol import wire
+from ..protocol.channel import HungUp, Talk
 from .events import Event, EventsMissed
-from .protocol import wire
-from .protocol.channel import HungUp, Talk
 
 AT_ONCE = 16
 """Messages read from one worker, or sent to it, before the others and everything else have their turn.  A turn of the

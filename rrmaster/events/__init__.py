@@ -1,0 +1,1 @@
+"""What a program is told of its fleet, and how messages reach it."""

@@ -13,8 +13,8 @@ import time
 
 from attrs import frozen
 
-from rrmaster.balance import Policy, Post, policy_named
 from rrmaster.config.parsing import POLICIES
+from rrmaster.dispatch.load import Policy, Post, policy_named
 from rrmaster.protocol.wire import Report
 
 from .progress import step

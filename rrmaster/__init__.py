@@ -36,6 +36,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .config.option import SettingsError
     from .config.settings import Settings
+    from .dispatch.listeners import BindError
     from .embedding import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
     from .events.bus import WorkerGone
     from .events.events import (
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
         WorkerMessage,
         WorkerOnline,
     )
-    from .listeners import BindError
     from .protocol.wire import NoteRefused
     from .service import run
     from .supervisor import Hopeless
@@ -127,7 +127,7 @@ _HOMES = {
         "WorkerMessage",
         "WorkerOnline",
     ),
-    "listeners": ("BindError",),
+    "dispatch.listeners": ("BindError",),
     "service": ("run",),
     "config.settings": ("Settings",),
     "config.option": ("SettingsError",),

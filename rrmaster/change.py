@@ -16,7 +16,7 @@ from attrs import Factory, define, fields
 from .config.option import SettingsError
 from .config.parsing import Inherited, parse_bind
 from .config.settings import Settings
-from .listeners import Listener, activated, adopt, open_listeners
+from .dispatch.listeners import Listener, activated, adopt, open_listeners
 from .logs.log import logger
 from .protocol import tls
 

@@ -21,17 +21,17 @@ import trio
 from attrs import define, evolve, field
 
 from . import probe
-from .balance import Policy, UserPolicy, policy_named
 from .change import Change, environment_of, look_at_certificate, prepare
 from .config.option import SettingsError
 from .config.parsing import POLICIES, Between
 from .config.settings import Settings
-from .dispatcher import Dispatcher
+from .dispatch.dispatcher import Dispatcher
+from .dispatch.dynamic_listeners import Openings
+from .dispatch.listeners import Listener
+from .dispatch.load import Policy, UserPolicy, policy_named
 from .lineage import Lineage, Stem
-from .listeners import Listener
 from .logs.capture import open_pipe
 from .logs.log import logger, tell
-from .openings import Openings
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
 from .process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command

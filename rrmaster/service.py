@@ -23,7 +23,7 @@ from .change import listen
 from .config.option import SettingsError
 from .config.settings import Settings
 from .control import Control
-from .listeners import BindError
+from .dispatch.listeners import BindError
 from .logs.log import give_to, logger, reopen, tell
 from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name

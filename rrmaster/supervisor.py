@@ -20,16 +20,16 @@ import trio
 from attrs import Factory, define, evolve
 
 from .aftermath import Aftermath
-from .balance import Post
 from .chronicle import Chronicle
-from .dispatcher import Dispatcher
+from .dispatch.dispatcher import Dispatcher
+from .dispatch.load import Post
+from .dispatch.recall import GAP
 from .events.bus import Conversation
 from .logs.capture import relay
 from .logs.log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
 from .process import DUMP_SIGNAL, NotStarted, outlive
 from .protocol import wire
-from .recall import GAP
 from .renewal import Renewal
 from .rules.backoff import BRIEF_S, Exit
 from .rules.lifecycle import Action, Event, Patience, State, step

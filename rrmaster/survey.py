@@ -16,8 +16,8 @@ from attrs import evolve
 
 from ._version import __version__
 from .config.settings import Settings
-from .dispatcher import Dispatcher
-from .door import Door
+from .dispatch.acceptor import Door
+from .dispatch.dispatcher import Dispatcher
 from .lineage import Lineage, Stem
 from .status import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 from .supervisor import Supervisor

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, frozen
 
+from .dispatch.recall import Link
 from .events.bus import Conversation
 from .process import Process
 from .protocol import wire
-from .recall import Link
 from .rules.lifecycle import State
 from .rules.recycling import Limits, Wear
 

@@ -20,13 +20,13 @@ import trio
 from attrs import Factory, define
 from trio.testing import wait_all_tasks_blocked
 
-from rrmaster.balance import LeastLoaded, Policy, Post
 from rrmaster.config.parsing import Bind, Tcp
-from rrmaster.dispatcher import Dispatcher
-from rrmaster.listeners import open_listeners
+from rrmaster.dispatch.dispatcher import Dispatcher
+from rrmaster.dispatch.listeners import open_listeners
+from rrmaster.dispatch.load import LeastLoaded, Policy, Post
+from rrmaster.dispatch.recall import Link
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
-from rrmaster.recall import Link
 from rrmaster.rules.backoff import Exit
 from rrmaster.rules.lifecycle import Patience, State
 from rrmaster.rules.plan import Goal

@@ -30,15 +30,6 @@ MOST_LINES = 450
 MOST_OF_A_FUNCTION = 45
 
 NOT_YET_MOVED = {
-    "dispatcher": "dispatch/dispatcher",
-    "door": "dispatch/acceptor",
-    "membership": "dispatch/membership",
-    "listeners": "dispatch/listeners",
-    "balance": "dispatch/load",
-    "lateness": "dispatch/stall_detector",
-    "recall": "dispatch/recall",
-    "hearing": "dispatch/report_reader",
-    "openings": "dispatch/dynamic_listeners",
     "process": "processes/process",
     "template": "processes/template",
     "lineage": "processes/generations",

@@ -16,12 +16,12 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.balance import NEWCOMER_S, Candidate, Peer, RoundRobin, UserPolicy
 from rrmaster.config.parsing import Tcp, Unix
-from rrmaster.dispatcher import PEEP, RETRY
-from rrmaster.hearing import REPORTS_PER_S
-from rrmaster.lateness import MAX_RECALLS, STUCK
-from rrmaster.listeners import ACCEPT_PAUSE
+from rrmaster.dispatch.dispatcher import PEEP, RETRY
+from rrmaster.dispatch.listeners import ACCEPT_PAUSE
+from rrmaster.dispatch.load import NEWCOMER_S, Candidate, Peer, RoundRobin, UserPolicy
+from rrmaster.dispatch.report_reader import REPORTS_PER_S
+from rrmaster.dispatch.stall_detector import MAX_RECALLS, STUCK
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import _SO_PASSRIGHTS, Line
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from rrmaster import listeners as module
 from rrmaster.config.parsing import Bind, Inherited, Tcp, Unix
-from rrmaster.listeners import (
+from rrmaster.dispatch import listeners as module
+from rrmaster.dispatch.listeners import (
     CAPACITY_TROUBLE,
     CONNECTION_TROUBLE,
     MAX_UNIX_PATH,
@@ -176,7 +176,7 @@ def test_a_port_for_root_is_refused_to_others_for_real() -> None:
         pytest.skip("here these ports are for everybody")
     run_alone("""
 import os
-from rrmaster.listeners import BindError, open_listeners
+from rrmaster.dispatch.listeners import BindError, open_listeners
 from rrmaster.config.parsing import Tcp
 for first in open_listeners(Tcp("127.0.0.1", 0)):  # what Python loads for it, it may not find as somebody else
     first.close()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rrmaster.balance import IpHash, LeastLoaded
 from rrmaster.change import listen
 from rrmaster.config.parsing import Between
 from rrmaster.config.settings import Settings
+from rrmaster.dispatch.load import IpHash, LeastLoaded
 from rrmaster.master import Master, fleet_size, surge_of
 from rrmaster.probe import Probing
 from rrmaster.rules.autoscaler import Scaling

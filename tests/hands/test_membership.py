@@ -10,11 +10,11 @@ import socket
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.balance import NEWCOMER_S, LeastLoaded, RoundRobin
 from rrmaster.config.parsing import Tcp
-from rrmaster.listeners import open_listeners
+from rrmaster.dispatch.listeners import open_listeners
+from rrmaster.dispatch.load import NEWCOMER_S, LeastLoaded, RoundRobin
+from rrmaster.dispatch.recall import AGAIN
 from rrmaster.protocol import wire
-from rrmaster.recall import AGAIN
 from tests.fakes import House, Player, a_house, eventually
 
 LATE = 0.005

@@ -12,10 +12,10 @@ import pytest
 from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.balance import Breach
 from rrmaster.config.parsing import Tcp
-from rrmaster.listeners import open_listeners
-from rrmaster.openings import Openings
+from rrmaster.dispatch.dynamic_listeners import Openings
+from rrmaster.dispatch.listeners import open_listeners
+from rrmaster.dispatch.load import Breach
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import Attend, Listen, Listening
 from tests.fakes import House, Player, a_house, eventually

@@ -12,7 +12,7 @@ from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import probe
-from rrmaster.listeners import CAPACITY_TROUBLE
+from rrmaster.dispatch.listeners import CAPACITY_TROUBLE
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
 from tests.fakes import House, Player, a_house, eventually

@@ -10,11 +10,11 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.lateness import MAX_RECALLS
+from rrmaster.dispatch.recall import STALL
+from rrmaster.dispatch.stall_detector import MAX_RECALLS
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
 from rrmaster.protocol.wire import REPORT_AFTER
-from rrmaster.recall import STALL
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 
 LATE = 0.005

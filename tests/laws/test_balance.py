@@ -9,7 +9,8 @@ from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.balance import (
+from rrmaster.config.parsing import POLICIES as NAMES
+from rrmaster.dispatch.load import (
     DOUBT,
     PATIENCE,
     STICKY_BOUND,
@@ -24,7 +25,6 @@ from rrmaster.balance import (
     UserPolicy,
     policy_named,
 )
-from rrmaster.config.parsing import POLICIES as NAMES
 from rrmaster.protocol import wire
 from tests.laws.workers import Worker, hire
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.balance import DOUBT, Post
-from rrmaster.lateness import FEW, MANY, STUCK, Lateness, receivers
+from rrmaster.dispatch.load import DOUBT, Post
+from rrmaster.dispatch.stall_detector import FEW, MANY, STUCK, Lateness, receivers
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import REPORT_AFTER
 from tests.laws.workers import Worker, hire

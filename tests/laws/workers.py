@@ -6,7 +6,7 @@ from collections import deque
 
 from attrs import Factory, define
 
-from rrmaster.balance import Post
+from rrmaster.dispatch.load import Post
 from rrmaster.protocol import wire
 
 

@@ -29,16 +29,16 @@ from typing import Any
 import trio
 from attrs import Factory, define
 
-from .balance import Peer, Policy, Post
-from .door import Door
-from .hearing import Hearing
-from .lateness import Lateness
+from ..logs.log import logger
+from ..protocol import wire
+from ..protocol.channel import Line
+from .acceptor import Door
 from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
-from .logs.log import logger
+from .load import Peer, Policy, Post
 from .membership import Membership
-from .protocol import wire
-from .protocol.channel import Line
 from .recall import Link, Recall
+from .report_reader import Hearing
+from .stall_detector import Lateness
 
 TURN = 0.002
 """Seconds of work before the other tasks get a turn."""

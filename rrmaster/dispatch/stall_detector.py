@@ -22,8 +22,8 @@ from collections.abc import Iterable
 
 from attrs import Factory, define
 
-from .balance import DOUBT, Post
-from .protocol.wire import REPORT_AFTER
+from ..protocol.wire import REPORT_AFTER
+from .load import DOUBT, Post
 
 MAX_RECALLS = 3
 """How often a connection is taken back for lateness; then it stays where it is.  One that blocks whoever gets near it

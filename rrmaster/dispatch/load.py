@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from attrs import Factory, define, field, frozen
 
-from .protocol import wire
+from ..protocol import wire
 
 Peer = Any
 """An address as accept() returns it: (host, port, ...) for TCP; "" or bytes for a unix socket."""

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import trio
 from attrs import Factory, define
 
-from .balance import NEWCOMER_S, Peer, Policy, Post
-from .door import Door
+from .acceptor import Door
+from .load import NEWCOMER_S, Peer, Policy, Post
 from .recall import Link
 
 

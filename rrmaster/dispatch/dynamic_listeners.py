@@ -20,12 +20,12 @@ from logging import DEBUG
 
 from attrs import Factory, define
 
-from .balance import Breach
+from ..logs.log import tell
+from ..protocol import wire
+from .acceptor import Door
 from .dispatcher import Dispatcher
-from .door import Door
 from .listeners import BindError, Listener, open_literally, open_unix
-from .logs.log import tell
-from .protocol import wire
+from .load import Breach
 from .recall import Link
 
 MOST = 1024

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from attrs import define
 
-from .balance import Peer, Policy
+from ..protocol import wire
 from .listeners import Listener
-from .protocol import wire
+from .load import Peer, Policy
 
 _TCP_INFO_QUEUED = struct.Struct("=24xI")
 """tcpi_unacked of a listening socket: how many wait in its backlog."""

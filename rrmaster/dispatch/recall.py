@@ -25,10 +25,10 @@ from collections.abc import Callable, Sequence
 import trio
 from attrs import Factory, define
 
-from .balance import Post
-from .lateness import MAX_RECALLS, STUCK, Lateness, receivers
-from .protocol.channel import DescriptorLost, Line
-from .protocol.wire import Handoff, Listening, Nudge
+from ..protocol.channel import DescriptorLost, Line
+from ..protocol.wire import Handoff, Listening, Nudge
+from .load import Post
+from .stall_detector import MAX_RECALLS, STUCK, Lateness, receivers
 
 STALL = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""

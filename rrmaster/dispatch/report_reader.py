@@ -12,8 +12,8 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define
 
-from .balance import Breach
-from .protocol import wire
+from ..protocol import wire
+from .load import Breach
 from .recall import Link
 
 READS = 64

@@ -1,0 +1,1 @@
+"""The hot path: accept, choose, hand over, recall."""

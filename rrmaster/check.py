@@ -27,7 +27,7 @@ from .config.parsing import Between
 from .config.settings import Settings
 from .master import environment, worker_environment
 from .places import DEFAULT_NAME
-from .process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
+from .processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
 from .protocol import template_wire, wire
 from .protocol.channel import Line, Talk
 from .protocol.fork_safety import asked_for, in_words

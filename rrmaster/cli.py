@@ -140,7 +140,7 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     import trio
 
     from .logs.log import begin
-    from .process import raise_descriptor_limit
+    from .processes.process import raise_descriptor_limit
     from .service import BindError, CannotStart, Hopeless, run_with_signals
 
     raise_descriptor_limit()

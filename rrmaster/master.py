@@ -29,12 +29,13 @@ from .dispatch.dispatcher import Dispatcher
 from .dispatch.dynamic_listeners import Openings
 from .dispatch.listeners import Listener
 from .dispatch.load import Policy, UserPolicy, policy_named
-from .lineage import Lineage, Stem
 from .logs.capture import open_pipe
 from .logs.log import logger, tell
 from .places import DEFAULT_NAME
 from .probe import Probing, Question
-from .process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
+from .processes.generations import Lineage, Stem
+from .processes.process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
+from .processes.template import Template, start_template
 from .protocol.launch import FIELDS, Launch, is_program
 from .renewal import Busy
 from .rules.autoscaler import Autoscaler, Scaling
@@ -45,7 +46,6 @@ from .rules.rollout import Rollout, Trial
 from .status import Snapshot
 from .supervisor import Supervisor
 from .survey import survey
-from .template import Template, start_template
 from .ward import Birth, Born, Ward
 from .watch import Watch, in_words, watched
 

@@ -27,7 +27,7 @@ from .dispatch.listeners import BindError
 from .logs.log import give_to, logger, reopen, tell
 from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
-from .process import reap_strangers
+from .processes.process import reap_strangers
 from .supervisor import Hopeless
 from .systemd import Notifier
 

@@ -28,7 +28,7 @@ from .events.bus import Conversation
 from .logs.capture import relay
 from .logs.log import tell, worker_lines
 from .probe import Probing, Question, keep_asking
-from .process import DUMP_SIGNAL, NotStarted, outlive
+from .processes.process import DUMP_SIGNAL, NotStarted, outlive
 from .protocol import wire
 from .renewal import Renewal
 from .rules.backoff import BRIEF_S, Exit

@@ -18,7 +18,7 @@ from ._version import __version__
 from .config.settings import Settings
 from .dispatch.acceptor import Door
 from .dispatch.dispatcher import Dispatcher
-from .lineage import Lineage, Stem
+from .processes.generations import Lineage, Stem
 from .status import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 from .supervisor import Supervisor
 from .ward import Ward

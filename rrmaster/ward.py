@@ -9,7 +9,7 @@ from attrs import Factory, define, frozen
 
 from .dispatch.recall import Link
 from .events.bus import Conversation
-from .process import Process
+from .processes.process import Process
 from .protocol import wire
 from .rules.lifecycle import State
 from .rules.recycling import Limits, Wear

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from rrmaster import process as module
-from rrmaster.process import DUMP_SIGNAL, Child, package_root, start, usable_cpus, worker_command
+from rrmaster.processes import process as module
+from rrmaster.processes.process import DUMP_SIGNAL, Child, package_root, start, usable_cpus, worker_command
 from rrmaster.rules.backoff import Exit
 from tests.fakes import DEADLINE, run_alone
 
@@ -192,7 +192,7 @@ def test_the_signal_for_stacks_is_one_that_no_application_wants() -> None:
 def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one() -> None:
     run_alone("""
 import resource
-from rrmaster.process import raise_descriptor_limit
+from rrmaster.processes.process import raise_descriptor_limit
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
 assert raise_descriptor_limit() == hard

@@ -14,7 +14,7 @@ PREPARE = """
 import ctypes, os, subprocess, sys, time
 from pathlib import Path
 import trio
-from rrmaster.process import reap_strangers, start
+from rrmaster.processes.process import reap_strangers, start
 from rrmaster.rules.backoff import Exit
 
 ADOPT = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER

@@ -13,7 +13,7 @@ import trio
 from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.process import DUMP_SIGNAL, NotStarted
+from rrmaster.processes.process import DUMP_SIGNAL, NotStarted
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
 from rrmaster.rules.backoff import BRIEF_S, STARTS_PER_S, Exit

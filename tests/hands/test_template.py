@@ -16,13 +16,13 @@ import pytest
 import trio
 from attrs import Factory, define
 
-from rrmaster import template as module
-from rrmaster.process import Child, adopted, adopting
+from rrmaster.processes import template as module
+from rrmaster.processes.process import Child, adopted, adopting
+from rrmaster.processes.template import Lost, Template
 from rrmaster.protocol import template_wire
 from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.template_wire import Barren, Loaded, Newborn, Weighed
 from rrmaster.rules.backoff import Exit
-from rrmaster.template import Lost, Template
 from rrmaster.worker.template import _hindrances, _traces
 from tests.fakes import DEADLINE
 

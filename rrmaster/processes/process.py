@@ -23,7 +23,7 @@ from typing import Protocol
 import trio
 from attrs import define
 
-from .rules.backoff import Exit
+from ..rules.backoff import Exit
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """A worker answers it by writing the stacks of its threads to stderr (faulthandler, in C: a blocked loop does too).
@@ -252,7 +252,7 @@ def worker_command(title: Sequence[str]) -> list[str]:
 
 def package_root() -> str:
     """The directory from which `-m rrmaster.worker` finds this very package."""
-    return str(Path(__file__).resolve().parent.parent)
+    return str(Path(__file__).resolve().parents[2])
 
 
 def raise_descriptor_limit() -> int:

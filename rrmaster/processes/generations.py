@@ -22,12 +22,12 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
-from .config.settings import Settings
-from .logs.log import tell
+from ..config.settings import Settings
+from ..logs.log import tell
+from ..protocol.fork_safety import asked_for, in_words
+from ..protocol.template_wire import Weighed
+from ..rules.template_health import Trust
 from .process import NotStarted, Process
-from .protocol.fork_safety import asked_for, in_words
-from .protocol.template_wire import Weighed
-from .rules.template_health import Trust
 from .template import Lost, Template
 
 SPARE_AFTER_S = 0.5

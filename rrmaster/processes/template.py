@@ -22,12 +22,12 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
-from .logs.capture import Lines, open_pipe, relay
-from .logs.log import tell
+from ..logs.capture import Lines, open_pipe, relay
+from ..logs.log import tell
+from ..protocol import template_wire
+from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
+from ..rules.backoff import Exit
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
-from .protocol import template_wire
-from .protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
-from .rules.backoff import Exit
 
 FORK_S = 1.0
 """Seconds for one fork.  It takes 3 to 10 ms; a machine that needs longer is swapping, and exec would not be faster."""

@@ -1,0 +1,1 @@
+"""How a worker's process begins and ends, from an interpreter of its own or from a template."""

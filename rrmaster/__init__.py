@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from .protocol.wire import NoteRefused
     from .service import run
-    from .supervisor import Hopeless
+    from .supervision.supervisor import Hopeless
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
     from .worker.ports_on_threads import listening_socket
@@ -131,7 +131,7 @@ _HOMES = {
     "service": ("run",),
     "config.settings": ("Settings",),
     "config.option": ("SettingsError",),
-    "supervisor": ("Hopeless",),
+    "supervision.supervisor": ("Hopeless",),
     "events.bus": ("WorkerGone",),
     "protocol.wire": ("NoteRefused",),
     "worker": (

@@ -21,7 +21,6 @@ from typing import Any
 
 import attrs
 
-from .change import environment_of, look_at_certificate
 from .config.option import flag
 from .config.parsing import Between
 from .config.settings import Settings
@@ -33,8 +32,9 @@ from .protocol.channel import Line, Talk
 from .protocol.fork_safety import asked_for, in_words
 from .protocol.launch import is_program
 from .rules.lifecycle import Patience
-from .supervisor import STACKS_S
-from .ward import Birth
+from .supervision.reconfigure import environment_of, look_at_certificate
+from .supervision.supervisor import STACKS_S
+from .supervision.worker_record import Birth
 
 NO_PORT = 65535
 """What a program is told that asks for any free port."""

@@ -35,9 +35,9 @@ from attrs import Factory, define, field
 
 from .logs.log import Entry, logger, subscribe
 from .places import peer_of
-from .renewal import Busy
 from .rules.rollout import Rollout
 from .status import Snapshot, to_json
+from .supervision.reload import Busy
 
 MAX_REQUEST = 4 * 1024
 """Bytes of one request; the longest real one is under a hundred."""

@@ -25,18 +25,18 @@ import trio
 from attrs import define, frozen
 
 from . import master as inner
-from .change import listen
 from .config.settings import Settings
 from .events.bus import Subscription, WorkerGone
 from .events.events import WorkerExited, WorkerOnline
 from .protocol import wire
-from .renewal import Busy
 from .rules.lifecycle import Event, State
 from .rules.plan import STAYING
 from .rules.rollout import BUSY, Rollout
 from .status import Snapshot
-from .supervisor import Supervisor
-from .ward import Ward
+from .supervision.reconfigure import listen
+from .supervision.reload import Busy
+from .supervision.supervisor import Supervisor
+from .supervision.worker_record import Ward
 
 
 class ReloadRefused(Exception):

@@ -20,8 +20,6 @@ from typing import Any
 import trio
 from attrs import define, evolve, field
 
-from . import probe
-from .change import Change, environment_of, look_at_certificate, prepare
 from .config.option import SettingsError
 from .config.parsing import POLICIES, Between
 from .config.settings import Settings
@@ -32,21 +30,23 @@ from .dispatch.load import Policy, UserPolicy, policy_named
 from .logs.capture import open_pipe
 from .logs.log import logger, tell
 from .places import DEFAULT_NAME
-from .probe import Probing, Question
 from .processes.generations import Lineage, Stem
 from .processes.process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
 from .processes.template import Template, start_template
 from .protocol.launch import FIELDS, Launch, is_program
-from .renewal import Busy
 from .rules.autoscaler import Autoscaler, Scaling
 from .rules.lifecycle import Patience
 from .rules.plan import Goal
 from .rules.recycling import Limits
 from .rules.rollout import Rollout, Trial
 from .status import Snapshot
-from .supervisor import Supervisor
+from .supervision import health_check
+from .supervision.health_check import Probing, Question
+from .supervision.reconfigure import Change, environment_of, look_at_certificate, prepare
+from .supervision.reload import Busy
+from .supervision.supervisor import Supervisor
+from .supervision.worker_record import Birth, Born, Ward
 from .survey import survey
-from .ward import Birth, Born, Ward
 from .watch import Watch, in_words, watched
 
 LAST_CALL = 0.5
@@ -458,9 +458,9 @@ def _question(settings: Settings) -> Question | None:
     if settings.probe is None:
         return None
     if settings.probe == "tcp":
-        return probe.tcp
+        return health_check.tcp
     if settings.probe.startswith("http:"):
-        return probe.http(settings.probe.removeprefix("http:"))
+        return health_check.http(settings.probe.removeprefix("http:"))
     question: Question = _load(settings, "probe", settings.probe)
     return question
 

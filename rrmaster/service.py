@@ -19,7 +19,6 @@ import trio
 from attrs import frozen
 
 from ._version import __version__
-from .change import listen
 from .config.option import SettingsError
 from .config.settings import Settings
 from .control import Control
@@ -28,7 +27,8 @@ from .logs.log import give_to, logger, reopen, tell
 from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
 from .places import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from .processes.process import reap_strangers
-from .supervisor import Hopeless
+from .supervision.reconfigure import listen
+from .supervision.supervisor import Hopeless
 from .systemd import Notifier
 
 

@@ -20,8 +20,8 @@ from .dispatch.acceptor import Door
 from .dispatch.dispatcher import Dispatcher
 from .processes.generations import Lineage, Stem
 from .status import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
-from .supervisor import Supervisor
-from .ward import Ward
+from .supervision.supervisor import Supervisor
+from .supervision.worker_record import Ward
 
 _TCP_INFO_LIMIT = struct.Struct("=28xI")
 """tcpi_sacked of a listening socket: how many its backlog holds, after the kernel has had its say (somaxconn)."""

@@ -30,7 +30,7 @@ from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.rules.backoff import Exit
 from rrmaster.rules.lifecycle import Patience, State
 from rrmaster.rules.plan import Goal
-from rrmaster.supervisor import Birth, Born, Hopeless, Supervisor
+from rrmaster.supervision.supervisor import Birth, Born, Hopeless, Supervisor
 
 DEADLINE = 5.0
 """Real seconds that anything awaited here may take; on an idle machine it takes milliseconds."""

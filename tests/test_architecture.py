@@ -30,14 +30,6 @@ MOST_LINES = 450
 MOST_OF_A_FUNCTION = 45
 
 NOT_YET_MOVED = {
-    "supervisor": "supervision/supervisor",
-    "renewal": "supervision/reload",
-    "ward": "supervision/worker_record",
-    "aftermath": "supervision/crashes",
-    "starts": "supervision/starts",
-    "probe": "supervision/health_check",
-    "chronicle": "supervision/announcements",
-    "change": "supervision/reconfigure",
     "status": "status/model",
     "survey": "status/snapshot",
     "control": "control/server",

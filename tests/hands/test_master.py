@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from rrmaster.change import listen
 from rrmaster.config.parsing import Between
 from rrmaster.config.settings import Settings
 from rrmaster.dispatch.load import IpHash, LeastLoaded
 from rrmaster.master import Master, fleet_size, surge_of
-from rrmaster.probe import Probing
 from rrmaster.rules.autoscaler import Scaling
 from rrmaster.rules.lifecycle import Patience
 from rrmaster.rules.recycling import Limits
 from rrmaster.rules.rollout import Phase, Trial
-from rrmaster.ward import Birth
+from rrmaster.supervision.health_check import Probing
+from rrmaster.supervision.reconfigure import listen
+from rrmaster.supervision.worker_record import Birth
 
 APP = "shop:app"
 HERE = ("127.0.0.1:0",)

@@ -11,10 +11,10 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import probe
 from rrmaster.dispatch.listeners import CAPACITY_TROUBLE
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
+from rrmaster.supervision import health_check
 from tests.fakes import House, Player, a_house, eventually
 
 LATE = 0.005
@@ -39,10 +39,10 @@ class Asked:
 
     verdicts: list[str | None] = Factory(list)
 
-    async def ask(self, player: Player, question: probe.Question = says_well, timeout: float = 2.0) -> None:
-        self.verdicts.append(await probe.ask(player.link, question, timeout))
+    async def ask(self, player: Player, question: health_check.Question = says_well, timeout: float = 2.0) -> None:
+        self.verdicts.append(await health_check.ask(player.link, question, timeout))
 
-    def begin(self, house: House, player: Player, question: probe.Question = says_well) -> None:
+    def begin(self, house: House, player: Player, question: health_check.Question = says_well) -> None:
         house.nursery.start_soon(self.ask, player, question)
 
 
@@ -182,7 +182,7 @@ async def test_http_is_asked_for_a_status(answer: bytes, verdict: str) -> None:
     async with a_house(1) as house:
         (player,) = house.players
         asked = Asked()
-        asked.begin(house, player, probe.http("/ok"))
+        asked.begin(house, player, health_check.http("/ok"))
         await wait_all_tasks_blocked()
         with taken(player) as sock:
             assert sock.recv(4096).startswith(b"GET /ok HTTP/1.1\r\nHost: localhost\r\n")
@@ -195,7 +195,7 @@ async def test_tcp_is_content_with_an_end() -> None:
     async with a_house(1) as house:
         (player,) = house.players
         asked = Asked()
-        asked.begin(house, player, probe.tcp)
+        asked.begin(house, player, health_check.tcp)
         await wait_all_tasks_blocked()
         with taken(player) as sock:
             assert sock.recv(10) == b""

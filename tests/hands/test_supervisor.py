@@ -19,8 +19,8 @@ from rrmaster.protocol.channel import Line
 from rrmaster.rules.backoff import BRIEF_S, STARTS_PER_S, Exit
 from rrmaster.rules.lifecycle import Patience, State
 from rrmaster.rules.rollout import Rollout, Trial
-from rrmaster.starts import RETRY_S
-from rrmaster.supervisor import STACKS_S, Birth, Born
+from rrmaster.supervision.starts import RETRY_S
+from rrmaster.supervision.supervisor import STACKS_S, Birth, Born
 from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, frozen
 
-from .dispatch.recall import Link
-from .events.bus import Conversation
-from .processes.process import Process
-from .protocol import wire
-from .rules.lifecycle import State
-from .rules.recycling import Limits, Wear
+from ..dispatch.recall import Link
+from ..events.bus import Conversation
+from ..processes.process import Process
+from ..protocol import wire
+from ..rules.lifecycle import State
+from ..rules.recycling import Limits, Wear
 
 
 @frozen

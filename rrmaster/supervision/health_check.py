@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import frozen
 
-from .dispatch.listeners import CAPACITY_TROUBLE
-from .dispatch.recall import Link
-from .protocol import wire
+from ..dispatch.listeners import CAPACITY_TROUBLE
+from ..dispatch.recall import Link
+from ..protocol import wire
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]
 """Asks at the other end of a connection to the worker.  Raises, or returns False, if the answer is not good."""

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from attrs import Factory, define, fields
 
-from .config.option import SettingsError
-from .config.parsing import Inherited, parse_bind
-from .config.settings import Settings
-from .dispatch.listeners import Listener, activated, adopt, open_listeners
-from .logs.log import logger
-from .protocol import tls
+from ..config.option import SettingsError
+from ..config.parsing import Inherited, parse_bind
+from ..config.settings import Settings
+from ..dispatch.listeners import Listener, activated, adopt, open_listeners
+from ..logs.log import logger
+from ..protocol import tls
 
 FIXED = (
     "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",

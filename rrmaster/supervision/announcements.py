@@ -8,8 +8,8 @@ from typing import Any
 
 from attrs import Factory, define
 
-from .events.bus import News
-from .events.events import (
+from ..events.bus import News
+from ..events.events import (
     WorkerChanged,
     WorkerDisconnected,
     WorkerExited,
@@ -18,11 +18,11 @@ from .events.events import (
     WorkerMessage,
     WorkerOnline,
 )
-from .logs.log import tell
-from .rules.backoff import Exit
-from .rules.lifecycle import State
-from .rules.plan import STAYING
-from .ward import Ward
+from ..logs.log import tell
+from ..rules.backoff import Exit
+from ..rules.lifecycle import State
+from ..rules.plan import STAYING
+from .worker_record import Ward
 
 
 @define(eq=False)

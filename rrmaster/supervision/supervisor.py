@@ -19,25 +19,25 @@ from logging import ERROR, WARNING
 import trio
 from attrs import Factory, define, evolve
 
-from .aftermath import Aftermath
-from .chronicle import Chronicle
-from .dispatch.dispatcher import Dispatcher
-from .dispatch.load import Post
-from .dispatch.recall import GAP
-from .events.bus import Conversation
-from .logs.capture import relay
-from .logs.log import tell, worker_lines
-from .probe import Probing, Question, keep_asking
-from .processes.process import DUMP_SIGNAL, NotStarted, outlive
-from .protocol import wire
-from .renewal import Renewal
-from .rules.backoff import BRIEF_S, Exit
-from .rules.lifecycle import Action, Event, Patience, State, step
-from .rules.plan import STAYING, Goal, Member, plan
-from .rules.recycling import Limits, Wear
-from .rules.rollout import Rollout
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.load import Post
+from ..dispatch.recall import GAP
+from ..events.bus import Conversation
+from ..logs.capture import relay
+from ..logs.log import tell, worker_lines
+from ..processes.process import DUMP_SIGNAL, NotStarted, outlive
+from ..protocol import wire
+from ..rules.backoff import BRIEF_S, Exit
+from ..rules.lifecycle import Action, Event, Patience, State, step
+from ..rules.plan import STAYING, Goal, Member, plan
+from ..rules.recycling import Limits, Wear
+from ..rules.rollout import Rollout
+from .announcements import Chronicle
+from .crashes import Aftermath
+from .health_check import Probing, Question, keep_asking
+from .reload import Renewal
 from .starts import Starts
-from .ward import Birth, Born, Ward
+from .worker_record import Birth, Born, Ward
 
 STACKS_S = 0.5
 """Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""

@@ -17,9 +17,9 @@ from logging import ERROR
 
 from attrs import Factory, define
 
-from .aftermath import Aftermath
-from .logs.log import tell
-from .protocol.channel import Line, Talk
+from ..logs.log import tell
+from ..protocol.channel import Line, Talk
+from .crashes import Aftermath
 
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""

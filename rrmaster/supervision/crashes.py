@@ -11,10 +11,10 @@ from logging import ERROR, WARNING
 
 from attrs import Factory, define
 
-from .logs.log import tell
-from .rules.backoff import STABLE_S, Exit, Restarts, is_crash
-from .rules.lifecycle import State
-from .ward import Ward
+from ..logs.log import tell
+from ..rules.backoff import STABLE_S, Exit, Restarts, is_crash
+from ..rules.lifecycle import State
+from .worker_record import Ward
 
 ENOUGH = 3
 """Crashes in a row, in development, after which only other code is tried.  One may be chance; three are the code."""

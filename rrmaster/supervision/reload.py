@@ -14,15 +14,15 @@ from typing import Protocol
 import trio
 from attrs import Factory, define, evolve
 
-from .chronicle import Chronicle
-from .events.bus import News
-from .events.events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
-from .logs.log import tell
-from .rules.autoscaler import SYNC_S, Autoscaler
-from .rules.lifecycle import Event, State
-from .rules.plan import Goal
-from .rules.rollout import Phase, Rollout, Trial
-from .ward import Ward
+from ..events.bus import News
+from ..events.events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
+from ..logs.log import tell
+from ..rules.autoscaler import SYNC_S, Autoscaler
+from ..rules.lifecycle import Event, State
+from ..rules.plan import Goal
+from ..rules.rollout import Phase, Rollout, Trial
+from .announcements import Chronicle
+from .worker_record import Ward
 
 SILENT = 3
 """Heartbeats without a report that a new worker may keep in its probation.  It has no traffic to be busy with."""

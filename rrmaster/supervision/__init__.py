@@ -1,0 +1,1 @@
+"""Which workers live, which are replaced, and how a reload goes."""

@@ -36,7 +36,7 @@ from attrs import Factory, define, field
 from .logs.log import Entry, logger, subscribe
 from .places import peer_of
 from .rules.rollout import Rollout
-from .status import Snapshot, to_json
+from .status.model import Snapshot, to_json
 from .supervision.reload import Busy
 
 MAX_REQUEST = 4 * 1024

@@ -32,7 +32,7 @@ from .protocol import wire
 from .rules.lifecycle import Event, State
 from .rules.plan import STAYING
 from .rules.rollout import BUSY, Rollout
-from .status import Snapshot
+from .status.model import Snapshot
 from .supervision.reconfigure import listen
 from .supervision.reload import Busy
 from .supervision.supervisor import Supervisor

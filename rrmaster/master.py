@@ -39,14 +39,14 @@ from .rules.lifecycle import Patience
 from .rules.plan import Goal
 from .rules.recycling import Limits
 from .rules.rollout import Rollout, Trial
-from .status import Snapshot
+from .status.model import Snapshot
+from .status.snapshot import survey
 from .supervision import health_check
 from .supervision.health_check import Probing, Question
 from .supervision.reconfigure import Change, environment_of, look_at_certificate, prepare
 from .supervision.reload import Busy
 from .supervision.supervisor import Supervisor
 from .supervision.worker_record import Birth, Born, Ward
-from .survey import survey
 from .watch import Watch, in_words, watched
 
 LAST_CALL = 0.5

@@ -26,7 +26,7 @@ import blessed
 from attrs import Factory, define, evolve
 
 from .client import Client
-from .status import (
+from .status.model import (
     COLUMNS,
     Column,
     Snapshot,

@@ -20,7 +20,7 @@ from typing import Any
 from attrs import frozen
 
 from .client import Client
-from .status import as_json_text, plain, report, to_json, workers_table
+from .status.model import as_json_text, plain, report, to_json, workers_table
 
 WIDTH = 132
 """Columns where there is no terminal to ask (a pipe, a file) and COLUMNS is not set."""

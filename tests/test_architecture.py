@@ -30,8 +30,6 @@ MOST_LINES = 450
 MOST_OF_A_FUNCTION = 45
 
 NOT_YET_MOVED = {
-    "status": "status/model",
-    "survey": "status/snapshot",
     "control": "control/server",
     "client": "control/client",
     "places": "control/socket_paths",

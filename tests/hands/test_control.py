@@ -37,7 +37,7 @@ from rrmaster.logs.log import Entry
 from rrmaster.places import CannotClaim, Place, Taken, claim_by_name, directories_to_search, usable_directory
 from rrmaster.rules.plan import Goal
 from rrmaster.rules.rollout import Phase, Rollout, Trial
-from rrmaster.status import Snapshot, from_json
+from rrmaster.status.model import Snapshot, from_json
 from rrmaster.supervision.reload import Busy
 from tests.fakes import DEADLINE
 

@@ -10,7 +10,7 @@ from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rrmaster.status import (
+from rrmaster.status.model import (
     NARROWEST,
     RESULTS,
     ListenerStatus,

@@ -17,7 +17,7 @@ from harness import BRIEF, PATIENCE, Running, ask, gone, rrmaster, running
 from test_faults import crowd, stop_process
 from test_reload import GOOD, serving, write
 
-from rrmaster.status import Snapshot, from_json
+from rrmaster.status.model import Snapshot, from_json
 
 
 async def status(control: Path) -> Snapshot:

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 import trio
 from attrs import evolve
 
-from ._version import __version__
-from .config.settings import Settings
-from .dispatch.acceptor import Door
-from .dispatch.dispatcher import Dispatcher
-from .processes.generations import Lineage, Stem
-from .status import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
-from .supervision.supervisor import Supervisor
-from .supervision.worker_record import Ward
+from .._version import __version__
+from ..config.settings import Settings
+from ..dispatch.acceptor import Door
+from ..dispatch.dispatcher import Dispatcher
+from ..processes.generations import Lineage, Stem
+from ..supervision.supervisor import Supervisor
+from ..supervision.worker_record import Ward
+from .model import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 
 _TCP_INFO_LIMIT = struct.Struct("=28xI")
 """tcpi_sacked of a listening socket: how many its backlog holds, after the kernel has had its say (somaxconn)."""

@@ -24,8 +24,8 @@ import attrs
 from .config.option import flag
 from .config.parsing import Between
 from .config.settings import Settings
+from .control.socket_paths import DEFAULT_NAME
 from .master import environment, worker_environment
-from .places import DEFAULT_NAME
 from .processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
 from .protocol import template_wire, wire
 from .protocol.channel import Line, Talk

@@ -189,7 +189,7 @@ def _order(verb: str, argv: Sequence[str]) -> int:
 
 
 def _ask(verb: str, argv: Sequence[str]) -> int:
-    from .client import Client, NoMaster, reach
+    from .control.client import Client, NoMaster, reach
     from .verbs import VERBS as WORDS
 
     word = WORDS[verb]

@@ -23,13 +23,13 @@ from attrs import define, evolve, field
 from .config.option import SettingsError
 from .config.parsing import POLICIES, Between
 from .config.settings import Settings
+from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.dynamic_listeners import Openings
 from .dispatch.listeners import Listener
 from .dispatch.load import Policy, UserPolicy, policy_named
 from .logs.capture import open_pipe
 from .logs.log import logger, tell
-from .places import DEFAULT_NAME
 from .processes.generations import Lineage, Stem
 from .processes.process import NotStarted, Process, adopting, package_root, start, usable_cpus, worker_command
 from .processes.template import Template, start_template

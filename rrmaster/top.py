@@ -25,7 +25,7 @@ from collections.abc import Callable
 import blessed
 from attrs import Factory, define, evolve
 
-from .client import Client
+from .control.client import Client
 from .status.model import (
     COLUMNS,
     Column,

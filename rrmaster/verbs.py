@@ -19,7 +19,7 @@ from typing import Any
 
 from attrs import frozen
 
-from .client import Client
+from .control.client import Client
 from .status.model import as_json_text, plain, report, to_json, workers_table
 
 WIDTH = 132

@@ -19,8 +19,8 @@ import trio
 from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.client import Client, NoMaster, reach
-from rrmaster.control import (
+from rrmaster.control.client import Client, NoMaster, reach
+from rrmaster.control.server import (
     IDLE_S,
     KEPT,
     MAX_REQUEST,
@@ -33,8 +33,15 @@ from rrmaster.control import (
     Ring,
     new_size,
 )
+from rrmaster.control.socket_paths import (
+    CannotClaim,
+    Place,
+    Taken,
+    claim_by_name,
+    directories_to_search,
+    usable_directory,
+)
 from rrmaster.logs.log import Entry
-from rrmaster.places import CannotClaim, Place, Taken, claim_by_name, directories_to_search, usable_directory
 from rrmaster.rules.plan import Goal
 from rrmaster.rules.rollout import Phase, Rollout, Trial
 from rrmaster.status.model import Snapshot, from_json
@@ -618,7 +625,7 @@ def test_a_link_in_place_of_the_directory_is_not_followed(environ: dict[str, str
 def alone(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment in which no other master of this machine is found."""
     directories = [tmp_path / "rrmaster"]
-    monkeypatch.setattr("rrmaster.client.directories_to_search", lambda environ, uid: directories)
+    monkeypatch.setattr("rrmaster.control.client.directories_to_search", lambda environ, uid: directories)
     return environ
 
 

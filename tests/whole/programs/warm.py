@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any
 
-import rrmaster.client
+import rrmaster.control.client
 import rrmaster.service
 import rrmaster.verbs  # noqa: F401
 from rrmaster.cli import main

@@ -33,11 +33,11 @@ from typing import Any, Protocol
 import trio
 from attrs import Factory, define, field
 
-from .logs.log import Entry, logger, subscribe
-from .places import peer_of
-from .rules.rollout import Rollout
-from .status.model import Snapshot, to_json
-from .supervision.reload import Busy
+from ..logs.log import Entry, logger, subscribe
+from ..rules.rollout import Rollout
+from ..status.model import Snapshot, to_json
+from ..supervision.reload import Busy
+from .socket_paths import peer_of
 
 MAX_REQUEST = 4 * 1024
 """Bytes of one request; the longest real one is under a hundred."""

@@ -18,8 +18,8 @@ from typing import Any
 
 from attrs import define
 
-from .places import directories_to_search, peer_of
-from .status.model import Snapshot, from_json
+from ..status.model import Snapshot, from_json
+from .socket_paths import directories_to_search, peer_of
 
 CONNECT_S = 5.0
 """Seconds to be let in; a healthy master takes milliseconds, one that is stopped (SIGSTOP) takes for ever."""

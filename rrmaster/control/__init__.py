@@ -1,0 +1,1 @@
+"""The operator's socket: one JSON object a line, and both of its ends."""

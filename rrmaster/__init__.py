@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         WorkerOnline,
     )
     from .protocol.wire import NoteRefused
-    from .service import run
+    from .service.run import run
     from .supervision.supervisor import Hopeless
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
@@ -128,7 +128,7 @@ _HOMES = {
         "WorkerOnline",
     ),
     "dispatch.listeners": ("BindError",),
-    "service": ("run",),
+    "service.run": ("run",),
     "config.settings": ("Settings",),
     "config.option": ("SettingsError",),
     "supervision.supervisor": ("Hopeless",),

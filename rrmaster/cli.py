@@ -141,7 +141,7 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
 
     from .logs.log import begin
     from .processes.process import raise_descriptor_limit
-    from .service import BindError, CannotStart, Hopeless, run_with_signals
+    from .service.run import BindError, CannotStart, Hopeless, run_with_signals
 
     raise_descriptor_limit()
     end_log = begin(settings)
@@ -245,7 +245,7 @@ def _check(argv: Sequence[str]) -> int:
 
 
 def _systemd_unit(argv: Sequence[str]) -> int:
-    from .systemd import unit
+    from .service.systemd import unit
 
     config = _parse(argv).config
     settings, origins, warnings = _configured(argv)

@@ -21,7 +21,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import cli
 from rrmaster.config.settings import Settings, options
-from rrmaster.systemd import Notifier, unit
+from rrmaster.service.systemd import Notifier, unit
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

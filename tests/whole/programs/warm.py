@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 import rrmaster.control.client
-import rrmaster.service
+import rrmaster.service.run
 import rrmaster.verbs  # noqa: F401
 from rrmaster.cli import main
 

@@ -18,17 +18,17 @@ from typing import Any
 import trio
 from attrs import frozen
 
-from ._version import __version__
-from .config.option import SettingsError
-from .config.settings import Settings
-from .control.server import Control
-from .control.socket_paths import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
-from .dispatch.listeners import BindError
-from .logs.log import give_to, logger, reopen, tell
-from .master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
-from .processes.process import reap_strangers
-from .supervision.reconfigure import listen
-from .supervision.supervisor import Hopeless
+from .._version import __version__
+from ..config.option import SettingsError
+from ..config.settings import Settings
+from ..control.server import Control
+from ..control.socket_paths import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
+from ..dispatch.listeners import BindError
+from ..logs.log import give_to, logger, reopen, tell
+from ..master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
+from ..processes.process import reap_strangers
+from ..supervision.reconfigure import listen
+from ..supervision.supervisor import Hopeless
 from .systemd import Notifier
 
 

@@ -25,10 +25,10 @@ import attrs
 import trio
 from attrs import Factory, define
 
-from .config.option import Option, flag
-from .config.parsing import Inherited, Tcp, Unix
-from .config.settings import Settings, options
-from .protocol.launch import MODULE, is_program
+from ..config.option import Option, flag
+from ..config.parsing import Inherited, Tcp, Unix
+from ..config.settings import Settings, options
+from ..protocol.launch import MODULE, is_program
 
 UNSENT = 16
 """Messages kept for a systemd that is too busy: all that happens in any start, reload or stop."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from rrmaster.cli import _default
+from rrmaster.cli.main import _default
 from rrmaster.config.option import flag
 from rrmaster.config.settings import options
 from rrmaster.rules.lifecycle import as_table

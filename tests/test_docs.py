@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 
 import rrmaster
-from rrmaster.cli import VERBS, _parser
-from rrmaster.verbs import VERBS as WORDS
-from rrmaster.verbs import Verb
+from rrmaster.cli.commands import VERBS as WORDS
+from rrmaster.cli.commands import Verb
+from rrmaster.cli.main import VERBS, _parser
 from tests.pages import DOCS, GENERATED, PAGES, ROOT, blocks, name, renewed
 
 OTHERS = {

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import cli
+from rrmaster.cli import main
 from rrmaster.config.settings import Settings, options
 from rrmaster.service.systemd import Notifier, unit
 
@@ -209,7 +209,7 @@ def test_the_unit_starts_what_the_settings_say(chosen: Settings) -> None:
     text = unit(chosen, user="nobody", directory="/srv", python="/usr/bin/python3")
     python, m, package, *argv = command(keys(text)["ExecStart"])
     assert (python, m, package) == ("/usr/bin/python3", "-m", "rrmaster")
-    again, _, _ = cli._settings(cli._parse(argv))
+    again, _, _ = main._settings(main._parse(argv))
     elsewhere = ("chdir", "user", "group", "control")
     for name in options():
         if name not in elsewhere:

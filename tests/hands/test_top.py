@@ -9,7 +9,7 @@ from tests.laws.test_status import a_snapshot, a_worker
 
 pytest.importorskip("blessed")
 
-from rrmaster.top import HISTORY, LONGEST, Watch
+from rrmaster.cli.top import HISTORY, LONGEST, Watch
 
 BARS = "▁▂▃▄▅▆▇█"
 

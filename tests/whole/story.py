@@ -40,10 +40,10 @@ from pathlib import Path
 import trio
 from attrs import Factory, define
 
-from rrmaster.cli import VERBS, _Parser, _Usage
-from rrmaster.cli import _parse as parse_options
+from rrmaster.cli.commands import VERBS as WORDS
+from rrmaster.cli.main import VERBS, _Parser, _Usage
+from rrmaster.cli.main import _parse as parse_options
 from rrmaster.config.sources import from_table, read
-from rrmaster.verbs import VERBS as WORDS
 from tests.pages import ROOT, Block, blocks
 from tests.whole.harness import PATIENCE, Running
 

@@ -17,7 +17,7 @@ import pytest
 import trio
 from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
-from rrmaster.cli import VERBS
+from rrmaster.cli.main import VERBS
 
 ARGUMENTS = {"scale": ["+1"], "restart": ["0"], "retire": ["0"], "stacks": ["0"]}
 ASKING = [verb for verb in VERBS if verb not in ("check", "systemd-unit")]

@@ -12,10 +12,7 @@ import sys
 import traceback
 from typing import Any
 
-import rrmaster.control.client
-import rrmaster.service.run
-import rrmaster.verbs  # noqa: F401
-from rrmaster.cli import main
+from rrmaster.cli.main import main
 
 
 def serve(listener: socket.socket) -> None:

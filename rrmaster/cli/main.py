@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ._version import __version__
-from .config.option import Option, SettingsError, flag
-from .config.parsing import parse_port, suggestion
-from .config.settings import Settings, options
-from .config.sources import Source, conventions, from_environment, from_table, read
-from .protocol.launch import MODULE, is_program
+from .._version import __version__
+from ..config.option import Option, SettingsError, flag
+from ..config.parsing import parse_port, suggestion
+from ..config.settings import Settings, options
+from ..config.sources import Source, conventions, from_environment, from_table, read
+from ..protocol.launch import MODULE, is_program
 
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 """Exit statuses: part of the interface, see the README."""
@@ -139,9 +139,9 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     # Here, so that --help and mistakes answer before trio is loaded.
     import trio
 
-    from .logs.log import begin
-    from .processes.process import raise_descriptor_limit
-    from .service.run import BindError, CannotStart, Hopeless, run_with_signals
+    from ..logs.log import begin
+    from ..processes.process import raise_descriptor_limit
+    from ..service.run import BindError, CannotStart, Hopeless, run_with_signals
 
     raise_descriptor_limit()
     end_log = begin(settings)
@@ -189,8 +189,8 @@ def _order(verb: str, argv: Sequence[str]) -> int:
 
 
 def _ask(verb: str, argv: Sequence[str]) -> int:
-    from .control.client import Client, NoMaster, reach
-    from .verbs import VERBS as WORDS
+    from ..control.client import Client, NoMaster, reach
+    from .commands import VERBS as WORDS
 
     word = WORDS[verb]
     parser = _Parser(
@@ -245,7 +245,7 @@ def _check(argv: Sequence[str]) -> int:
 
 
 def _systemd_unit(argv: Sequence[str]) -> int:
-    from .service.systemd import unit
+    from ..service.systemd import unit
 
     config = _parse(argv).config
     settings, origins, warnings = _configured(argv)

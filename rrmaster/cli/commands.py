@@ -19,8 +19,8 @@ from typing import Any
 
 from attrs import frozen
 
-from .control.client import Client
-from .status.model import as_json_text, plain, report, to_json, workers_table
+from ..control.client import Client
+from ..status.model import as_json_text, plain, report, to_json, workers_table
 
 WIDTH = 132
 """Columns where there is no terminal to ask (a pipe, a file) and COLUMNS is not set."""

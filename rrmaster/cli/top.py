@@ -25,8 +25,8 @@ from collections.abc import Callable
 import blessed
 from attrs import Factory, define, evolve
 
-from .control.client import Client
-from .status.model import (
+from ..control.client import Client
+from ..status.model import (
     COLUMNS,
     Column,
     Snapshot,

@@ -21,20 +21,20 @@ from typing import Any
 
 import attrs
 
-from .config.option import flag
-from .config.parsing import Between
-from .config.settings import Settings
-from .control.socket_paths import DEFAULT_NAME
-from .master import environment, worker_environment
-from .processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
-from .protocol import template_wire, wire
-from .protocol.channel import Line, Talk
-from .protocol.fork_safety import asked_for, in_words
-from .protocol.launch import is_program
-from .rules.lifecycle import Patience
-from .supervision.reconfigure import environment_of, look_at_certificate
-from .supervision.supervisor import STACKS_S
-from .supervision.worker_record import Birth
+from ..config.option import flag
+from ..config.parsing import Between
+from ..config.settings import Settings
+from ..control.socket_paths import DEFAULT_NAME
+from ..master import environment, worker_environment
+from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
+from ..protocol import template_wire, wire
+from ..protocol.channel import Line, Talk
+from ..protocol.fork_safety import asked_for, in_words
+from ..protocol.launch import is_program
+from ..rules.lifecycle import Patience
+from ..supervision.reconfigure import environment_of, look_at_certificate
+from ..supervision.supervisor import STACKS_S
+from ..supervision.worker_record import Birth
 
 NO_PORT = 65535
 """What a program is told that asks for any free port."""

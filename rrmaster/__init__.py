@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .api import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
     from .config.option import SettingsError
     from .config.settings import Settings
     from .dispatch.listeners import BindError
-    from .embedding import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
     from .events.bus import WorkerGone
     from .events.events import (
         EventsMissed,
@@ -103,7 +103,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "embedding": (
+    "api": (
         "Health",
         "Master",
         "ReloadRefused",

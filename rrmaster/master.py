@@ -47,7 +47,7 @@ from .supervision.reconfigure import Change, environment_of, look_at_certificate
 from .supervision.reload import Busy
 from .supervision.supervisor import Supervisor
 from .supervision.worker_record import Birth, Born, Ward
-from .watch import Watch, in_words, watched
+from .watcher import Watch, in_words, watched
 
 LAST_CALL = 0.5
 """The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""

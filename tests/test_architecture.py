@@ -30,8 +30,6 @@ MOST_LINES = 450
 MOST_OF_A_FUNCTION = 45
 
 NOT_YET_MOVED = {
-    "embedding": "api",
-    "watch": "watcher",
     "worker/life": "worker/boot",
     "worker/arrival": "worker/intake",
     "worker/speech": "worker/messages",

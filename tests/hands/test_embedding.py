@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.embedding import Worker
+from rrmaster.api import Worker
 from rrmaster.events.bus import Subscription, WorkerGone
 from rrmaster.events.events import (
     WorkerChanged,

@@ -18,7 +18,7 @@ import watchfiles
 from rrmaster.config.option import SettingsError
 from rrmaster.config.settings import Settings
 from rrmaster.logs import log
-from rrmaster.watch import Code, Watch, in_words, watched
+from rrmaster.watcher import Code, Watch, in_words, watched
 
 PATIENCE = 10.0
 

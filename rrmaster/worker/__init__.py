@@ -21,7 +21,7 @@ from attrs import Factory, define, frozen
 from ..protocol import wire
 from ..protocol.channel import DescriptorLost, HungUp, Letterbox, Talk
 from ..protocol.wire import REPORT_AFTER
-from .speech import MasterGone, Means, Speech
+from .messages import MasterGone, Means, Speech
 
 if TYPE_CHECKING:
     from ..protocol.proxy_header import Header

@@ -21,7 +21,7 @@ from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
 from . import DUMP_SIGNAL
-from .life import birth, leave_with_master, prepare, serve
+from .boot import birth, leave_with_master, prepare, serve
 from .loading import explain
 
 

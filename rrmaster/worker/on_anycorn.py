@@ -53,8 +53,8 @@ from hyperframe.frame import GoAwayFrame
 from ..protocol import tls
 from ..protocol.launch import Launch
 from . import Duty, Taken, header_of
-from .arrival import GOODBYE_S, VIRGIN, Arrival
 from .asgi import ASGI, Counted, Message, Receive, Send
+from .intake import GOODBYE_S, VIRGIN, Arrival
 from .limits import Limits
 from .loading import Application, CannotLoad
 from .on_trio import Handlers

@@ -20,8 +20,8 @@ from attrs import Factory, define, field
 
 from ..protocol.launch import Launch
 from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
-from .arrival import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .connection import left, socket_of
+from .intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from .loading import Application
 from .stacks import MAX_TASK_LINES, say_tasks_at
 

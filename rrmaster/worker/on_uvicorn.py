@@ -39,8 +39,8 @@ from uvicorn.server import ServerState
 from ..protocol import tls
 from ..protocol.launch import Launch
 from . import Duty, Taken, header_of
-from .arrival import VIRGIN, Arrival
 from .asgi import ASGI, Counted
+from .intake import VIRGIN, Arrival
 from .limits import Limits
 from .loading import Application, CannotLoad
 from .on_asyncio import Connection, Service, admit, run_server

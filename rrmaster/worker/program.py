@@ -24,8 +24,8 @@ from ..protocol import wire
 from ..protocol.launch import MODULE, Launch, is_program
 from . import CurrentWorker, Draining, become, is_worker
 from .loading import explain
+from .messages import MasterGone, Means, Speech
 from .ports import Ports
-from .speech import MasterGone, Means, Speech
 
 
 class Host(Protocol):

@@ -33,7 +33,7 @@ from ..protocol.channel import Letterbox
 from ..protocol.fork_safety import Held, Traces, hindrances
 from ..protocol.launch import Launch
 from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
-from .life import Prepared, prepare, serve
+from .boot import Prepared, prepare, serve
 from .loading import explain
 from .runtimes import warm_up
 

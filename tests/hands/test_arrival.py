@@ -17,7 +17,7 @@ from rrmaster.protocol.channel import Letterbox
 from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.proxy_header import Header, Senders
 from rrmaster.worker import Duty, Facts, Taken
-from rrmaster.worker.arrival import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
+from rrmaster.worker.intake import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
 from rrmaster.worker.on_asyncio import Connection, Streams
 from rrmaster.worker.on_trio import Handlers
 from tests.fakes import DEADLINE

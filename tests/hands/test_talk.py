@@ -21,7 +21,7 @@ from rrmaster.protocol.channel import Talk
 from rrmaster.worker import MasterGone
 from rrmaster.worker import on_asyncio as asyncio_side
 from rrmaster.worker import on_trio as trio_side
-from rrmaster.worker.speech import Speech
+from rrmaster.worker.messages import Speech
 
 
 @define(eq=False)

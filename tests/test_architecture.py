@@ -30,14 +30,6 @@ MOST_LINES = 450
 MOST_OF_A_FUNCTION = 45
 
 NOT_YET_MOVED = {
-    "worker/runtimes": "worker/serving/runtimes",
-    "worker/on_trio": "worker/serving/on_trio",
-    "worker/on_asyncio": "worker/serving/on_asyncio",
-    "worker/on_uvicorn": "worker/serving/on_uvicorn",
-    "worker/on_anycorn": "worker/serving/on_anycorn",
-    "worker/asgi": "worker/serving/asgi",
-    "worker/wsgi": "worker/serving/wsgi",
-    "worker/limits": "worker/serving/http_limits",
     "worker/program": "worker/programs/program",
     "worker/ports": "worker/programs/ports",
     "worker/ports_on_trio": "worker/programs/ports_on_trio",

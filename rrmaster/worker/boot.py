@@ -22,7 +22,7 @@ from ..protocol.launch import Launch
 from . import Duty, Facts
 from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
-from .runtimes import Run, server_for
+from .serving.runtimes import Run, server_for
 
 _FACTS = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
 

@@ -18,9 +18,9 @@ from attrs import Factory, define
 from ..protocol import wire
 from . import DUMP_SIGNAL, SHORT_PAUSE, Taken
 from .connection import Connection
-from .on_asyncio import Means, Service, tasks_of
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
+from .serving.on_asyncio import Means, Service, tasks_of
 from .stacks import say_tasks_at
 
 GOODBYE = 2.0

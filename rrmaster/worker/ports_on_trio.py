@@ -20,9 +20,9 @@ from ..protocol import wire
 from . import DUMP_SIGNAL, Taken
 from .alone import open_unix
 from .connection import socket_of
-from .on_trio import Means, Service, tasks
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
+from .serving.on_trio import Means, Service, tasks
 from .stacks import say_tasks_at
 
 BACKLOG = 0xFFFF

@@ -35,7 +35,7 @@ from ..protocol.launch import Launch
 from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
 from .boot import Prepared, prepare, serve
 from .loading import explain
-from .runtimes import warm_up
+from .serving.runtimes import warm_up
 
 ADOPTED_S = 1.0
 """Seconds until the middle process has ended; it does nothing else, and takes some hundred microseconds."""

@@ -18,8 +18,8 @@ from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.proxy_header import Header, Senders
 from rrmaster.worker import Duty, Facts, Taken
 from rrmaster.worker.intake import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
-from rrmaster.worker.on_asyncio import Connection, Streams
-from rrmaster.worker.on_trio import Handlers
+from rrmaster.worker.serving.on_asyncio import Connection, Streams
+from rrmaster.worker.serving.on_trio import Handlers
 from tests.fakes import DEADLINE
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"
@@ -152,7 +152,7 @@ async def test_in_a_drain_it_has_two_seconds_on_trio(duty, context):
 @pytest.mark.parametrize("drains", [False, True])
 def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what, drains):
     for name in ("VIRGIN",) if drains else ("HEADER_S", "HANDSHAKE_S"):
-        monkeypatch.setattr(f"rrmaster.worker.on_asyncio.{name}", 0.05)
+        monkeypatch.setattr(f"rrmaster.worker.serving.on_asyncio.{name}", 0.05)
     client, theirs = socket.socketpair()
     arrival, said = way(duty, *((None, (1,)) if what == "header" else (context, ())))
 

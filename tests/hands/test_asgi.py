@@ -11,8 +11,8 @@ import pytest
 from attrs import Factory, define
 
 from rrmaster.worker import Duty, Requests
-from rrmaster.worker.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
-from rrmaster.worker.wsgi import attended
+from rrmaster.worker.serving.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
+from rrmaster.worker.serving.wsgi import attended
 from tests.fakes import DEADLINE
 from tests.hands.test_duty import on_duty
 

@@ -18,7 +18,7 @@ from attrs import Factory, define
 from rrmaster import worker as module
 from rrmaster.protocol import wire
 from rrmaster.worker import BATCH, RESERVE, current_worker
-from rrmaster.worker.on_asyncio import Handler, Service, Streams, tasks_of
+from rrmaster.worker.serving.on_asyncio import Handler, Service, Streams, tasks_of
 from tests.fakes import DEADLINE
 from tests.hands.test_duty import Master, on_duty
 

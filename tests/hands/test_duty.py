@@ -27,7 +27,7 @@ from rrmaster.worker import (
     current_worker,
     is_worker,
 )
-from rrmaster.worker.on_trio import SHORT_PAUSE, Handler, serve
+from rrmaster.worker.serving.on_trio import SHORT_PAUSE, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
 

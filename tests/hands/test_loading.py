@@ -13,7 +13,7 @@ from attrs import evolve
 from rrmaster.protocol.launch import Launch
 from rrmaster.worker import loading
 from rrmaster.worker.loading import Application, CannotLoad, Kind, kind_of, load
-from rrmaster.worker.runtimes import SERVERS, server_for
+from rrmaster.worker.serving.runtimes import SERVERS, server_for
 
 HERE = sys.modules[__name__]
 

@@ -19,9 +19,9 @@ from rrmaster.events.events import EventsMissed, FleetScaled, WorkerMessage
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Talk
 from rrmaster.worker import MasterGone
-from rrmaster.worker import on_asyncio as asyncio_side
-from rrmaster.worker import on_trio as trio_side
 from rrmaster.worker.messages import Speech
+from rrmaster.worker.serving import on_asyncio as asyncio_side
+from rrmaster.worker.serving import on_trio as trio_side
 
 
 @define(eq=False)

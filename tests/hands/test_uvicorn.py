@@ -9,8 +9,8 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from rrmaster.worker.asgi import Message, Receive, Send
-from rrmaster.worker.on_uvicorn import _is_virgin
+from rrmaster.worker.serving.asgi import Message, Receive, Send
+from rrmaster.worker.serving.on_uvicorn import _is_virgin
 
 
 class Played(asyncio.Transport):

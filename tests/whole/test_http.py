@@ -142,7 +142,7 @@ import sys
 sys.modules["uvicorn"] = None
 from rrmaster.protocol.launch import Launch
 from rrmaster.worker.loading import Application, CannotLoad, Kind
-from rrmaster.worker.runtimes import server_for
+from rrmaster.worker.serving.runtimes import server_for
 try:
     server_for(Application("shop:app", None, Kind.ASGI), Launch(application="shop:app"))
 except CannotLoad as error:

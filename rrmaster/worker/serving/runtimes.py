@@ -21,9 +21,9 @@ from importlib.util import find_spec
 
 from attrs import evolve
 
-from ..protocol.launch import Launch
-from . import Duty
-from .loading import Application, CannotLoad, Kind
+from ...protocol.launch import Launch
+from .. import Duty
+from ..loading import Application, CannotLoad, Kind
 
 Run = Callable[[Application, Duty, Launch], None]
 """Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""

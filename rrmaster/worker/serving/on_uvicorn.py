@@ -36,13 +36,13 @@ import uvicorn
 from attrs import Factory, define, field
 from uvicorn.server import ServerState
 
-from ..protocol import tls
-from ..protocol.launch import Launch
-from . import Duty, Taken, header_of
+from ...protocol import tls
+from ...protocol.launch import Launch
+from .. import Duty, Taken, header_of
+from ..intake import VIRGIN, Arrival
+from ..loading import Application, CannotLoad
 from .asgi import ASGI, Counted
-from .intake import VIRGIN, Arrival
-from .limits import Limits
-from .loading import Application, CannotLoad
+from .http_limits import Limits
 from .on_asyncio import Connection, Service, admit, run_server
 
 LATEST = 0.5

@@ -50,13 +50,13 @@ from attrs import Factory, define, field
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame
 
-from ..protocol import tls
-from ..protocol.launch import Launch
-from . import Duty, Taken, header_of
+from ...protocol import tls
+from ...protocol.launch import Launch
+from .. import Duty, Taken, header_of
+from ..intake import GOODBYE_S, VIRGIN, Arrival
+from ..loading import Application, CannotLoad
 from .asgi import ASGI, Counted, Message, Receive, Send
-from .intake import GOODBYE_S, VIRGIN, Arrival
-from .limits import Limits
-from .loading import Application, CannotLoad
+from .http_limits import Limits
 from .on_trio import Handlers
 
 LATEST = 0.5

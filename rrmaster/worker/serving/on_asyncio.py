@@ -22,13 +22,13 @@ from typing import Any, Protocol
 
 from attrs import Factory, define
 
-from ..protocol.launch import Launch
-from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
-from .connection import Connection as Connection  # on_uvicorn finds it here
-from .connection import left, socket_of
-from .intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
-from .loading import Application
-from .stacks import MAX_TASK_LINES, say_tasks_at
+from ...protocol.launch import Launch
+from .. import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from ..connection import Connection as Connection  # on_uvicorn finds it here
+from ..connection import left, socket_of
+from ..intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
+from ..loading import Application
+from ..stacks import MAX_TASK_LINES, say_tasks_at
 
 BEGIN = 5
 """Turns of the loop after a batch, in which what was taken can begin: one for the task that makes its transport, one

@@ -18,12 +18,12 @@ from typing import Any
 import trio
 from attrs import Factory, define, field
 
-from ..protocol.launch import Launch
-from . import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
-from .connection import left, socket_of
-from .intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
-from .loading import Application
-from .stacks import MAX_TASK_LINES, say_tasks_at
+from ...protocol.launch import Launch
+from .. import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from ..connection import left, socket_of
+from ..intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
+from ..loading import Application
+from ..stacks import MAX_TASK_LINES, say_tasks_at
 
 Handler = Callable[[Any], Awaitable[object]]
 Serve = Callable[[Any, Taken], Awaitable[object]]

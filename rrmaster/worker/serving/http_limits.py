@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from ..protocol.launch import Launch
+from ...protocol.launch import Launch
 from .asgi import ASGI, Message, Receive, Send
 
 AROUND_FIELD = 32

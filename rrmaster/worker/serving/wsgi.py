@@ -16,10 +16,10 @@ from typing import Any
 from a2wsgi import WSGIMiddleware
 from attrs import define, evolve
 
-from ..protocol.launch import Launch
-from . import Duty
+from ...protocol.launch import Launch
+from .. import Duty
+from ..loading import Application
 from .asgi import ASGI, Message, Receive, Send
-from .loading import Application
 from .on_uvicorn import serve
 from .on_uvicorn import warm_up as warm_up  # runtimes finds it here
 

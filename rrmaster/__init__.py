@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from .supervision.supervisor import Hopeless
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
-    from .worker.ports_on_threads import listening_socket
-    from .worker.ports_on_trio import open_tcp_listeners, open_unix_listener
+    from .worker.programs.ports_on_threads import listening_socket
+    from .worker.programs.ports_on_trio import open_tcp_listeners, open_unix_listener
 
 __all__ = [
     "BindError",
@@ -141,9 +141,9 @@ _HOMES = {
         "current_worker",
         "is_worker",
     ),
-    "worker.ports_on_threads": ("listening_socket",),
+    "worker.programs.ports_on_threads": ("listening_socket",),
     "worker.hooks": ("on_fork",),
-    "worker.ports_on_trio": (
+    "worker.programs.ports_on_trio": (
         "open_tcp_listeners",
         "open_unix_listener",
     ),

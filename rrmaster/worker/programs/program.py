@@ -20,11 +20,11 @@ from typing import Any, Protocol, cast
 
 from attrs import define
 
-from ..protocol import wire
-from ..protocol.launch import MODULE, Launch, is_program
-from . import CurrentWorker, Draining, become, is_worker
-from .loading import explain
-from .messages import MasterGone, Means, Speech
+from ...protocol import wire
+from ...protocol.launch import MODULE, Launch, is_program
+from .. import CurrentWorker, Draining, become, is_worker
+from ..loading import explain
+from ..messages import MasterGone, Means, Speech
 from .ports import Ports
 
 

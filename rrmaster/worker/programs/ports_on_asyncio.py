@@ -15,13 +15,13 @@ from typing import Any
 
 from attrs import Factory, define
 
-from ..protocol import wire
-from . import DUMP_SIGNAL, SHORT_PAUSE, Taken
-from .connection import Connection
+from ...protocol import wire
+from .. import DUMP_SIGNAL, SHORT_PAUSE, Taken
+from ..connection import Connection
+from ..serving.on_asyncio import Means, Service, tasks_of
+from ..stacks import say_tasks_at
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
-from .serving.on_asyncio import Means, Service, tasks_of
-from .stacks import say_tasks_at
 
 GOODBYE = 2.0
 """Seconds that a program has for its own end after `serve_forever` has returned, before its tasks are cancelled: it may

@@ -23,12 +23,12 @@ from typing import Any
 
 from attrs import Factory, define
 
-from ..protocol import wire
-from . import REPORT_AFTER, SHORT_PAUSE, HungUp, Taken
-from .alone import open_unix
-from .connection import Connection, socket_of
+from ...protocol import wire
+from .. import REPORT_AFTER, SHORT_PAUSE, HungUp, Taken
+from ..connection import Connection, socket_of
 from .ports import Port, Ports, Request, literal
 from .program import current_program
+from .standalone import open_unix
 
 ANSWER_S = 10.0
 """Seconds to wait for the master's answer; it takes a quarter of one at most."""

@@ -16,14 +16,14 @@ from typing import Any
 import trio
 from attrs import Factory, define, field
 
-from ..protocol import wire
-from . import DUMP_SIGNAL, Taken
-from .alone import open_unix
-from .connection import socket_of
+from ...protocol import wire
+from .. import DUMP_SIGNAL, Taken
+from ..connection import socket_of
+from ..serving.on_trio import Means, Service, tasks
+from ..stacks import say_tasks_at
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
-from .serving.on_trio import Means, Service, tasks
-from .stacks import say_tasks_at
+from .standalone import open_unix
 
 BACKLOG = 0xFFFF
 """As trio has it: the kernel cuts it to what it allows."""

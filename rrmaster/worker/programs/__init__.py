@@ -1,0 +1,1 @@
+"""Programs that open their own listeners, in a worker and standalone."""

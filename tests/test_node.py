@@ -15,35 +15,35 @@ import pytest
 TESTS = Path(__file__).parent
 
 HELD = {
-    "laws/test_wire": {
+    "protocol/test_wire": {
         "test_a_message_that_refers_to_itself_is_refused": "advanced-serialization",
     },
-    "hands/test_dispatcher": {
+    "dispatch/test_dispatcher": {
         "test_a_connections_own_trouble_costs_the_next_one_nothing": "accept-fail",
     },
-    "hands/test_embedding": {
+    "test_api": {
         "test_to_disconnect_is_safe_in_every_state_and_returns_at_the_end": (
             "worker-destroy worker-isconnected worker-isdead disconnect-before-exit disconnect-idle-worker "
             "disconnect-unshared-tcp disconnect-exitedAfterDisconnect-race"
         ),
     },
-    "hands/test_listeners": {
+    "dispatch/test_listeners": {
         "test_a_backlog_is_as_long_as_was_asked": "net-listen-backlog",
         "test_a_unix_sockets_mode_is_exact_whatever_the_umask": "listen-pipe-readable-writable",
         "test_a_port_for_root_is_refused_to_others_for_real": "bind-privileged-port",
     },
-    "hands/test_openings": {
+    "dispatch/test_dynamic_listeners": {
         "test_everybody_of_ipv6_leaves_the_port_of_ipv4_to_who_asks_for_it": (
             "net-listen-ipv6only-none net-listen-ipv6only-rr"
         ),
         "test_the_how_manieth_free_port_is_the_same_for_all": "child-index-net",
         "test_the_same_address_twice_in_one_worker_is_in_use_until_it_is_left": "test-net-listen-twice",
     },
-    "hands/test_ports": {
+    "worker/programs/test_ports": {
         "test_what_is_closed_here_is_left_to_the_master_for_a_while_and_then_closed": "worker-handle-close",
         "test_an_answer_to_nobody_is_left_again": "test-net-server-close-before-ipc-response",
     },
-    "hands/test_supervisor": {
+    "supervision/test_supervisor": {
         "test_who_does_not_finish_is_terminated_at_the_graceful_timeout": "worker-no-exit",
         "test_a_worker_that_never_gets_ready_again_is_not_started_over_and_over": "worker-disconnect-on-error",
     },
@@ -119,9 +119,9 @@ FAULTS = {
     "sending to one that has just died":
         "whole/test_library::test_kill_and_disconnect_of_the_dead_change_nothing_and_sending_to_them_is_an_error",
     "a full line":
-        "hands/test_talk::test_a_full_line_makes_the_sender_wait_and_grows_nothing",
+        "events/test_bus::test_a_full_line_makes_the_sender_wait_and_grows_nothing",
     "the master gone, for who talks to it":
-        "hands/test_talk::test_when_the_master_has_gone_messages_end_and_sending_is_an_error",
+        "events/test_bus::test_when_the_master_has_gone_messages_end_and_sending_is_an_error",
     "who gets a connection":
         "whole/test_serving::test_held_connections_are_spread_evenly_one_by_one_and_emptied_workers_are_filled_first",
 }  # fmt: skip

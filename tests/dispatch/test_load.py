@@ -26,7 +26,7 @@ from rrmaster.dispatch.load import (
     policy_named,
 )
 from rrmaster.protocol import wire
-from tests.laws.workers import Worker, hire
+from tests.dispatch.workers import Worker, hire
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 PEER = ("192.0.2.1", 40_000)

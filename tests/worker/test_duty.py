@@ -297,7 +297,7 @@ def test_a_nudge_is_not_read_by_who_cannot_take(limit: list[int]) -> None:
 def test_a_connection_lost_for_want_of_a_descriptor_does_not_cost_its_place_too() -> None:
     run_alone("""
 from tests import fakes
-from tests.hands import test_duty
+from tests.worker import test_duty
 with test_duty.on_duty() as (master, duty):
     master.hand(1)
     relieve = fakes.fill_the_table()

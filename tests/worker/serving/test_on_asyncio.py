@@ -20,7 +20,7 @@ from rrmaster.protocol import wire
 from rrmaster.worker import BATCH, RESERVE, current_worker
 from rrmaster.worker.serving.on_asyncio import Handler, Service, Streams, tasks_of
 from tests.fakes import DEADLINE
-from tests.hands.test_duty import Master, on_duty
+from tests.worker.test_duty import Master, on_duty
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop] | None] = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 
@@ -283,7 +283,7 @@ def test_where_its_tasks_stand_can_be_told(loop: str) -> None:
         stage.master.hand()
         await stage.report(busy=1)
         told = "\n".join(tasks_of(asyncio.get_running_loop()))
-        assert "test_asyncio.py" in told
+        assert "test_on_asyncio.py" in told
         assert " in echo" in told
 
     play(loop, echo, act)

@@ -18,8 +18,8 @@ from rrmaster.dispatch.listeners import open_listeners
 from rrmaster.dispatch.load import Breach
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import Attend, Listen, Listening
+from tests.dispatch.test_listeners import needs_ipv6
 from tests.fakes import House, Player, a_house, eventually
-from tests.hands.test_listeners import needs_ipv6
 
 LOOPBACK = "127.0.0.1"
 

@@ -8,7 +8,7 @@ from rrmaster.dispatch.load import DOUBT, Post
 from rrmaster.dispatch.stall_detector import FEW, MANY, STUCK, Lateness, receivers
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import REPORT_AFTER
-from tests.laws.workers import Worker, hire
+from tests.dispatch.workers import Worker, hire
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

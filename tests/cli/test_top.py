@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from tests.laws.test_status import a_snapshot, a_worker
+from tests.status.test_model import a_snapshot, a_worker
 
 pytest.importorskip("blessed")
 

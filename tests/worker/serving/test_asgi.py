@@ -14,7 +14,7 @@ from rrmaster.worker import Duty, Requests
 from rrmaster.worker.serving.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
 from rrmaster.worker.serving.wsgi import attended
 from tests.fakes import DEADLINE
-from tests.hands.test_duty import on_duty
+from tests.worker.test_duty import on_duty
 
 HTTP: Message = {
     "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"a=b", "headers": [],

@@ -12,9 +12,10 @@ import h11
 import pytest
 import trio
 from attrs import Factory, define
-from harness import PATIENCE
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+
+from tests.whole.harness import PATIENCE
 
 DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
 """Long enough that nothing happens by its own deadline, but at half of it."""

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from harness import PATIENCE, Running, closed, dial, running
 from websockets.sync.client import connect as connect_websocket
+
+from tests.whole.harness import PATIENCE, Running, closed, dial, running
 
 CLIENT, LISTENER = ["192.0.2.7", 56324], ["198.51.100.1", 443]
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"

@@ -7,7 +7,8 @@ from ast import literal_eval
 from pathlib import Path
 
 import trio
-from harness import BRIEF, ask, is_free, running
+
+from tests.whole.harness import BRIEF, ask, is_free, running
 
 
 async def reload(master, said: str) -> None:

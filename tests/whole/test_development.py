@@ -12,7 +12,8 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 import trio
-from harness import PATIENCE, Running, ask, gone, is_free, running
+
+from tests.whole.harness import PATIENCE, Running, ask, gone, is_free, running
 
 CODE = """
 async def answer(stream):

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import PATIENCE, Running, ask, gone, is_free, running
 
 from rrmaster.protocol.channel import _SO_PASSRIGHTS
+from tests.whole.harness import PATIENCE, Running, ask, gone, is_free, running
 
 
 async def crowd(port: int, clients: int, enough: Callable[[], bool], question: bytes = b"?") -> Counter[str]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import trio
-from harness import BRIEF, PATIENCE, Running, ask, gone, rrmaster, running
-from test_faults import crowd, stop_process
-from test_reload import GOOD, serving, write
 
 from rrmaster.status.model import Snapshot, from_json
+from tests.whole.harness import BRIEF, PATIENCE, Running, ask, gone, rrmaster, running
+from tests.whole.test_faults import crowd, stop_process
+from tests.whole.test_reload import GOOD, serving, write
 
 
 async def status(control: Path) -> Snapshot:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from browser import FRAMEWORKS, browsing
-from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, running
 from websockets.sync.client import connect
+
+from tests.whole.browser import FRAMEWORKS, browsing
+from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, Running, ask, running
 
 HAVE_WEBSOCKETS = {"with_fastapi:app", "with_starlette:make", "with_quart:app"}
 

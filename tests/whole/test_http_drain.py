@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from browser import DRAINS, FRAMEWORKS, Ends, browsing, customer, last_answer
-from harness import BRIEF, Running, running
+
+from tests.whole.browser import DRAINS, FRAMEWORKS, Ends, browsing, customer, last_answer
+from tests.whole.harness import BRIEF, Running, running
 
 
 @asynccontextmanager

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from browser import browsing
-from harness import PATIENCE, PROGRAMS, running
+
+from tests.whole.browser import browsing
+from tests.whole.harness import PATIENCE, PROGRAMS, running
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n"
 POST = b"POST /length HTTP/1.1\r\nHost: test\r\n"

@@ -12,10 +12,11 @@ import httpx
 import pytest
 import trio
 import trustme
-from browser import DRAINS, Ends, browsing, customer, last_answer
-from harness import BRIEF, PATIENCE, Running, running
-from test_start import SERVE, rrmaster
 from websockets.sync.client import connect
+
+from tests.whole.browser import DRAINS, Ends, browsing, customer, last_answer
+from tests.whole.harness import BRIEF, PATIENCE, Running, running
+from tests.whole.test_start import SERVE, rrmaster
 
 
 def speaking(version: str, **more: object) -> httpx.AsyncClient:

@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 import trio
-from harness import BRIEF, ask, gone, running
-from test_faults import crowd
+
+from tests.whole.harness import BRIEF, ask, gone, running
+from tests.whole.test_faults import crowd
 
 
 async def test_term_finishes_what_is_in_hand_and_ends_with_0():

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trio
-from harness import PATIENCE, Running, ask, running
+
+from tests.whole.harness import PATIENCE, Running, ask, running
 
 GROWTH = 14
 """MiB: the queue's 8, and what a busy master's allocator keeps."""

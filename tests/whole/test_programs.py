@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import trio
 from attrs import define
-from harness import BRIEF, PATIENCE, PROGRAMS, ROOT, Running, ask, connect, gone, is_free, running
 
 import rrmaster
+from tests.whole.harness import BRIEF, PATIENCE, PROGRAMS, ROOT, Running, ask, connect, gone, is_free, running
 
 ANY = "127.0.0.1:0"
 

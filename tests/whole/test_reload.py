@@ -10,8 +10,9 @@ from pathlib import Path
 from signal import SIGHUP
 
 import trio
-from harness import BRIEF, PROGRAMS, Running, ask, gone, rrmaster, running
-from test_faults import crowd
+
+from tests.whole.harness import BRIEF, PROGRAMS, Running, ask, gone, rrmaster, running
+from tests.whole.test_faults import crowd
 
 GOOD = (PROGRAMS / "handlers.py").read_text()
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import PATIENCE, PROGRAMS, ROOT, ask, running
+
+from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, ask, running
 
 
 @pytest.fixture

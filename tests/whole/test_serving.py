@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import PATIENCE, ask, running
+
+from tests.whole.harness import PATIENCE, ask, running
 
 
 async def test_held_connections_are_spread_evenly_one_by_one_and_emptied_workers_are_filled_first():

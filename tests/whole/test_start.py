@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, ask, rrmaster, running
+
+from tests.whole.harness import PROGRAMS, ask, rrmaster, running
 
 SERVE = ("--workers", "2", "--bind", "127.0.0.1:0", "--app-dir", str(PROGRAMS))
 

@@ -17,9 +17,10 @@ import pytest
 import trio
 import trustme
 from attrs import define
-from harness import BRIEF, PATIENCE, Running, closed, dial, running
-from test_start import rrmaster
 from websockets.sync.client import connect as connect_websocket
+
+from tests.whole.harness import BRIEF, PATIENCE, Running, closed, dial, running
+from tests.whole.test_start import rrmaster
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 SERVERS = [("app", "uvloop"), ("app", "asyncio"), ("app", "trio"), ("stream", "trio"), ("streams", "asyncio")]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
 from rrmaster.cli.main import VERBS
+from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
 ARGUMENTS = {"scale": ["+1"], "restart": ["0"], "retire": ["0"], "stacks": ["0"]}
 ASKING = [verb for verb in VERBS if verb not in ("check", "systemd-unit")]

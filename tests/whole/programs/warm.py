@@ -12,6 +12,9 @@ import sys
 import traceback
 from typing import Any
 
+import rrmaster.cli.commands  # loaded before the first fork
+import rrmaster.control.client
+import rrmaster.service.run  # noqa: F401
 from rrmaster.cli.main import main
 
 

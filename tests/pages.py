@@ -15,10 +15,11 @@ from pathlib import Path
 
 from attrs import frozen
 
-from rrmaster.cli.main import _default
+from rrmaster.cli.arguments import default_of
 from rrmaster.config.option import flag
 from rrmaster.config.settings import options
 from rrmaster.rules.lifecycle import as_table
+from rrmaster.status.tables import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -97,7 +98,7 @@ def options_in_tables() -> str:
         flags = ", ".join(f"`{short}`" for short in option.flags)
         value = html.escape(option.metavar).replace("|", "&#124;")
         spelled = f"<code>{flag(option_name)}{' ' * bool(value)}{value}</code>"
-        default = html.escape(option.shown or _default(option_name)).replace("|", "&#124;")
+        default = html.escape(option.shown or default_of(option_name)).replace("|", "&#124;")
         about = html.escape(option.help, quote=False).replace("|", "&#124;").replace("*", "&#42;")
         row = f"| {', '.join(filter(None, (flags, spelled)))} | {default} | {about} |"
         groups.setdefault(option.group, []).append(row)
@@ -106,7 +107,16 @@ def options_in_tables() -> str:
     return "\n\n".join(map("\n".join, sections))
 
 
-GENERATED = {"architecture.md": ("law", as_table), "options.md": ("options", options_in_tables)}
+def columns_in_a_table() -> str:
+    """The columns of `rrmaster status` with their meanings, from their declarations."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {column.title} | {column.about} |" for column in COLUMNS)])
+
+
+GENERATED = {
+    "architecture.md": ("law", as_table),
+    "control.md": ("columns", columns_in_a_table),
+    "options.md": ("options", options_in_tables),
+}
 """The pages with a generated part, between ``<!-- name -->`` and ``<!-- end of name -->``."""
 
 

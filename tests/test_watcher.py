@@ -1,4 +1,4 @@
-"""Has the code changed: what counts, how it is said, and that watching ends when it is told."""
+"""Has the code changed: which files count, how a change is described, and that watching ends when cancelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import watchfiles
 from rrmaster.config.option import SettingsError
 from rrmaster.config.settings import Settings
 from rrmaster.logs import log
-from rrmaster.watcher import Code, Watch, in_words, watched
+from rrmaster.watcher import CodeFiles, CodeWatcher, in_words, watcher_for
 
 PATIENCE = 10.0
 
@@ -26,10 +26,10 @@ PATIENCE = 10.0
 # --- which files
 
 
-def code(**settings: object) -> Code:
-    watch = watched(Settings("app:f", reload=True, **settings))
-    assert watch is not None
-    return watch.code
+def code(**settings: object) -> CodeFiles:
+    watcher = watcher_for(Settings("app:f", reload=True, **settings))
+    assert watcher is not None
+    return watcher.code
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_code_is_what_the_globs_say(name: str, counts: bool, tmp_path: Path):
     assert watched_code.holds(f"{tmp_path}/{name}") == counts
 
 
-def test_what_lies_above_the_watched_directory_excludes_nothing(tmp_path: Path):
+def test_a_directory_above_the_watched_one_excludes_nothing(tmp_path: Path):
     home = tmp_path / "tests" / ".venv" / "project"
     home.mkdir(parents=True)
     assert code(reload_dir=[str(home)], reload_exclude=["tests"]).holds(f"{home}/shop.py")
@@ -84,33 +84,33 @@ def test_the_directory_of_the_application_is_watched_unless_others_are_named(tmp
 
 
 def test_a_file_is_called_by_its_path_from_the_innermost_directory():
-    both = Code(("/srv/shop", "/srv/shop/plugins", "/"))
+    both = CodeFiles(("/srv/shop", "/srv/shop/plugins", "/"))
     assert both.shown("/srv/shop/plugins/a.py") == "a.py"
     assert both.shown("/srv/shop/cart/a.py") == "cart/a.py"
     assert both.shown("/srv/shopping/a.py") == "srv/shopping/a.py"
 
 
-def test_a_change_is_said_in_a_few_words():
+def test_a_change_is_described_in_a_few_words():
     assert in_words(["shop.py"]) == "shop.py"
     assert in_words(["shop.py", "a/b.py", "cart.py"]) == "cart.py, shop.py and a/b.py"
     assert in_words([f"{n:03}.py" for n in range(100)]) == "000.py, 001.py, 002.py and 97 more"
 
 
-def test_nothing_is_watched_that_nobody_asked_for():
-    assert watched(Settings("app:f")) is None
+def test_nothing_is_watched_without_reload():
+    assert watcher_for(Settings("app:f")) is None
 
 
 def test_a_missing_library_is_one_line_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     with pytest.raises(SettingsError, match=r"^--reload needs watchfiles: pip install 'rrmaster\[reload\]'$"):
-        watched(Settings("app:f", reload=True))
+        watcher_for(Settings("app:f", reload=True))
 
 
 # --- when
 
 
 @pytest.fixture
-def said() -> Iterator[list[log.Entry]]:
+def logged() -> Iterator[list[log.Entry]]:
     entries: list[log.Entry] = []
     unsubscribe = log.subscribe(entries.append)
     yield entries
@@ -119,13 +119,13 @@ def said() -> Iterator[list[log.Entry]]:
 
 @asynccontextmanager
 async def watching(*folders: Path) -> AsyncIterator[trio.MemoryReceiveChannel[list[str]]]:
-    """What is told of these folders.  The end is waited for."""
-    watch = Watch(Code(tuple(map(str, folders))))
+    """The changes of these folders.  The block ends when the watching has ended."""
+    watcher = CodeWatcher(CodeFiles(tuple(map(str, folders))))
     told, changes = trio.open_memory_channel[list[str]](100)
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch.run, told.send_nowait)
-            await watch.begun.wait()
+            nursery.start_soon(watcher.run, told.send_nowait)
+            await watcher.begun.wait()
             yield changes
             nursery.cancel_scope.cancel()
 
@@ -138,7 +138,7 @@ async def test_many_saves_at_once_are_one_change(tmp_path: Path):
         while len(seen) < 5:
             seen.update(await changes.receive())
             count += 1
-        assert count <= 2  # one, unless this process was made to wait in between
+        assert count <= 2  # one, unless this process had to wait in between
 
 
 async def test_a_new_directory_is_watched_as_well(tmp_path: Path):
@@ -155,7 +155,7 @@ async def test_a_new_directory_is_watched_as_well(tmp_path: Path):
 
 
 async def told(changes: trio.MemoryReceiveChannel[list[str]], *names: str) -> None:
-    """Wait until one of these has changed; what came before is of no matter, but for what never counts."""
+    """Wait until one of these has changed.  Earlier changes are ignored, but may only be of files that count."""
     while not (files := set(await changes.receive())) & set(names):
         assert files <= {"shop", "shop/cart/a.py", "shop/cart/b.py"}
 
@@ -173,7 +173,7 @@ async def test_a_directory_that_moves_in_is_a_change_if_there_is_code_in_it(tmp_
 
 
 async def test_the_end_takes_no_time_and_leaves_no_descriptor(tmp_path: Path):
-    async with watching(tmp_path):  # whatever trio and the library open once
+    async with watching(tmp_path):  # what trio and the library open once and keep
         pass
     before = set(os.listdir("/proc/self/fd"))
     began = trio.current_time()
@@ -181,7 +181,7 @@ async def test_the_end_takes_no_time_and_leaves_no_descriptor(tmp_path: Path):
         during = {fd for fd in os.listdir("/proc/self/fd") if _is_inotify(fd)}
     assert trio.current_time() - began < 2.0  # of watchfiles' own 5 s
     assert during
-    with trio.fail_after(PATIENCE):  # the library's thread closes them
+    with trio.fail_after(PATIENCE):  # the library's thread closes its descriptors
         while set(os.listdir("/proc/self/fd")) - before:
             await trio.lowlevel.checkpoint()
     assert not [thread for thread in threading.enumerate() if "watch" in thread.name]
@@ -194,12 +194,12 @@ def _is_inotify(fd: str) -> bool:
         return False
 
 
-async def test_a_directory_that_goes_is_watched_again_when_it_is_back(tmp_path: Path, said: list[log.Entry]):
+async def test_a_directory_that_goes_is_watched_again_when_it_is_back(tmp_path: Path, logged: list[log.Entry]):
     folder = tmp_path / "src"
     folder.mkdir()
     async with watching(folder) as changes:
         shutil.rmtree(folder)
-        while not any(entry.event == "watch.away" for entry in said):
+        while not any(entry.event == "watch.away" for entry in logged):
             await trio.lowlevel.checkpoint()
         folder.mkdir()
         assert await changes.receive() == [str(folder)]
@@ -207,8 +207,8 @@ async def test_a_directory_that_goes_is_watched_again_when_it_is_back(tmp_path: 
         assert await changes.receive() == ["a.py"]
 
 
-async def test_what_cannot_be_watched_is_said_once_and_nothing_else_happens(
-    tmp_path: Path, said: list[log.Entry], monkeypatch
+async def test_an_error_of_the_watching_is_logged_once_and_nothing_else_happens(
+    tmp_path: Path, logged: list[log.Entry], monkeypatch
 ):
     def refused(*_: object, **__: object) -> Iterator[set]:
         raise OSError('OS file watch limit reached. about ["/x"]')
@@ -216,8 +216,8 @@ async def test_what_cannot_be_watched_is_said_once_and_nothing_else_happens(
 
     monkeypatch.setattr(watchfiles, "watch", refused)
     with trio.fail_after(PATIENCE):
-        await Watch(Code((str(tmp_path),))).run(lambda files: pytest.fail("nothing changed"))
-    failed = [entry.text for entry in said if entry.event == "watch.failed"]
+        await CodeWatcher(CodeFiles((str(tmp_path),))).run(lambda files: pytest.fail("nothing changed"))
+    failed = [entry.text for entry in logged if entry.event == "watch.failed"]
     assert len(failed) == 1
     assert "fs.inotify.max_user_watches" in failed[0]
 

@@ -1,9 +1,9 @@
 """Would this be served: is the configuration valid, and does the application start?
 
-The application is started as the master would start it, in a worker's process, with a line to a master that never
-hands it anything: so what is tried is what will be done, up to the worker's Ready.  Whether workers can be forked a
-template is asked, for which that is imported once more.  Nothing is bound, and nothing of the application comes into
-this process.
+The application is started as a master starts it, in the process of a worker, with a line on which no connection is ever
+handed over.  So the check takes the same steps as a start, up to the worker's Ready.  A template, which imports the
+application once more, then says whether workers can be forked.  No address is bound, and the application is never
+imported into this process.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from ..supervision.supervisor import STACKS_S
 from ..supervision.worker_record import Birth
 
 NO_PORT = 65535
-"""What a program is told that asks for any free port."""
+"""The port that a program gets here if it asks for any free one."""
 
 
-def effective(settings: Settings, origins: Mapping[str, str]) -> list[str]:
-    """Every setting, its value and where that came from, one a line.  What is secret is in no setting."""
+def settings_table(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    """Every setting, its value and its origin, one per line.  No setting holds a secret."""
     rows = []
     for name, value in attrs.asdict(settings, recurse=False).items():
         shown = name if name in ("application", "arguments") else flag(name)
@@ -69,23 +69,23 @@ _AUTOMATIC: dict[str, Callable[[], str]] = {
     "app_dir": os.getcwd,
     "name": lambda: DEFAULT_NAME,
 }
-"""What becomes of a setting that nobody has made."""
+"""The value of a setting that is not set."""
 
 
 def start_application(settings: Settings) -> str:
-    """Start one worker, and end it once it is ready.  Why it does not get ready, or nothing.
+    """Start one worker, and end it once it is ready.  Returns why it does not get ready; empty if it does.
 
-    What it prints goes to stderr.  Raises SettingsError for files that cannot be.
+    What the worker prints goes to stderr.  Raises SettingsError for a certificate that cannot be used.
     """
     look_at_certificate(settings)
     line = Line.open(1)
-    talk, its = Talk.open()  # what it says there is heard by nobody, and may be said all the same
+    talk, its = Talk.open()  # messages that the application sends are accepted, and ignored
     birth = Birth(1, 0, 1, line.key.fileno(), its.fileno())
     environ = worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings))
     try:
-        with _a_child(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
+        with _child(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
-            line.half_close()  # in peace: what has started may have something to finish
+            line.half_close()  # a drain: the application may have something to finish
             _ended(pidfd, 0.0 if trouble else Patience().term)
             return trouble
     finally:
@@ -94,10 +94,10 @@ def start_application(settings: Settings) -> str:
         its.close()
 
 
-def how_workers_begin(settings: Settings) -> tuple[str, str]:
-    """Whether they would be forked, and if not, why, in a line; and why nobody would begin at all, or nothing.
+def start_of_workers(settings: Settings) -> tuple[str, str]:
+    """How workers would start: a line that says whether they are forked, and if not, why; and an error.
 
-    Of an application that starts without a template.
+    One of the two is empty.  The application is known to start without a template.
     """
     if is_program(settings.application):
         return "each worker runs it by itself: a program is not forked", ""
@@ -107,9 +107,9 @@ def how_workers_begin(settings: Settings) -> tuple[str, str]:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fd = its.fileno()
     environ = environment(settings, os.getcwd(), 1, environment_of(settings)) | {"RRMASTER_TEMPLATE": str(fd)}
-    with ours, its, _a_child(settings, environ, (fd,)) as (_, pidfd):
-        said = _first_words(ours, pidfd, settings.ready_timeout)
-    match said:
+    with ours, its, _child(settings, environ, (fd,)) as (_, pidfd):
+        message = _first_message(ours, pidfd, settings.ready_timeout)
+    match message:
         case template_wire.Loaded(found) if found:
             return in_words(settings.application, found, settings.preload == "on"), ""
         case template_wire.Unloadable(_, names) if names:
@@ -121,26 +121,26 @@ def how_workers_begin(settings: Settings) -> tuple[str, str]:
     return f"{alone}: the template that they would be forked from ends before it has it, or hangs", ""
 
 
-def _first_words(line: socket.socket, pidfd: int, patience: float) -> template_wire.Message | None:
-    """What a template says of its import; None: nothing."""
+def _first_message(line: socket.socket, pidfd: int, timeout: float) -> template_wire.Message | None:
+    """The first message of a template: the result of its import.  None if there is none."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(line.fileno(), select.POLLIN)
     try:
         return (
             template_wire.decode(line.recv(template_wire.MAX))
-            if line.fileno() in dict(poll.poll(patience * 1000))
+            if line.fileno() in dict(poll.poll(timeout * 1000))
             else None
         )
     except (OSError, ValueError):
-        return None  # it has ended without a word, or the application has found the line and speaks there
+        return None  # the template has ended without a message, or the application has written to the line itself
 
 
 @contextlib.contextmanager
-def _a_child(
+def _child(
     settings: Settings, environ: Mapping[str, str], fds: tuple[int, ...]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process that imports the application, and its pidfd; nobody of its group is left after the block."""
+    """A process that imports the application, and its pidfd.  Its whole process group is killed after the block."""
     child = subprocess.Popen(
         worker_command(["check", settings.application]),
         env=environ,
@@ -154,18 +154,18 @@ def _a_child(
     try:
         yield child, pidfd
     finally:
-        with contextlib.suppress(ProcessLookupError):  # nobody is left in its group
-            os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then the number is nobody else's
+        with contextlib.suppress(ProcessLookupError):  # its process group is empty
+            os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then no other process can get its number
         child.wait()
         os.close(pidfd)
 
 
-def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, patience: float) -> str:
-    """The master's own view of a worker, without trio: its messages, its end, and the time."""
+def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, timeout: float) -> str:
+    """What a master watches of a worker, without trio: its messages, its end and the time.  Empty if it is ready."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(line.fileno(), select.POLLIN)
-    deadline, opened = time.monotonic() + patience, -1
+    deadline, opened = time.monotonic() + timeout, -1
     while (left := deadline - time.monotonic()) > 0:
         ended = pidfd in dict(poll.poll(left * 1000))
         while datagram := line.receive():
@@ -175,16 +175,17 @@ def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, patienc
                 case wire.Failed(reason):
                     return reason
                 case wire.Listen(seq, _, port):
-                    # As if it were open: whether it can be is the machine's affair, and a master may run there.
+                    # As if it were bound.  Nothing is: a master that runs on this machine may hold the address.
                     line.say(wire.Listening(seq, 0, opened := opened + 1, port or NO_PORT))
         if ended:
             return "its worker ended before it was ready"
     child.send_signal(DUMP_SIGNAL)
-    _ended(pidfd, STACKS_S)  # for its stacks, which go to stderr
-    return f"it was not ready after {patience:g} s (--ready-timeout)"
+    _ended(pidfd, STACKS_S)  # wait for its stacks, which go to stderr
+    return f"it was not ready after {timeout:g} s (--ready-timeout)"
 
 
-def _ended(pidfd: int, patience: float) -> bool:
+def _ended(pidfd: int, timeout: float) -> bool:
+    """Wait until a process has ended.  False if it has not after `timeout` seconds."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(patience * 1000))
+    return bool(poll.poll(timeout * 1000))

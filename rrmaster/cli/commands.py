@@ -1,10 +1,10 @@
-"""What an operator can ask of a running master, word by word: `rrmaster status`, `rrmaster reload`, ...
+"""What can an operator ask of a running master: `rrmaster status`, `rrmaster reload`, ...?
 
-Each verb is its arguments, one question to the master, and what is printed of the answer.  The exit status is the
-answer's: 0 done, 1 not done or nobody answered, 2 asked wrongly, and for `reload` its result.  People get lines,
+Each verb has its arguments, sends one request to the master, and prints the answer.  The exit status is that of the
+answer: 0 done, 1 not done or no master answered, 2 wrong arguments, and for `reload` its result.  People get lines,
 programs get JSON (``--json``, and `events` always).
 
-This module knows neither sockets nor supervisors; `client` asks.
+This module knows neither sockets nor supervisors; `control.client` sends the requests.
 """
 
 from __future__ import annotations
@@ -20,25 +20,36 @@ from typing import Any
 from attrs import frozen
 
 from ..control.client import Client
-from ..status.model import as_json_text, plain, report, to_json, workers_table
+from ..status.formatting import plain
+from ..status.model import as_json_text, to_json
+from ..status.report import report
+from ..status.tables import COLUMNS, legend, workers_table
 
 WIDTH = 132
-"""Columns where there is no terminal to ask (a pipe, a file) and COLUMNS is not set."""
+"""Columns of the output where it is no terminal (a pipe, a file) and COLUMNS is not set."""
 
-OLD_LINES = 20
-"""How many past lines `logs` shows, as many as `tail` and some."""
+HELP_WIDTH = 80
+"""Columns of the legends in the help."""
+
+PAST_LINES = 20
+"""Past lines that `logs` shows; `tail` shows 10."""
 
 
 @frozen
 class Verb:
-    """One word."""
+    """One verb of the command line."""
 
     about: str
+    """What its --help says first."""
     run: Callable[[Client, argparse.Namespace], int]
+    """Sends the request and prints the answer; returns the exit status."""
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    """Adds its own arguments to a parser."""
+    explained: Callable[[], str] = lambda: ""
+    """What its --help says last."""
 
 
-# --- the words
+# --- what each verb does
 
 
 def _status(client: Client, arguments: argparse.Namespace) -> int:
@@ -55,20 +66,20 @@ def _workers(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _scale(client: Client, arguments: argparse.Namespace) -> int:
-    return _say(client.ask("scale", to=arguments.to))
+    return _print_answer(client.ask("scale", to=arguments.to))
 
 
 def _restart(client: Client, arguments: argparse.Namespace) -> int:
-    return _say(client.ask("restart", slot=arguments.slot))
+    return _print_answer(client.ask("restart", slot=arguments.slot))
 
 
 def _retire(client: Client, arguments: argparse.Namespace) -> int:
-    return _say(client.ask("retire", slot=arguments.slot))
+    return _print_answer(client.ask("retire", slot=arguments.slot))
 
 
-def _reload(client: Client, arguments: argparse.Namespace, what: str = "reload") -> int:
-    answers = client.ask(what, patience=None, supersede=arguments.supersede)
-    return _say(_with_bar(answers) if sys.stdout.isatty() else answers)
+def _reload(client: Client, arguments: argparse.Namespace, verb: str = "reload") -> int:
+    answers = client.ask(verb, timeout=None, supersede=arguments.supersede)
+    return _print_answer(_with_bar(answers) if sys.stdout.isatty() else answers)
 
 
 def _rollback(client: Client, arguments: argparse.Namespace) -> int:
@@ -76,11 +87,11 @@ def _rollback(client: Client, arguments: argparse.Namespace) -> int:
 
 
 BAR = 40
-"""Characters of the progress bar: with its frame and the number it fits the narrowest terminal anybody has."""
+"""Characters of the progress bar; with its frame and its number it fits 50 columns."""
 
 
 def _with_bar(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Keep a progress bar below what is printed, on a terminal."""
+    """The same answers; while each is printed, a progress bar is kept below the text."""
     for answer in answers:
         sys.stdout.write(_CLEAR)
         yield answer
@@ -91,11 +102,11 @@ def _with_bar(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 _CLEAR = "\r\x1b[K"
-"""To the beginning of the line, and erase it (ECMA-48)."""
+"""Move to the beginning of the line, and erase it (ECMA-48)."""
 
 
 def _stop(client: Client, arguments: argparse.Namespace) -> int:
-    status = _say(client.ask("stop", now=arguments.now))
+    status = _print_answer(client.ask("stop", now=arguments.now))
     if status == 0 and arguments.wait:
         client.until_end()
         _print(["stopped"])
@@ -103,14 +114,14 @@ def _stop(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _stacks(client: Client, arguments: argparse.Namespace) -> int:
-    return _say(client.ask("stacks", slot=arguments.slot))
+    return _print_answer(client.ask("stacks", slot=arguments.slot))
 
 
 def _events(client: Client, arguments: argparse.Namespace) -> int:
     status = 0
-    for answer in client.ask("events", patience=None, follow=True, lines=arguments.lines):
+    for answer in client.ask("events", timeout=None, follow=True, lines=arguments.lines):
         if "status" in answer:
-            status = _end(answer)
+            status = _print_result(answer)
         else:
             _print([json.dumps(answer.get("entry", answer))])
     return status
@@ -118,7 +129,7 @@ def _events(client: Client, arguments: argparse.Namespace) -> int:
 
 def _logs(client: Client, arguments: argparse.Namespace) -> int:
     more = {"slot": arguments.slot, "follow": arguments.follow, "lines": arguments.lines}
-    return _say(client.ask("logs", patience=None, **more), lambda entry: f"{_clock(entry)} {_who(entry)} | ")
+    return _print_answer(client.ask("logs", timeout=None, **more), lambda entry: f"{_clock(entry)} {_worker(entry)} | ")
 
 
 def _top(client: Client, arguments: argparse.Namespace) -> int:
@@ -135,78 +146,112 @@ def _slot(parser: argparse.ArgumentParser) -> None:
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("to", metavar="N|+N|-N|auto", help="how many workers, or how many more or less")
+    parser.add_argument(
+        "to",
+        metavar="N|+N|-N|auto",
+        help="the number of workers, or by how many more or fewer; auto: one for each processor",
+    )
 
 
 def _for_reload(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--supersede", action="store_true", help="if another reload runs, give that one up")
+    parser.add_argument(
+        "--supersede", action="store_true", help="if another reload is running, abandon it for this one"
+    )
 
 
 def _for_stop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--now", action="store_true", help="cut connections instead of finishing them")
-    parser.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until it has ended")
+    parser.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until the master has ended")
 
 
 def _lines(default: int) -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
-        text = f"how many past ones to show first (default: {default})"
+        text = f"show the last N ones first (default: {default})"
         parser.add_argument("-n", "--lines", metavar="N", type=int, default=default, help=text)
 
     return add
 
 
 def _for_logs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
-    parser.add_argument("slot", metavar="SLOT", type=int, nargs="?", help="only the workers of this slot")
-    _lines(OLD_LINES)(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines, until Ctrl-C")
+    parser.add_argument("slot", metavar="SLOT", type=int, nargs="?", help="show only the workers of this slot")
+    _lines(PAST_LINES)(parser)
 
 
 def _for_top(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-i", "--interval", metavar="SECONDS", type=float, default=1.0, help="between looks (default: 1)"
+        "-i", "--interval", metavar="SECONDS", type=float, default=1.0, help="time between refreshes (default: 1)"
     )
 
 
-VERBS: dict[str, Verb] = {
-    "status": Verb("how everything is: listeners, counts, the last reload, every worker", _status, _json),
-    "workers": Verb("the table of workers alone", _workers, _json),
-    "scale": Verb("have another number of workers; those of the highest slots go first", _scale, _size),
+def _columns_explained() -> str:
+    return "\n".join(["columns (as many as the terminal has room for):", *_indented(legend(COLUMNS, HELP_WIDTH - 2))])
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    return (f"  {line}" for line in lines)
+
+
+_REPLACES = (
+    "The new worker starts first.  Once it serves, the old one gets no more connections, finishes those it has within "
+    "--graceful-timeout, and ends.  The verb returns as soon as this has begun; `rrmaster status` shows how it goes."
+)
+
+COMMANDS: dict[str, Verb] = {
+    "status": Verb(
+        "Show how the master is doing: its listeners, its counters, the last reload and every worker.",
+        _status,
+        _json,
+        _columns_explained,
+    ),
+    "workers": Verb("Show the table of workers alone.", _workers, _json, _columns_explained),
+    "scale": Verb("Change the number of workers.  If it falls, the highest slots go first.", _scale, _size),
     "reload": Verb(
-        "replace all workers, if the new code is good; blocks, and the exit status is the result:\n"
-        "0 committed, 10 refused before any traffic, 11 rolled back after traffic, 12 out of time,\n"
-        "13 another reload runs",
+        "Replace all workers by new ones with the code on disk, if that is good.  Blocks until the result is known.  "
+        "The exit status is the result:\n\n"
+        "  0   committed\n"
+        "  10  refused before any traffic\n"
+        "  11  rolled back after traffic\n"
+        "  12  out of time\n"
+        "  13  not begun, another reload is running",
         _reload,
         _for_reload,
     ),
     "rollback": Verb(
-        "bring the code before the last reload back, as it was in memory, whatever the disk has by now;\n"
-        "like a reload, with the same exit status; 1 if it is not kept any more (--rollback-window)",
+        "Bring back the code that served before the last reload, as it was in memory, whatever is on disk by now.  "
+        "Proceeds like a reload, with the same exit status; 1 if that code is no longer kept (--rollback-window).",
         _rollback,
         _for_reload,
     ),
-    "restart": Verb("replace one worker: the new one serves before the old one is drained", _restart, _slot),
-    "retire": Verb("the same, as if the worker had asked for it", _retire, _slot),
-    "stop": Verb("finish what is in hand, and end", _stop, _for_stop),
-    "top": Verb("live in the terminal; q quits", _top, _for_top),
-    "events": Verb("what happens, as one JSON object per line; follows until Ctrl-C", _events, _lines(0)),
-    "logs": Verb("what workers print", _logs, _for_logs),
-    "stacks": Verb("where a worker is just now: the stacks of its threads", _stacks, _slot),
+    "restart": Verb(f"Replace the worker in one slot.  {_REPLACES}", _restart, _slot),
+    "retire": Verb(
+        f"Replace the worker in one slot, as if it had asked for it (`current_worker().retire()`).  {_REPLACES}\n\n"
+        "In this version `retire` and `restart` do exactly the same: both replace the worker, and the fleet keeps its "
+        "size.  To have one worker fewer, use `rrmaster scale -1`.",
+        _retire,
+        _slot,
+    ),
+    "stop": Verb("Finish all connections, then end.  Blocks until the master has ended.", _stop, _for_stop),
+    "top": Verb("Show the workers live in the terminal; q quits, ? explains the columns.", _top, _for_top),
+    "events": Verb("Print what happens, as one JSON object per line; follows until Ctrl-C.", _events, _lines(0)),
+    "logs": Verb("Print what the workers write to stdout and stderr.", _logs, _for_logs),
+    "stacks": Verb("Print the stacks of a worker's threads: what it is doing now.", _stacks, _slot),
 }
-"""Those that ask a running master.  `check` and `systemd-unit` need none (see `cli`)."""
+"""The verbs that need a running master.  `check` and `systemd-unit` need none (see `main`)."""
 
 
 # --- printing
 
 
-def _say(answers: Iterable[dict[str, Any]], before: Callable[[dict[str, Any]], str] = lambda entry: "") -> int:
-    """Print an answer as it comes, and return its status."""
+def _print_answer(answers: Iterable[dict[str, Any]], before: Callable[[dict[str, Any]], str] = lambda entry: "") -> int:
+    """Print the lines of an answer as they come, and return its status."""
     for answer in answers:
         if "status" in answer:
-            return _end(answer)
+            return _print_result(answer)
         entry = answer.get("entry")
         if entry is not None:
             _print([before(entry) + plain(str(entry.get("text", "")))])
@@ -217,7 +262,7 @@ def _say(answers: Iterable[dict[str, Any]], before: Callable[[dict[str, Any]], s
     return 1
 
 
-def _end(answer: dict[str, Any]) -> int:
+def _print_result(answer: dict[str, Any]) -> int:
     if answer.get("error"):
         complain("\n".join(plain(line) for line in str(answer["error"]).splitlines()))
     elif answer.get("text"):
@@ -232,7 +277,7 @@ def _clock(entry: dict[str, Any]) -> str:
         return "-"
 
 
-def _who(entry: dict[str, Any]) -> str:
+def _worker(entry: dict[str, Any]) -> str:
     return plain(f"worker {entry.get('slot', '-')} (pid {entry.get('pid', '-')})")
 
 
@@ -243,7 +288,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def complain(message: str) -> int:
-    """One line to stderr; returns 1."""
+    """Print an error to stderr; returns 1, the exit status for it."""
     sys.stderr.write(f"rrmaster: {message}\n")
     return 1
 

@@ -1,17 +1,19 @@
-"""How a master is doing, live in the terminal: `rrmaster top`.
+"""How is a running master doing, live in the terminal: `rrmaster top`.
 
-A table of workers with sparklines of their connections and of their loop's lag; q quits, the arrows scroll.  The lines
-are `status`'s, so what is left for a library is the terminal: full screen and back whatever happens, keys, colours,
-sizes.  Weighed in November 2026 (last release; installed; import and resident memory on Python 3.11):
+A table of workers with sparklines of their connections and of their loop's lag; q quits, ? explains the columns, the
+arrows scroll.  The lines are those of `status`, so a library has only the terminal left to do: full screen and back in
+every case, keys, colours, sizes.  Weighed in November 2026 (last release; installed; import and resident memory on
+Python 3.11):
 
 =============  ==============  ======  =================  ===================================================
-blessed 1.52   October 2026      8 MB   77 ms, 17 MiB     just that, and nothing to lay out; chosen
+blessed 1.52   October 2026      8 MB   77 ms, 17 MiB     does exactly this, without a layout engine; chosen
 rich 15.0      April 2026       14 MB   49 ms,  7 MiB     no keys: they would be termios by hand
 textual 8.2    June 2026        24 MB  141 ms, 24 MiB     an application framework around one table
 curses         with Python       -       2 ms,  1 MiB     no Unicode widths, few colours, resizing by hand
 =============  ==============  ======  =================  ===================================================
 
-One look is one `status` on the control socket, once a second; the master notices nothing of it.
+Each refresh is one `status` request on the control socket, once a second, which costs the master a fraction of a
+millisecond.
 """
 
 from __future__ import annotations
@@ -26,53 +28,56 @@ import blessed
 from attrs import Factory, define, evolve
 
 from ..control.client import Client
-from ..status.model import (
-    COLUMNS,
-    Column,
-    Snapshot,
-    Table,
-    WorkerStatus,
-    headline,
-    plain,
-    reload_line,
-    shortened,
-    shown_state,
-    sparkline,
-    troubles,
-)
+from ..status.formatting import plain, shortened, sparkline
+from ..status.model import Snapshot, WorkerStatus
+from ..status.report import headline, reload_line, troubles
+from ..status.tables import COLUMNS, Column, Table, legend, shown_state
 
 HISTORY = 120
-"""Looks that are remembered: two minutes, and the widest sparkline."""
+"""Refreshes that are remembered: two minutes, and the widest sparkline."""
 
 SHORTEST, LONGEST = 8, 60
 """Columns of a sparkline."""
 
 MOST_OPEN, MOST_LAG_US = 8.0, 10_000.0
-"""What the highest bar stands for, at least: a quiet fleet should look quiet.  The scale is the same for all rows."""
+"""The least value of the highest bar: a quiet fleet should look quiet.  The scale is the same for all rows."""
 
 KEY_S = 0.2
-"""Seconds to wait for a key before looking whether the terminal has another size."""
+"""Seconds to wait for a key before the size of the terminal is compared again."""
 
 FASTEST = 0.1
-"""Seconds between looks, at least."""
+"""The least number of seconds between refreshes."""
 
 _COLOURS = {"serving": "normal", "suspended": "yellow", "paused": "yellow", "killed": "bright_red"}
-"""Of rows, by state; any other state passes, and is cyan."""
+"""The colour of a row by its state.  Every other state is a transition, and cyan."""
+
+COLOUR_KEY = "Rows: yellow suspended or paused, cyan in transition, red killed."
+
+KEYS = (
+    ("q, Esc", "quit"),
+    ("?, h", "this page, and back"),
+    ("arrows, j, k, PgUp, PgDn", "scroll"),
+)
+"""The keys and what they do, for the help screen."""
+
+_STEPS = {"KEY_DOWN": 1, "j": 1, "KEY_UP": -1, "k": -1}
+_PAGES = {"KEY_PGDOWN": 1, "KEY_PGUP": -1}
+"""The direction in which a key scrolls, by one line or by half a screen."""
 
 
 @define
-class Past:
-    """What one worker has shown so far."""
+class WorkerHistory:
+    """The values that one worker has shown so far."""
 
     open: deque[float] = Factory(lambda: deque(maxlen=HISTORY))
     lag: deque[float] = Factory(lambda: deque(maxlen=HISTORY))
     cpu: float = 0.0
-    """Share of one processor between the last two looks."""
+    """Share of one processor between the last two refreshes."""
     _cpu_us: int | None = None
     _time: float = 0.0
 
-    def note(self, worker: WorkerStatus, now: float) -> None:
-        """One more look."""
+    def record(self, worker: WorkerStatus, now: float) -> None:
+        """Add the values of one refresh."""
         self.open.append(worker.open)
         self.lag.append(worker.lag_us or 0)
         if worker.cpu_us is not None and self._cpu_us is not None and now > self._time:
@@ -82,46 +87,72 @@ class Past:
 
 
 @define
-class Watch:
-    """All looks so far, and the screen they make."""
+class LiveView:
+    """The snapshots so far, and the screen that shows them.  It knows no terminal."""
 
     ascii_only: bool = False
     snapshot: Snapshot | None = None
-    pasts: dict[int, Past] = Factory(dict)
+    histories: dict[int, WorkerHistory] = Factory(dict)
     """By worker id."""
     rate: float = 0.0
-    """Connections accepted a second, between the last two looks."""
+    """Connections accepted a second, between the last two refreshes."""
     scroll: int = 0
+    helping: bool = False
+    """True while the help screen is shown."""
 
-    def note(self, snapshot: Snapshot) -> None:
-        """One more look."""
+    def record(self, snapshot: Snapshot) -> None:
+        """Add the snapshot of one refresh."""
         before, self.snapshot = self.snapshot, snapshot
         if before is not None and snapshot.time > before.time:
             self.rate = (snapshot.accepted - before.accepted) / (snapshot.time - before.time)
-        living = {worker.id for worker in snapshot.workers}
-        self.pasts = {id_: past for id_, past in self.pasts.items() if id_ in living}
+        present = {worker.id for worker in snapshot.workers}
+        self.histories = {id_: history for id_, history in self.histories.items() if id_ in present}
         for worker in snapshot.workers:
-            self.pasts.setdefault(worker.id, Past()).note(worker, snapshot.time)
+            self.histories.setdefault(worker.id, WorkerHistory()).record(worker, snapshot.time)
+
+    def press(self, key: str, height: int) -> bool:
+        """React to a key, on a screen of `height` lines.  Returns False for a key that quits."""
+        if key in ("q", "Q") or (key == "KEY_ESCAPE" and not self.helping):
+            return False
+        if key in ("?", "h", "KEY_ESCAPE"):
+            self.helping, self.scroll = not self.helping, 0
+        self.scroll += _STEPS.get(key, 0) + _PAGES.get(key, 0) * (height // 2)
+        return True
 
     def screen(self, width: int, height: int) -> list[tuple[str, str]]:
         """The lines, each with the name of its colour."""
         s = self.snapshot
         if s is None:
             return []
-        lines = [(_between(f" rrmaster {headline(s)}", "q quits ", width), "reverse")]
-        lines += [(shortened(f" {trouble}", width), "bright_red") for trouble in troubles(s)]
-        lines += [(shortened(f" {line}", width), "normal") for line in self._numbers(s)]
-        table = self._table(s, width)
-        lines += [("", "normal"), (shortened(table.head, width), "bold")]
-        room = max(height - len(lines), 1)
-        self.scroll = min(max(self.scroll, 0), max(len(s.workers) - room, 0))
-        for worker in s.workers[self.scroll : self.scroll + room]:
-            lines.append((shortened(table.row(worker), width), _COLOURS.get(shown_state(worker), "cyan")))
-        return lines[:height]
+        fixed = [(_between(f" rrmaster {headline(s)}", "? help, q quits ", width), "reverse")]
+        if self.helping:
+            rows = self._help(width)
+        else:
+            table = self._table(s, width)
+            fixed += [*self._overview(s, width), ("", "normal"), (shortened(table.head, width), "bold")]
+            rows = [
+                (shortened(table.row(worker), width), _COLOURS.get(shown_state(worker), "cyan")) for worker in s.workers
+            ]
+        room = max(height - len(fixed), 1)
+        self.scroll = min(max(self.scroll, 0), max(len(rows) - room, 0))
+        return [*fixed, *rows[self.scroll : self.scroll + room]][:height]
+
+    def _overview(self, s: Snapshot, width: int) -> list[tuple[str, str]]:
+        """What stands above the table, and does not scroll."""
+        lines = [(shortened(f" {trouble}", width), "bright_red") for trouble in troubles(s)]
+        return lines + [(shortened(f" {line}", width), "normal") for line in self._numbers(s)]
+
+    def _help(self, width: int) -> list[tuple[str, str]]:
+        """The keys, and what each column means, whether it fits the table now or not."""
+        indent = max(len(keys) for keys, _ in KEYS) + 2
+        lines = [f"{keys:<{indent}}{deed}" for keys, deed in KEYS]
+        lines += ["", *legend(self._columns(SHORTEST), width - 1), "", COLOUR_KEY]
+        return [(shortened(f" {line}" if line else "", width), "normal") for line in lines]
 
     def _numbers(self, s: Snapshot) -> list[str]:
         backlogs = ", ".join(
-            f"{plain(door.address)} backlog {'-' if door.queued is None else door.queued}" for door in s.listeners
+            f"{plain(listener.address)} backlog {'-' if listener.queued is None else listener.queued}"
+            for listener in s.listeners
         )
         counts = (
             f"open {s.open_by_worker()}   accepted {s.accepted} ({self.rate:.0f}/s)   "
@@ -131,7 +162,7 @@ class Watch:
         return [backlogs, counts, *reload]
 
     def _table(self, s: Snapshot, width: int) -> Table:
-        """As wide as the terminal: the sparklines share what the numbers leave."""
+        """A table as wide as the terminal: the sparklines share the width that the numbers leave."""
         bare = Table.fitting(self._columns(SHORTEST), s.workers, width)
         shown = [title for title in ("CONNECTIONS", "LAG HISTORY") if bare.shows(title)]
         left = width - len(bare.gap) * (len(bare.columns) - 1) - sum(bare.widths)
@@ -140,25 +171,32 @@ class Watch:
         return Table.fitting([evolve(c, rank=0) for c in self._columns(bars) if c.title in titles], s.workers, width)
 
     def _columns(self, bars: int) -> list[Column]:
-        """The columns of `status`, with sparklines, and a share of a processor for its seconds."""
-        most_open = max([MOST_OPEN, *(max(past.open) for past in self.pasts.values())])
-        most_lag = max([MOST_LAG_US, *(max(past.lag) for past in self.pasts.values())])
+        """The columns of `status`, with sparklines, and with processor time as a share of one processor."""
+        most_open = max([MOST_OPEN, *(max(history.open) for history in self.histories.values())])
+        most_lag = max([MOST_LAG_US, *(max(history.lag) for history in self.histories.values())])
         sparks = {
-            "OPEN": Column("CONNECTIONS", self._bars(lambda past: past.open, bars, most_open), rank=1, left=True),
-            "LAG": Column("LAG HISTORY", self._bars(lambda past: past.lag, bars, most_lag), rank=1, left=True),
+            "OPEN": self._sparks("CONNECTIONS", "OPEN in the past", lambda history: history.open, bars, most_open),
+            "LAG": self._sparks("LAG HISTORY", "LAG in the past", lambda history: history.lag, bars, most_lag),
         }
         found = []
         for column in COLUMNS:
             if column.title == "CPU":
-                column = Column("CPU%", lambda w: f"{100 * self.pasts[w.id].cpu:.0f}", rank=2)
+                column = Column(
+                    "CPU%", lambda w: f"{100 * self.histories[w.id].cpu:.0f}", "share of one processor", rank=2
+                )
             if column.title not in ("LAST EXIT", "HANDED"):
                 found.append(evolve(column, rank=column.rank + 2) if column.rank else column)
             if column.title in sparks:
                 found.append(sparks[column.title])
         return found
 
-    def _bars(self, of: Callable[[Past], deque[float]], width: int, most: float) -> Callable[[WorkerStatus], str]:
-        return lambda worker: sparkline(list(of(self.pasts[worker.id])), width, most, self.ascii_only)
+    def _sparks(
+        self, title: str, about: str, of: Callable[[WorkerHistory], deque[float]], width: int, most: float
+    ) -> Column:
+        def cell(worker: WorkerStatus) -> str:
+            return sparkline(list(of(self.histories[worker.id])), width, most, self.ascii_only)
+
+        return Column(title, cell, f"{about}, up to {HISTORY} refreshes, the newest at the right", rank=1, left=True)
 
 
 def _parts(table: Table) -> list[tuple[Column, int]]:
@@ -166,51 +204,46 @@ def _parts(table: Table) -> list[tuple[Column, int]]:
 
 
 def _between(left: str, right: str, width: int) -> str:
-    """One text at either edge, the right one whole."""
+    """One line with a text at either edge; the left one is shortened to make room."""
     left = shortened(left, max(width - len(right) - 1, 0))
     return left + " " * (width - len(left) - len(right)) + right
 
 
 def show(client: Client, interval: float) -> None:
-    """Until q.  Raises NoMaster when the master ends, ValueError if this is no terminal."""
+    """Run until q is pressed.  Raises NoMaster when the master ends, ValueError if this is no terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ValueError("top needs a terminal; `rrmaster status` does not")
     terminal = blessed.Terminal()
     encoding = (sys.stdout.encoding or "").lower()
-    watch = Watch(ascii_only=not encoding.startswith("utf"))
-    # Ctrl-C is as good as q.
+    view = LiveView(ascii_only=not encoding.startswith("utf"))
+    # Ctrl-C quits as q does.
     with contextlib.suppress(KeyboardInterrupt), terminal.fullscreen(), terminal.cbreak(), terminal.hidden_cursor():
-        _loop(terminal, watch, client, max(interval, FASTEST))
+        _loop(terminal, view, client, max(interval, FASTEST))
 
 
-def _loop(terminal: blessed.Terminal, watch: Watch, client: Client, interval: float) -> None:
+def _loop(terminal: blessed.Terminal, view: LiveView, client: Client, interval: float) -> None:
     due, size = 0.0, (0, 0)
     while True:
         now = time.monotonic()
         if now >= due:
-            watch.note(client.status())
+            view.record(client.status())
             due, size = now + interval, (0, 0)
         if size != (terminal.width, terminal.height):
             size = terminal.width, terminal.height
-            _draw(terminal, watch.screen(*size))
+            _draw(terminal, view.screen(*size))
         key = terminal.inkey(timeout=min(KEY_S, max(due - time.monotonic(), 0.0)))
-        if key in ("q", "Q") or key.name == "KEY_ESCAPE":
-            return
-        if step := _STEPS.get(key.name or str(key)):
-            watch.scroll += step * (terminal.height // 2 if abs(step) > 1 else 1)
+        if key:
+            if not view.press(key.name or str(key), terminal.height):
+                return
             size = (0, 0)
 
 
-_STEPS = {"KEY_DOWN": 1, "j": 1, "KEY_UP": -1, "k": -1, "KEY_PGDOWN": 2, "KEY_PGUP": -2}
-"""By one line, or by half a screen."""
-
-
 def _draw(terminal: blessed.Terminal, lines: list[tuple[str, str]]) -> None:
-    """All at once, and each line to its end, so that nothing flickers and nothing old remains."""
+    """Write all lines at once, each to its end, so that nothing flickers and no old text remains."""
     shown = [getattr(terminal, colour)(text) if colour != "normal" else text for text, colour in lines]
     text = (terminal.clear_eol + "\r\n").join(shown)
     sys.stdout.write(terminal.home + text + terminal.clear_eos)
     sys.stdout.flush()
 
 
-__all__ = ["HISTORY", "Past", "Watch", "show"]
+__all__ = ["HISTORY", "LiveView", "WorkerHistory", "show"]

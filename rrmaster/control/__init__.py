@@ -1,1 +1,1 @@
-"""The operator's socket: one JSON object a line, and both of its ends."""
+"""The operator's socket: the server in the master, and the client in the verbs."""

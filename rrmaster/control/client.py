@@ -1,7 +1,7 @@
-"""How a verb finds a running master, and asks it.
+"""How does a verb find a running master, and ask it something?
 
-Plain and blocking, without trio: `rrmaster status` is to answer in a tenth of a second.  What may be asked stands in
-``docs/control.md``; where masters are looked for, in `places`.
+The client is blocking and does not import trio, so `rrmaster status` answers in a tenth of a second.
+``docs/control.md`` lists the requests; `socket_paths` says where masters are looked for.
 """
 
 from __future__ import annotations
@@ -22,75 +22,82 @@ from ..status.model import Snapshot, from_json
 from .socket_paths import directories_to_search, peer_of
 
 CONNECT_S = 5.0
-"""Seconds to be let in; a healthy master takes milliseconds, one that is stopped (SIGSTOP) takes for ever."""
+"""Seconds to connect; a healthy master takes milliseconds, one that is stopped (SIGSTOP) never accepts."""
 
 RETRY_S = 0.02
-"""Seconds between knocks at a master whose queue is full."""
+"""Seconds between attempts to connect to a master whose queue is full."""
 
 ANSWER_S = 10.0
 """Seconds to wait for each line of an answer that is not a stream."""
 
-GLANCE_S = 1.0
-"""Seconds of one wait among those without an end.  Python sees a Ctrl-C that came just before a wait only after it: a
-follower of a quiet master would have to be told twice."""
+POLL_S = 1.0
+"""Seconds of one receive where there is no deadline.  A Ctrl-C that arrives just before a blocking call is only noticed
+after it, so a follower of a quiet master would need a second one."""
 
 MAX_ANSWER = 16 * 1024 * 1024
 """Bytes of one line of an answer: a thousand workers take 400 KB."""
 
 
 class NoMaster(Exception):
-    """No master answers, and why, and what to do."""
+    """No master answers; the message says why, and what to do."""
 
 
-def reach(control: str | None, name: str | None, environ: Mapping[str, str], uid: int) -> tuple[socket.socket, Path]:
-    """A connection to the master that is meant: at this path, of this name, or the only one there is.
+def connect_to_master(
+    control: str | None, name: str | None, environ: Mapping[str, str], uid: int
+) -> tuple[socket.socket, Path]:
+    """A connection to a master: the one at this path, the one of this name, or the only one that runs.
+
+    Returns the socket, which the caller owns, and its path.
 
     Raises NoMaster.
     """
     if control is not None:
         return _connect(Path(control)), Path(control)
     directories = directories_to_search(environ, uid)
-    living, dead = _nearest(directories, name)
-    if len(living) == 1:
-        return living[0]
-    for sock, _ in living:
+    answering, silent = _nearest(directories, name)
+    if len(answering) == 1:
+        return answering[0]
+    for sock, _ in answering:
         sock.close()
     what = f"no master named {name!r} answers" if name is not None else "no master answers"
-    if living:
-        ambiguous = len({path.stem for _, path in living}) < len(living)
-        names = ", ".join(str(path) if ambiguous else path.stem for _, path in living)
-        raise NoMaster(f"several masters live: {names}; say which with {'--control PATH' if ambiguous else '--name'}")
-    if dead:
-        raise NoMaster(f"{what}: {'; '.join(dead)}")
+    if answering:
+        ambiguous = len({path.stem for _, path in answering}) < len(answering)
+        names = ", ".join(str(path) if ambiguous else path.stem for _, path in answering)
+        raise NoMaster(f"several masters run: {names}; say which with {'--control PATH' if ambiguous else '--name'}")
+    if silent:
+        raise NoMaster(f"{what}: {'; '.join(silent)}")
     raise NoMaster(f"{what}: there is no control socket in {', '.join(str(d) for d in directories)}")
 
 
 def _nearest(directories: Sequence[Path], name: str | None) -> tuple[list[tuple[socket.socket, Path]], list[str]]:
-    """Who lives in the first directory in which anybody does: one's own masters come before the machine's."""
+    """The masters in the first directory in which any answers, and the errors of the sockets without one.
+
+    A user's own masters come before the machine's.
+    """
     silent: list[str] = []
     for directory in directories:
-        living, dead = _knock(sorted({path.resolve() for path in _sockets(directory, name)}))
-        silent += dead
-        if living:
-            return living, silent
+        answering, errors = _connect_to_all(sorted({path.resolve() for path in _sockets(directory, name)}))
+        silent += errors
+        if answering:
+            return answering, silent
     return [], silent
 
 
-def _knock(paths: list[Path]) -> tuple[list[tuple[socket.socket, Path]], list[str]]:
-    living, dead = [], []
+def _connect_to_all(paths: list[Path]) -> tuple[list[tuple[socket.socket, Path]], list[str]]:
+    answering, errors = [], []
     for path in paths:
         try:
-            living.append((_connect(path), path))
+            answering.append((_connect(path), path))
         except NoMaster as error:
-            dead.append(str(error))
-    return living, dead
+            errors.append(str(error))
+    return answering, errors
 
 
 def _sockets(directory: Path, name: str | None) -> list[Path]:
     try:
         return [path for path in directory.iterdir() if path.suffix == ".sock" and name in (None, path.stem)]
     except OSError:
-        return []  # not there, or not for us to look into
+        return []  # missing, or not readable by this user
 
 
 def _connect(path: Path) -> socket.socket:
@@ -101,7 +108,7 @@ def _connect(path: Path) -> socket.socket:
         try:
             sock.connect(os.fspath(path))
             break
-        except BlockingIOError as error:  # its queue is full, and with a timeout the kernel does not wait
+        except BlockingIOError as error:  # its queue is full; on a socket with a timeout the kernel does not wait
             if time.monotonic() < deadline:
                 time.sleep(RETRY_S)
                 continue
@@ -113,7 +120,7 @@ def _connect(path: Path) -> socket.socket:
     _, owner = peer_of(sock)
     if os.geteuid() not in (0, owner) and owner != 0:
         sock.close()
-        raise NoMaster(f"{path}: user {owner} listens there, who is neither you nor root; nothing was said")
+        raise NoMaster(f"{path}: user {owner} listens there, and is neither you nor root; nothing was sent")
     return sock
 
 
@@ -122,32 +129,33 @@ def _why(path: Path, error: OSError) -> str:
         case errno.ENOENT | errno.ENOTDIR:
             return f"{path}: there is no such socket; is the master running?"
         case errno.ECONNREFUSED | errno.ENOTSOCK:
-            return f"{path}: nobody listens there; its master has ended without removing it"
+            return f"{path}: no master listens there; the one that made it has ended without removing it"
         case errno.EACCES | errno.EPERM:
             return f"{path}: it belongs to another user's master; become that user, or root"
     if isinstance(error, TimeoutError) or error.errno == errno.EAGAIN:
-        return f"{path}: the master does not let anybody in; it is stopped or overwhelmed"
-    return f"{path}: {error.strerror or error}"  # a path that is too long has no errno
+        return f"{path}: the master does not accept connections; it is stopped or overwhelmed"
+    return f"{path}: {error.strerror or error}"  # the error for a path that is too long has no errno
 
 
 @define(eq=False)
 class Client:
-    """The verbs' side: plain and blocking.  It owns the socket."""
+    """One connection to a master, for the verbs.  It owns the socket; all its methods block."""
 
     sock: socket.socket
     path: Path
     _unread: bytes = b""
 
-    def ask(self, do: str, *, patience: float | None = ANSWER_S, **more: Any) -> Iterator[dict[str, Any]]:
-        """The lines of the answer; the last one has a status.  `patience` in seconds, for each line.
+    def ask(self, do: str, *, timeout: float | None = ANSWER_S, **more: Any) -> Iterator[dict[str, Any]]:
+        """Send a request, and yield the lines of the answer; the last one has a status.
 
-        Raises NoMaster if the master ends, or is silent for longer.
+        `timeout` is in seconds for each line; None waits without a limit, as for a stream.  Raises NoMaster if the
+        master ends, or does not answer in time.
         """
-        self.sock.settimeout(GLANCE_S if patience is None else patience)
+        self.sock.settimeout(POLL_S if timeout is None else timeout)
         request = json.dumps({"do": do} | more).encode() + b"\n"
         try:
             self.sock.sendall(request)
-            while "status" not in (answer := self._line(for_ever=patience is None)):
+            while "status" not in (answer := self._line(unlimited=timeout is None)):
                 yield answer
             yield answer
         except TimeoutError:
@@ -157,30 +165,30 @@ class Client:
             raise NoMaster(f"{self.path}: the master has ended") from None
 
     def status(self) -> Snapshot:
-        """How everything is.  Raises NoMaster, ValueError."""
+        """A snapshot of the master.  Raises NoMaster, or ValueError for an answer that is none."""
         *_, answer = self.ask("status")
         if answer["status"] != 0:
             raise ValueError(str(answer.get("error")))
         return from_json(answer["snapshot"])
 
     def until_end(self) -> None:
-        """Wait until the master has ended, or has closed this connection."""
-        self.sock.settimeout(GLANCE_S)
-        with contextlib.suppress(OSError):  # a reset is an end, too
-            while self._receive(for_ever=True):
+        """Wait until the master has ended or has closed this connection."""
+        self.sock.settimeout(POLL_S)
+        with contextlib.suppress(OSError):  # a reset is an end as well
+            while self._receive(unlimited=True):
                 pass
 
-    def _receive(self, *, for_ever: bool) -> bytes:
+    def _receive(self, *, unlimited: bool) -> bytes:
         while True:
             try:
                 return self.sock.recv(65536)
             except TimeoutError:
-                if not for_ever:
+                if not unlimited:
                     raise
 
-    def _line(self, *, for_ever: bool) -> dict[str, Any]:
+    def _line(self, *, unlimited: bool) -> dict[str, Any]:
         while b"\n" not in self._unread:
-            data = self._receive(for_ever=for_ever)
+            data = self._receive(unlimited=unlimited)
             if not data or len(self._unread) > MAX_ANSWER:
                 raise ConnectionResetError
             self._unread += data
@@ -191,5 +199,5 @@ class Client:
         return answer
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self.sock.close()

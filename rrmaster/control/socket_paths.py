@@ -1,17 +1,17 @@
-"""Where a master's control socket lies, and where a verb looks for it.
+"""Where is a master's control socket, and where does a verb look for it?
 
-The default path is ``<directory>/<name>.sock``, in the first of these that can be used:
+The default path is ``<directory>/<name>.sock``, in the first of these directories that can be used:
 
 1. ``$XDG_RUNTIME_DIR/rrmaster``: private to a logged-in user;
-2. ``/run/rrmaster``: root makes it, and a service manager may make it for a service's user;
-3. ``rrmaster-<uid>`` in the directory for temporary files, 0700 and checked to be ours.
+2. ``/run/rrmaster``: root makes it, and a service manager may make it for the user of a service;
+3. ``rrmaster-<uid>`` in the directory for temporary files, with mode 0700 and checked to belong to this user.
 
-A verb looks into all three, and root's also into everybody's.  One living master is found without being named, among
-several one has to say which.  The socket is its owner's alone (0600) from the moment it has a name: the mode is set
-before `bind`, which the kernel takes it from.  A file left behind by a master that was killed is replaced; a living
-master's is not.
+A verb looks into all three; for root it also looks into those of all other users.  A master that runs alone is found
+without its name; among several, a name or a path is needed.  Only the owner can connect to the socket (mode 0600), from
+the moment its file exists: the mode is set on the socket before `bind`, and the kernel gives it to the file.  A file
+left behind by a master that was killed is replaced.  The file of a running master is not.
 
-This module knows files and sockets.  It does not know what is said through them (`control` does).
+This module knows files and sockets, and not what is said through them (`requests` does).
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from attrs import define
 
 DEFAULT_NAME = "default"
 
-NAMES = 9
-"""How many masters get a default name of their own before one has to be chosen: default, default-2, ..., default-9."""
+MAX_DEFAULT_NAMES = 9
+"""Masters of one user that get a default name (default, default-2, ..., default-9); the next one needs a --name."""
 
-SYSTEM = Path("/run/rrmaster")
+SYSTEM_DIRECTORY = Path("/run/rrmaster")
 
 BACKLOG = 16
-"""Verbs that may wait to be let in."""
+"""Clients that may wait to be accepted."""
 
-LONGEST = 107
+MAX_PATH = 107
 """Bytes of a unix socket's path, unix(7)."""
 
 LOCK_S = 1.0
-"""Seconds to wait for another master that is just taking a place in the same directory; it takes microseconds."""
+"""Seconds to wait for another master that opens a socket in the same directory; opening one takes microseconds."""
 
 _UCRED = struct.Struct("3i")
 
 
 class CannotClaim(Exception):
-    """No control socket can be opened at this path, and why."""
+    """No control socket can be opened at this path; the message says why."""
 
 
-class Taken(CannotClaim):
-    """A living master listens there."""
+class SocketInUse(CannotClaim):
+    """A running master listens at this path."""
 
 
 def peer_of(sock: socket.socket) -> tuple[int, int]:
@@ -67,27 +67,30 @@ def peer_of(sock: socket.socket) -> tuple[int, int]:
 
 
 @define(eq=False)
-class Place:
-    """A control socket that is ours: listening, and removed at the end."""
+class ControlSocket:
+    """A listening control socket.  It owns the descriptor and the file, and removes both when closed."""
 
     path: Path
     socket: socket.socket
     _identity: tuple[int, int]
+    """Device and inode of the file, to recognise it at the end."""
 
     @classmethod
-    def claim(cls, path: Path) -> Place:
-        """Bind and listen.  A stale file is replaced.  Raises Taken, CannotClaim."""
-        if len(os.fsencode(path)) > LONGEST:
-            raise CannotClaim(f"{path} is longer than the {LONGEST} bytes a unix socket may have; choose a shorter one")
+    def claim(cls, path: Path) -> ControlSocket:
+        """Bind to this path and listen.  A stale file is replaced.  Raises SocketInUse, CannotClaim."""
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise CannotClaim(
+                f"{path} is longer than the {MAX_PATH} bytes a unix socket may have; choose a shorter one"
+            )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.setblocking(False)
-            # Before bind, so that there is no moment in which the file has another mode.
+            # Before bind: the file never exists with another mode.
             os.fchmod(listener.fileno(), 0o600)
-            with _alone_in(path.parent):
+            with _locked(path.parent):
                 _remove_stale(path)
                 listener.bind(os.fspath(path))
-                listener.listen(BACKLOG)  # while alone: what is bound and does not listen looks stale
+                listener.listen(BACKLOG)  # under the lock: a socket that is bound and does not listen looks stale
             found = os.lstat(path)
         except OSError as error:
             listener.close()
@@ -98,41 +101,41 @@ class Place:
         return cls(path.absolute(), listener, (found.st_dev, found.st_ino))
 
     def close(self) -> None:
-        """Stop listening, and remove the file if it is still ours."""
+        """Stop listening, and remove the file unless another one has taken its path."""
         self.socket.close()
-        with contextlib.suppress(OSError):  # somebody has tidied up, or the directory is not ours as another user
+        with contextlib.suppress(OSError):  # removed already, or not removable after --user
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == self._identity:
                 os.unlink(self.path)
 
 
-def claim_by_name(name: str | None, environ: Mapping[str, str], uid: int) -> Place:
-    """A place in the default directory.  Without a name the first free one of the default names is taken.
+def claim_by_name(name: str | None, environ: Mapping[str, str], uid: int) -> ControlSocket:
+    """A control socket in the default directory.  Without a name it gets the first default name that is free.
 
-    Raises Taken, CannotClaim.
+    Raises SocketInUse, CannotClaim.
     """
     directory = usable_directory(environ, uid)
     if name is not None:
-        return Place.claim(directory / f"{name}.sock")
-    for number in range(1, NAMES + 1):
+        return ControlSocket.claim(directory / f"{name}.sock")
+    for number in range(1, MAX_DEFAULT_NAMES + 1):
         default = DEFAULT_NAME if number == 1 else f"{DEFAULT_NAME}-{number}"
         try:
-            return Place.claim(directory / f"{default}.sock")
-        except Taken:
-            pass  # another master of this user; the next name is as good
-    raise Taken(f"{NAMES} masters live in {directory} already; give this one a --name")
+            return ControlSocket.claim(directory / f"{default}.sock")
+        except SocketInUse:
+            pass  # another master of this user has this name; try the next one
+    raise SocketInUse(f"{MAX_DEFAULT_NAMES} masters have sockets in {directory} already; give this one a --name")
 
 
 def usable_directory(environ: Mapping[str, str], uid: int) -> Path:
-    """The directory for this user's sockets; it is made if it is not there.  Raises CannotClaim."""
+    """The directory for this user's sockets, created if missing.  Raises CannotClaim."""
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime) and _is_private(Path(runtime), uid):
         return _made(Path(runtime) / "rrmaster", 0o700, uid)
     if uid == 0:
         with contextlib.suppress(OSError):  # a read-only /run, as in some containers
-            SYSTEM.mkdir(0o755, exist_ok=True)
-    if SYSTEM.is_dir() and os.access(SYSTEM, os.W_OK):
-        return SYSTEM
+            SYSTEM_DIRECTORY.mkdir(0o755, exist_ok=True)
+    if SYSTEM_DIRECTORY.is_dir() and os.access(SYSTEM_DIRECTORY, os.W_OK):
+        return SYSTEM_DIRECTORY
     return _made(_temporary(uid), 0o700, uid)
 
 
@@ -144,17 +147,17 @@ def _made(directory: Path, mode: int, uid: int) -> Path:
     try:
         directory.mkdir(mode, exist_ok=True)
     except OSError as error:
-        raise CannotClaim(f"{directory}: {error.strerror}; name another place with --control PATH") from None
+        raise CannotClaim(f"{directory}: {error.strerror}; choose another path with --control PATH") from None
     if not _is_private(directory, uid):
         raise CannotClaim(
             f"{directory} is not a directory of this user's own, closed to others; "
-            "remove it, or name another place with --control PATH"
+            "remove it, or choose another path with --control PATH"
         )
     return directory
 
 
 def _is_private(directory: Path, uid: int) -> bool:
-    """A directory, not a link to one, of this user, into which nobody else can write."""
+    """Whether this is a directory, not a link to one, that belongs to this user and that no other user can write to."""
     try:
         found = os.lstat(directory)
     except OSError:
@@ -163,25 +166,25 @@ def _is_private(directory: Path, uid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """While no other master takes or replaces a place here.  Who keeps the lock for long is not waited for."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep other masters from opening or replacing a socket here.  After `LOCK_S` the block runs without the lock."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         end = time.monotonic() + LOCK_S
-        while not _locked(fd) and time.monotonic() < end:
+        while not _try_lock(fd) and time.monotonic() < end:
             time.sleep(0.01)
         yield
     finally:
         os.close(fd)
 
 
-def _locked(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks
+        return True  # this file system has no locks
     return True
 
 
@@ -191,7 +194,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise CannotClaim(f"{path} is there and is no socket; remove it, or name another --control PATH")
+        raise CannotClaim(f"{path} exists and is no socket; remove it, or choose another --control PATH")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
@@ -199,25 +202,29 @@ def _remove_stale(path: Path) -> None:
             pid, _ = peer_of(probe)
     except ConnectionRefusedError:
         os.unlink(path)
-    except BlockingIOError:  # its queue is full: somebody lives there
-        raise Taken(f"a master that lives listens at {path}; give this one another --name") from None
+    except BlockingIOError:  # its queue is full, so a master listens
+        raise SocketInUse(f"a running master listens at {path}; give this one another --name") from None
     else:
-        raise Taken(f"the master with pid {pid} listens at {path}; give this one another --name, or stop that one")
+        raise SocketInUse(
+            f"the master with pid {pid} listens at {path}; give this one another --name, or stop that one"
+        )
 
 
 # --- the verbs' side
 
 
 def directories_to_search(environ: Mapping[str, str], uid: int) -> list[Path]:
-    """Where this user's masters may be; root looks after everybody's."""
+    """The directories in which this user's masters may have their sockets; for root, those of all users."""
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
-    found = [Path(runtime) / "rrmaster", SYSTEM, _temporary(uid)]
+    found = [Path(runtime) / "rrmaster", SYSTEM_DIRECTORY, _temporary(uid)]
     if uid == 0:
         found += sorted(Path("/run/user").glob("*/rrmaster"))
-        found += [path for path in sorted(_temporary("x").parent.glob("rrmaster-*")) if _is_named_for_its_owner(path)]
+        found += [
+            path for path in sorted(_temporary("x").parent.glob("rrmaster-*")) if _belongs_to_the_user_in_its_name(path)
+        ]
     return list(dict.fromkeys(found))
 
 
-def _is_named_for_its_owner(path: Path) -> bool:
+def _belongs_to_the_user_in_its_name(path: Path) -> bool:
     match = re.fullmatch(r"rrmaster-(\d{1,10})", path.name)
     return match is not None and _is_private(path, int(match[1]))

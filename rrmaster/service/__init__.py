@@ -1,1 +1,1 @@
-"""A master as a process of its own: privileges, signals, PID file, systemd."""
+"""A master as a service: privileges, signals, PID file, systemd."""

@@ -1,50 +1,51 @@
-"""How a master becomes a service: addresses, privileges, pid file, control socket, signals, systemd; and its end.
+"""How does a master become a service: addresses, privileges, PID file, control socket, signals, systemd, and its end?
 
-What is specific to a process of its own stands here; a master inside somebody else's program has none of it.
+A process that is a master and nothing else is set up here.  A master inside another program (`api`) has none of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from logging import INFO
 from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import frozen
 
 from .._version import __version__
-from ..config.option import SettingsError
 from ..config.settings import Settings
-from ..control.server import Control
-from ..control.socket_paths import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
+from ..control.server import ControlServer
+from ..control.socket_paths import DEFAULT_NAME, CannotClaim, ControlSocket, SocketInUse, claim_by_name
 from ..dispatch.listeners import BindError
-from ..logs.log import give_to, logger, reopen, tell
+from ..logs.log import logger, reopen, tell
 from ..master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
 from ..processes.process import reap_strangers
 from ..supervision.reconfigure import listen
 from ..supervision.supervisor import Hopeless
-from .systemd import Notifier
-
-
-class CannotStart(Exception):
-    """The machine or its configuration does not allow what was asked; the message says what to do."""
+from .addresses import shown_address
+from .cannot_start import CannotStart
+from .pid_file import pid_file
+from .privileges import drop_privileges
+from .sd_notify import Notifier
 
 
 def run(application: str | Settings | Callable[..., Any], **options: Any) -> int:
-    """Serve until a signal says otherwise, and return the exit status.
+    """Serve an application until a signal ends it.  This is what the command `rrmaster` does.
 
-    `application` is `Settings`, or ``module:attribute``, or the handler itself; `options` are those of `Settings`.
-    TERM and INT finish what is in hand and end, a second one ends now, QUIT ends fast; HUP replaces the workers; TTIN
-    and TTOU add and remove one.  So it needs the main thread.  Nothing is logged unless the program has set up logging.
+    `application` is ``module:attribute``, or the handler itself, or a `Settings`; `options` are the fields of
+    `Settings`, and ignored if that is given.  The call blocks, and must be made from the main thread, since it handles
+    signals and runs its own trio event loop: TERM and INT finish all connections and end, a second one ends at once,
+    QUIT cuts connections, HUP replaces the workers (a reload), USR1 opens the log file again, TTIN and TTOU add and
+    remove one worker.  When the call returns, all workers have ended and all sockets and files are closed and removed.
+    Nothing is logged unless the program has set up logging.
 
-    Raises SettingsError, BindError, CannotStart (privileges, pid file, control socket), and Hopeless if no worker ever
-    becomes ready.
+    Returns the exit status: 0 if the master ended as asked, 1 if a process had to be killed.
+
+    Raises SettingsError for settings that are wrong, BindError for an address that cannot be bound, CannotStart if the
+    privileges, the PID file or the control socket cannot be had, and Hopeless if no worker ever becomes ready.
     """
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     return trio.run(run_with_signals, settings)
@@ -53,32 +54,38 @@ def run(application: str | Settings | Callable[..., Any], **options: Any) -> int
 async def run_with_signals(
     settings: Settings, explicit_bind: bool = True, reread: Callable[[], Settings] | None = None
 ) -> int:
-    """What `run` does.  0: stopped as asked; 1: something had to be killed.
+    """The same as `run`, in an event loop of trio that is already running in the main thread.
 
-    Raises BindError, CannotStart, SettingsError, Hopeless.
+    `explicit_bind` is False if the addresses are the default and not a choice of the user's.  `reread` reads the
+    settings again for a reload.
     """
     with contextlib.ExitStack() as cleanup:
-        # First of all, and last to go: a signal that ended us in between would leave files behind.
+        # Signals are handled first and released last: one that ended the process in between would leave files behind.
         signals = cleanup.enter_context(trio.open_signal_receiver(*_SIGNALS))
         notifier = Notifier.from_environment(os.environ, os.getpid())
         cleanup.callback(notifier.close)
         listeners = listen(settings, explicit_bind)
         for listener in listeners:
             cleanup.callback(listener.close)
+        # After the addresses, which may need root, and before any file is made, so the files belong to the new user.
         drop_privileges(settings.user, settings.group)
-        cleanup.enter_context(_pid_file(settings.pid))
+        cleanup.enter_context(pid_file(settings.pid))
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)
-        place = _claim_place(settings)
-        if place is not None:
-            cleanup.callback(place.close)
-        name = settings.name or (place.path.stem if place is not None else DEFAULT_NAME)
-        master = Master(settings, fleet_size(settings), listeners, name, reread=reread, alone=True)
+        control = _control_socket(settings)
+        if control is not None:
+            cleanup.callback(control.close)
+        name = settings.name or (control.path.stem if control is not None else DEFAULT_NAME)
+
+        def notify(what: str) -> None:
+            # Called only once the master runs, so it exists by then.
+            _notify(notifier, what, master)
+
+        master = Master(settings, fleet_size(settings), listeners, name, reread=reread, alone=True, told=notify)
         cleanup.callback(master.close)
-        master.told = _Telling(master, notifier)
-        _greet(master)
+        _log_start(master)
         try:
-            await _run_obeying(master, place, notifier, signals)
+            await _run_obeying(master, control, notifier, signals)
         except BaseExceptionGroup as group:
             raise unwrapped(group) from None
         accepted = master.dispatcher.accepted
@@ -86,27 +93,31 @@ async def run_with_signals(
         return 1 if master.supervisor.killed_while_stopping else 0
 
 
-def _claim_place(settings: Settings) -> Place | None:
-    """The control socket.  Without one that was asked for there is no start; without the default one there is."""
+def _control_socket(settings: Settings) -> ControlSocket | None:
+    """The control socket; None if none can be had.  Raises CannotStart if one was asked for by its path or name."""
     try:
         if settings.control is not None:
-            return Place.claim(Path(settings.control))
+            return ControlSocket.claim(Path(settings.control))
         return claim_by_name(settings.name, os.environ, os.geteuid())
     except CannotClaim as error:
-        if settings.control is not None or (settings.name is not None and isinstance(error, Taken)):
+        if settings.control is not None or (settings.name is not None and isinstance(error, SocketInUse)):
             raise CannotStart(f"no control socket: {error}") from None
         logger.warning("no control socket, so no status, reload or other verbs: %s", error)
         return None
 
 
-async def _run_obeying(master: Master, place: Place | None, notifier: Notifier, signals: AsyncIterator[int]) -> None:
+async def _run_obeying(
+    master: Master, control: ControlSocket | None, notifier: Notifier, signals: AsyncIterator[int]
+) -> None:
+    """Run the master together with everything that watches or orders it."""
     async with trio.open_nursery() as nursery:
-        if place is not None:
-            nursery.start_soon(Control(master, place.socket).serve)
-        # As process 1, and for its templates, it adopts orphans; else it has none, and this costs nothing.
+        if control is not None:
+            nursery.start_soon(ControlServer(master, control.socket).serve)
+        # Orphans become children of this process if it is process 1, or adopts those of its templates.  Otherwise there
+        # are none, and this costs nothing.
         nursery.start_soon(reap_strangers, master.children)
         nursery.start_soon(_obey, master, signals)
-        nursery.start_soon(_say_when_ready, master, notifier)
+        nursery.start_soon(_log_ready, master, notifier)
         nursery.start_soon(notifier.feed, master.dispatcher.turned)
         await master.run()
         nursery.cancel_scope.cancel()
@@ -117,49 +128,45 @@ _SIGNALS = (
 )  # fmt: skip
 
 
-def _greet(master: Master) -> None:
+def _log_start(master: Master) -> None:
     workers = "1 worker" if master.size == 1 else f"{master.size} workers"
-    addresses, chosen = ", ".join(master.addresses), master.settings
-    where = f" on {addresses}" if addresses else ""  # a program's are told as they are opened
+    chosen = master.settings
+    addresses = ", ".join(shown_address(address, chosen) for address in master.addresses)
+    where = f" on {addresses}" if addresses else ""  # a program opens its addresses later, and each is logged then
     text = f"rrmaster {__version__} (pid {os.getpid()}) serves {chosen.application}{where} with {workers}"
     facts = {"application": chosen.application, "addresses": list(master.addresses), "workers": master.size}
     tell("master.started", f"{text}, {chosen.policy_name}", level=INFO, version=__version__, pid=os.getpid(), **facts)
 
 
-async def _say_when_ready(master: Master, notifier: Notifier) -> None:
+async def _log_ready(master: Master, notifier: Notifier) -> None:
     await master.supervisor.complete.wait()
     serving = master.supervisor.serving
     tell("master.ready", f"ready: {serving} of {master.size} workers serve", serving=serving)
-    notifier.ready(_state(master))
+    notifier.ready(_summary(master))
 
 
-def _state(master: Master) -> str:
-    """A line for `systemctl status`."""
+def _summary(master: Master) -> str:
+    """The line for `systemctl status`."""
     addresses = ", ".join(master.addresses)
     refused = "; code on disk was refused" if master.supervisor.refused else ""
     where = f" on {addresses}" if addresses else ""
     return f"{master.supervisor.serving} of {master.supervisor.goal.size} workers serve{where}{refused}"
 
 
-@frozen(eq=False)
-class _Telling:
-    """Passes a master's news on to systemd."""
-
-    master: Master
-    notifier: Notifier
-
-    def __call__(self, what: str) -> None:
-        if what == "reloading":
-            self.notifier.reloading()
-        elif what == "stopping":
-            self.notifier.stopping()
-        else:
-            self.notifier.ready(_state(self.master))
+def _notify(notifier: Notifier, what: str, master: Master) -> None:
+    """Pass an announcement of the master on to systemd."""
+    if what == "reloading":
+        notifier.reloading()
+    elif what == "stopping":
+        notifier.stopping()
+    else:
+        notifier.ready(_summary(master))
 
 
 async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
+    """Do what each signal asks for."""
     async with trio.open_nursery() as nursery:
-        asked = False
+        asked_to_end = False
         async for number in signals:
             tell("master.signal", f"received {signal.Signals(number).name}", signal=signal.Signals(number).name)
             match number:
@@ -174,93 +181,12 @@ async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
                 case signal.SIGQUIT:
                     master.hurry(graceful=0.0)
                     nursery.start_soon(master.stop)
-                case _ if asked:
+                case _ if asked_to_end:
                     master.hurry(graceful=0.0, term=0.0)
                 case _:
                     nursery.start_soon(master.stop)
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                asked = True
-
-
-def drop_privileges(user: str | None, group: str | None) -> None:
-    """Become another user and group, for good.  Raises CannotStart."""
-    if user is None and group is None:
-        return
-    uid, gid, name = _who(user, group)
-    give_to(uid, gid)
-    try:
-        # In this order: without root neither the groups nor the group can be left any more.
-        if name is not None:
-            os.initgroups(name, gid)
-        else:
-            os.setgroups([gid])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    except PermissionError:
-        raise CannotStart("only root can become another user (--user, --group)") from None
-    if uid != 0:
-        with contextlib.suppress(PermissionError):  # this refusal is what we want
-            os.setuid(0)
-            raise CannotStart("root's rights could not be given up")
-
-
-def _who(user: str | None, group: str | None) -> tuple[int, int, str | None]:
-    uid, gid, name = os.getuid(), os.getgid(), None
-    try:
-        if user is not None:
-            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
-    except KeyError:
-        if user is None or not user.isdigit():
-            raise SettingsError(f"--user: there is no user {user!r}") from None
-        uid = gid = int(user)  # a container knows no name for it
-    try:
-        if group is not None:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise SettingsError(f"--group: there is no group {group!r}") from None
-    return uid, gid, name
-
-
-@contextlib.contextmanager
-def _pid_file(path: str | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    try:
-        with open(path, "x") as file:
-            file.write(f"{os.getpid()}\n")
-    except FileExistsError:
-        _replace_pid_file(path)
-    except OSError as error:
-        raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
-    path = os.path.abspath(path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, ValueError):  # not ours any more, or not ours to remove as another user
-            with open(path) as file:
-                ours = int(file.read(32)) == os.getpid()
-            if ours:
-                os.unlink(path)
-
-
-def _replace_pid_file(path: str) -> None:
-    try:
-        with open(path) as file:
-            old = int(file.read(32))
-        if old != os.getpid():
-            os.kill(old, 0)
-            raise CannotStart(f"--pid {path}: process {old} lives; stop it, or remove the file if it is not a master")
-    except (ValueError, ProcessLookupError):
-        pass  # a number that means nobody: left behind by a master that was killed
-    except PermissionError:
-        raise CannotStart(f"--pid {path}: the process named there lives, and is another user's") from None
-    try:
-        with open(path, "w") as file:
-            file.write(f"{os.getpid()}\n")
-    except OSError as error:
-        raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
+                asked_to_end = True
 
 
 __all__ = ["BindError", "CannotStart", "Hopeless", "drop_privileges", "run", "run_with_signals"]

@@ -1,1 +1,1 @@
-"""One snapshot of a running master: how it is taken, and how it reads as a table and as JSON."""
+"""One snapshot of a running master: how it is taken, and its forms as tables and as JSON."""

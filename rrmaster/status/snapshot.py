@@ -1,6 +1,7 @@
-"""How a running master is doing: what supervisor and dispatcher know, put together as one `Snapshot`.
+"""How is a running master doing: what do its supervisor, dispatcher and templates know, as one `Snapshot`?
 
-It reads and changes nothing, asks the kernel for backlogs and letterboxes only, and takes some 20 us a worker.
+Taking a snapshot changes nothing.  It asks the kernel for the lengths of backlogs and letterboxes, and takes about
+20 us for each worker.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ..supervision.worker_record import Ward
 from .model import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 
 _TCP_INFO_LIMIT = struct.Struct("=28xI")
-"""tcpi_sacked of a listening socket: how many its backlog holds, after the kernel has had its say (somaxconn)."""
+"""tcpi_sacked of a listening socket: the size of its backlog, as limited by the kernel (somaxconn)."""
 
 
-def survey(
+def take_snapshot(
     name: str, settings: Settings, supervisor: Supervisor, dispatcher: Dispatcher, lineage: Lineage, began: float
 ) -> Snapshot:
-    """Everything, now.  `began` is when the master started, on trio's clock."""
+    """A snapshot of the master as it is now.  `began` is the time of its start on trio's clock."""
     now = trio.current_time()
     recall = dispatcher.recall
     return Snapshot(

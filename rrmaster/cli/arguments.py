@@ -1,0 +1,201 @@
+"""Which words does the command line understand, and how are they split into options, an application and its arguments?
+
+The options are declared once, in `config.settings`; here they become arguments of argparse and lines of the help.
+
+argparse, and not cyclopts or click: what is left for a library is to split the arguments and to print the help, and
+both others cost more than they add.  Measured on Python 3.11 (import time, resident memory): argparse 6 ms, 1.6 MiB;
+click 8.5 24 ms, 4.9 MiB, without option groups in its help; cyclopts 5.4 57 ms, 7.7 MiB, and 110 to 160 ms with rich
+once it prints, and its errors would have to be put into our words again.  The master keeps that memory for life.
+Workers import none of this.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .._version import __version__
+from ..config.option import Option, SettingsError, flag
+from ..config.parsing import parse_port, suggestion
+from ..config.settings import Settings, options
+from ..config.sources import Source
+from ..protocol.launch import MODULE, is_program
+
+_EPILOG = """\
+verbs, for a running master (rrmaster VERB --help says more; with several masters, --name or --control says which):
+  rrmaster status | workers | top                  how it is doing, once or live
+  rrmaster reload                                  new code, if it is good; the exit status is the result
+  rrmaster rollback                                the code before the last reload again
+  rrmaster scale N|+N|-N|auto                      more workers or fewer
+  rrmaster restart SLOT | retire SLOT              replace one worker
+  rrmaster stop                                    finish all connections, then end
+  rrmaster events | logs [-f] [SLOT] | stacks SLOT what happens, what workers print, what a worker is doing now
+verbs that need no running master:
+  rrmaster check [OPTIONS] module:attribute        would this be served, and with which settings?
+  rrmaster systemd-unit [OPTIONS] module:attribute print a unit for systemd
+
+Every option is also an environment variable (RRMASTER_WORKERS for --workers) and a key of rrmaster.toml or of
+[tool.rrmaster] in pyproject.toml.  Flags win over the environment, the environment over the file.
+Durations are written 500ms, 30s, 2m.
+
+signals:
+  TERM, INT   finish all connections, then end; a second one ends at once
+  QUIT        end fast: connections are cut
+  HUP         reload: replace all workers by new ones, if those are good
+  USR1        open the log file again
+  TTIN, TTOU  add one worker, remove one
+
+exit status:
+  0 stopped as asked    1 error, or a process had to be killed    2 usage
+  3 no worker ever became ready    4 an address could not be bound
+
+example:
+  rrmaster --workers 4 --bind 127.0.0.1:8000 rrmaster.demo:hello
+  rrmaster --workers 4 server.py --verbose         runs the program in each worker; --verbose is its own argument
+"""
+
+
+class UsageError(Exception):
+    """The arguments are wrong; the message says why."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, where argparse prints the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+class _RefuseDaemon(argparse.Action):
+    def __call__(self, *_: Any, **__: Any) -> None:
+        raise UsageError(
+            "--daemon: rrmaster stays in the foreground; let systemd, a container or `nohup` put it into the background"
+        )
+
+
+def make_parser() -> Parser:
+    """The parser of everything but the verbs."""
+    parser = Parser(
+        prog="rrmaster",
+        usage="rrmaster [OPTIONS] module:attribute\n       rrmaster [OPTIONS] FILE.py [ARGUMENTS]\n"
+        "       rrmaster [OPTIONS] -m MODULE [ARGUMENTS]\n       rrmaster VERB ...",
+        description="Serve an application with one master that accepts every connection and passes it to the least\n"
+        "loaded of N workers.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=100),
+        allow_abbrev=False,
+        add_help=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "application",
+        nargs="?",
+        help="the application to serve, by its import name: an ASGI or WSGI application, or an `async def "
+        "handler(stream)`; or a program, FILE.py, that opens its own addresses (rrmaster.open_tcp_listeners), followed "
+        "by its arguments",
+    )
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="a program by the name of its module or package")
+    groups: dict[str, Any] = {}
+    for name, option in options().items():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        _add(groups[option.group], name, option)
+        if name == "bind":
+            _add_aliases(groups[option.group])
+    other = groups["configuration and output"]
+    other.add_argument(
+        "-c", "--config", metavar="FILE", help="read this TOML file (default: rrmaster.toml, pyproject.toml)"
+    )
+    other.add_argument("-h", "--help", action="help", help="show this and exit")
+    other.add_argument(
+        "--version", action="version", version=f"rrmaster {__version__}", help="show the version and exit"
+    )
+    other.add_argument("--daemon", action=_RefuseDaemon, nargs=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add(group: Any, name: str, option: Option) -> None:
+    default = option.shown or default_of(name)
+    text = f"{option.help} (default: {default})" if default else option.help
+    text = text.replace("%", "%%")
+    if option.is_switch:
+        # argparse's own help would show the default as True or False.
+        group.add_argument(*option.flags, flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text)
+        return
+    action = "append" if option.repeatable else "store"
+    group.add_argument(*option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text)
+
+
+def default_of(name: str) -> str:
+    """The default of an option, as the help shows it; empty if there is none."""
+    value = getattr(Settings("shop:app"), name)
+    if value in (None, "", ()):
+        return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}s" if isinstance(value, float) else str(value)
+
+
+def _add_aliases(group: Any) -> None:
+    group.add_argument("--host", metavar="HOST", help="with --port, another way to write --bind (uvicorn's)")
+    group.add_argument("--port", metavar="PORT", help="see --host")
+    group.add_argument("--uds", metavar="PATH", help="the same as --bind unix:PATH")
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of everything but the verbs; an option that is not given is missing.  Raises UsageError."""
+    parser = make_parser()
+    ours, own = _split(argv, parser)
+    arguments, unknown = parser.parse_known_args(ours)
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        word = unknown[0].partition("=")[0]
+        if not word.startswith("-"):
+            raise UsageError(f"{word}: one application is served, and {arguments.application} is already named")
+        raise UsageError(f"{word}: there is no such option{suggestion(word, known)} (see rrmaster --help)")
+    found: dict[str, Any] = {"chdir": None, "config": None, "application": None} | vars(arguments)
+    if "module" in found:
+        if found["application"] is not None:
+            raise UsageError(f"-m: one program is served, and {found['application']} is already named")
+        found["application"] = f"{MODULE}{found['module']}"
+    if found["application"] is not None:
+        found["arguments"] = own
+    return argparse.Namespace(**found)
+
+
+def _split(argv: Sequence[str], parser: Parser) -> tuple[list[str], list[str]]:
+    """The arguments of rrmaster, and those after a program's name, which are the program's whatever they look like."""
+    values = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
+    place = 0
+    while place < len(argv):
+        word = argv[place]
+        if word.startswith("-m") or is_program(word):
+            end = place + (2 if word == "-m" else 1)
+            return list(argv[:end]), list(argv[end:])
+        if not word.startswith("-"):
+            break  # an application; options may follow it
+        place += 2 if word in values else 1
+    return list(argv), []
+
+
+def as_source(arguments: argparse.Namespace) -> Source:
+    """The arguments as a source of settings, beside the environment and the file."""
+    given = vars(arguments)
+    values = {name: given[name] for name in ("application", "arguments", *options()) if given.get(name) is not None}
+    binds = list(values.get("bind", []))
+    if "host" in given or "port" in given:
+        binds.append(_join(given.get("host", "127.0.0.1"), given.get("port", "8000")))
+    if "uds" in given:
+        binds.append(f"unix:{given['uds']}")
+    if binds:
+        values["bind"] = binds
+    return Source("command line", values, lambda name: name if name in ("application", "arguments") else flag(name))
+
+
+def _join(host: str, port: str) -> str:
+    try:
+        parse_port(port)
+    except ValueError as error:
+        raise SettingsError(f"--port: {error}") from None
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

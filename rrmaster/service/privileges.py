@@ -1,0 +1,52 @@
+"""How does a master become another user, once its addresses are bound?"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+
+from ..config.option import SettingsError
+from ..logs.log import give_to
+from .cannot_start import CannotStart
+
+
+def drop_privileges(user: str | None, group: str | None) -> None:
+    """Become another user and group, irrevocably.  Raises CannotStart, and SettingsError for an unknown name."""
+    if user is None and group is None:
+        return
+    uid, gid, name = _user_and_group(user, group)
+    give_to(uid, gid)
+    try:
+        # In this order: without root neither the groups nor the group can be changed.
+        if name is not None:
+            os.initgroups(name, gid)
+        else:
+            os.setgroups([gid])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except PermissionError:
+        raise CannotStart("only root can become another user (--user, --group)") from None
+    if uid != 0:
+        with contextlib.suppress(PermissionError):  # that root cannot be had again is what we want
+            os.setuid(0)
+            raise CannotStart("root's rights could not be given up")
+
+
+def _user_and_group(user: str | None, group: str | None) -> tuple[int, int, str | None]:
+    uid, gid, name = os.getuid(), os.getgid(), None
+    try:
+        if user is not None:
+            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
+    except KeyError:
+        if user is None or not user.isdigit():
+            raise SettingsError(f"--user: there is no user {user!r}") from None
+        uid = gid = int(user)  # a number without a name, as in a container
+    try:
+        if group is not None:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SettingsError(f"--group: there is no group {group!r}") from None
+    return uid, gid, name

@@ -1,0 +1,147 @@
+"""What can be asked of a master, and what is answered."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from rrmaster.control.requests import STACKS_S, Refused, new_size
+from rrmaster.status.model import from_json
+from tests.control.serving import EMPTY, serving
+
+
+async def test_a_status_is_the_snapshot(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        (answer,) = await served.ask(do="status")
+        assert answer["status"] == 0
+        assert from_json(answer["snapshot"]) == EMPTY
+
+
+async def test_several_requests_may_follow_on_one_connection(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        client = await served.connect()
+        for _ in range(3):
+            await client.send(do="status")
+            assert (await client.answer())[-1]["status"] == 0
+
+
+async def test_a_request_may_come_in_pieces(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        client = await served.connect()
+        for piece in (b'{"do"', b": ", b'"status"}', b"\n"):
+            await client.stream.send_all(piece)
+        assert (await client.answer())[-1]["status"] == 0
+
+
+@pytest.mark.parametrize(("to", "size"), [("8", 8), ("+2", 6), ("-1", 3), ("auto", 7)])
+async def test_scale_takes_numbers_steps_and_auto(tmp_path: Path, to: str, size: int) -> None:
+    async with serving(tmp_path) as served:
+        answer = await served.end_of(do="scale", to=to)
+        assert answer == {"status": 0, "text": f"scaling from 4 to {size} workers"}
+        assert served.operator.asked == [("scale", size)]
+
+
+@pytest.mark.parametrize("to", ["", "-4", "0", "1025", "many", "+", "--1", "1.5", "²", " 3", "+99999"])
+def test_scale_to_what_cannot_be_is_refused(to: str) -> None:
+    with pytest.raises(Refused) as refused:
+        new_size(to, 4, lambda: 7)
+    assert refused.value.status == 2
+
+
+async def test_restart_and_retire_name_a_slot_that_is_there(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        assert (await served.end_of(do="restart", slot=2))["status"] == 0
+        assert (await served.end_of(do="retire", slot=1))["status"] == 0
+        assert await served.end_of(do="restart", slot=9) == {"status": 1, "error": "no worker serves in slot 9"}
+        assert (await served.end_of(do="restart", slot="2"))["status"] == 2
+        assert served.operator.asked == [("restart", 2), ("retire", 1)]
+
+
+async def test_stop_is_answered_and_done(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        assert (await served.end_of(do="stop"))["status"] == 0
+        await served.operator.stopping.wait()
+        assert (await served.end_of(do="stop", now=True))["status"] == 0
+        await served.until(lambda: served.operator.asked == ["stop", "hurry", "stop"])
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [(b"", 2), (b"status", 2), (b"[1]", 2), (b'{"do": "dance"}', 2), (b"{}", 2), (b"\xff\xfe", 2), (b"[" * 4000, 2)],
+)
+async def test_nonsense_is_answered_with_what_is_wrong(tmp_path: Path, line: bytes, status: int) -> None:
+    async with serving(tmp_path) as served:
+        client = await served.connect()
+        await client.stream.send_all(line + b"\n")
+        (answer,) = await client.answer()
+        assert answer["status"] == status
+        assert answer["error"]
+        assert (await served.end_of(do="status"))["status"] == 0
+
+
+async def test_a_fault_of_ours_ends_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        served.operator.broken = True
+        assert await served.end_of(do="status") == {
+            "status": 1,
+            "error": "a fault of rrmaster; the master's log has it",
+        }
+        served.operator.broken = False
+        assert (await served.end_of(do="status"))["status"] == 0
+
+
+async def test_events_follow_all_but_what_workers_print(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        client = await served.follow(do="events")
+        served.prints(1, "hello")
+        served.log("worker 1 has gone", slot=1, path=Path("/x"))
+        entry = {"time": 1.0, "level": "info", "event": "worker.exited", "text": "worker 1 has gone"}
+        assert await client.line() == {"entry": {"slot": 1, "path": "/x"} | entry}
+
+
+async def test_logs_shows_the_last_lines_of_one_slot(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        for number in range(10):
+            served.prints(number % 2, f"line {number}")
+        *lines, end = await served.ask(do="logs", slot=1, lines=3)
+        assert [line["entry"]["text"] for line in lines] == ["line 5", "line 7", "line 9"]
+        assert end == {"status": 0}
+        assert len(await served.ask(do="logs", lines=100)) == 11
+
+
+async def test_an_entry_logged_in_another_thread_reaches_a_follower(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        client = await served.follow(do="logs")
+        await wait_all_tasks_blocked()
+        threading.Thread(target=served.prints, args=(0, "from a thread")).start()
+        line = await client.line()
+        assert line is not None
+        assert line["entry"]["text"] == "from a thread"
+
+
+async def test_stacks_are_what_the_worker_writes_next(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with serving(tmp_path) as served:
+        served.prints(1, "before")
+
+        async def dump() -> None:
+            await served.until(lambda: ("stacks", 1) in served.operator.asked)
+            await trio.sleep(STACKS_S - 0.1)  # it may have been busy
+            for text in ("Thread 0x1:", '  File "shop.py", line 3'):
+                served.prints(1, text)
+            served.prints(2, "another worker")
+
+        served.nursery.start_soon(dump)
+        *lines, end = await served.ask(do="stacks", slot=1)
+        assert [line["entry"]["text"] for line in lines] == ["Thread 0x1:", '  File "shop.py", line 3']
+        assert end == {"status": 0}
+
+
+async def test_stacks_that_do_not_come_are_not_waited_for(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with serving(tmp_path) as served:
+        end = await served.end_of(do="stacks", slot=1)
+        assert end["status"] == 1
+        assert f"nothing for {STACKS_S:g} s" in end["error"]

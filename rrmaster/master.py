@@ -40,14 +40,14 @@ from .rules.plan import Goal
 from .rules.recycling import Limits
 from .rules.rollout import Rollout, Trial
 from .status.model import Snapshot
-from .status.snapshot import survey
+from .status.snapshot import take_snapshot
 from .supervision import health_check
 from .supervision.health_check import Probing, Question
 from .supervision.reconfigure import Change, environment_of, look_at_certificate, prepare
 from .supervision.reload import Busy
 from .supervision.supervisor import Supervisor
 from .supervision.worker_record import Birth, Born, Ward
-from .watcher import Watch, in_words, watched
+from .watcher import CodeWatcher, in_words, watcher_for
 
 LAST_CALL = 0.5
 """The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""
@@ -87,7 +87,7 @@ class Master:
     """What the reload under way will change."""
     slot_environ: dict[int, dict[str, str]] = field(factory=dict)
     """What the workers of a slot have in their environment beside that."""
-    _watch: Watch | None = field(init=False)
+    _watch: CodeWatcher | None = field(init=False)
     _environ: dict[str, str] = field(factory=dict)
     _stopped: bool = False
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
@@ -105,7 +105,7 @@ class Master:
             self.dispatcher.open(listener)
         self.lineage = Lineage(self._start_template)
         self._environ = environment_of(chosen)
-        self._watch = watched(chosen)
+        self._watch = watcher_for(chosen)
         look_at_certificate(chosen)
         self.supervisor = Supervisor(
             self.dispatcher,
@@ -200,7 +200,7 @@ class Master:
 
     def status(self) -> Snapshot:
         """How everything is now."""
-        return survey(self.name, self.settings, self.supervisor, self.dispatcher, self.lineage, self._began)
+        return take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, self.lineage, self._began)
 
     def reload(self) -> None:
         """Replace all workers by new ones, once those are all ready; the old serve until then."""

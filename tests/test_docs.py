@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 
 import rrmaster
-from rrmaster.cli.commands import VERBS as WORDS
-from rrmaster.cli.commands import Verb
-from rrmaster.cli.main import VERBS, _parser
+from rrmaster.cli.arguments import make_parser
+from rrmaster.cli.commands import COMMANDS, Verb
+from rrmaster.cli.main import VERBS
 from tests.pages import DOCS, GENERATED, PAGES, ROOT, blocks, name, renewed
 
 OTHERS = {
@@ -46,7 +46,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def our_flags() -> set[str]:
-    parsers = [_parser(), *map(parser_of, WORDS.values())]
+    parsers = [make_parser(), *map(parser_of, COMMANDS.values())]
     return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
 
 

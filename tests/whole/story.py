@@ -40,9 +40,10 @@ from pathlib import Path
 import trio
 from attrs import Factory, define
 
-from rrmaster.cli.commands import VERBS as WORDS
-from rrmaster.cli.main import VERBS, _Parser, _Usage
-from rrmaster.cli.main import _parse as parse_options
+from rrmaster.cli.arguments import Parser, UsageError
+from rrmaster.cli.arguments import parse_arguments as parse_options
+from rrmaster.cli.commands import COMMANDS
+from rrmaster.cli.main import VERBS
 from rrmaster.config.sources import from_table, read
 from tests.pages import ROOT, Block, blocks
 from tests.whole.harness import PATIENCE, Running
@@ -324,7 +325,7 @@ def _parsed(words: list[str]) -> None:
         raise Wrong(f"`{shlex.join(words)}` is none of ours: make the block text")
     if _serves(words):
         _understood(words[1:])
-    elif words[1] in WORDS:
+    elif words[1] in COMMANDS:
         _verb_understood(words[1], words[2:])
     elif words[1] in VERBS:
         _understood(words[2:])
@@ -335,18 +336,18 @@ def _understood(words: list[str]) -> None:
     """The command line is one of ours."""
     try:
         parse_options(words)
-    except _Usage as error:
+    except UsageError as error:
         raise Wrong(f"rrmaster {shlex.join(words)}: {error}") from None
 
 
 def _verb_understood(verb: str, words: list[str]) -> None:
-    parser = _Parser(prog=verb)
-    WORDS[verb].arguments(parser)
+    parser = Parser(prog=verb)
+    COMMANDS[verb].arguments(parser)
     for option in ("--name", "--control"):
         parser.add_argument(option)
     try:
         parser.parse_args(words)
-    except _Usage as error:
+    except UsageError as error:
         raise Wrong(f"rrmaster {verb} {shlex.join(words)}: {error}") from None
 
 

@@ -220,5 +220,5 @@ async def test_a_socket_passed_by_systemd_replaces_the_default_address():
 
 async def test_what_is_served_is_said():
     async with running("handlers:quick", "--policy", "ip-hash", workers=3) as master:
-        match = await master.said(r"serves handlers:quick on 127\.0\.0\.1:(\d+) with 3 workers, ip-hash")
+        match = await master.said(r"serves handlers:quick on http://127\.0\.0\.1:(\d+) with 3 workers, ip-hash")
         assert int(match[1]) == master.port

@@ -160,7 +160,7 @@ def test_a_pid_file_of_a_living_process_is_respected(tmp_path: Path):
     (tmp_path / "pid").write_text(str(os.getpid()))
     ended = rrmaster("--pid", str(tmp_path / "pid"), "-b", "127.0.0.1:0", "rrmaster.demo:echo")
     assert ended.returncode == 1
-    assert f"process {os.getpid()} lives" in ended.stderr
+    assert f"process {os.getpid()} is running" in ended.stderr
     assert (tmp_path / "pid").read_text() == str(os.getpid())
 
 

@@ -268,7 +268,7 @@ async def test_a_second_master_has_a_second_name_and_a_verb_asks_which(tmp_path:
         assert "default-2 (pid " in done.stdout
         done = await trio.to_thread.run_sync(lambda: rrmaster("status", environ=environ))
         assert done.returncode == 1
-        assert "several masters live: " in done.stderr
+        assert "several masters run: " in done.stderr
 
 
 async def test_a_name_or_path_that_is_taken_is_refused(path: Path):
@@ -293,7 +293,7 @@ def test_every_verb_without_a_master_is_one_line_and_status_1(verb: str, path: P
 def test_every_verb_at_a_stale_socket_is_one_line_and_status_1(verb: str, path: Path):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(os.fspath(path))
-    _refused(verb, path, "nobody listens there; its master has ended")
+    _refused(verb, path, "no master listens there; the one that made it has ended")
 
 
 def _refused(verb: str, path: Path, why: str) -> None:

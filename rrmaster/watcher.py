@@ -239,9 +239,8 @@ def _forget_bytecode(files: Iterable[str]) -> None:
     """
     for file in files:
         if file.endswith(".py"):
-            with contextlib.suppress(
-                OSError, NotImplementedError
-            ):  # there is none, it is not ours to remove, or there are no caches at all
+            # There is none, it cannot be removed by this user, or this Python has no caches at all.
+            with contextlib.suppress(OSError, NotImplementedError):
                 os.unlink(importlib.util.cache_from_source(file))
 
 

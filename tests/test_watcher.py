@@ -121,10 +121,10 @@ def logged() -> Iterator[list[log.Entry]]:
 async def watching(*folders: Path) -> AsyncIterator[trio.MemoryReceiveChannel[list[str]]]:
     """The changes of these folders.  The block ends when the watching has ended."""
     watcher = CodeWatcher(CodeFiles(tuple(map(str, folders))))
-    told, changes = trio.open_memory_channel[list[str]](100)
+    sender, changes = trio.open_memory_channel[list[str]](100)
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watcher.run, told.send_nowait)
+            nursery.start_soon(watcher.run, sender.send_nowait)
             await watcher.begun.wait()
             yield changes
             nursery.cancel_scope.cancel()
@@ -146,15 +146,17 @@ async def test_a_new_directory_is_watched_as_well(tmp_path: Path):
         (tmp_path / "empty").mkdir()
         (tmp_path / "shop" / "cart").mkdir(parents=True)
         (tmp_path / "shop" / "cart" / "a.py").touch()
-        await told(changes, "shop", "shop/cart/a.py")  # the file may have come before its directory was watched
+        await until_changed(
+            changes, "shop", "shop/cart/a.py"
+        )  # the file may have come before its directory was watched
         (tmp_path / "shop" / "cart" / "b.txt").touch()
         (tmp_path / "shop" / "cart" / "b.py").touch()
-        await told(changes, "shop/cart/b.py")
+        await until_changed(changes, "shop/cart/b.py")
         (tmp_path / "shop").rename(tmp_path / "store")
-        await told(changes, "store")
+        await until_changed(changes, "store")
 
 
-async def told(changes: trio.MemoryReceiveChannel[list[str]], *names: str) -> None:
+async def until_changed(changes: trio.MemoryReceiveChannel[list[str]], *names: str) -> None:
     """Wait until one of these has changed.  Earlier changes are ignored, but may only be of files that count."""
     while not (files := set(await changes.receive())) & set(names):
         assert files <= {"shop", "shop/cart/a.py", "shop/cart/b.py"}

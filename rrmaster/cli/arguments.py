@@ -146,8 +146,8 @@ def _add_aliases(group: Any) -> None:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of everything but the verbs; an option that is not given is missing.  Raises UsageError."""
     parser = make_parser()
-    ours, own = _split(argv, parser)
-    arguments, unknown = parser.parse_known_args(ours)
+    own, of_program = _split(argv, parser)
+    arguments, unknown = parser.parse_known_args(own)
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         word = unknown[0].partition("=")[0]
@@ -160,7 +160,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"-m: one program is served, and {found['application']} is already named")
         found["application"] = f"{MODULE}{found['module']}"
     if found["application"] is not None:
-        found["arguments"] = own
+        found["arguments"] = of_program
     return argparse.Namespace(**found)
 
 

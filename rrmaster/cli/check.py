@@ -79,11 +79,11 @@ def start_application(settings: Settings) -> str:
     """
     look_at_certificate(settings)
     line = Line.open(1)
-    talk, its = Talk.open()  # messages that the application sends are accepted, and ignored
-    birth = Birth(1, 0, 1, line.key.fileno(), its.fileno())
+    talk, workers_end = Talk.open()  # messages that the application sends are accepted, and ignored
+    birth = Birth(1, 0, 1, line.key.fileno(), workers_end.fileno())
     environ = worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings))
     try:
-        with _child(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
+        with _application_process(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
             line.half_close()  # a drain: the application may have something to finish
             _ended(pidfd, 0.0 if trouble else Patience().term)
@@ -91,7 +91,7 @@ def start_application(settings: Settings) -> str:
     finally:
         line.close()
         talk.close()
-        its.close()
+        workers_end.close()
 
 
 def start_of_workers(settings: Settings) -> tuple[str, str]:
@@ -104,11 +104,11 @@ def start_of_workers(settings: Settings) -> tuple[str, str]:
     alone = f"workers import {settings.application} one by one"
     if settings.preload == "off":
         return f"{alone}: --preload is off", ""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    fd = its.fileno()
+    line, templates_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fd = templates_end.fileno()
     environ = environment(settings, os.getcwd(), 1, environment_of(settings)) | {"RRMASTER_TEMPLATE": str(fd)}
-    with ours, its, _child(settings, environ, (fd,)) as (_, pidfd):
-        message = _first_message(ours, pidfd, settings.ready_timeout)
+    with line, templates_end, _application_process(settings, environ, (fd,)) as (_, pidfd):
+        message = _first_message(line, pidfd, settings.ready_timeout)
     match message:
         case template_wire.Loaded(found) if found:
             return in_words(settings.application, found, settings.preload == "on"), ""
@@ -137,7 +137,7 @@ def _first_message(line: socket.socket, pidfd: int, timeout: float) -> template_
 
 
 @contextlib.contextmanager
-def _child(
+def _application_process(
     settings: Settings, environ: Mapping[str, str], fds: tuple[int, ...]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A process that imports the application, and its pidfd.  Its whole process group is killed after the block."""

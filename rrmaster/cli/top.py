@@ -124,7 +124,12 @@ class LiveView:
         s = self.snapshot
         if s is None:
             return []
-        fixed = [(_between(f" rrmaster {headline(s)}", "? help, q quits ", width), "reverse")]
+        fixed = [
+            (
+                _between(f" rrmaster {headline(s)}", "? back, q quits " if self.helping else "? help, q quits ", width),
+                "reverse",
+            )
+        ]
         if self.helping:
             rows = self._help(width)
         else:

@@ -1,7 +1,7 @@
 """Which log entries are kept for `logs` and `events`, and how does a follower learn of the next one?
 
 Entries arrive in any thread and are read in trio's.  What is kept is bounded, so a follower that is slower than the log
-misses entries and is told how many.
+misses entries, and learns how many.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_a_master_that_hangs_is_given_up_after_the_timeout(tmp_path: Path) -> No
     control_socket.close()
 
 
-def test_a_master_that_ends_while_it_is_asked_is_told(tmp_path: Path) -> None:
+def test_a_master_that_ends_during_a_request_is_reported(tmp_path: Path) -> None:
     control_socket = ControlSocket.claim(tmp_path / "x.sock")
     client = Client(*connect_to_master(os.fspath(control_socket.path), None, {}, UID))
     control_socket.close()

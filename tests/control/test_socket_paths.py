@@ -61,7 +61,7 @@ def test_a_stale_file_is_replaced_and_a_running_masters_is_not(tmp_path: Path) -
     assert not path.exists()
 
 
-def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x.sock").write_text("precious")
     with pytest.raises(CannotClaim, match="no socket"):
         ControlSocket.claim(tmp_path / "x.sock")
@@ -78,12 +78,12 @@ def test_at_the_end_the_file_of_another_socket_is_not_removed(tmp_path: Path) ->
     assert not second.path.exists()
 
 
-def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotClaim, match="longer than"):
         ControlSocket.claim(tmp_path / ("x" * 120))
 
 
-def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CannotClaim, match="No such file"):
         ControlSocket.claim(tmp_path / "nowhere" / "x.sock")
 

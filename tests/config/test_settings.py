@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.cli import main
+from rrmaster.cli.arguments import UsageError, parse_arguments
 from rrmaster.config import sources as law
 from rrmaster.config.option import SettingsError, flag
 from rrmaster.config.parsing import (
@@ -684,10 +684,10 @@ def test_a_program_and_its_arguments_may_stand_in_the_file():
     ],
 )
 def test_all_that_follows_a_program_is_the_programs(argv, application, arguments):
-    parsed = main._parse(argv)
+    parsed = parse_arguments(argv)
     assert (parsed.application, list(parsed.arguments)) == (application, arguments)
 
 
 def test_a_program_and_an_application_are_one_too_many():
-    with pytest.raises(main._Usage, match="already named"):
-        main._parse(["shop:app", "server.py"])
+    with pytest.raises(UsageError, match="already named"):
+        parse_arguments(["shop:app", "server.py"])

@@ -215,7 +215,7 @@ async def test_a_socket_passed_by_systemd_replaces_the_default_address():
                 assert await process.wait() == 0
         assert process.stderr is not None
         said = b"".join([bytes(data) async for data in process.stderr]).decode()
-        assert f" on {passed_name} with" in said, "that one, and no other"
+        assert f" on http://{passed_name} with" in said, "that one, and no other"
 
 
 async def test_what_is_served_is_said():

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from .protocol.wire import NoteRefused
     from .service.run import run
-    from .supervision.supervisor import Hopeless
+    from .supervision.crashes import Hopeless, NoWorkerReady
     from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
     from .worker.programs.ports_on_threads import listening_socket
@@ -71,6 +71,7 @@ __all__ = [
     "Hopeless",
     "Master",
     "MasterGone",
+    "NoWorkerReady",
     "NoteRefused",
     "ReloadCommitted",
     "ReloadRefused",
@@ -131,7 +132,7 @@ _HOMES = {
     "service.run": ("run",),
     "config.settings": ("Settings",),
     "config.option": ("SettingsError",),
-    "supervision.supervisor": ("Hopeless",),
+    "supervision.crashes": ("Hopeless", "NoWorkerReady"),
     "events.bus": ("WorkerGone",),
     "protocol.wire": ("NoteRefused",),
     "worker": (

@@ -31,12 +31,12 @@ from .events.events import WorkerExited, WorkerOnline
 from .protocol import wire
 from .rules.lifecycle import Event, State
 from .rules.plan import STAYING
-from .rules.rollout import BUSY, Rollout
+from .rules.rollout import BUSY
 from .status.model import Snapshot
 from .supervision.reconfigure import listen
-from .supervision.reload import Busy
+from .supervision.reload_progress import Busy, Reload
 from .supervision.supervisor import Supervisor
-from .supervision.worker_record import Ward
+from .supervision.worker_record import WorkerRecord
 
 
 class ReloadRefused(Exception):
@@ -85,7 +85,7 @@ class Health:
 class Worker:
     """One worker, in the program that runs its master.  It stays what it is when the worker has gone."""
 
-    _ward: Ward
+    _record: WorkerRecord
     _supervisor: Supervisor
 
     def __repr__(self) -> str:
@@ -94,40 +94,40 @@ class Worker:
     @property
     def id(self) -> int:
         """Counts up from 1, and is never used again."""
-        return self._ward.id
+        return self._record.id
 
     @property
     def slot(self) -> int:
         """0 to N-1; a replacement has the slot of the one it replaces."""
-        return self._ward.slot
+        return self._record.slot
 
     @property
     def generation(self) -> int:
         """1, and one more with each reload."""
-        return self._ward.generation
+        return self._record.generation
 
     @property
     def pid(self) -> int | None:
         """None until its process is started."""
-        return self._ward.process.pid if self._ward.process is not None else None
+        return self._record.process.pid if self._record.process is not None else None
 
     @property
     def state(self) -> str:
         """booting, proving, serving, draining, stopping, killed or gone."""
-        return self._ward.state.value
+        return self._record.state.value
 
     @property
     def load(self) -> int:
         """Connections it has, taken or not."""
-        return self._ward.link.post.load
+        return self._record.link.post.load
 
     @property
     def health(self) -> Health | None:
         """None until it has reported."""
-        report, post = self._ward.report, self._ward.link.post
+        report, post = self._record.report, self._record.link.post
         if report is None:
             return None
-        silent = trio.current_time() - self._ward.heard
+        silent = trio.current_time() - self._record.heard
         return Health(
             silent, report.lag_us / 1e6, report.busy, report.rss, report.cpu_us / 1e6, report.taking, post.suspended
         )
@@ -135,15 +135,15 @@ class Worker:
     @property
     def exited_after_disconnect(self) -> bool | None:
         """Whether it went because it was asked to or asked for it; None as long as it has not left."""
-        return self._ward.asked if self._ward.left_out else None
+        return self._record.asked if self._record.disconnected else None
 
     def is_connected(self) -> bool:
         """Whether it has not been told to leave, and has not died."""
-        return not self._ward.left_out
+        return not self._record.disconnected
 
     def is_dead(self) -> bool:
         """Whether its process has ended, and has been buried."""
-        return self._ward.state is State.GONE
+        return self._record.state is State.GONE
 
     async def send(self, value: Any) -> None:
         """Send a message, which its application finds in ``current_worker().messages()``.
@@ -154,7 +154,7 @@ class Worker:
         Raises NoteRefused (a ValueError) for what cannot be sent, WorkerGone if it has died.  Cancelled, it has sent
         nothing.
         """
-        await self._ward.conversation.send(value)
+        await self._record.conversation.send(value)
 
     async def disconnect(self) -> None:
         """Give it no more connections, let it finish those it has, and return when it has ended.
@@ -163,9 +163,9 @@ class Worker:
         one that leaves already, or has left, it only waits.  Cancelled, it leaves all the same.  The idea is Node's
         ``worker.disconnect``, which does not wait.
         """
-        if self._ward.state in STAYING:
-            self._supervisor.happens(self._ward, Event.RETIRE, "the program asked for it")
-        await self._ward.gone.wait()
+        if self._record.state in STAYING:
+            self._supervisor.runner.happens(self._record, Event.RETIRE, "the program asked for it")
+        await self._record.gone.wait()
 
     def kill(self, number: int = signals.SIGTERM) -> None:
         """Send it a signal; nothing happens if it is dead.
@@ -173,8 +173,8 @@ class Worker:
         SIGTERM, as from anybody else: it asks to be replaced, and drains once it is; said again, or while it drains, it
         ends now.  It is the worker's loop that hears it, so one that is stuck has to be sent SIGKILL.
         """
-        if self._ward.process is not None:
-            self._ward.process.signal(number)
+        if self._record.process is not None:
+            self._record.process.signal(number)
 
 
 @define(eq=False, repr=False)
@@ -187,13 +187,13 @@ class _Workers(Mapping[int, Worker]):
         return repr(dict(self))
 
     def __getitem__(self, id_: int) -> Worker:
-        return Worker(self._supervisor.wards[id_], self._supervisor)
+        return Worker(self._supervisor.workers[id_], self._supervisor)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(tuple(self._supervisor.wards))
+        return iter(tuple(self._supervisor.workers))
 
     def __len__(self) -> int:
-        return len(self._supervisor.wards)
+        return len(self._supervisor.workers)
 
 
 @define(eq=False, repr=False)
@@ -236,7 +236,7 @@ class Master:
         Every event from the subscription on, in order (see `events`); a subscriber that is slow loses the oldest
         beyond 10,000, or beyond 16 MiB of messages, and is told so by an `EventsMissed`.  Ends with the master.
         """
-        return self._supervisor.chronicle.news.subscribe()
+        return self._supervisor.announcements.news.subscribe()
 
     def status(self) -> Snapshot:
         """How everything is now: what `rrmaster status` shows."""
@@ -251,19 +251,17 @@ class Master:
         """
         supervisor = self._supervisor
         async with self.events() as events:
-            slot = min((slot for slot in supervisor.vacated if slot < supervisor.renewal.wanted), default=None)
-            if slot is None:
-                slot = supervisor.renewal.wanted
-                self._inner.slot_environ[slot] = dict(env or {})
+            vacated = supervisor.vacated_slot
+            slot = supervisor.reload.size_wanted if vacated is None else vacated
+            self._inner.spawner.set_slot_environment(slot, env or {})
+            if vacated is None:
                 self._inner.scale(slot + 1)
             else:
-                self._inner.slot_environ[slot] = dict(env or {})
-                supervisor.vacated.discard(slot)
-                supervisor.changed()
+                supervisor.fill(slot)
             async for event in events:
                 match event:
-                    case WorkerOnline(id=id_, slot=found) if found == slot and id_ in supervisor.wards:
-                        return Worker(supervisor.wards[id_], supervisor)
+                    case WorkerOnline(id=id_, slot=found) if found == slot and id_ in supervisor.workers:
+                        return Worker(supervisor.workers[id_], supervisor)
                     case WorkerExited(slot=found, code=None, signal=None, reason=reason) if found == slot:
                         raise OSError(reason)
         raise RuntimeError("the master has ended")
@@ -275,16 +273,16 @@ class Master:
         Cancelled, it goes on.
         """
         supervisor = self._supervisor
-        supervisor.vacated.clear()
+        supervisor.fill_all()
         self._inner.scale(size)
-        supervisor.changed()
-        wanted = supervisor.renewal.wanted
+        wanted = supervisor.reload.size_wanted
 
-        def so() -> bool:
-            serving = [ward for ward in supervisor.wards.values() if ward.state is State.SERVING and not ward.leaving]
-            return supervisor.renewal.wanted != wanted or len(serving) == len(supervisor.wards) == wanted
+        def reached() -> bool:
+            workers = supervisor.workers.values()
+            serving = [worker for worker in workers if worker.state is State.SERVING and not worker.leaving]
+            return supervisor.reload.size_wanted != wanted or len(serving) == len(workers) == wanted
 
-        await self._until(so)
+        await self._until(reached)
 
     async def reload(self) -> ReloadResult:
         """Replace all workers by new ones, if those are good: the code is loaded anew, and proves itself first.
@@ -300,14 +298,14 @@ class Master:
         """
         return await self._outcome(self._inner.begin_rollback)
 
-    async def _outcome(self, begin: Callable[[], Rollout]) -> ReloadResult:
+    async def _outcome(self, begin: Callable[[], Reload]) -> ReloadResult:
         try:
-            rollout = begin()
+            reload = begin()
         except Busy as busy:
             raise ReloadRefused(str(busy), BUSY) from None
         except LookupError as unknown:
             raise ReloadRefused(str(unknown), 1) from None
-        await self._until(lambda: rollout.over)
+        rollout = await reload.ended()
         status = rollout.status
         if status:
             raise ReloadRefused(rollout.reason, status)
@@ -341,7 +339,7 @@ class Master:
         ``cluster.disconnect``, which calls back at the first.
         """
         supervisor = self._supervisor
-        supervisor.vacated.update(range(supervisor.goal.size))
+        supervisor.vacate_all()
         async with trio.open_nursery() as nursery:
             for worker in self.workers.values():
                 nursery.start_soon(worker.disconnect)
@@ -369,17 +367,16 @@ async def open_master(
     docs/protocol.md says.  It is started in the working directory, and the application is to it a name in its
     environment.
 
-    Raises BindError before anything runs, Hopeless if no worker becomes ready; what the block raises rises as it is, or
-    in an ExceptionGroup where both happens.
+    Raises BindError before anything runs, NoWorkerReady if no worker becomes ready.  What the block raises rises as it
+    is, or in an ExceptionGroup where both happens.
     """
     listeners = listen(settings, explicit=True)
     try:
-        fleet = inner.Master(settings, inner.fleet_size(settings), listeners, command=tuple(worker_command))
+        fleet = inner.Master(settings, listeners, command=tuple(worker_command), respawn=respawn)
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
-    fleet.supervisor.respawn = respawn
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run_shielded, fleet, nursery.cancel_scope)
@@ -412,7 +409,7 @@ async def serve(
     `application` is `Settings`, or ``module:attribute``, or the handler itself; `options` are those of `Settings`.
     ``await nursery.start(rrmaster.serve, ...)`` returns the `Master` once its addresses are bound.
 
-    Raises SettingsError, BindError, Hopeless, as `open_master` does.
+    Raises SettingsError, BindError, NoWorkerReady, as `open_master` does.
     """
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     async with open_master(settings) as master:

@@ -18,8 +18,7 @@ LONG = 600.0
 
 @asynccontextmanager
 async def developing(size: int = 2, script: Script = serves, complete: bool = True) -> AsyncIterator[Fleet]:
-    async with a_fleet(size, script, complete=False) as fleet:
-        fleet.supervisor.aftermath.awaits_code = True
+    async with a_fleet(size, script, complete=False, reload=True) as fleet:
         if complete:
             await fleet.supervisor.complete.wait()
         yield fleet
@@ -46,35 +45,35 @@ async def test_a_first_start_that_fails_waits_and_each_new_code_gets_one_try(
         await nobody_is_started(fleet)
         assert len(fleet.troupe.actors) == 2
         for _ in range(2):
-            fleet.supervisor.begin_reload(supersede=True)
+            fleet.supervisor.reload.begin(supersede=True)
             await trio.sleep(60)
             await nobody_is_started(fleet)
         assert len(fleet.troupe.actors) <= 6
         fleet.troupe.script = serves
-        fleet.supervisor.begin_reload(supersede=True)
+        fleet.supervisor.reload.begin(supersede=True)
         await fleet.until(lambda: fleet.slots == [0, 1])
-        assert caplog.text.count("nobody is started before the code changes") == 1
+        assert caplog.text.count("no worker is started before the code changes") == 1
 
 
 async def test_a_new_code_before_the_first_is_up_takes_its_place(autojump_clock: MockClock) -> None:
     async with developing(2, boots_for_ever, complete=False) as fleet:
         await fleet.until(lambda: len(fleet.troupe.actors) == 2)
         fleet.troupe.script = serves
-        fleet.supervisor.begin_reload(supersede=True)
-        await fleet.until(lambda: [actor.birth.generation for actor in fleet.serving] == [2, 2])
+        fleet.supervisor.reload.begin(supersede=True)
+        await fleet.until(lambda: [actor.spec.generation for actor in fleet.serving] == [2, 2])
         await fleet.until(lambda: len(fleet.troupe.living) == 2)
 
 
 async def test_code_that_was_refused_replaces_nobody(autojump_clock: MockClock) -> None:
     async with developing() as fleet:
         fleet.troupe.script = fails("SyntaxError")
-        fleet.supervisor.begin_reload(supersede=True)
+        fleet.supervisor.reload.begin(supersede=True)
         await trio.sleep(60)
         fleet.serving[0].process.end(Exit(signal=signal.SIGKILL))
         await nobody_is_started(fleet)
         assert fleet.slots == [1]
         fleet.troupe.script = serves
-        fleet.supervisor.begin_reload(supersede=True)
+        fleet.supervisor.reload.begin(supersede=True)
         await fleet.until(lambda: fleet.slots == [0, 1])
 
 
@@ -84,7 +83,7 @@ async def test_the_third_crash_in_a_row_is_the_last(autojump_clock: MockClock) -
         await nobody_is_started(fleet)
         assert len(fleet.troupe.actors) == 3
         fleet.troupe.script = serves
-        fleet.supervisor.begin_reload(supersede=True)
+        fleet.supervisor.reload.begin(supersede=True)
         await fleet.until(lambda: fleet.slots == [0])
 
 

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
+    from .api.master import Master, ReloadRefused, ReloadResult, open_master, serve
+    from .api.worker import Health, Worker
     from .config.option import SettingsError
     from .config.settings import Settings
     from .dispatch.listeners import BindError
@@ -104,15 +105,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": (
-        "Health",
-        "Master",
-        "ReloadRefused",
-        "ReloadResult",
-        "Worker",
-        "open_master",
-        "serve",
-    ),
+    "api.master": ("Master", "ReloadRefused", "ReloadResult", "open_master", "serve"),
+    "api.worker": ("Health", "Worker"),
     "events.events": (
         "EventsMissed",
         "FleetScaled",

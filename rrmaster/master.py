@@ -37,7 +37,7 @@ LAST_CALL = 0.5
 
 
 @define(eq=False)
-class Master:
+class RunningMaster:
     """A running master: listeners, dispatcher and workers.
 
     Made by `service.run` for a process of its own, and by `api` inside a program.  It owns the listeners from its
@@ -56,7 +56,7 @@ class Master:
     """This process is a master and nothing else, so it may adopt all orphans among its descendants."""
     respawn: bool = True
     """Whether a worker that has ended is replaced."""
-    announce: Callable[[Master, str], None] = lambda master, what: None
+    announce: Callable[[RunningMaster, str], None] = lambda master, what: None
     """Called with "reloading", "reloaded" and "stopping", for a service manager."""
     size: int = field(init=False)
     """The number of workers at the start."""

@@ -11,7 +11,7 @@ import pytest
 from rrmaster.config.parsing import Between
 from rrmaster.config.settings import Settings
 from rrmaster.dispatch.load import IpHash, LeastLoaded
-from rrmaster.master import Master
+from rrmaster.master import RunningMaster
 from rrmaster.rules.autoscaler import Scaling
 from rrmaster.rules.lifecycle import Patience
 from rrmaster.rules.recycling import Limits
@@ -35,18 +35,18 @@ CHOSEN: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def a_master(*rereads: Settings, **options: Any) -> AsyncIterator[Master]:
+async def a_master(*rereads: Settings, **options: Any) -> AsyncIterator[RunningMaster]:
     """A master that does not run: no process, no task.  A reload reads the last of `rereads`."""
     settings = Settings(APP, **options)
     rereads = rereads or (settings,)
-    master = Master(settings, listen(settings), reread=lambda: rereads[-1])
+    master = RunningMaster(settings, listen(settings), reread=lambda: rereads[-1])
     try:
         yield master
     finally:
         master.close()
 
 
-def as_chosen(master: Master) -> bool:
+def as_chosen(master: RunningMaster) -> bool:
     """Asserts that all of it is where it acts."""
     supervisor, reload = master.supervisor, master.supervisor.reload
     assert supervisor.runner.patience == Patience(ready=31.0, graceful=32.0, hang=33.0)
@@ -69,7 +69,7 @@ async def test_every_option_is_where_it_acts() -> None:
         assert as_chosen(master)
 
 
-async def decided(master: Master, phase: Phase) -> None:
+async def decided(master: RunningMaster, phase: Phase) -> None:
     """Let the reload under way end so, as if its workers had brought it there."""
     controller = master.supervisor.reload
     assert controller.latest is not None

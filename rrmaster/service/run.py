@@ -25,7 +25,7 @@ from ..control.server import Control
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from ..dispatch.listeners import BindError
 from ..logs.log import give_to, logger, reopen, tell
-from ..master import Master, unwrapped
+from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
 from ..supervision.crashes import NoWorkerReady
@@ -75,7 +75,7 @@ async def run_with_signals(
             cleanup.callback(place.close)
         name = settings.name or (place.path.stem if place is not None else DEFAULT_NAME)
         announce = partial(_tell_service_manager, notifier)
-        master = Master(settings, listeners, name, reread=reread, owns_process=True, announce=announce)
+        master = RunningMaster(settings, listeners, name, reread=reread, owns_process=True, announce=announce)
         cleanup.callback(master.close)
         _greet(master)
         try:
@@ -100,7 +100,9 @@ def _claim_place(settings: Settings) -> Place | None:
         return None
 
 
-async def _run_obeying(master: Master, place: Place | None, notifier: Notifier, signals: AsyncIterator[int]) -> None:
+async def _run_obeying(
+    master: RunningMaster, place: Place | None, notifier: Notifier, signals: AsyncIterator[int]
+) -> None:
     async with trio.open_nursery() as nursery:
         if place is not None:
             nursery.start_soon(Control(master, place.socket).serve)
@@ -118,7 +120,7 @@ _SIGNALS = (
 )  # fmt: skip
 
 
-def _greet(master: Master) -> None:
+def _greet(master: RunningMaster) -> None:
     workers = "1 worker" if master.size == 1 else f"{master.size} workers"
     addresses, chosen = ", ".join(master.addresses), master.settings
     where = f" on {addresses}" if addresses else ""  # a program's are told as they are opened
@@ -127,14 +129,14 @@ def _greet(master: Master) -> None:
     tell("master.started", f"{text}, {chosen.policy_name}", level=INFO, version=__version__, pid=os.getpid(), **facts)
 
 
-async def _say_when_ready(master: Master, notifier: Notifier) -> None:
+async def _say_when_ready(master: RunningMaster, notifier: Notifier) -> None:
     await master.supervisor.complete.wait()
     serving = master.supervisor.serving
     tell("master.ready", f"ready: {serving} of {master.size} workers serve", serving=serving)
     notifier.ready(_state(master))
 
 
-def _state(master: Master) -> str:
+def _state(master: RunningMaster) -> str:
     """A line for `systemctl status`."""
     addresses = ", ".join(master.addresses)
     refused = "; code on disk was refused" if master.supervisor.reload.refused else ""
@@ -142,7 +144,7 @@ def _state(master: Master) -> str:
     return f"{master.supervisor.serving} of {master.supervisor.reload.goal.size} workers serve{where}{refused}"
 
 
-def _tell_service_manager(notifier: Notifier, master: Master, what: str) -> None:
+def _tell_service_manager(notifier: Notifier, master: RunningMaster, what: str) -> None:
     """Pass a master's news on to systemd."""
     if what == "reloading":
         notifier.reloading()
@@ -152,7 +154,7 @@ def _tell_service_manager(notifier: Notifier, master: Master, what: str) -> None
         notifier.ready(_state(master))
 
 
-async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
+async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
     async with trio.open_nursery() as nursery:
         asked = False
         async for number in signals:

@@ -202,7 +202,7 @@ async def test_who_is_no_child_of_ours_or_another_is_not_believed(null: int) -> 
             player.say(Newborn(order.number, 1), init)
             os.close(init)
         assert found == [player.template.fate]
-        assert "no child of ours" in player.template.fate
+        assert "no child of the master" in player.template.fate
         for fd in fds:
             os.close(fd)
     one, other = (subprocess.Popen(["/bin/sleep", "60"]) for _ in range(2))

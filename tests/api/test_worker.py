@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.api import Worker
+from rrmaster.api.worker import Worker
 from rrmaster.events.bus import Subscription, WorkerGone
 from rrmaster.events.events import (
     WorkerChanged,

@@ -2,8 +2,8 @@
 
 A worker is either a fresh interpreter, started by exec so that no descriptor, thread or lock of the master goes with
 it, or was forked from a template (see `template`) and became the master's child when its parent ended (see `adopting`).
-In both cases it has a process group of its own: Ctrl-C in a terminal reaches only the master, and a dead worker's children
-can be killed with it.
+In both cases it has a process group of its own: Ctrl-C in a terminal reaches only the master, and the children of a
+dead worker can be killed with it.
 """
 
 from __future__ import annotations

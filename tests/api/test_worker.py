@@ -104,7 +104,7 @@ async def dies_at_boot(actor: Actor) -> Exit:
     return Exit(code=1)
 
 
-async def test_one_that_dies_of_its_own_new_code_was_not_asked_to_go(autojump_clock: MockClock) -> None:
+async def test_a_worker_that_dies_of_its_new_code_was_not_asked_to_go(autojump_clock: MockClock) -> None:
     async with a_fleet(1) as fleet, fleet.supervisor.announcements.news.subscribe() as events:
         fleet.troupe.script = dies_at_boot
         fleet.supervisor.reload.reload()

@@ -30,7 +30,7 @@ async def dies_at_work(actor: Actor) -> Exit:
     return Exit(code=7)
 
 
-async def nobody_is_started(fleet: Fleet) -> None:
+async def no_worker_is_started(fleet: Fleet) -> None:
     before = len(fleet.troupe.actors)
     await trio.sleep(LONG)
     assert len(fleet.troupe.actors) == before
@@ -42,12 +42,12 @@ async def test_a_first_start_that_fails_waits_and_each_new_code_gets_one_try(
 ) -> None:
     async with developing(2, bad, complete=False) as fleet:
         await fleet.until(lambda: "before the code changes" in caplog.text)
-        await nobody_is_started(fleet)
+        await no_worker_is_started(fleet)
         assert len(fleet.troupe.actors) == 2
         for _ in range(2):
             fleet.supervisor.reload.begin(supersede=True)
             await trio.sleep(60)
-            await nobody_is_started(fleet)
+            await no_worker_is_started(fleet)
         assert len(fleet.troupe.actors) <= 6
         fleet.troupe.script = serves
         fleet.supervisor.reload.begin(supersede=True)
@@ -64,13 +64,13 @@ async def test_a_new_code_before_the_first_is_up_takes_its_place(autojump_clock:
         await fleet.until(lambda: len(fleet.troupe.living) == 2)
 
 
-async def test_code_that_was_refused_replaces_nobody(autojump_clock: MockClock) -> None:
+async def test_code_that_was_refused_replaces_no_worker(autojump_clock: MockClock) -> None:
     async with developing() as fleet:
         fleet.troupe.script = fails("SyntaxError")
         fleet.supervisor.reload.begin(supersede=True)
         await trio.sleep(60)
         fleet.serving[0].process.end(Exit(signal=signal.SIGKILL))
-        await nobody_is_started(fleet)
+        await no_worker_is_started(fleet)
         assert fleet.slots == [1]
         fleet.troupe.script = serves
         fleet.supervisor.reload.begin(supersede=True)
@@ -80,7 +80,7 @@ async def test_code_that_was_refused_replaces_nobody(autojump_clock: MockClock) 
 async def test_the_third_crash_in_a_row_is_the_last(autojump_clock: MockClock) -> None:
     async with developing(1, dies_at_work) as fleet:
         await trio.sleep(60)
-        await nobody_is_started(fleet)
+        await no_worker_is_started(fleet)
         assert len(fleet.troupe.actors) == 3
         fleet.troupe.script = serves
         fleet.supervisor.reload.begin(supersede=True)
@@ -99,4 +99,4 @@ async def test_one_crash_is_replaced_at_once_and_why_the_next_cannot_start_is_sa
         await fleet.until(lambda: "before the code changes" in caplog.text)
         assert caplog.text.index("SyntaxError") < caplog.text.index("before the code changes")
         # Ten minutes of looking again every 10 ms would show: 60,000 times.
-        await nobody_is_started(fleet)
+        await no_worker_is_started(fleet)

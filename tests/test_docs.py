@@ -31,6 +31,7 @@ OTHERS = {
     "--watch": "PM2",
     "--limit-request-": "gunicorn",
     "--unix-socket": "curl",
+    "--deploy-hook": "certbot",
     "--wokers": "none: a mistake on purpose",
 }
 """Options that the pages name and that are not ours, each with its owner."""

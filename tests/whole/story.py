@@ -19,7 +19,8 @@ text         nothing
 Lines of output are compared without their numbers (times and pids are never the same), others may stand between
 them, and ``...`` is anything.
 Port 8000 is a free port.  A reload does not wait for the usual seconds.  ``pip install`` is not done; what it names
-exists.  No virtual environment is made or activated.  What follows something until it is interrupted (`rrmaster events`) is only parsed.
+exists.  No virtual environment is made or activated.  What follows something until it is interrupted
+(`rrmaster events`) is only parsed.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import trio
-from attrs import Factory, define, fields
+from attrs import Factory, define, evolve, fields
 
 from ..config.callables import load_callable
 from ..config.option import SettingsError
@@ -93,7 +93,7 @@ class Reconfigurer:
         except Exception as error:  # nothing in a new configuration may end a master that serves
             self.announce("reloaded")
             return str(error) or type(error).__name__
-        change.generation, self._change = generation, change
+        self._change = evolve(change, generation=generation)
         return ""
 
     def commit(self) -> Settings:
@@ -138,7 +138,7 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
     check_certificate(new)
     policies_of(new), check_of(new)
     try:
-        change.opened += open_all(new, [bind for bind in new.bind if bind not in current.bind])
+        change.opened.extend(open_all(new, [bind for bind in new.bind if bind not in current.bind]))
     except BaseException:
         change.undo()
         raise

@@ -25,16 +25,15 @@ from ..config.option import flag
 from ..config.parsing import Between
 from ..config.settings import Settings
 from ..control.socket_paths import DEFAULT_NAME
-from ..master import environment, worker_environment
 from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
+from ..processes.worker_environment import WorkerSpec, generation_environment, worker_environment
 from ..protocol import template_wire, wire
 from ..protocol.channel import Line, Talk
 from ..protocol.fork_safety import asked_for, in_words
 from ..protocol.launch import is_program
 from ..rules.lifecycle import Patience
-from ..supervision.reconfigure import environment_of, look_at_certificate
-from ..supervision.supervisor import STACKS_S
-from ..supervision.worker_record import Birth
+from ..supervision.lifecycle_runner import STACKS_S
+from ..supervision.reconfigure import check_certificate, environment_of
 
 NO_PORT = 65535
 """The port that a program gets here if it asks for any free one."""
@@ -77,13 +76,13 @@ def start_application(settings: Settings) -> str:
 
     What the worker prints goes to stderr.  Raises SettingsError for a certificate that cannot be used.
     """
-    look_at_certificate(settings)
+    check_certificate(settings)
     line = Line.open(1)
     talk, workers_end = Talk.open()  # messages that the application sends are accepted, and ignored
-    birth = Birth(1, 0, 1, line.key.fileno(), workers_end.fileno())
-    environ = worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings))
+    spec = WorkerSpec(1, 0, 1, line.key.fileno(), workers_end.fileno())
+    environ = worker_environment(settings, os.getcwd(), spec, environment_of(settings))
     try:
-        with _application_process(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
+        with _application_process(settings, environ, (spec.line, spec.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
             line.half_close()  # a drain: the application may have something to finish
             _ended(pidfd, 0.0 if trouble else Patience().term)
@@ -106,7 +105,9 @@ def start_of_workers(settings: Settings) -> tuple[str, str]:
         return f"{alone}: --preload is off", ""
     line, templates_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fd = templates_end.fileno()
-    environ = environment(settings, os.getcwd(), 1, environment_of(settings)) | {"RRMASTER_TEMPLATE": str(fd)}
+    environ = generation_environment(settings, os.getcwd(), 1, environment_of(settings)) | {
+        "RRMASTER_TEMPLATE": str(fd)
+    }
     with line, templates_end, _application_process(settings, environ, (fd,)) as (_, pidfd):
         message = _first_message(line, pidfd, settings.ready_timeout)
     match message:

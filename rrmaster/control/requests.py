@@ -19,10 +19,9 @@ import trio
 from attrs import define
 
 from ..logs.log import logger
-from ..rules.rollout import BUSY, Rollout
+from ..rules.rollout import BUSY
 from ..status.model import Snapshot, to_json
-from ..supervision.reload import Busy
-from .progress import send_progress
+from ..supervision.reload_progress import Busy, Reload
 from .recent_log import LogBuffer, RecentLog
 from .session import ClientSession
 
@@ -53,10 +52,10 @@ class Operator(Protocol):
     def automatic_size(self) -> int:
         """The number of workers that `auto` stands for."""
 
-    def begin_reload(self, supersede: bool = False) -> Rollout:
+    def begin_reload(self, supersede: bool = False) -> Reload:
         """Begin to replace all workers.  Raises Busy when another reload runs, unless that is superseded."""
 
-    def begin_rollback(self, supersede: bool = False) -> Rollout:
+    def begin_rollback(self, supersede: bool = False) -> Reload:
         """The same with the code of the previous generation.  Raises Busy, and LookupError if that is not kept."""
 
     def restart(self, slot: int) -> None:
@@ -131,8 +130,14 @@ class RequestHandler:
 
     async def _reload(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
         begin = self.operator.begin_rollback if request["do"] == "rollback" else self.operator.begin_reload
-        rollout = begin(request.get("supersede") is True)
-        await self._stream(session, lambda: send_progress(rollout, session))
+        reload = begin(request.get("supersede") is True)
+
+        async def send_progress() -> None:
+            async for line, progress in reload.progress():
+                await session.send({"line": line, "progress": round(progress, 3)})
+
+        await self._stream(session, send_progress)
+        rollout = await reload.ended()
         done = {"status": rollout.status, "generation": rollout.generation, "text": rollout.reason}
         return done if rollout.status == 0 else done | {"error": rollout.reason}
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from logging import INFO
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from ..control.server import ControlServer
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, ControlSocket, SocketInUse, claim_by_name
 from ..dispatch.listeners import BindError
 from ..logs.log import logger, reopen, tell
-from ..master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
+from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
+from ..processes.worker_environment import NOT_FOR_WORKERS
+from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
-from ..supervision.supervisor import Hopeless
 from .addresses import shown_address
 from .cannot_start import CannotStart
 from .pid_file import pid_file
@@ -45,7 +47,7 @@ def run(application: str | Settings | Callable[..., Any], **options: Any) -> int
     Returns the exit status: 0 if the master ended as asked, 1 if a process had to be killed.
 
     Raises SettingsError for settings that are wrong, BindError for an address that cannot be bound, CannotStart if the
-    privileges, the PID file or the control socket cannot be had, and Hopeless if no worker ever becomes ready.
+    privileges, the PID file or the control socket cannot be had, and NoWorkerReady if no worker ever becomes ready.
     """
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     return trio.run(run_with_signals, settings)
@@ -76,12 +78,8 @@ async def run_with_signals(
         if control is not None:
             cleanup.callback(control.close)
         name = settings.name or (control.path.stem if control is not None else DEFAULT_NAME)
-
-        def notify(what: str) -> None:
-            # Called only once the master runs, so it exists by then.
-            _notify(notifier, what, master)
-
-        master = Master(settings, fleet_size(settings), listeners, name, reread=reread, alone=True, told=notify)
+        announce = partial(_notify, notifier)
+        master = RunningMaster(settings, listeners, name, reread=reread, owns_process=True, announce=announce)
         cleanup.callback(master.close)
         _log_start(master)
         try:
@@ -107,7 +105,7 @@ def _control_socket(settings: Settings) -> ControlSocket | None:
 
 
 async def _run_obeying(
-    master: Master, control: ControlSocket | None, notifier: Notifier, signals: AsyncIterator[int]
+    master: RunningMaster, control: ControlSocket | None, notifier: Notifier, signals: AsyncIterator[int]
 ) -> None:
     """Run the master together with everything that watches or orders it."""
     async with trio.open_nursery() as nursery:
@@ -128,7 +126,7 @@ _SIGNALS = (
 )  # fmt: skip
 
 
-def _log_start(master: Master) -> None:
+def _log_start(master: RunningMaster) -> None:
     workers = "1 worker" if master.size == 1 else f"{master.size} workers"
     chosen = master.settings
     addresses = ", ".join(shown_address(address, chosen) for address in master.addresses)
@@ -138,22 +136,22 @@ def _log_start(master: Master) -> None:
     tell("master.started", f"{text}, {chosen.policy_name}", level=INFO, version=__version__, pid=os.getpid(), **facts)
 
 
-async def _log_ready(master: Master, notifier: Notifier) -> None:
+async def _log_ready(master: RunningMaster, notifier: Notifier) -> None:
     await master.supervisor.complete.wait()
     serving = master.supervisor.serving
     tell("master.ready", f"ready: {serving} of {master.size} workers serve", serving=serving)
     notifier.ready(_summary(master))
 
 
-def _summary(master: Master) -> str:
+def _summary(master: RunningMaster) -> str:
     """The line for `systemctl status`."""
     addresses = ", ".join(master.addresses)
-    refused = "; code on disk was refused" if master.supervisor.refused else ""
+    refused = "; code on disk was refused" if master.supervisor.reload.refused else ""
     where = f" on {addresses}" if addresses else ""
-    return f"{master.supervisor.serving} of {master.supervisor.goal.size} workers serve{where}{refused}"
+    return f"{master.supervisor.serving} of {master.supervisor.reload.goal.size} workers serve{where}{refused}"
 
 
-def _notify(notifier: Notifier, what: str, master: Master) -> None:
+def _notify(notifier: Notifier, master: RunningMaster, what: str) -> None:
     """Pass an announcement of the master on to systemd."""
     if what == "reloading":
         notifier.reloading()
@@ -163,7 +161,7 @@ def _notify(notifier: Notifier, what: str, master: Master) -> None:
         notifier.ready(_summary(master))
 
 
-async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
+async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
     """Do what each signal asks for."""
     async with trio.open_nursery() as nursery:
         asked_to_end = False
@@ -175,9 +173,9 @@ async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
                 case signal.SIGUSR1:
                     reopen()
                 case signal.SIGTTIN:
-                    master.scale(master.supervisor.goal.size + 1)
+                    master.scale(master.supervisor.reload.goal.size + 1)
                 case signal.SIGTTOU:
-                    master.scale(master.supervisor.goal.size - 1)
+                    master.scale(master.supervisor.reload.goal.size - 1)
                 case signal.SIGQUIT:
                     master.hurry(graceful=0.0)
                     nursery.start_soon(master.stop)
@@ -189,4 +187,4 @@ async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
                 asked_to_end = True
 
 
-__all__ = ["BindError", "CannotStart", "Hopeless", "drop_privileges", "run", "run_with_signals"]
+__all__ = ["BindError", "CannotStart", "NoWorkerReady", "drop_privileges", "run", "run_with_signals"]

@@ -18,7 +18,7 @@ from rrmaster.logs.log import Entry
 from rrmaster.rules.plan import Goal
 from rrmaster.rules.rollout import Rollout, Trial
 from rrmaster.status.model import Snapshot
-from rrmaster.supervision.reload import Busy
+from rrmaster.supervision.reload_progress import Busy, Reload
 from tests.fakes import DEADLINE
 
 UID = os.geteuid()
@@ -32,7 +32,7 @@ class FakeOperator:
 
     asked: list[object] = Factory(list)
     snapshot: Snapshot = EMPTY
-    rollout: Rollout = Factory(lambda: Rollout(2, Goal(2), Trial(), 0.0, 2))
+    reload: Reload = Factory(lambda: Reload(Rollout(2, Goal(2), Trial(2.0, 2.0, 600.0), 0.0, 2)))
     busy: bool = False
     broken: bool = False
     stopping: trio.Event = Factory(trio.Event)
@@ -49,10 +49,10 @@ class FakeOperator:
     def automatic_size(self) -> int:
         return 7
 
-    def begin_reload(self, supersede: bool = False) -> Rollout:
+    def begin_reload(self, supersede: bool = False) -> Reload:
         if self.busy and not supersede:
             raise Busy("a reload runs already: soaking")
-        return self.rollout
+        return self.reload
 
     def restart(self, slot: int) -> None:
         if slot > 3:

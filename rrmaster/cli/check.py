@@ -155,7 +155,8 @@ def _a_child(
     try:
         yield child, pidfd
     finally:
-        with contextlib.suppress(ProcessLookupError):  # nobody is left in its group
+        child.kill()  # itself, for it may have left its group
+        with contextlib.suppress(ProcessLookupError):  # no process is left in its group
             os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then the number is nobody else's
         child.wait()
         os.close(pidfd)

@@ -20,8 +20,9 @@ from typing import Any
 import trio
 from attrs import define, evolve, field
 
+from .config.names import POLICIES
 from .config.option import SettingsError
-from .config.parsing import POLICIES, Between
+from .config.quantities import Between
 from .config.settings import Settings
 from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher

@@ -20,7 +20,7 @@ import trio
 from attrs import Factory, define
 from trio.testing import wait_all_tasks_blocked
 
-from rrmaster.config.parsing import Bind, Tcp
+from rrmaster.config.addresses import Bind, Tcp
 from rrmaster.dispatch.dispatcher import Dispatcher
 from rrmaster.dispatch.listeners import open_listeners
 from rrmaster.dispatch.load import LeastLoaded, Policy, Post

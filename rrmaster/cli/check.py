@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 
 from ..config.option import flag
-from ..config.parsing import Between
+from ..config.quantities import Between
 from ..config.settings import Settings
 from ..control.socket_paths import DEFAULT_NAME
 from ..master import environment, worker_environment

@@ -11,20 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import Factory, define, fields
+from attrs import Factory, define
 
+from ..config.addresses import Inherited, parse_bind
 from ..config.option import SettingsError
-from ..config.parsing import Inherited, parse_bind
-from ..config.settings import Settings
+from ..config.settings import Settings, changes_that_need_a_restart
 from ..dispatch.listeners import Listener, activated, adopt, open_listeners
 from ..logs.log import logger
 from ..protocol import tls
-
-FIXED = (
-    "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
-    "log_keep", "reload", "reload_dir", "reload_include", "reload_exclude",
-)  # fmt: skip
-"""Settings of the master's process, which a reload does not restart."""
 
 
 @define(eq=False)
@@ -47,9 +41,8 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
 
     Raises SettingsError, BindError, with nothing left open.
     """
-    for field in fields(Settings):
-        if field.name in FIXED and getattr(current, field.name) != getattr(new, field.name):
-            logger.warning("reload: %s has changed; it takes a restart of the master to follow", field.name)
+    for name in changes_that_need_a_restart(current, new):
+        logger.warning("reload: %s has changed; it takes a restart of the master to follow", name)
     change = Change(new, environment_of(new) if environ is None else dict(environ))
     look_at_certificate(new)
     try:

@@ -350,7 +350,7 @@ class Master:
     async def _fork(self, stem: Stem, birth: Birth, outputs: tuple[int, int]) -> Process | None:
         """From the template of its generation; None: from what lies on the disk.  Raises NotStarted."""
         serves = birth.generation == stem.generation == self.supervisor.goal.generation
-        if stem.trust.doubted and serves and self.supervisor.renewal.has_the_disks:
+        if stem.health.doubted and serves and self.supervisor.renewal.has_the_disks:
             return None
         own, title = own_environment(birth, self.supervisor.goal.size), worker_title(stem.settings, birth)
         process = await stem.worker((birth.line, birth.talk, *outputs), own, title)

@@ -26,7 +26,7 @@ from ..config.settings import Settings
 from ..logs.log import tell
 from ..protocol.fork_safety import asked_for, in_words
 from ..protocol.template_wire import Weighed
-from ..rules.template_health import Trust
+from ..rules.template_health import TemplateHealth
 from .process import NotStarted, Process
 from .template import Lost, Template
 
@@ -60,7 +60,7 @@ class Stem:
     """The process ids of its templates, those too that have not imported it yet."""
     trying: bool = True
     """It is started again if it is lost."""
-    trust: Trust = Factory(Trust)
+    health: TemplateHealth = Factory(TemplateHealth)
     starting: bool = False
     """A template's process is being started, and its number is not known yet."""
     _condemned: Template | None = None
@@ -92,7 +92,7 @@ class Stem:
     def state(self) -> str:
         """As `status` has it."""
         if self.template is not None:
-            return "in doubt" if self.trust.doubted else "in use"
+            return "in doubt" if self.health.doubted else "in use"
         if not self.settled.is_set():
             return "loading"
         return "lost" if self.running or self.trying else "none"
@@ -106,13 +106,13 @@ class Stem:
     def came_to(self, forked: bool, ready: bool) -> bool:
         """A worker of this code is ready, or has died before.  True: the code is not to blame for who died."""
         if not forked:
-            condemned = self.trust.imported(ready)
+            condemned = self.health.imported(ready)
             if condemned:
                 self._condemn()
             return condemned
-        doubted = self.trust.forked(ready)
+        doubted = self.health.forked(ready)
         if doubted:
-            text = f"{self.name}: {self.trust.dead} of its workers in a row died before they were ready"
+            text = f"{self.name}: {self.health.deaths} of its workers in a row died before they were ready"
             text += "; the next one is started without it"
             tell("template.doubted", text, level=WARNING, generation=self.generation)
         return doubted
@@ -186,7 +186,7 @@ class Stem:
             await template.settled(self.settings.ready_timeout)
             if self._judge(template):
                 self.template = template
-                self.trust.anew()
+                self.health.reset()
                 self.settled.set()
                 await self._keep(nursery)
             again = self._may_try_again(template)

@@ -69,20 +69,20 @@ class Exit:
         return self.signal is not None and self.signal not in _FAULTS
 
 
-def is_crash(how: Exit, was_ready: bool, out_of_memory: bool = False) -> bool:
+def counts_as_crash(how: Exit, was_ready: bool, out_of_memory: bool = False) -> bool:
     """Whether this end of a worker that nobody had asked to leave counts as a crash."""
     return not was_ready or not how.killed or out_of_memory
 
 
 @define
-class Restarts:
+class Backoff:
     """When the next replacement may start."""
 
     streak: int = 0
     not_before: float = 0.0
     crashes: deque[float] = Factory(deque)
     """Times of the crashes of the last `WINDOW_S`."""
-    _tried: float = float("-inf")
+    _retried: float = float("-inf")
     """When a crashed worker's place was filled last."""
     _started: deque[float] = Factory(deque)
 
@@ -102,16 +102,16 @@ class Restarts:
         self.not_before = max(self.not_before, now + delay)
         return delay
 
-    def wait(self, now: float, anybody_serves: bool) -> float:
+    def wait(self, now: float, any_serves: bool) -> float:
         """Seconds until a crashed worker's place may be filled; 0: now."""
         waiting = max(self.not_before - now, 0.0)
-        if not anybody_serves and self.crashes:
-            waiting = min(waiting, max(max(self.crashes[-1], self._tried) + ALONE_CAP_S - now, 0.0))
+        if not any_serves and self.crashes:
+            waiting = min(waiting, max(max(self.crashes[-1], self._retried) + ALONE_CAP_S - now, 0.0))
         return waiting
 
-    def tried(self, now: float) -> None:
+    def retried(self, now: float) -> None:
         """A crashed worker's place was filled.  In a loop one tries for all: the next place waits as long again."""
-        self._tried = now
+        self._retried = now
         if self.streak > 1:
             self.not_before = now + self._delay(0.5)
 
@@ -125,13 +125,13 @@ class Restarts:
         """A worker was started in the place of another."""
         self._started.append(now)
 
-    def looping(self, now: float) -> bool:
+    def is_loop(self, now: float) -> bool:
         """Whether this is a crash loop."""
         self._forget(now)
         # Slowed down it no longer crashes often, and is a loop all the same.
         return len(self.crashes) >= LOOP or (len(self.crashes) > 0 and self.streak >= LOOP)
 
-    def calm(self) -> None:
+    def reset(self) -> None:
         """New code, or a new try by the operator: the past does not count against it."""
         self.streak, self.not_before = 0, 0.0
 

@@ -26,7 +26,7 @@ class Limits:
     memory: int = 0
     """Bytes of resident memory."""
 
-    def of_one(self, dice: float) -> Limits:
+    def with_jitter(self, dice: float) -> Limits:
         """One worker's own limits.  `dice` is a random number from 0 to 1."""
         factor = 1 + JITTER * (2 * dice - 1)
         # Memory has no jitter: it is the machine's limit, not a matter of habit.

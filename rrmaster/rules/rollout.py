@@ -77,7 +77,7 @@ class Rollout:
     lines: list[str] = Factory(list)
     """The progress, for people."""
     tell: Callable[[str], None] = lambda line: None
-    back: bool = False
+    is_rollback: bool = False
     """It is to code that has served before, and not to what lies on the disk."""
 
     @property
@@ -111,7 +111,7 @@ class Rollout:
             return min(self.since + self.trial.soak, last)
         return last if not self.over else float("inf")
 
-    def look(self, now: float, ready: int, serving: int) -> bool:
+    def advance(self, now: float, ready: int, serving: int) -> bool:
         """Take the next step if it is time: `ready` new workers stand without traffic, `serving` serve.
 
         True if the phase changed: the supervisor then does what the new phase says.
@@ -129,7 +129,7 @@ class Rollout:
             self._give_up(Phase.OUT_OF_TIME, now, "given up", f"it was not done after {self.trial.timeout:g} s")
         return self.phase is not before
 
-    def one_ready(self, name: str) -> None:
+    def worker_ready(self, name: str) -> None:
         """One of the new generation is ready."""
         self.ready += 1
         self.say(f"{name} is ready")

@@ -25,14 +25,14 @@ ENOUGH = 2
 
 
 @define
-class Trust:
+class TemplateHealth:
     """What has become of those who were forked from one template."""
 
     good: bool = False
     """Somebody has been ready who had this code, wherever he had it from."""
     doubted: bool = False
     """Nobody is to be forked before it is known who is to blame."""
-    dead: int = 0
+    deaths: int = 0
     """How many of the forked have died in a row."""
     _enough: int = ENOUGH
 
@@ -40,10 +40,10 @@ class Trust:
         """One that was forked is ready, or has died before.  Whether that is one too many."""
         if ready:
             self.good = True
-            self.anew()
+            self.reset()
             return False
-        self.dead += 1
-        if self.doubted or not self.good or self.dead < self._enough:
+        self.deaths += 1
+        if self.doubted or not self.good or self.deaths < self._enough:
             return False
         self.doubted = True
         return True
@@ -57,6 +57,6 @@ class Trust:
             self._enough *= 2
         return doubted and ready
 
-    def anew(self) -> None:
+    def reset(self) -> None:
         """It has shown that it can, or there is another one."""
-        self.doubted, self.dead, self._enough = False, 0, ENOUGH
+        self.doubted, self.deaths, self._enough = False, 0, ENOUGH

@@ -49,7 +49,7 @@ def survey(
         suspensions=recall.suspensions,
         breaches=dispatcher.breaches,
         lost=supervisor.aftermath.lost,
-        crash_loop=supervisor.aftermath.restarts.looping(now),
+        crash_loop=supervisor.aftermath.backoff.is_loop(now),
         refused=supervisor.refused,
         gone_back=supervisor.renewal.gone_back,
         reload=_reload(supervisor),

@@ -12,7 +12,7 @@ from logging import ERROR, WARNING
 from attrs import Factory, define
 
 from ..logs.log import tell
-from ..rules.backoff import STABLE_S, Exit, Restarts, is_crash
+from ..rules.backoff import STABLE_S, Backoff, Exit, counts_as_crash
 from ..rules.lifecycle import State
 from .worker_record import Ward
 
@@ -25,7 +25,7 @@ class Aftermath:
     """What the dead have left to do."""
 
     random: random.Random = Factory(random.Random)
-    restarts: Restarts = Factory(Restarts)
+    backoff: Backoff = Factory(Backoff)
     lost: int = 0
     """Connections that died in workers' hands."""
     counts: dict[int, int] = Factory(dict)
@@ -55,18 +55,18 @@ class Aftermath:
             tell("worker.lost", text, level=WARNING, lost=ward.link.lost, **ward.facts)
         if expected or ward.judged:
             return
-        if how is None or before is State.KILLED or is_crash(how, ward.served_since is not None):
+        if how is None or before is State.KILLED or counts_as_crash(how, ward.served_since is not None):
             self.crashed(ward, now)
 
     def crashed(self, ward: Ward, now: float) -> None:
         """It has crashed, or is as good as that: its place may be filled when the back-off is over."""
         ward.judged = True
-        delay = self.restarts.crashed(now, ward.served_for(now), self.random.random())
+        delay = self.backoff.crashed(now, ward.served_for(now), self.random.random())
         self._crashed.add(ward.slot)
-        if self.restarts.looping(now):
-            crashes = len(self.restarts.crashes)
+        if self.backoff.is_loop(now):
+            crashes = len(self.backoff.crashes)
             tell("crash_loop", f"crash loop: {crashes} crashes in the last minute", level=ERROR, crashes=crashes)
-        if self.awaits_code and (ward.served_since is None or self.restarts.streak >= ENOUGH):
+        if self.awaits_code and (ward.served_since is None or self.backoff.streak >= ENOUGH):
             self.give_up()
         elif delay:
             text = f"worker {ward.slot} is started again in {delay:.1f} s"
@@ -95,12 +95,12 @@ class Aftermath:
             text = f"worker {ward.slot} could not start:\n{ward.reason}"
             tell("worker.failed", text, level=ERROR, reason=ward.reason, **ward.facts)
 
-    def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
+    def held(self, now: float, ever_ready: bool, any_serves: bool) -> set[int]:
         """Slots in which nobody may be started yet."""
         held = set() if ever_ready else set(self._failed_first)
-        if self.wait(now, anybody_serves) > 0:
+        if self.wait(now, any_serves) > 0:
             return held | self._crashed
-        if self.restarts.streak > 1:
+        if self.backoff.streak > 1:
             held |= set(sorted(self._crashed)[1:])  # in a loop, one tries for all
         return held
 
@@ -112,7 +112,7 @@ class Aftermath:
         retry = slot in self._crashed
         if retry:
             self._crashed.discard(slot)
-            self.restarts.tried(now)
+            self.backoff.retried(now)
         return retry
 
     def filled(self, slot: int) -> bool:
@@ -133,16 +133,16 @@ class Aftermath:
         """If it has filled a crashed worker's place for long enough, the loop is over."""
         if now >= self.stable_at(ward):
             ward.retry = False
-            self.restarts.calm()
+            self.backoff.reset()
 
     @staticmethod
     def stable_at(ward: Ward) -> float:
         """When a worker that fills a crashed one's place has lasted."""
         return ward.served_since + STABLE_S if ward.retry and ward.served_since is not None else float("inf")
 
-    def wait(self, now: float, anybody_serves: bool) -> float:
+    def wait(self, now: float, any_serves: bool) -> float:
         """Seconds until the place of one that crashed may be filled; 0: now, or there is none."""
-        return self.restarts.wait(now, anybody_serves) if self._crashed else 0.0
+        return self.backoff.wait(now, any_serves) if self._crashed else 0.0
 
     def forget_slots_from(self, size: int) -> None:
         """The fleet is smaller: places beyond are not to be filled."""
@@ -156,6 +156,6 @@ class Aftermath:
     def calm(self) -> None:
         """Forget past crashes: the code is another."""
         self.gave_up = False
-        self.restarts.calm()
+        self.backoff.reset()
         self._crashed.clear()
         self._failed_first.clear()

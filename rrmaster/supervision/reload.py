@@ -128,7 +128,7 @@ class Renewal:
         self._generation += 1
         batch = min(goal.surge, goal.size)
         self.rollout = Rollout(
-            self._generation, goal, self.trial, now, batch, since=now, tell=_tell, back=back is not None
+            self._generation, goal, self.trial, now, batch, since=now, tell=_tell, is_rollback=back is not None
         )
         if refusal := self.prepare() if back is None else back(self._generation):
             self.rollout.fail(refusal, now)
@@ -137,7 +137,7 @@ class Renewal:
         self.fleet.calm()
         self._news.tell(ReloadStarted(self._generation))
         self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
-        whose = "the previous code, as " if self.rollout.back else ""
+        whose = "the previous code, as " if self.rollout.is_rollback else ""
         self.rollout.say(f"starting {whose}generation {self._generation} beside generation {goal.generation}")
         if goal.surge < goal.size and not self.can_restore(goal.generation):
             self.rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
@@ -198,7 +198,7 @@ class Renewal:
         rollout = self.undecided
         if rollout is None or rollout.generation != ward.generation:
             return False
-        rollout.one_ready(ward.name)
+        rollout.worker_ready(ward.name)
         return True
 
     def failed(self, ward: Ward, why: str) -> None:
@@ -220,7 +220,7 @@ class Renewal:
         if rollout.phase is Phase.PROBATION and not self._all_speak(now):
             return
         ready = [w for w in self._fresh(State.PROVING) if w.probed and not w.link.post.suspended]
-        while rollout.look(now, len(ready), len(self._fresh(State.SERVING))):
+        while rollout.advance(now, len(ready), len(self._fresh(State.SERVING))):
             self._follow(now)
             ready = [] if rollout.phase is Phase.SOAKING else ready
 
@@ -253,8 +253,8 @@ class Renewal:
                 self.fleet.goal = evolve(self.fleet.goal, committed=rollout.approved)
             case Phase.COMMITTED:
                 self.fleet.goal = evolve(self.fleet.goal, committed=None, fallback=None)
-                self.gone_back = rollout.back and not self.gone_back  # back from what had been gone back to
-                self.refused = self.refused if rollout.back else ""
+                self.gone_back = rollout.is_rollback and not self.gone_back  # back from what had been gone back to
+                self.refused = self.refused if rollout.is_rollback else ""
                 self._news.tell(ReloadCommitted(rollout.generation))
                 self.decided(rollout)
             case Phase.REFUSED | Phase.ROLLED_BACK | Phase.OUT_OF_TIME:
@@ -265,7 +265,7 @@ class Renewal:
         self.fleet.changed()
 
     def _say_failed(self, rollout: Rollout) -> None:
-        if not rollout.back and rollout.reason != SUPERSEDED:
+        if not rollout.is_rollback and rollout.reason != SUPERSEDED:
             self.refused = rollout.reason
         facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
         own_lines = "\n" if "\n" in rollout.reason else " "  # a traceback begins on a line of its own

@@ -48,12 +48,12 @@ class Starts:
         self.withheld_until = float("inf") if possible else self._not_before
         return possible
 
-    def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
+    def held(self, now: float, ever_ready: bool, any_serves: bool) -> set[int]:
         """Slots in which nobody may be started yet, for whoever was there has crashed."""
-        wait = self.aftermath.wait(now, anybody_serves)
+        wait = self.aftermath.wait(now, any_serves)
         if wait > 0:
             self.withheld_until = min(self.withheld_until, now + wait)
-        return self.aftermath.held(now, ever_ready, anybody_serves)
+        return self.aftermath.held(now, ever_ready, any_serves)
 
     def may(self, slot: int, generation: int, now: float) -> bool:
         """Whether somebody may be started here, as far as the pace goes.
@@ -63,7 +63,7 @@ class Starts:
         """
         if self._is_first(slot, generation):
             return True
-        wait = self.aftermath.restarts.pace(now)
+        wait = self.aftermath.backoff.pace(now)
         if wait > 0:
             self.withheld_until = min(self.withheld_until, now + wait)
         return wait <= 0
@@ -73,7 +73,7 @@ class Starts:
         if self._is_first(slot, generation):
             self._newest[slot] = generation
         else:
-            self.aftermath.restarts.started(now)
+            self.aftermath.backoff.started(now)
         return self.aftermath.begun(slot, now)
 
     def _is_first(self, slot: int, generation: int) -> bool:

@@ -219,7 +219,7 @@ class Supervisor:
             lambda message, size: self.chronicle.heard(ward, message, size),
             lambda what: self.breached(ward.id, what),
         )
-        wear = Wear(self.limits.of_one(self.random.random()))
+        wear = Wear(self.limits.with_jitter(self.random.random()))
         ward = Ward(self._last_id, slot, generation, link, conversation, now, now, wear=wear)
         ward.retry = self.starts.begun(slot, generation, now)
         self.wards[ward.id] = ward
@@ -354,7 +354,7 @@ class Supervisor:
     def _fit(self, ward: Ward) -> None:
         """It was well started."""
         if ward.outcome(True):
-            self.aftermath.restarts.calm()
+            self.aftermath.backoff.reset()
             self.changed()
 
     def _unfit(self, ward: Ward, before: State, how: Exit | None) -> bool:

@@ -11,7 +11,7 @@ from rrmaster.rules.recycling import JITTER, SAMPLES, Limits, Wear
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
 def test_limits_vary_within_the_jitter_and_never_vanish(requests: int, dice: float):
-    limits = Limits(requests=requests, age=100.0).of_one(dice)
+    limits = Limits(requests=requests, age=100.0).with_jitter(dice)
     assert limits.requests >= 1
     assert abs(limits.requests - requests) <= JITTER * requests + 1
     assert limits.age == pytest.approx(100.0 * (1 + JITTER * (2 * dice - 1)))

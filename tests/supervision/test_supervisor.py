@@ -255,14 +255,14 @@ async def test_who_dies_of_how_it_was_started_has_not_crashed(autojump_clock: Mo
         fleet.supervisor.spawn, fleet.troupe.script = midwife.spawn, crashes
         fleet.serving[0].process.end(Exit(signal=KILL))
         await fleet.until(lambda: len(midwife.outcomes) == 5)
-        assert fleet.supervisor.aftermath.restarts.streak == 5
+        assert fleet.supervisor.aftermath.backoff.streak == 5
         midwife.blamed, fleet.troupe.script = True, serves
         await fleet.until(lambda: fleet.slots == [0, 1])
-        assert fleet.supervisor.aftermath.restarts.streak == 0, "and those before it have not, either"
+        assert fleet.supervisor.aftermath.backoff.streak == 0, "and those before it have not, either"
         fleet.troupe.script = crashes
         fleet.serving[0].process.end(Exit(signal=KILL))
         assert await fleet.until(lambda: len(midwife.outcomes) >= 10) < 0.1
-        assert fleet.supervisor.aftermath.restarts.streak == 0
+        assert fleet.supervisor.aftermath.backoff.streak == 0
 
 
 async def test_a_start_without_processes_says_so(autojump_clock: MockClock) -> None:
@@ -358,7 +358,7 @@ async def test_a_worker_that_goes_as_soon_as_it_serves_is_not_replaced_over_and_
         fleet.serving[0].process.end(Exit(signal=KILL))
         await trio.sleep(120)
         assert 5 <= len(fleet.troupe.actors) - 2 <= 10
-        assert fleet.supervisor.aftermath.restarts.looping(trio.current_time())
+        assert fleet.supervisor.aftermath.backoff.is_loop(trio.current_time())
         assert 2 in ids(fleet), "the other serves on"
         fleet.troupe.script = serves
         await fleet.until(lambda: fleet.slots == [0, 1], within=40)
@@ -378,7 +378,7 @@ async def test_a_crash_loop_of_a_whole_fleet_is_tried_once_a_second(script: Scri
             actor.process.end(Exit(code=1))
         await trio.sleep(60)
         assert 40 <= len(fleet.troupe.actors) - 8 <= 65
-        assert fleet.supervisor.aftermath.restarts.looping(trio.current_time())
+        assert fleet.supervisor.aftermath.backoff.is_loop(trio.current_time())
 
 
 async def test_a_worker_that_disconnects_itself_after_its_work_is_replaced_at_once(autojump_clock: MockClock) -> None:
@@ -388,7 +388,7 @@ async def test_a_worker_that_disconnects_itself_after_its_work_is_replaced_at_on
             old = fleet.serving[1]
             old.say(wire.Retiring("it has disconnected", now=True))
             assert await replaced(fleet, old) < 0.5
-        assert not fleet.supervisor.aftermath.restarts.crashes
+        assert not fleet.supervisor.aftermath.backoff.crashes
 
 
 async def test_nobody_is_started_in_the_place_of_one_that_still_goes(autojump_clock: MockClock) -> None:
@@ -445,7 +445,7 @@ async def test_who_is_killed_from_outside_is_replaced_at_once_every_time(
             killed = fleet.serving[1]
             killed.process.end(Exit(signal=number))
             assert await replaced(fleet, killed) < 0.1
-        assert not fleet.supervisor.aftermath.restarts.looping(trio.current_time())
+        assert not fleet.supervisor.aftermath.backoff.is_loop(trio.current_time())
         assert fleet.slots == [0, 1, 2]
 
 
@@ -489,7 +489,7 @@ async def test_whoever_had_to_wait_for_the_pace_is_not_forgotten_if_the_time_pas
     async with a_fleet(1) as fleet:
         supervisor, now = fleet.supervisor, trio.current_time()
         for _ in range(STARTS_PER_S):
-            supervisor.aftermath.restarts.started(now)
+            supervisor.aftermath.backoff.started(now)
         fleet.serving[0].process.end(Exit(signal=KILL))
         await fleet.until(lambda: not supervisor.wards)
         supervisor._replan()
@@ -606,7 +606,7 @@ async def test_a_release_that_disconnects_itself_at_once_is_rolled_back(autojump
         assert (rollout.status, rollout.reason.partition(": ")[2]) == (11, "it has disconnected as soon as it served")
         await trio.sleep(60)
         assert (ids(fleet), len(fleet.troupe.actors)) == (before, 4)
-        assert not fleet.supervisor.aftermath.restarts.crashes
+        assert not fleet.supervisor.aftermath.backoff.crashes
 
 
 def leaves_once_it_serves(fleet: Fleet) -> Script:
@@ -675,7 +675,7 @@ async def test_a_new_worker_that_dies_after_it_was_ready_ends_the_reload(autojum
         fleet.troupe.actor(3).process.end(Exit(code=1))
         await fleet.until(lambda: len(fleet.troupe.living) == 2, within=60)
         assert generations(fleet) == [1, 1]
-        assert not fleet.supervisor.aftermath.restarts.crashes, "the old code has not crashed"
+        assert not fleet.supervisor.aftermath.backoff.crashes, "the old code has not crashed"
 
 
 async def test_a_new_worker_that_falls_silent_in_its_probation_ends_the_reload(autojump_clock: MockClock) -> None:
@@ -742,7 +742,7 @@ async def test_scaling_down_drains_the_highest_slots(autojump_clock: MockClock) 
         await fleet.until(lambda: len(fleet.troupe.living) == 2)
         assert fleet.slots == [0, 1]
         assert all(actor.process.how == Exit(code=0) for actor in leaving)
-        assert not fleet.supervisor.aftermath.restarts.crashes, "who was asked to go has not crashed"
+        assert not fleet.supervisor.aftermath.backoff.crashes, "who was asked to go has not crashed"
         fleet.supervisor.scale(0)
         await trio.sleep(1)
         assert fleet.slots == [0], "one stays"
@@ -1000,7 +1000,7 @@ async def test_who_asks_to_retire_and_dies_is_no_crash(autojump_clock: MockClock
             assert fleet.supervisor.wards[old.birth.id].leaving
             old.process.end(Exit(code=1))
             assert await replaced(fleet, old) < 5
-        assert list(fleet.supervisor.aftermath.restarts.crashes) == []
+        assert list(fleet.supervisor.aftermath.backoff.crashes) == []
 
 
 async def test_all_asking_to_retire_at_once_leaves_nobody_unserved(autojump_clock: MockClock) -> None:

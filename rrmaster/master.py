@@ -112,6 +112,7 @@ class Master:
             self.dispatcher,
             self._spawn,
             Goal(self.size, surge=surge_of(chosen, self.size), at_once=usable_cpus()),
+            _patience(chosen),
         )
         self.supervisor.chronicle.addresses = self._addresses_of
         self.supervisor.renewal.prepare = self._prepare
@@ -121,7 +122,7 @@ class Master:
     def _apply(self, chosen: Settings) -> None:
         """Behave as these settings say, as far as it is not the workers who do."""
         supervisor, renewal = self.supervisor, self.supervisor.renewal
-        supervisor.patience = Patience(chosen.ready_timeout, chosen.graceful_timeout, chosen.hang_timeout)
+        supervisor.patience = _patience(chosen)
         supervisor.window, supervisor.limit = chosen.window, chosen.worker_connections
         supervisor.aftermath.awaits_code = chosen.reload
         supervisor.limits = Limits(chosen.max_requests, chosen.max_age, chosen.max_memory)
@@ -431,6 +432,10 @@ def fleet_size(settings: Settings) -> int:
     if isinstance(settings.workers, Between):
         return settings.workers.least
     return settings.workers or usable_cpus()
+
+
+def _patience(settings: Settings) -> Patience:
+    return Patience(settings.ready_timeout, settings.graceful_timeout, settings.hang_timeout)
 
 
 def _autoscaler(settings: Settings) -> Autoscaler | None:

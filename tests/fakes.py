@@ -28,8 +28,9 @@ from rrmaster.dispatch.recall import Link
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.rules.backoff import Exit
-from rrmaster.rules.lifecycle import Patience, State
+from rrmaster.rules.lifecycle import KILL_S, TERM_S, Patience, State
 from rrmaster.rules.plan import Goal
+from rrmaster.rules.rollout import Trial
 from rrmaster.supervision.supervisor import Birth, Born, Hopeless, Supervisor
 
 DEADLINE = 5.0
@@ -311,6 +312,13 @@ class Fleet:
             await self.supervisor.dispatcher.run()
 
 
+def patience_of(
+    ready: float = 30.0, graceful: float = 30.0, hang: float = 30.0, term: float = TERM_S, kill: float = KILL_S
+) -> Patience:
+    """The deadlines of a test, which names those that it is about."""
+    return Patience(ready, graceful, hang, term, kill)
+
+
 @asynccontextmanager
 async def a_fleet(
     size: int = 2,
@@ -327,8 +335,9 @@ async def a_fleet(
             troupe = Troupe(nursery, script, casting or {}, deaf)
             dispatcher = Dispatcher(LeastLoaded, lambda id_, what: supervisor.breached(id_, what), FAR)
             supervisor = Supervisor(
-                dispatcher, troupe.spawn, Goal(size, surge=size, at_once=at_once), patience or Patience(hang=0.0)
+                dispatcher, troupe.spawn, Goal(size, surge=size, at_once=at_once), patience or patience_of(hang=0.0)
             )
+            supervisor.renewal.trial = Trial(probation=2.0, soak=2.0, timeout=600.0)
             fleet = Fleet(supervisor, troupe)
             nursery.start_soon(fleet._dispatch)
             nursery.start_soon(fleet._supervise)

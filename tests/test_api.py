@@ -20,8 +20,8 @@ from rrmaster.events.events import (
     WorkerOnline,
 )
 from rrmaster.rules.backoff import Exit
-from rrmaster.rules.lifecycle import Patience, State
-from tests.fakes import Actor, Fleet, a_fleet, boots_for_ever, falls_silent
+from rrmaster.rules.lifecycle import State
+from tests.fakes import Actor, Fleet, a_fleet, boots_for_ever, falls_silent, patience_of
 
 DEAF = frozenset({signal.SIGTERM, signal.SIGKILL})
 
@@ -64,7 +64,7 @@ async def test_to_disconnect_is_safe_in_every_state_and_returns_at_the_end(
     state: State, autojump_clock: MockClock
 ) -> None:
     """Twice at once, and killed beside; it is told once, and a replacement comes."""
-    patience = Patience(graceful=30, term=5, hang=0)
+    patience = patience_of(graceful=30, term=5, hang=0)
     async with a_fleet(1, deaf=DEAF, patience=patience) as fleet, trio.open_nursery() as nursery:
         async with fleet.supervisor.chronicle.news.subscribe() as events:
             worker = await brought_to(state, fleet, nursery)

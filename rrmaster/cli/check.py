@@ -31,7 +31,7 @@ from ..protocol import template_wire, wire
 from ..protocol.channel import Line, Talk
 from ..protocol.fork_safety import asked_for, in_words
 from ..protocol.launch import is_program
-from ..rules.lifecycle import Patience
+from ..rules.lifecycle import TERM_S
 from ..supervision.reconfigure import environment_of, look_at_certificate
 from ..supervision.supervisor import STACKS_S
 from ..supervision.worker_record import Birth
@@ -86,7 +86,7 @@ def start_application(settings: Settings) -> str:
         with _a_child(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
             line.half_close()  # in peace: what has started may have something to finish
-            _ended(pidfd, 0.0 if trouble else Patience().term)
+            _ended(pidfd, 0.0 if trouble else TERM_S)
             return trouble
     finally:
         line.close()

@@ -12,7 +12,7 @@ from logging import ERROR, INFO
 from typing import Protocol
 
 import trio
-from attrs import Factory, define, evolve
+from attrs import define, evolve, field
 
 from ..events.bus import News
 from ..events.events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
@@ -62,7 +62,8 @@ class Renewal:
     fleet: Fleet
     surge: Callable[[int], int] = lambda size: size
     """How many more than so many may live at once."""
-    trial: Trial = Factory(Trial)
+    trial: Trial = field(init=False)
+    """Set before the first reload: the settings say how long it takes."""
     heartbeat: float = 0.5
     autoscaler: Autoscaler | None = None
     prepare: Callable[[], str] = lambda: ""

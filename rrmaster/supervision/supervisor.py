@@ -30,7 +30,7 @@ from ..protocol import wire
 from ..rules.backoff import BRIEF_S, Exit
 from ..rules.lifecycle import Action, Event, Patience, State, step
 from ..rules.plan import STAYING, Goal, Member, plan
-from ..rules.recycling import Limits, Wear
+from ..rules.recycling import UNLIMITED, Limits, Wear
 from ..rules.rollout import Rollout
 from .announcements import Chronicle
 from .crashes import Aftermath
@@ -54,7 +54,7 @@ class Supervisor:
     dispatcher: Dispatcher
     spawn: Callable[[Birth], Awaitable[Born]]
     goal: Goal
-    patience: Patience = Factory(Patience)
+    patience: Patience
     window: int = 8
     limit: int = 10_000
     random: random.Random = Factory(random.Random)
@@ -69,7 +69,7 @@ class Supervisor:
     question: Question | None = None
     """What a worker is asked to see whether it is well."""
     probing: Probing = Factory(Probing)
-    limits: Limits = Factory(Limits)
+    limits: Limits = UNLIMITED
     """When a worker has served, lived or grown enough."""
     renewal: Renewal = Factory(Renewal, takes_self=True)
     chronicle: Chronicle = Factory(Chronicle)

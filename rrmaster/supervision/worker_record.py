@@ -12,7 +12,7 @@ from ..events.bus import Conversation
 from ..processes.process import Process
 from ..protocol import wire
 from ..rules.lifecycle import State
-from ..rules.recycling import Limits, Wear
+from ..rules.recycling import UNLIMITED, Wear
 
 
 @frozen
@@ -80,7 +80,7 @@ class Ward:
     reason: str = ""
     """Why it could not start, in its own words."""
     report: wire.Report | None = None
-    wear: Wear = Factory(lambda: Wear(Limits()))
+    wear: Wear = Factory(lambda: Wear(UNLIMITED))
     sampled: float = float("-inf")
     """When its wear was last looked at."""
 

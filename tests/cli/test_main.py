@@ -1,4 +1,4 @@
-"""The arguments of the command line: what is for rrmaster, and what is for a program."""
+"""The arguments of the command line are divided between rrmaster and a program."""
 
 import pytest
 
@@ -16,11 +16,11 @@ from rrmaster.cli import main
         (["-c", "x.py", "shop.py:app"], "shop.py:app", []),
     ],
 )
-def test_all_that_follows_a_program_is_the_programs(argv, application, arguments):
+def test_everything_after_a_program_belongs_to_the_program(argv, application, arguments):
     parsed = main._parse(argv)
     assert (parsed.application, list(parsed.arguments)) == (application, arguments)
 
 
-def test_a_program_and_an_application_are_one_too_many():
+def test_a_program_beside_an_application_is_refused():
     with pytest.raises(main._Usage, match="already named"):
         main._parse(["shop:app", "server.py"])

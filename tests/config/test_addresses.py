@@ -1,4 +1,4 @@
-"""The addresses that are understood, and the refusal of what is not one."""
+"""Addresses in every spelling are understood, and anything else is refused."""
 
 import pytest
 from hypothesis import given
@@ -40,7 +40,7 @@ def test_an_address_is_understood(text, bind):
         "fd://", "fd://x", "fd://-1", "localhost:80\n",
     ],
 )  # fmt: skip
-def test_what_is_no_address_is_refused_with_words(text):
+def test_a_text_that_is_not_an_address_is_refused_with_a_message(text):
     with pytest.raises(ValueError, match=r"."):
         parse_bind(text)
 
@@ -52,14 +52,14 @@ def test_several_addresses_may_be_given_as_a_list_or_with_commas():
 
 
 @pytest.mark.parametrize("value", [8000, None, True, b"localhost", "", "a:1,", "a:1,,b:1", ["a:1", 2], ["a:1", "a:1"]])
-def test_what_is_no_list_of_addresses_is_refused(value):
+def test_a_value_that_is_not_a_list_of_addresses_is_refused(value):
     with pytest.raises(ValueError, match=r"."):
         parse_binds(value)
 
 
 @LAW
 @given(st.text(alphabet="[]:/.*%@ unixfd0123456789localhost\n", max_size=20) | st.text(max_size=20))
-def test_any_text_at_all_is_an_address_or_refused(text):
+def test_any_text_is_an_address_or_refused(text):
     try:
         bind = parse_bind(text)
     except ValueError:

@@ -8,7 +8,7 @@ from tests.config.values import APP
 
 
 def test_a_master_without_any_address_is_refused():
-    """It would start, serve nobody, and look well."""
+    """It would start, serve no client, and look healthy."""
     with pytest.raises(SettingsError, match="bind"):
         Settings(APP, bind=())
 
@@ -47,7 +47,7 @@ def test_what_has_a_colon_is_an_application_also_in_a_file():
 
 
 @pytest.mark.parametrize("name", ["interface", "runtime", "factory", "root_path", "access_log", "threads", "lifespan"])
-def test_what_a_program_decides_itself_is_refused_and_not_ignored(name):
+def test_an_option_that_a_program_decides_itself_is_refused_and_not_ignored(name):
     value = {"interface": "asgi", "runtime": "trio", "root_path": "/x", "threads": 3, "lifespan": "on"}.get(name, True)
     Settings(APP, **{name: value})
     with pytest.raises(SettingsError, match=f"^{name}: server.py is a program"):

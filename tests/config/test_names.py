@@ -11,6 +11,6 @@ from tests.config.values import APP
     ("field", "value", "instead"),
     [("policy", "least-loded", "least-loaded"), ("policy", "iphash", "ip-hash"), ("log_level", "warn", "warning")],
 )
-def test_a_typing_error_in_a_word_gets_a_suggestion(field, value, instead):
+def test_a_misspelt_word_gets_a_suggestion(field, value, instead):
     with pytest.raises(SettingsError, match=rf"did you mean {instead}\?"):
         Settings(APP, **{field: value})

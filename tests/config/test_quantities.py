@@ -1,4 +1,4 @@
-"""The durations that are understood, and the refusal of what is not one.  (`values` has all other quantities.)"""
+"""Durations in every unit are understood, and anything else is refused.  (`values` has the other quantities.)"""
 
 import pytest
 
@@ -24,6 +24,6 @@ def test_a_duration_is_understood(value, seconds):
         float("nan"), float("inf"), pytest.param("9" * 400, id="digits"), pytest.param(HUGE, id="huge"),
     ],
 )  # fmt: skip
-def test_what_is_no_duration_is_refused_and_told_how_to_write_one(value):
+def test_a_value_that_is_not_a_duration_is_refused_and_the_message_says_how_to_write_one(value):
     with pytest.raises(ValueError, match="write 500ms, 30s, 2m"):
         parse_duration(value)

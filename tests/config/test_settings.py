@@ -33,7 +33,7 @@ def test_a_bad_value_is_refused_and_the_field_is_named(name, value):
 
 @LAW
 @given(st.sampled_from(sorted(GOOD)), anything)
-def test_any_value_at_all_is_understood_or_refused(name, value):
+def test_any_value_is_understood_or_refused(name, value):
     try:
         chosen = Settings(**({"application": APP} | {name: value}))
     except SettingsError:
@@ -54,7 +54,7 @@ def test_an_option_that_does_not_exist_is_a_type_error():
 # --- defaults
 
 
-def test_the_defaults_are_those_that_were_promised():
+def test_the_defaults_are_the_documented_ones():
     assert attrs.asdict(Settings(APP)) == {
         "application": APP,
         "arguments": (),
@@ -128,7 +128,7 @@ def test_the_defaults_are_those_that_were_promised():
     }
 
 
-def test_a_developer_waits_for_nothing_but_what_he_asks_for():
+def test_a_developer_waits_only_for_what_is_configured():
     chosen = Settings(APP, reload=True)
     assert (chosen.probation, chosen.soak, chosen.graceful_timeout, chosen.workers) == (0.0, 0.0, 1.0, 1)
     asked, origins = read([served(reload="yes", soak="2s", graceful_timeout="1m", workers="auto")])
@@ -138,23 +138,23 @@ def test_a_developer_waits_for_nothing_but_what_he_asks_for():
 
 @pytest.mark.parametrize("name", options())
 def test_the_default_shown_is_the_default(name):
-    """--help shows `shown`; where it is a value, it must be the value."""
+    """--help shows `shown`: if that is a value, it must be the default."""
     option, default = options()[name], getattr(Settings(APP), name)
     if option.shown is not None and default is not None and name not in ("bind", "forwarded_allow_ips"):
         assert option.parse(option.shown) == default
 
 
-def test_a_program_has_its_own_arguments_and_no_address_of_ours():
+def test_a_program_has_arguments_and_no_default_address():
     chosen = Settings("server.py", arguments=["--port", "80"])
     assert (chosen.arguments, chosen.bind) == (("--port", "80"), ())
-    assert Settings("-m shop", bind="127.0.0.1:80").bind == ("127.0.0.1:80",), "opened in advance, if it is asked for"
+    assert Settings("-m shop", bind="127.0.0.1:80").bind == ("127.0.0.1:80",), "opened in advance"
 
 
-# --- what workers are told of them
+# --- what a worker gets of them
 
 
-def test_a_worker_is_told_what_was_set():
-    """And the directories as they are from anywhere."""
+def test_a_worker_gets_the_values_that_were_set():
+    """And the directories as absolute paths."""
     chosen = Settings(APP, factory=True, keep_alive="75s", app_dir="src", forwarded_allow_ips="*")
     launch = Launch.decode(launch_of(chosen, "/srv").encode())
     assert launch == Launch(

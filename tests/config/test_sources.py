@@ -25,9 +25,9 @@ ORDER = ("command line", "environment", "rrmaster.toml")
 )
 def test_flags_come_before_environment_before_file_before_default(tables):
     flags, environ, file = tables
-    environment, complaints = from_environment({variable(name): str(value) for name, value in environ.items()})
+    environment, warnings = from_environment({variable(name): str(value) for name, value in environ.items()})
     chosen, origins = read([served(**flags), environment, from_table(file, "rrmaster.toml")])
-    assert complaints == []
+    assert warnings == []
     for name in ("workers", "window", "backlog"):
         origin = next((where for where, table in zip(ORDER, tables, strict=True) if name in table), "default")
         assert origins[name] == origin
@@ -42,7 +42,7 @@ def test_every_value_has_an_origin():
     assert set(origins.values()) == {"command line", "default"}
 
 
-def test_nothing_to_serve_is_said_with_what_to_try():
+def test_the_error_without_an_application_names_one_to_try():
     with pytest.raises(SettingsError, match=r"rrmaster\.demo:hello"):
         read([])
 
@@ -57,7 +57,7 @@ def test_the_application_may_stand_in_the_file():
 
 
 @pytest.mark.parametrize(("name", "value"), pairs(BAD))
-def test_a_bad_value_is_named_as_it_is_spelled_in_its_source(name, value):
+def test_a_bad_value_is_refused_under_its_name_in_the_source(name, value):
     good = {"application": APP}
     for source, spelled in (
         (lambda: Source("command line", good | {name: value}), flag(name)),
@@ -71,7 +71,7 @@ def test_a_bad_value_is_named_as_it_is_spelled_in_its_source(name, value):
 
 
 @pytest.mark.parametrize("key", ["recall-after", "recall_after"])
-def test_a_key_of_the_file_is_named_as_it_is_written_there(key):
+def test_a_key_of_the_file_is_refused_as_it_is_written_there(key):
     with pytest.raises(SettingsError, match=f"^rrmaster.toml: {key}: "):
         read([served(), from_table({key: "soon"}, "rrmaster.toml")])
 
@@ -86,16 +86,16 @@ def test_every_option_is_a_variable_and_a_key(name):
         assert origins[name] == source.name
 
 
-def test_a_variable_that_looks_like_an_option_and_is_none_is_told_of():
-    source, complaints = from_environment({"RRMASTER_WORKER": "4", "HOME": "/", "RRMASTER_WINDOW": "4"})
-    assert complaints == ["RRMASTER_WORKER is not a setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?"]
+def test_a_variable_that_looks_like_an_option_and_is_not_one_gets_a_warning():
+    source, warnings = from_environment({"RRMASTER_WORKER": "4", "HOME": "/", "RRMASTER_WINDOW": "4"})
+    assert warnings == ["RRMASTER_WORKER is not a setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?"]
     assert source.values == {"window": "4"}
 
 
-def test_what_a_master_says_to_its_workers_is_no_mistake():
-    """A master that is started by a worker of another one sees these."""
-    _, complaints = from_environment(dict.fromkeys(sources.WORKER_VARIABLES, "1"))
-    assert complaints == []
+def test_the_variables_that_a_master_sets_for_its_workers_get_no_warning():
+    """A master that a worker of another master starts has them in its environment."""
+    _, warnings = from_environment(dict.fromkeys(sources.WORKER_VARIABLES, "1"))
+    assert warnings == []
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_an_unknown_key_is_refused_with_a_suggestion(key, instead):
         from_table({"application": APP, key: 4}, "rrmaster.toml")
 
 
-def test_an_unknown_key_like_no_other_is_refused_without_one():
+def test_an_unknown_key_that_resembles_no_other_is_refused_without_a_suggestion():
     with pytest.raises(SettingsError) as caught:
         from_table({"zzz": 4}, "rrmaster.toml")
     assert "did you mean" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_a_mode_in_a_file_is_text(key):
 # --- variables of the platform
 
 
-def test_what_the_platform_says_comes_after_all_that_was_written_for_us():
+def test_a_variable_of_the_platform_loses_to_every_option():
     """WEB_CONCURRENCY and PORT, as gunicorn and uvicorn read them."""
     environ = {"WEB_CONCURRENCY": "3", "PORT": "5000"}
     chosen, origins = read([served(), conventions(environ)])
@@ -137,7 +137,7 @@ def test_the_platform_may_name_the_proxies():
     assert chosen.forwarded_allow_ips == "10.0.0.0/8"
 
 
-def test_empty_variables_of_the_platform_say_nothing():
+def test_empty_variables_of_the_platform_count_as_unset():
     chosen, origins = read([served(), conventions({"WEB_CONCURRENCY": "", "PORT": "", "FORWARDED_ALLOW_IPS": ""})])
     assert chosen == Settings(APP)
     assert origins["workers"] == "default"
@@ -152,7 +152,7 @@ def test_a_bad_variable_of_the_platform_is_named(name):
 # --- programs
 
 
-def test_what_a_platform_says_of_addresses_a_program_reads_for_itself():
+def test_a_program_reads_the_address_variables_of_the_platform_itself():
     platform = conventions({"PORT": "80", "WEB_CONCURRENCY": "3", "FORWARDED_ALLOW_IPS": "*"})
     chosen, origins = read([Source("command line", {"application": "server.py"}), platform])
     assert (chosen.bind, chosen.workers, origins["bind"]) == ((), 3, "default")

@@ -15,7 +15,7 @@ LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 APP = "shop.main:app"
 
 HUGE = 10**400
-"""A number that TOML can write and a float cannot hold."""
+"""A number that TOML can express and a float cannot hold."""
 
 anything = st.one_of(
     st.none(), st.booleans(), st.integers(), st.just(HUGE), st.floats(), st.text(), st.binary(),
@@ -25,7 +25,7 @@ anything = st.one_of(
 
 
 def served(**values: object) -> Source:
-    """A command line with an application."""
+    """A command line that names an application, with these options."""
     return Source("command line", {"application": APP} | values)
 
 
@@ -120,7 +120,7 @@ BESIDE = {
     "cert_reqs": {"certfile": "cert.pem", "ca_certs": "ca.pem"},
     "ciphers": {"certfile": "cert.pem"},
 }
-"""What these need beside them."""
+"""The other options that these require."""
 
 BAD = {
     "application": [

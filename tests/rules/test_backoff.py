@@ -1,4 +1,4 @@
-"""When to try again: at once the first time, seldom in a loop, and never in step with the crash."""
+"""A crashed worker is replaced at once the first time, seldom in a loop, and never by several masters in step."""
 
 import signal
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from rrmaster.rules.backoff import (
 )
 
 ROUNDING = 1e-6
-"""Seconds: the clock is a float, and counts from some day long ago."""
+"""Seconds.  The clock is a float with a large value, so differences are not exact."""
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 jitters = st.floats(0, 1)
@@ -41,7 +41,7 @@ class Fleet:
 
     size: int
     life: Callable[[int, float], float]
-    """How long a worker started in this slot at this time lives; less than `BOOT`: it never serves."""
+    """The life of a worker started in this slot at this time, in seconds; below `BOOT` it never serves."""
     jitter: float = 0.5
     backoff: Backoff = Factory(Backoff)
     now: float = 0.0
@@ -109,7 +109,7 @@ def test_then_the_back_off_doubles_up_to_a_cap():
     assert delays == [0, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_who_served_for_long_and_crashes_in_a_loop_of_others_ends_no_loop():
+def test_a_stable_worker_that_crashes_during_a_loop_of_others_does_not_end_it():
     backoff, now = Backoff(), 0.0
     for _ in range(4):
         now += backoff.crashed(now, 0.0, 0.5)
@@ -138,7 +138,7 @@ def test_several_masters_do_not_come_back_in_step():
     assert len(delays) == 3
 
 
-def test_after_a_long_peace_the_first_is_at_once_again():
+def test_after_a_long_pause_the_first_replacement_is_at_once_again():
     backoff, now = Backoff(), 0.0
     for _ in range(6):
         now += backoff.crashed(now, 0.0, 0.5)
@@ -157,7 +157,7 @@ def test_new_code_is_not_blamed_for_the_old():
 
 @LAW
 @given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 20), jitters), max_size=30), st.floats(0, 100))
-def test_while_nobody_serves_the_next_try_is_a_second_away_at_most(crashes, later):
+def test_while_no_worker_serves_the_next_try_is_at_most_a_second_away(crashes, later):
     backoff, now = Backoff(), 0.0
     for gap, served, jitter in crashes:
         now += gap
@@ -169,7 +169,7 @@ def test_while_nobody_serves_the_next_try_is_a_second_away_at_most(crashes, late
 
 @LAW
 @given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 20), jitters), max_size=30))
-def test_nothing_is_ever_given_up(crashes):
+def test_no_slot_is_ever_given_up(crashes):
     backoff, now = Backoff(), 0.0
     for gap, served, jitter in crashes:
         now += gap
@@ -183,7 +183,7 @@ def test_nothing_is_ever_given_up(crashes):
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("failing", [1, 2, 4, 7])
-def test_a_crash_loop_beside_those_who_serve_is_tried_seldom(failing, jitter):
+def test_a_crash_loop_beside_serving_workers_is_tried_seldom(failing, jitter):
     """Ten times in the first minute, two a minute later: eight slots do not try eight times as often."""
     breaks = 100.0
 
@@ -215,7 +215,7 @@ def test_eight_healthy_workers_that_crash_together_all_come_back_at_once(jitter)
     assert [when for when, _ in fleet.starts] == [0.0] * 8 + [20.0] * 8 + [40.0] * 8 + [60.0] * 8
 
 
-def test_who_lasts_ends_the_loop():
+def test_a_replacement_that_lasts_ends_the_loop():
     """Three bad tries, then a good one: the next crash is the first one again."""
     lives = iter([1.0, 0.1, 0.1, 0.1, 60.0, 10_000.0])
     fleet = Fleet(2, lambda slot, now: next(lives) if slot == 0 else 10_000.0)
@@ -242,7 +242,7 @@ def test_no_more_than_twenty_are_started_in_any_second(gaps):
 
 @LAW
 @given(st.floats(0, 1e6))
-def test_who_waits_as_long_as_it_is_told_may_start(now):
+def test_a_start_is_allowed_after_the_wait_that_was_returned(now):
     backoff = Backoff()
     for _ in range(STARTS_PER_S):
         assert backoff.pace(now) == 0
@@ -271,7 +271,7 @@ def test_crashes_far_apart_are_no_loop():
         assert not backoff.is_loop(n * 100.0)
 
 
-def test_a_loop_that_is_slowed_down_is_still_said_to_be_one():
+def test_a_loop_that_is_slowed_down_is_still_a_loop():
     backoff, now = Backoff(), 0.0
     for _ in range(20):
         now += backoff.crashed(now, 0.0, 0.5) + 0.3
@@ -280,7 +280,7 @@ def test_a_loop_that_is_slowed_down_is_still_said_to_be_one():
 
 @LAW
 @given(st.lists(st.floats(0, 30), max_size=100))
-def test_no_more_is_remembered_than_a_minute(gaps):
+def test_no_crash_is_remembered_for_more_than_a_minute(gaps):
     backoff, now = Backoff(), 0.0
     for gap in gaps:
         now += gap
@@ -299,7 +299,7 @@ def test_any_end_before_ready_is_a_crash(how):
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 255])
-def test_an_exit_of_its_own_that_nobody_asked_for_is_a_crash(code):
+def test_an_exit_that_the_master_did_not_ask_for_is_a_crash(code):
     assert counts_as_crash(Exit(code=code), was_ready=True)
 
 
@@ -309,13 +309,13 @@ def test_a_fault_is_a_crash(name):
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
-def test_who_is_killed_from_outside_has_not_crashed_unless_memory_ran_out(name):
+def test_a_worker_killed_from_outside_has_not_crashed_unless_memory_ran_out(name):
     how = Exit(signal=signal.Signals[name])
     assert not counts_as_crash(how, was_ready=True)
     assert counts_as_crash(how, was_ready=True, out_of_memory=True)
 
 
-def test_an_end_is_told_by_name():
+def test_an_end_is_described_by_its_status_or_signal():
     assert str(Exit(code=3)) == "exited with status 3"
     assert str(Exit(signal=9)) == "was ended by SIGKILL"
     assert str(Exit(signal=40)) == "was ended by signal 40"

@@ -1,4 +1,4 @@
-"""A reload's steps: what leads to which phase, and what its exit status is."""
+"""The phases of a reload: which event leads to which phase, and the exit status of each end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from rrmaster.rules.plan import Goal
 from rrmaster.rules.rollout import STATUS, Phase, Rollout, Trial
 
 
-def a_rollout(size: int = 4, batch: int = 4, **trial: float) -> Rollout:
-    return Rollout(2, Goal(size), Trial(**trial), began=0.0, batch=batch)
+def a_rollout(
+    size: int = 4, batch: int = 4, probation: float = 2.0, soak: float = 2.0, timeout: float = 600.0
+) -> Rollout:
+    return Rollout(2, Goal(size, surge=batch), Trial(probation, soak, timeout), began=0.0, batch=batch)
 
 
 def test_a_good_generation_goes_through_probation_and_soak():
@@ -61,11 +63,11 @@ def test_out_of_time_is_12():
     rollout = a_rollout(timeout=10.0)
     assert rollout.advance(10.0, ready=0, serving=0)
     assert (rollout.status, rollout.reason) == (12, "it was not done after 10 s")
-    assert rollout.lines == ["given up"], "the reason is said with the end"
+    assert rollout.lines == ["given up"], "the reason is no line of progress"
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.floats(0, 3), st.booleans()), max_size=40))
-def test_what_is_over_stays_over(steps: list[tuple[int, int, float, bool]]):
+def test_a_reload_that_is_over_stays_over(steps: list[tuple[int, int, float, bool]]):
     rollout, now, end = a_rollout(), 0.0, None
     for ready, serving, later, fails in steps:
         now += later

@@ -17,11 +17,23 @@ from rrmaster.processes.process import DUMP_SIGNAL, NotStarted
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
 from rrmaster.rules.backoff import BRIEF_S, STARTS_PER_S, Exit
-from rrmaster.rules.lifecycle import Patience, State
+from rrmaster.rules.lifecycle import State
 from rrmaster.rules.rollout import Rollout, Trial
 from rrmaster.supervision.starts import RETRY_S
 from rrmaster.supervision.supervisor import STACKS_S, Birth, Born
-from tests.fakes import Actor, Fleet, Script, Troupe, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
+from tests.fakes import (
+    Actor,
+    Fleet,
+    Script,
+    Troupe,
+    a_fleet,
+    boots_for_ever,
+    crashes,
+    fails,
+    falls_silent,
+    patience_of,
+    serves,
+)
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 
@@ -82,7 +94,7 @@ async def test_complete_is_said_only_when_all_serve(autojump_clock: MockClock) -
 
 
 async def test_who_is_never_ready_is_asked_for_its_stacks_and_killed(autojump_clock: MockClock) -> None:
-    async with a_fleet(2, casting={2: boots_for_ever}, patience=Patience(ready=30, hang=0), complete=False) as fleet:
+    async with a_fleet(2, casting={2: boots_for_ever}, patience=patience_of(ready=30, hang=0), complete=False) as fleet:
         await fleet.until(lambda: len(fleet.troupe.actors) == 2)
         stuck = fleet.troupe.actor(2)
         took = await fleet.until(lambda: stuck.process.how is not None)
@@ -120,7 +132,7 @@ async def test_a_start_at_which_nobody_says_why_says_how(script: Script, words: 
 
 
 async def test_a_start_at_which_all_hang_says_so(autojump_clock: MockClock) -> None:
-    async with a_fleet(2, boots_for_ever, patience=Patience(ready=7), complete=False) as fleet:
+    async with a_fleet(2, boots_for_ever, patience=patience_of(ready=7), complete=False) as fleet:
         await fleet.over.wait()
         assert "7 s" in str(fleet.hopeless)
 
@@ -160,7 +172,7 @@ async def test_the_time_to_become_ready_begins_with_the_process(autojump_clock: 
         await trio.sleep(25)
         return await serves(actor)
 
-    async with a_fleet(1, patience=Patience(ready=30, hang=0)) as fleet:
+    async with a_fleet(1, patience=patience_of(ready=30, hang=0)) as fleet:
         spawn = fleet.troupe.spawn
 
         async def after_a_template_in_vain(birth: Birth) -> Born:
@@ -240,7 +252,7 @@ async def test_how_a_worker_was_started_is_judged_by_whether_it_became_ready(aut
         assert await next_one(fails_slowly) == [False, True]
         assert await next_one(boots_for_ever, Exit(signal=signal.SIGSEGV)) == [False, True]
         assert await next_one(boots_for_ever, Exit(signal=KILL)) == [True], "a kill from outside says nothing"
-        fleet.supervisor.patience = Patience(ready=3, hang=0)
+        fleet.supervisor.patience = patience_of(ready=3, hang=0)
         assert await next_one(boots_for_ever) == [False, True]
         midwife.outcomes.clear()
         ready = fleet.serving[0]
@@ -395,7 +407,7 @@ async def test_nobody_is_started_in_the_place_of_one_that_still_goes(autojump_cl
     async with a_fleet(2, deaf=frozenset({TERM})) as fleet:
         fleet.troupe.script = fails_slowly
         fleet.serving[1].process.end(Exit(code=1))
-        await trio.sleep(Patience().term - 0.1)
+        await trio.sleep(patience_of().term - 0.1)
         assert len(fleet.troupe.actors) == 3, "it has not ended, so nobody knows yet whether it counts as a crash"
 
 
@@ -473,7 +485,7 @@ async def test_whoever_is_started_because_somebody_asked_for_it_is_not_paced(aut
         assert await fleet.until(lambda: len(fleet.serving) == many) < 0.5
         fleet.supervisor.scale(2 * many)
         assert await fleet.until(lambda: len(fleet.serving) == 2 * many) < 0.5
-        fleet.supervisor.renewal.trial = Trial(probation=0, soak=0)
+        fleet.supervisor.renewal.trial = Trial(probation=0, soak=0, timeout=600)
         fleet.supervisor.reload()
         assert await fleet.until(lambda: generations(fleet) == [2] * 2 * many) < 0.5
         for actor in fleet.serving:
@@ -600,7 +612,7 @@ async def test_in_a_reload_nobody_serves_less_and_the_old_drain(autojump_clock: 
 async def test_a_release_that_disconnects_itself_at_once_is_rolled_back(autojump_clock: MockClock) -> None:
     async with a_fleet(2) as fleet:
         fleet.troupe.script, before = leaves_once_it_serves(fleet), ids(fleet)
-        fleet.supervisor.renewal.trial = Trial(probation=1, soak=1)
+        fleet.supervisor.renewal.trial = Trial(probation=1, soak=1, timeout=600)
         rollout = fleet.supervisor.begin_reload()
         await fleet.until(lambda: rollout.over)
         assert (rollout.status, rollout.reason.partition(": ")[2]) == (11, "it has disconnected as soon as it served")
@@ -622,7 +634,7 @@ def leaves_once_it_serves(fleet: Fleet) -> Script:
 
 @pytest.mark.parametrize("bad", [fails("SyntaxError"), crashes, leaves_early, boots_for_ever])
 async def test_a_release_that_cannot_boot_costs_nobody(bad, autojump_clock: MockClock) -> None:  # type: ignore[no-untyped-def]
-    async with a_fleet(3, casting={5: bad}, patience=Patience(ready=10, hang=0)) as fleet:
+    async with a_fleet(3, casting={5: bad}, patience=patience_of(ready=10, hang=0)) as fleet:
         before = ids(fleet)
         fleet.supervisor.reload()
         await fleet.until(lambda: len(fleet.troupe.actors) >= 5)
@@ -774,7 +786,7 @@ async def test_a_stop_lets_everybody_finish(autojump_clock: MockClock) -> None:
 
 
 async def test_who_does_not_finish_is_terminated_at_the_graceful_timeout(autojump_clock: MockClock) -> None:
-    async with a_fleet(2, falls_silent, patience=Patience(graceful=30, hang=0)) as fleet:
+    async with a_fleet(2, falls_silent, patience=patience_of(graceful=30, hang=0)) as fleet:
         begun = trio.current_time()
         fleet.supervisor.stop()
         await fleet.over.wait()
@@ -785,7 +797,7 @@ async def test_who_does_not_finish_is_terminated_at_the_graceful_timeout(autojum
 
 async def test_who_does_not_hear_term_either_is_killed(autojump_clock: MockClock) -> None:
     deaf = frozenset({TERM})
-    async with a_fleet(2, falls_silent, patience=Patience(graceful=30, term=5, hang=0), deaf=deaf) as fleet:
+    async with a_fleet(2, falls_silent, patience=patience_of(graceful=30, term=5, hang=0), deaf=deaf) as fleet:
         begun = trio.current_time()
         fleet.supervisor.stop()
         await fleet.over.wait()
@@ -795,7 +807,7 @@ async def test_who_does_not_hear_term_either_is_killed(autojump_clock: MockClock
 
 
 async def test_a_kill_that_has_no_effect_is_said_again_each_second(mock_clock: MockClock) -> None:
-    async with a_fleet(1, falls_silent, patience=Patience(hang=30, kill=1), deaf=frozenset({TERM, KILL})) as fleet:
+    async with a_fleet(1, falls_silent, patience=patience_of(hang=30, kill=1), deaf=frozenset({TERM, KILL})) as fleet:
         process = fleet.troupe.actor(1).process
         mock_clock.jump(30.1)
         await react()
@@ -815,7 +827,7 @@ async def react() -> None:
 
 
 async def test_a_hurry_shortens_what_patience_there_is(autojump_clock: MockClock) -> None:
-    async with a_fleet(2, falls_silent, patience=Patience(graceful=300, hang=0), deaf=frozenset({TERM})) as fleet:
+    async with a_fleet(2, falls_silent, patience=patience_of(graceful=300, hang=0), deaf=frozenset({TERM})) as fleet:
         fleet.supervisor.stop()
         await trio.sleep(2)
         begun = trio.current_time()
@@ -878,7 +890,7 @@ async def beats(actor: Actor) -> Exit:
 
 
 async def test_who_is_silent_for_too_long_is_killed_with_its_stacks_and_replaced(autojump_clock: MockClock) -> None:
-    async with a_fleet(2, beats, casting={1: falls_silent}, patience=Patience(hang=30)) as fleet:
+    async with a_fleet(2, beats, casting={1: falls_silent}, patience=patience_of(hang=30)) as fleet:
         silent = fleet.troupe.actor(1)
         took = await fleet.until(lambda: silent.process.how is not None)
         assert took == pytest.approx(30 + STACKS_S, abs=0.5)
@@ -891,7 +903,7 @@ async def test_who_is_silent_for_too_long_is_killed_with_its_stacks_and_replaced
 
 
 async def test_who_is_to_be_killed_gets_nothing_more(autojump_clock: MockClock) -> None:
-    async with a_fleet(1, falls_silent, patience=Patience(hang=30)) as fleet:
+    async with a_fleet(1, falls_silent, patience=patience_of(hang=30)) as fleet:
         post = fleet.supervisor.wards[1].link.post
         await fleet.until(lambda: fleet.troupe.actor(1).process.signals == [DUMP_SIGNAL])
         assert fleet.troupe.actor(1).process.how is None, "it lives on for its stacks"
@@ -899,13 +911,13 @@ async def test_who_is_to_be_killed_gets_nothing_more(autojump_clock: MockClock) 
 
 
 async def test_without_a_hang_timeout_silence_is_nothing(autojump_clock: MockClock) -> None:
-    async with a_fleet(1, falls_silent, patience=Patience(hang=0)) as fleet:
+    async with a_fleet(1, falls_silent, patience=patience_of(hang=0)) as fleet:
         await trio.sleep(1_000)
         assert ids(fleet) == [1]
 
 
 async def test_nobody_is_killed_for_reports_that_the_master_has_not_read(mock_clock: MockClock) -> None:
-    async with a_fleet(1, falls_silent, patience=Patience(hang=30)) as fleet:
+    async with a_fleet(1, falls_silent, patience=patience_of(hang=30)) as fleet:
         (actor,) = fleet.serving
         fleet.dispatching.cancel()  # nobody reads the line now
         await wait_all_tasks_blocked()
@@ -922,7 +934,7 @@ async def test_nobody_is_killed_for_reports_that_the_master_has_not_read(mock_cl
 
 
 async def test_after_a_gap_of_its_own_the_master_blames_nobody(mock_clock: MockClock) -> None:
-    async with a_fleet(2, falls_silent, patience=Patience(hang=30)) as fleet:
+    async with a_fleet(2, falls_silent, patience=patience_of(hang=30)) as fleet:
         mock_clock.jump(3600)  # stopped, or asleep
         await wait_all_tasks_blocked()
         assert len(fleet.serving) == 2
@@ -935,7 +947,7 @@ async def test_after_a_gap_of_its_own_the_master_blames_nobody(mock_clock: MockC
 
 
 async def test_a_gap_while_stopping_kills_nobody_early(mock_clock: MockClock) -> None:
-    async with a_fleet(1, falls_silent, patience=Patience(graceful=30, hang=0)) as fleet:
+    async with a_fleet(1, falls_silent, patience=patience_of(graceful=30, hang=0)) as fleet:
         fleet.supervisor.stop()
         await wait_all_tasks_blocked()
         mock_clock.jump(3600)

@@ -187,7 +187,7 @@ def parse_root_path(value: object) -> str:
     raise ValueError(f"{value!r} is not a root path; write it with a slash at its start and none at its end: /shop")
 
 
-def parse_own_name(value: object) -> str | None:
+def parse_master_name(value: object) -> str | None:
     """A master's name.  It becomes part of a file's name, hence the few characters."""
     if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value)):
         return value

@@ -25,8 +25,11 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What may happen to a worker.  The first four come from the worker or its probe, the others from the master or the
-    kernel."""
+    """What may happen to a worker.
+
+    READY, FAILED and RETIRING are the worker's own reports (a failed probe counts as FAILED).  The others come from the
+    master or the kernel, and are in the table of every state, except PASSED.
+    """
 
     READY = "ready"  # the worker says that it can take connections
     PASSED = "passed"  # the master has watched it for long enough
@@ -39,7 +42,7 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What the supervisor does about it, in this order."""
+    """What the supervisor does on a step.  A `Step` has its actions in their order."""
 
     ENLIST = "enlist"  # give it connections
     DISMISS = "dismiss"  # give it no more connections: recall what others have room for, half-close

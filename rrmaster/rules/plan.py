@@ -56,7 +56,7 @@ class Member:
     state: State
     generation: int
     leaving: bool = False
-    """Whether it asked for its replacement; it serves until that does."""
+    """Whether a replacement is wanted: the worker serves until that does."""
 
 
 @frozen

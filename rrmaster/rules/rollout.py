@@ -2,7 +2,7 @@
 
 ::
 
-    starting ── all of a batch ready ──► probation ── stood it without traffic ──► soaking ── served well ──► committed
+    starting ── all of a batch ready ──► probation ── lived on without traffic ──► soaking ── served well ──► committed
         │                                    │                                        │
         └──────── one failed ────────────────┴──► refused (10)                        └──► rolled back (11)
 

@@ -10,7 +10,7 @@ from functools import partial
 from attrs import frozen
 
 from .. import option as declared
-from ..names import LOG_FORMATS, LOG_LEVELS, one_of, parse_own_name, parse_text
+from ..names import LOG_FORMATS, LOG_LEVELS, one_of, parse_master_name, parse_text
 from ..quantities import from_to, parse_size, parse_umask
 
 _PROCESS, _OUTPUT = "process", "configuration and output"
@@ -27,7 +27,7 @@ class ProcessOptions:
     pid: str | None = option(None, parse_text, _PROCESS, "FILE", "write the master's process id to this file")
     name: str | None = option(
         None,
-        parse_own_name,
+        parse_master_name,
         _PROCESS,
         "NAME",
         "the name by which `rrmaster status` and the other verbs find this master",

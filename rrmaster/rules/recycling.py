@@ -34,10 +34,6 @@ class Limits:
         return Limits(max(round(self.requests * factor), 1) if self.requests else 0, self.age * factor, self.memory)
 
 
-UNLIMITED = Limits(requests=0, age=0.0, memory=0)
-"""No limits at all."""
-
-
 @define
 class Wear:
     """The state of one worker with respect to its limits."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rrmaster.config.option import SettingsError
 from rrmaster.config.settings import Settings, options
 from rrmaster.config.sources import read
-from rrmaster.master import launch_of
+from rrmaster.processes.worker_environment import launch_of
 from rrmaster.protocol.launch import FIELDS, Launch
 from tests.config.values import APP, BAD, BESIDE, GOOD, LAW, anything, pairs, served
 

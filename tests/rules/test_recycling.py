@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.rules.recycling import JITTER, SAMPLES, UNLIMITED, Limits, Wear
+from rrmaster.rules.recycling import JITTER, SAMPLES, Limits, Wear
 
 
 def limits(requests: int = 0, age: float = 0.0, memory: int = 0) -> Limits:
@@ -22,7 +22,7 @@ def test_limits_vary_within_the_jitter_and_never_vanish(requests: int, chance: f
 
 
 def test_without_limits_no_worker_is_replaced():
-    assert Wear(UNLIMITED).reason(10**9, 10.0**9, 2**60) == ""
+    assert Wear(limits()).reason(10**9, 10.0**9, 2**60) == ""
 
 
 def test_each_limit_has_its_reason():

@@ -112,6 +112,10 @@ class GenerationTemplates:
         pid = self.template.process.pid if self.template is not None else "-"
         return f"template {self.generation} (pid {pid})"
 
+    def serves_as(self, generation: int) -> None:
+        """The code serves under this number from now on: a rollback brought it back."""
+        self.generation = generation
+
     def judge_start(self, forked: bool, ready: bool) -> bool:
         """Take note that a worker of this code became ready, or died before.
 

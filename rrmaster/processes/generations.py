@@ -83,7 +83,7 @@ class Generations:
         before = [found for number, found in self.by_number.items() if number != generation]
         self.by_number = {generation: now_serving} if now_serving is not None else {}
         if now_serving is not None:
-            now_serving.generation = generation
+            now_serving.serves_as(generation)
         last, self.previous = self.previous, None
         for templates in [*before, last]:
             if templates is None or templates is now_serving or templates is self.previous:

@@ -67,8 +67,7 @@ class Announcements:
         self.news.tell(WorkerChanged(*worker.key, old, new, why))
         if worker.state is State.SERVING:
             self.news.tell(WorkerListening(*worker.key, self.addresses(worker)))
-        elif worker.state not in STAYING and not worker.disconnected:
-            worker.disconnected = True
+        elif worker.state not in STAYING and worker.disconnect():
             self.news.tell(WorkerDisconnected(*worker.key))
 
     def exited(self, worker: WorkerRecord, how: Exit | None) -> None:

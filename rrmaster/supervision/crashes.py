@@ -81,7 +81,7 @@ class Crashes:
 
     def crashed(self, worker: WorkerRecord, now: float) -> None:
         """Count a crash, or what is as bad as one: the slot may be filled when the back-off is over."""
-        worker.judged = True
+        worker.judge()
         delay = self.backoff.crashed(now, worker.served_for(now), self.random.random())
         self._crashed.add(worker.slot)
         if self.backoff.is_loop(now):
@@ -157,7 +157,7 @@ class Crashes:
     def lasted(self, worker: WorkerRecord, now: float) -> None:
         """End the crash loop if a worker in a crashed one's place has served long enough."""
         if now >= self.stable_at(worker):
-            worker.retry = False
+            worker.fill_crashed_place(False)
             self.backoff.reset()
 
     @staticmethod

@@ -137,9 +137,9 @@ class LifecycleRunner:
                 started = await self.spawner.spawn(spec)
         except (OSError, ValueError) as error:  # ValueError: a value that no environment can hold
             why = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
-            worker.failure = why
+            worker.failed(why)
         except NotStarted as error:
-            worker.failure = worker.failure or ("" if worker.asked else str(error))
+            worker.failed(worker.failure or ("" if worker.asked else str(error)))
             self.happens(worker, Event.FAILED)
         else:
             self._began(worker, started)
@@ -149,11 +149,9 @@ class LifecycleRunner:
         self.happens(worker, Event.EXIT, str(how or why), how)
 
     def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:
-        worker.process, worker.report_start = started.process, started.report_start
+        worker.started(started.process, started.report_start, trio.current_time())
         if worker.ready:  # its Ready was read before the spawner returned
             self._started_well(worker)
-        if worker.state is State.BOOTING:  # a template that failed may have used up much of its time
-            worker.since = trio.current_time()
         self.announcements.online(worker, started.process.pid)
         if worker.state in GOING:  # it was given up before it had a process to signal
             self._act(worker, Action.KILL if worker.state is State.KILLED else Action.TERMINATE)
@@ -176,38 +174,28 @@ class LifecycleRunner:
 
     def read(self, worker: WorkerRecord, message: wire.Up) -> None:
         """A worker's message was read from its line."""
-        worker.heard = trio.current_time()
+        worker.heard_from(trio.current_time())
         match message:
             case wire.Report():
-                self._reported(worker, message)
+                if worker.reported(message, self._heartbeat):
+                    self.fleet.plan_again()
             case wire.Ready(listeners=listeners):
                 if self.dispatcher.declared(worker.link, listeners):
                     self.happens(worker, Event.READY)
             case wire.Failed(reason):
-                worker.failure = reason
+                worker.failed(reason)
                 self.happens(worker, Event.FAILED)
             case wire.Retiring(reason, now=True) if worker.served_since is None:
                 # Its replacement would do the same, and the next one: a start that fails, whatever the worker calls it.
-                worker.failure = worker.failure or f"{reason} before it served"
+                worker.failed(worker.failure or f"{reason} before it served")
                 self.happens(worker, Event.FAILED, worker.failure)
             case wire.Retiring(reason, now=True):
                 if worker.state is State.SERVING and not worker.leaving and worker.served_for(worker.heard) < BRIEF_S:
                     self.fleet.dropped_out(worker, f"{worker.name}: {reason} as soon as it served")
                 self.happens(worker, Event.RETIRE, reason)
             case wire.Retiring(reason):
-                worker.recycle_reason = worker.recycle_reason or reason
+                worker.recycle(reason)
                 self.happens(worker, Event.RETIRING, reason)
-
-    def _reported(self, worker: WorkerRecord, report: wire.Report) -> None:
-        worker.report = report
-        if worker.state is not State.SERVING or worker.recycle_reason:
-            return
-        if worker.heard - worker.sampled >= self._heartbeat:
-            worker.sampled = worker.heard
-            served_for = worker.served_for(worker.heard)
-            worker.recycle_reason = worker.wear.reason(report.requests, served_for, report.rss)
-            if worker.recycle_reason:
-                self.fleet.plan_again()
 
     def breached(self, worker: WorkerRecord, what: str) -> None:
         """A worker broke the protocol of its line."""
@@ -221,7 +209,7 @@ class LifecycleRunner:
         before = worker.state
         law = step(before, event)
         if event is Event.RETIRE:
-            worker.asked = True
+            worker.ask_to_go()
         if event is Event.TIMEOUT:
             self._ran_out(worker)
         if law.state is not before:
@@ -229,7 +217,7 @@ class LifecycleRunner:
         for action in law.actions:
             self._act(worker, action)
         if event is Event.READY and law.state is State.PROVING:
-            worker.ready = True
+            worker.became_ready()
             self._started_well(worker)
             self._prove(worker)
         if before in STAYING and law.state not in STAYING and not worker.asked:
@@ -242,7 +230,8 @@ class LifecycleRunner:
             self.fleet.plan_again()
 
     def _enter(self, worker: WorkerRecord, state: State, why: str) -> None:
-        before, worker.state, worker.since = worker.state, state, trio.current_time()
+        before = worker.state
+        worker.enter(state, trio.current_time())
         # Before the first worker is ready the fleet itself reports a failure, in the application's words.
         quiet = not self.fleet.ever_ready and bool(worker.failure)
         self.announcements.changed(worker, before, why, quiet)
@@ -250,9 +239,9 @@ class LifecycleRunner:
 
     def _ran_out(self, worker: WorkerRecord) -> None:
         """Its time is up; where the law lets it stay in its state, the time begins anew."""
-        worker.since = trio.current_time()
+        worker.extend(trio.current_time())
         if worker.state is State.BOOTING and not worker.failure:
-            worker.failure = f"it was not ready after {self.patience.ready:g} s (--ready-timeout)"
+            worker.failed(f"it was not ready after {self.patience.ready:g} s (--ready-timeout)")
 
     def _started_well(self, worker: WorkerRecord) -> None:
         if worker.report_start(True):
@@ -261,26 +250,26 @@ class LifecycleRunner:
     def _act(self, worker: WorkerRecord, action: Action) -> None:
         match action:
             case Action.ENLIST:
-                worker.served_since = trio.current_time()
+                worker.served(trio.current_time())
                 self.dispatcher.enlist(worker.link)
                 self.fleet.enlisted(worker)
             case Action.DISMISS:
                 self.dispatcher.leave_out(worker.link)
                 self._in_background(self.dispatcher.dismiss, worker.link, self._recalls)
             case Action.REPLACE:
-                worker.recycle_reason = worker.recycle_reason or "it asked for it"
+                worker.recycle("it asked for it")
             case Action.TERMINATE:
                 # A worker that is ready and was given nothing would take SIGTERM for a wish to be replaced.  At the end
                 # of the stream it goes by itself.
                 worker.link.line.half_close()
                 self.signal(worker, signal.SIGTERM)
             case Action.STACKS:
-                worker.dumping = True
+                worker.dump(pending=True)
                 self.signal(worker, DUMP_SIGNAL)
             case Action.KILL:
                 self.dispatcher.leave_out(worker.link)
                 self._in_background(self._kill, worker, STACKS_S if worker.dumping else 0.0)
-                worker.dumping = False
+                worker.dump(pending=False)
             case Action.RECALL:
                 self.dispatcher.bury(worker.link)
             case Action.BURY:
@@ -307,7 +296,7 @@ class LifecycleRunner:
 
     def _proved(self, worker: WorkerRecord) -> None:
         if not worker.proved:
-            worker.proved = True
+            worker.passed()
             # In a reload the new workers begin to serve together, or not at all.
             if not self.fleet.reload.proved(worker):
                 self.happens(worker, Event.PASSED)
@@ -316,7 +305,7 @@ class LifecycleRunner:
     async def _keep_checking(self, worker: WorkerRecord, check: HealthCheck) -> None:
         def judged(unwell: str) -> None:
             if unwell:
-                worker.failure = unwell
+                worker.failed(unwell)
                 self.happens(worker, Event.FAILED, unwell)
             else:
                 self._proved(worker)

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from ..config.addresses import Inherited, parse_bind
 from ..config.callables import load_callable
@@ -88,7 +88,7 @@ class Reconfigurer:
         except Exception as error:  # nothing in a new configuration may end a master that serves
             self.announce("reloaded")
             return str(error) or type(error).__name__
-        change.generation, self._change = generation, change
+        self._change = evolve(change, generation=generation)
         return ""
 
     def commit(self) -> Settings:
@@ -132,7 +132,7 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
     check_certificate(new)
     policies_of(new), check_of(new)
     try:
-        change.opened += open_all(new, [bind for bind in new.bind if bind not in current.bind])
+        change.opened.extend(open_all(new, [bind for bind in new.bind if bind not in current.bind]))
     except BaseException:
         change.undo()
         raise

@@ -133,7 +133,7 @@ class Starts:
         )
         wear = Wear(self._limits.with_jitter(self.random.random()))
         worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear)
-        worker.retry = self._begun(slot, generation, now)
+        worker.fill_crashed_place(self._begun(slot, generation, now))
         return worker, its_talk_end
 
     def _begun(self, slot: int, generation: int, now: float) -> bool:

@@ -125,7 +125,7 @@ class Supervisor:
 
     def restart(self, slot: int) -> None:
         """Replace the worker in this slot, its replacement first.  Raises LookupError."""
-        self.in_slot(slot).recycle_reason = "the operator asked for it"
+        self.in_slot(slot).recycle("the operator asked for it")
         self.plan_again()
 
     def stacks(self, slot: int) -> None:
@@ -259,7 +259,8 @@ class Supervisor:
             self._failed_at_first(worker, how)
             return
         expected = self._expected(worker)
-        worker.judged = worker.judged or self._badly_started(worker, before, how)
+        if not worker.judged and self._badly_started(worker, before, how):
+            worker.judge()
         if self.reload.refused != worker.failure:
             self.crashes.log_failure(worker)
         self.crashes.ended(worker, before, how, expected, trio.current_time())
@@ -270,7 +271,7 @@ class Supervisor:
         # A worker killed for a hang or a breach is replaced before its process has ended.
         successor = self._successor(worker)
         if successor is not None and self.crashes.filled(worker.slot):
-            successor.retry = True
+            successor.fill_crashed_place(True)
 
     def remove(self, worker: WorkerRecord) -> None:
         """A worker's record is no longer needed."""

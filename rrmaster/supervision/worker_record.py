@@ -19,8 +19,8 @@ from ..rules.recycling import Wear
 class WorkerRecord:
     """One worker, from the decision to start it until its process has ended.
 
-    Written by `lifecycle_runner`, which carries out what the law says of it, and by the methods below; the rest of the
-    master reads it.
+    Only its own methods write it.  They are called by the `lifecycle_runner`, which carries out what the law says, and
+    by those that judge its end (`crashes`, `supervisor`); the rest of the master reads it.
     """
 
     id: int
@@ -81,13 +81,90 @@ class WorkerRecord:
         """Seconds since it began to serve; 0 if it never has."""
         return 0.0 if self.served_since is None else now - self.served_since
 
-    def leave(self) -> None:
-        """Mark it as leaving at the master's wish: it serves until its replacement does."""
-        self.leaving = self.asked = True
+    # --- what happens to it
+
+    def enter(self, state: State, now: float) -> None:
+        """Enter another state."""
+        self.state, self.since = state, now
+
+    def started(self, process: Process, report_start: Callable[[bool], bool], now: float) -> None:
+        """Its process runs.
+
+        Its time to become ready begins now, for a template that failed may have used up much of it.
+        """
+        self.process, self.report_start = process, report_start
+        if self.state is State.BOOTING:
+            self.since = now
+
+    def heard_from(self, now: float) -> None:
+        """A message of its was read."""
+        self.heard = now
+
+    def reported(self, report: wire.Report, heartbeat: float) -> bool:
+        """It has sent a report.  Returns whether it should be replaced for its wear, which was not known before."""
+        self.report = report
+        if self.state is not State.SERVING or self.recycle_reason or self.heard - self.sampled < heartbeat:
+            return False
+        self.sampled = self.heard
+        self.recycle_reason = self.wear.reason(report.requests, self.served_for(self.heard), report.rss)
+        return bool(self.recycle_reason)
+
+    def became_ready(self) -> None:
+        """It has said that it can take connections."""
+        self.ready = True
+
+    def passed(self) -> None:
+        """It has passed its health check, or has none."""
+        self.proved = True
+
+    def served(self, now: float) -> None:
+        """It receives connections from now on."""
+        self.served_since = now
+
+    def failed(self, reason: str) -> None:
+        """It could not start, or is not well, for this reason."""
+        self.failure = reason
+
+    def extend(self, now: float) -> None:
+        """Let the time of its state begin anew."""
+        self.since = now
 
     def restart_deadlines(self, now: float) -> None:
-        """Let its deadlines begin anew: the master itself was away, and could not hear it."""
+        """Let all its deadlines begin anew: the master itself was away, and could not hear it."""
         self.since = self.heard = now
+
+    # --- how it leaves
+
+    def recycle(self, reason: str) -> None:
+        """Replace it when its turn comes; the first reason stays."""
+        self.recycle_reason = self.recycle_reason or reason
+
+    def leave(self) -> None:
+        """Let it leave at the master's wish: it serves until its replacement does."""
+        self.leaving = self.asked = True
+
+    def ask_to_go(self) -> None:
+        """The master wants it to go, so its end is no crash."""
+        self.asked = True
+
+    def disconnect(self) -> bool:
+        """It receives no more connections.  Returns whether that is new."""
+        new, self.disconnected = not self.disconnected, True
+        return new
+
+    def dump(self, pending: bool) -> None:
+        """Its stacks are being written (`pending`), or no longer."""
+        self.dumping = pending
+
+    # --- what its end means
+
+    def judge(self) -> None:
+        """It is decided whether its end counts as a crash."""
+        self.judged = True
+
+    def fill_crashed_place(self, fills: bool) -> None:
+        """It stands in a crashed worker's place, or the crash loop is over."""
+        self.retry = fills
 
     @property
     def key(self) -> tuple[int, int, int]:

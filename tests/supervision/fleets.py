@@ -60,7 +60,7 @@ async def crashes_slowly(actor: Actor) -> Exit:
 
 
 async def react() -> None:
-    """Let all tasks do what is due now.  Not `wait_all_tasks_blocked`: a task that spins would hold the test for ever."""
+    """Let all tasks do what is due now.  Not `wait_all_tasks_blocked`: a task that spins would block it."""
     for _ in range(30):
         await trio.lowlevel.checkpoint()
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .._version import __version__
+from ..config.addresses import parse_port
+from ..config.names import suggestion
 from ..config.option import Option, SettingsError, flag
-from ..config.parsing import parse_port, suggestion
 from ..config.settings import Settings, options
 from ..config.sources import Source
 from ..protocol.launch import MODULE, is_program
@@ -117,8 +118,8 @@ def make_parser() -> Parser:
 
 def _add(group: Any, name: str, option: Option) -> None:
     default = option.shown or default_of(name)
-    text = f"{option.help} (default: {default})" if default else option.help
-    text = text.replace("%", "%%")
+    notes = "; ".join(filter(None, (default and f"default: {default}", option.note)))
+    text = (f"{option.help} ({notes})" if notes else option.help).replace("%", "%%")
     if option.is_switch:
         # argparse's own help would show the default as True or False.
         group.add_argument(*option.flags, flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text)

@@ -13,8 +13,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
+from ..config.names import suggestion
 from ..config.option import SettingsError, flag
-from ..config.parsing import suggestion
 from ..config.settings import Settings, options
 from ..protocol.launch import is_program
 from .arguments import Parser, UsageError, parse_arguments

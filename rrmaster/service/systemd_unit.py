@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
+from ..config.addresses import Inherited, Tcp, Unix
 from ..config.option import Option, flag
-from ..config.parsing import Inherited, Tcp, Unix
 from ..config.settings import Settings, options
 from ..protocol.launch import MODULE, is_program
 

@@ -9,7 +9,7 @@ from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.config.parsing import POLICIES as NAMES
+from rrmaster.config.names import POLICIES as NAMES
 from rrmaster.dispatch.load import (
     DOUBT,
     PATIENCE,

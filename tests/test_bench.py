@@ -308,7 +308,7 @@ def test_what_cannot_be_written_is_told_and_what_has_only_notes_too(
     empty.note("nothing was there to measure it")
     assert conduct([(found, (), lambda: None), (empty, (), lambda: None)]) == 0
     said = capsys.readouterr()
-    assert "results are told here and not kept: File exists" in said.err
+    assert "results are printed here and not kept: File exists" in said.err
     assert "1.50" in said.out
     assert "note: nothing was there to measure it" in said.out
     assert "written" not in said.out

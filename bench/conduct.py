@@ -1,4 +1,4 @@
-"""How a run goes: it measures one figure after the other, prints and keeps the results, and leaves no server running."""
+"""How a run goes: it measures one figure after another, prints and keeps the results, and leaves no server running."""
 
 from __future__ import annotations
 

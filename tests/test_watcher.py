@@ -1,4 +1,4 @@
-"""Has the code changed: what counts, how it is said, and that watching ends when it is told."""
+"""Which changes of the code count, how a change is described, and when does watching end?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rrmaster.watcher import Code, Watch, in_words, watched
 PATIENCE = 10.0
 
 
-# --- which files
+# --- files that count
 
 
 def code(**settings: object) -> Code:
@@ -96,7 +96,7 @@ def test_a_change_is_said_in_a_few_words():
     assert in_words([f"{n:03}.py" for n in range(100)]) == "000.py, 001.py, 002.py and 97 more"
 
 
-def test_nothing_is_watched_that_nobody_asked_for():
+def test_nothing_is_watched_unless_it_is_asked_for():
     assert watched(Settings("app:f")) is None
 
 
@@ -119,7 +119,7 @@ def said() -> Iterator[list[log.Entry]]:
 
 @asynccontextmanager
 async def watching(*folders: Path) -> AsyncIterator[trio.MemoryReceiveChannel[list[str]]]:
-    """What is told of these folders.  The end is waited for."""
+    """The changes that are reported for these folders.  Waits for the end of the watcher."""
     watch = Watch(Code(tuple(map(str, folders))))
     told, changes = trio.open_memory_channel[list[str]](100)
     with trio.fail_after(PATIENCE):
@@ -138,7 +138,7 @@ async def test_many_saves_at_once_are_one_change(tmp_path: Path):
         while len(seen) < 5:
             seen.update(await changes.receive())
             count += 1
-        assert count <= 2  # one, unless this process was made to wait in between
+        assert count <= 2  # one, unless this process had to wait in between
 
 
 async def test_a_new_directory_is_watched_as_well(tmp_path: Path):
@@ -155,7 +155,7 @@ async def test_a_new_directory_is_watched_as_well(tmp_path: Path):
 
 
 async def told(changes: trio.MemoryReceiveChannel[list[str]], *names: str) -> None:
-    """Wait until one of these has changed; what came before is of no matter, but for what never counts."""
+    """Wait until one of these files is reported; earlier changes do not matter, except those that must never count."""
     while not (files := set(await changes.receive())) & set(names):
         assert files <= {"shop", "shop/cart/a.py", "shop/cart/b.py"}
 
@@ -173,7 +173,7 @@ async def test_a_directory_that_moves_in_is_a_change_if_there_is_code_in_it(tmp_
 
 
 async def test_the_end_takes_no_time_and_leaves_no_descriptor(tmp_path: Path):
-    async with watching(tmp_path):  # whatever trio and the library open once
+    async with watching(tmp_path):  # descriptors that trio and the library open once
         pass
     before = set(os.listdir("/proc/self/fd"))
     began = trio.current_time()
@@ -223,7 +223,7 @@ async def test_what_cannot_be_watched_is_said_once_and_nothing_else_happens(
 
 
 async def test_no_bytecode_outlives_its_source(tmp_path: Path):
-    """Saved twice within a second, at the same size, a .pyc of the first would pass for the second's."""
+    """The .pyc of a file saved twice within a second, at the same size, would be taken for that of the second."""
     source = tmp_path / "a.py"
     cached = Path(importlib.util.cache_from_source(str(source)))
     cached.parent.mkdir()

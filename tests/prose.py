@@ -13,6 +13,7 @@ import sys
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ def pages() -> list[Path]:
     return sorted(file for file in files if file.name != "CHANGELOG.md")
 
 
+@cache
 def prose_of(file: Path) -> str:
     """The prose of a file."""
     return "\n".join(_of_a_page(file.read_text()) if file.suffix == ".md" else _of_a_module(file))

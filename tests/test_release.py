@@ -81,6 +81,7 @@ def test_the_hosted_ci_runs_the_suite_with_each_python_that_is_promised():
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     (matrix,) = re.findall(r"^ +python: \[(.*)\]$", workflow, re.MULTILINE)
     assert re.findall(r'"([\d.]+)"', matrix) == named
+    assert f"- **Python**: {named[0]} to {named[-1]}." in (ROOT / "docs" / "versioning.md").read_text()
 
 
 def test_each_version_of_python_that_is_promised_is_allowed():

@@ -1,1 +1,1 @@
-"""What it costs, against what; see README.md."""
+"""What rrmaster costs, beside other servers; see README.md."""

@@ -1,4 +1,4 @@
-"""What is measured, in one command: python -m bench [--quick] [FIGURE ...]; see README.md."""
+"""All figures, measured in one command: python -m bench [--quick] [FIGURE ...]; see README.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIGURES: dict[str, ModuleType] = {
 
 
 def figures(names: Sequence[str], quick: bool) -> Iterator[Figure]:
-    """What is asked for, in the order in which it is measured."""
+    """The figures of these names (all, if there are none), in the order in which they are measured."""
     for name, module in FIGURES.items():
         if name in names or not names:
             record = Record(name)
@@ -27,7 +27,7 @@ def figures(names: Sequence[str], quick: bool) -> Iterator[Figure]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, or publish what was measured."""
+    """Measure, or publish earlier results."""
     told = "\n".join(f"  {name:<11} {module.QUESTION}" for name, module in FIGURES.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench", epilog=f"figures:\n{told}", formatter_class=argparse.RawDescriptionHelpFormatter

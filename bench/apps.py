@@ -1,16 +1,16 @@
-"""What is served over HTTP: one application, as ASGI and as WSGI, the same for all; peer_http.js does likewise.
+"""The application that all servers serve over HTTP, as ASGI and as WSGI; peer_http.js is the same for Node.
 
 =========  =======================================================================
 path       answer
 =========  =======================================================================
 ``/``      14 bytes, at once
 ``/pid``   the number of the worker's process, at once
-``/block`` as ``/``, after the worker could do nothing else for 100 ms
-``/busy``  as ``/pid``, after the worker could do nothing else for 20 ms
+``/block`` as ``/``, after the worker has been blocked for 100 ms
+``/busy``  as ``/pid``, after the worker has been blocked for 20 ms
 =========  =======================================================================
 
-To *block* is what a long computation or a C library does that holds the interpreter: the loop stands still, and so does
-every thread of it.  It takes no processor time, so that many can block at once on two cores.
+A worker is *blocked* as by a long computation or a C library that holds the interpreter: its loop and all its threads
+stand still.  Here that takes no processor time, so that many workers can be blocked at once on two cores.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ BLOCK = 100_000
 """Microseconds of ``/block``."""
 
 BUSY = 20_000
-"""Microseconds of ``/busy``: who is busy accepts nothing, so as many at once as there are workers meet them all."""
+"""Microseconds of ``/busy``: a busy worker accepts nothing, so N requests at once reach all N workers."""
 
 _libc = ctypes.PyDLL(None)
-"""Unlike CDLL it does not release the interpreter while it calls."""
+"""Unlike CDLL, PyDLL keeps the interpreter lock during a call."""
 
 Message = MutableMapping[str, Any]
 
@@ -46,7 +46,7 @@ def answer(path: str) -> bytes:
 async def asgi(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    """ASGI 3."""
+    """The application as ASGI 3."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
         return
@@ -66,7 +66,7 @@ async def _lifespan(receive: Callable[[], Awaitable[Message]], send: Callable[[M
 
 
 def wsgi(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-    """WSGI."""
+    """The application as WSGI."""
     body = answer(environ["PATH_INFO"])
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

@@ -1,14 +1,15 @@
 """How evenly do servers spread connections that are held, and does it last?
 
-All connections are held open at once, each known by the number of the worker that answered on it.  What is told is the
-fullest worker's share of what each should have: max / mean, 1.00 if all have the same.
+All connections are held open at once, and each is known by the process id of the worker that answered on it.  The
+figure is the connections of the fullest worker over the mean: 1.00 if all workers have the same number.
 
 =========  =============================================================================
 ramp       opened one after the other, one every 10 ms
 burst      opened all at once
-churn      after that one of them, by lot, is closed and a new one opened, again and again
-added      as churn, beginning when a worker more serves
-replaced   as churn, beginning when a worker was killed and all serve again; what it had is opened again first
+churn      after that a random connection is closed and a new one opened, again and again
+added      as churn, beginning when one more worker serves
+replaced   as churn, beginning when a worker was killed and all serve again; the connections that it had are first
+           opened again
 =========  =============================================================================
 """
 
@@ -42,7 +43,7 @@ PATIENCE = 5.0
 """Seconds for an answer, and for a worker to be replaced before it counts as not replaced."""
 
 SETTLE = 0.1
-"""Seconds between the closing of all connections and the next figure, in which every server has seen them close."""
+"""Seconds between the closing of all connections and the next figure: enough for every server to see them close."""
 
 REQUEST = b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -55,15 +56,16 @@ TARGETS = tuple(Target(GROUP, column, 1.02, "itself") for column in COLUMNS)
 
 @frozen
 class Pace:
-    """How long each part takes."""
+    """The length of each part."""
 
     rounds: int
     every: float
     """Seconds between two connections."""
     steps: int
-    """Of a churn.  That of a new worker has twice as many: longer than the 2 s in which rrmaster is careful with it."""
+    """Of a churn.  The churn of a new worker has twice as many: longer than the 2 s in which rrmaster gives it no more
+    than its fair share."""
     at_once: int = 8
-    """Servers that are measured at the same time: connections are counted here, nothing is timed."""
+    """Servers that are measured at the same time: this figure counts connections and times nothing."""
 
 
 FULL = Pace(rounds=3, every=0.01, steps=2 * HELD)
@@ -72,20 +74,20 @@ QUICK = Pace(rounds=1, every=0.01, steps=2 * HELD)
 
 @define(eq=False)
 class Held:
-    """The connections that are open now, each with the number of its worker."""
+    """The connections that are open now, each with the process id of its worker."""
 
     port: int
     lot: random.Random
     open: list[tuple[socket.socket, int]] = field(factory=list)
 
     def add(self) -> None:
-        """One more.  Raises OSError."""
+        """Open one more connection.  Raises OSError."""
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         sock.sendall(REQUEST)
         self.open.append((sock, _worker_of(sock)))
 
     def add_at_once(self, count: int) -> None:
-        """So many more.  Raises OSError."""
+        """Open `count` more connections.  Raises OSError."""
         with selectors.DefaultSelector() as selector:
             for _ in range(count):
                 sock = socket.socket()
@@ -111,7 +113,7 @@ class Held:
         self.open.append((sock, _worker_of(sock)))
 
     def churn(self, pace: Pace, steps: int) -> None:
-        """One goes, one comes.  Raises OSError."""
+        """Close a random connection and open a new one, `steps` times.  Raises OSError."""
         for _ in range(steps):
             sock, _ = self.open.pop(self.lot.randrange(len(self.open)))
             sock.close()
@@ -119,7 +121,7 @@ class Held:
             self.add()
 
     def lose(self, worker: int) -> int:
-        """Forget those that died with a worker, and return how many they were."""
+        """Close the connections of a worker that was killed, and return their number."""
         lost = [sock for sock, theirs in self.open if theirs == worker]
         self.open = [(sock, theirs) for sock, theirs in self.open if theirs != worker]
         for sock in lost:
@@ -132,14 +134,14 @@ class Held:
         self.open.clear()
 
     def unevenness(self, workers: Iterable[int]) -> float:
-        """Max / mean over these workers; who is none of them any more counts too."""
+        """Connections of the fullest worker / mean, over these workers and all others that still have connections."""
         counts = Counter(dict.fromkeys(workers, 0))
         counts.update(worker for _, worker in self.open)
         return max(counts.values()) * len(counts) / len(self.open)
 
 
 def _worker_of(sock: socket.socket) -> int:
-    """Read the answer."""
+    """Read the answer: the process id of the worker."""
     data = b""
     while True:
         head, end, body = data.partition(b"\r\n\r\n")
@@ -158,7 +160,7 @@ def _worker_of(sock: socket.socket) -> int:
 
 
 def measure(record: Record, quick: bool) -> None:
-    """All rounds of all servers."""
+    """Measure all servers, round by round."""
     pace = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "held": HELD, "seconds between": pace.every, "churned": pace.steps}
     for number in range(pace.rounds):
@@ -174,7 +176,7 @@ def measure(record: Record, quick: bool) -> None:
 
 
 def _one(contender: Contender, pace: Pace, record: Record, number: int) -> dict[str, float]:
-    """What a server could do; where it could not go on, it ends."""
+    """The figures of one server, up to the first part that it cannot do."""
     shares: dict[str, float] = {}
     with running(contender, WORKERS) as fleet, contextlib.closing(Held(fleet.port, random.Random(number))) as held:
         workers = fleet.wait_for_workers()

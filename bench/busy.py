@@ -1,11 +1,11 @@
-"""What does it give that `least-loaded` breaks ties by the requests in progress?
+"""What is gained when `least-loaded` breaks ties by the requests in progress?
 
-Each worker has a pool of four connections to a database, as an application mostly has (or `--threads` of WSGI), and
-four workers hold eight kept connections of clients each, so by connections all are alike.  Over those of two workers
-comes one request after the other, each of which needs the database for 50 ms: their pools are always taken.  Beside
-that other clients come at a fixed rate, each with a connection of its own and one request that needs it for 1 ms.
-Whose connections they are is all that differs between the policies; `by connections` is least-loaded without the
-tie-break, in the words of a user's own policy.
+Each of four workers has a pool of four connections to a database, as most applications have (or `--threads` of WSGI),
+and eight kept connections of clients, so all have the same number of connections.  Over those of two workers comes one
+request after the other, each of which needs the database for 50 ms: their pools are always in use.  Other clients come
+at a fixed rate, each with a connection of its own and one request that needs the database for 1 ms.  The policies
+differ only in the worker that they choose for these connections; `by connections` is least-loaded without the
+tie-break, written as a user's own policy.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .machine import quantile
 from .progress import step
 from .rounds import Record, Target
 
-QUESTION = "What does it give that ties are broken by the requests in progress?"
+QUESTION = "What is gained when ties are broken by the requests in progress?"
 
 WORKERS = 4
 KEPT = 8
-"""Connections of clients that each worker holds."""
+"""Client connections that each worker holds."""
 
 POOL = 4
 """Connections to the database that a worker has."""
 
 SLOW_S, QUICK_S = 0.05, 0.001
-"""Seconds for which a request needs one."""
+"""Seconds for which a slow and a quick request needs a connection to the database."""
 
 RATE = 100
-"""Other clients a second."""
+"""Quick requests a second."""
 
 POLICIES = {
     "least-loaded": "least-loaded",
@@ -49,7 +49,7 @@ POLICIES = {
 GROUP = "beside slow requests"
 
 TARGETS: tuple[Target, ...] = ()
-"""All three are ours."""
+"""None: all three policies are rrmaster's."""
 
 
 @frozen
@@ -68,14 +68,14 @@ _turns: dict[int, int] = {}
 
 
 def by_connections(candidates: Sequence[Any], peer: Any) -> Any:
-    """Fewest open connections, then whose turn it is."""
+    """The candidate with the fewest open connections, then the one that was chosen longest ago."""
     chosen = min(candidates, key=lambda c: (c.load, _turns.get(c.id, 0)))
     _turns[chosen.id] = max(_turns.values(), default=0) + 1
     return chosen
 
 
 async def app(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """Asks the database, and says who it is."""
+    """Uses the database, and answers with the worker's process id."""
     if scope["type"] != "http":
         return
     async with _pool:
@@ -92,7 +92,7 @@ class Seen:
     times: list[float]
     """Seconds from connecting to the answer."""
     to_busy: float
-    """Which part of them came to one of the two workers with the slow requests."""
+    """Share of the quick requests that came to one of the two workers with the slow ones."""
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> int:
@@ -109,7 +109,7 @@ async def _slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _short(port: int, at: float) -> tuple[float, int]:
-    """The time from when it was to begin, so that a client that is late itself hides nothing."""
+    """The time since the request was due, so that a client that is late itself hides nothing."""
     await asyncio.sleep(max(0.0, at - time.monotonic()))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     pid = await _ask(reader, writer, "/")
@@ -140,7 +140,7 @@ async def _round(port: int, seconds: float) -> Seen:
 
 
 def measure(record: Record, quick: bool) -> None:
-    """The policies in turns, each time with a server of its own."""
+    """Measure the policies in turns, each time with a new server."""
     plan = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "kept": KEPT, "rate/s": RATE, "rounds": plan.rounds, "seconds": plan.seconds}
     for number in range(plan.rounds):

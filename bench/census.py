@@ -1,7 +1,7 @@
 """Which workers of a server answer?
 
-Who is busy (``/busy``, see apps) accepts nothing, so several that ask at once meet several workers, however unevenly
-the server spreads what comes one by one.
+A busy worker (``/busy``, see apps) accepts nothing, so several clients that ask at once reach several workers, however
+unevenly the server spreads connections that come one by one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Collection
 from contextlib import ExitStack
 
 HURRY = 0.2
-"""Seconds for those that ask at once: workers that are busy for 20 ms answer in 100, and the dead never.  So long may
-one that was given to a dead worker hold up all who ask with it, and it would be told as the server's delay."""
+"""Seconds for clients that ask at once: workers that are busy for 20 ms answer within 100 ms, a dead worker never.  A
+longer wait for a connection that a dead worker has would count as the server's delay."""
 
 BUSY = b"GET /busy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def ask(port: int, path: str, patience: float = 2.0) -> bytes | None:
-    """The body, over a connection of its own; None: there was no good answer."""
+    """The body of an answer over a new connection; None if there was no good answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
@@ -35,7 +35,7 @@ def ask(port: int, path: str, patience: float = 2.0) -> bytes | None:
 
 
 def meet(port: int, clients: int, enough: int | None = None, known: Collection[int] = ()) -> set[int]:
-    """The workers that answer when so many clients ask at once; ends earlier when enough that are not `known` have."""
+    """The workers that answer when `clients` ask at once; returns early when enough workers not in `known` have."""
     met: set[int] = set()
     deadline = time.monotonic() + HURRY
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
@@ -55,7 +55,7 @@ def meet(port: int, clients: int, enough: int | None = None, known: Collection[i
 
 
 def _ask_or_hear(selector: selectors.BaseSelector, key: selectors.SelectorKey, events: int) -> int | None:
-    """The number of the worker that has answered."""
+    """The process id of the worker that has answered."""
     sock = key.fileobj
     assert isinstance(sock, socket.socket)
     try:
@@ -64,7 +64,7 @@ def _ask_or_hear(selector: selectors.BaseSelector, key: selectors.SelectorKey, e
             selector.modify(sock, selectors.EVENT_READ, b"")
             return None
         more = sock.recv(4096)
-    except OSError:  # refused or reset: nobody serves there, or no more
+    except OSError:  # refused or reset: no worker serves, or it has just ended
         selector.unregister(sock)
         return None
     if more:

@@ -1,9 +1,9 @@
 """Does choosing a worker cost the same with 2 workers and with 128?
 
-One choice is what the dispatcher asks of a policy for each connection: is anybody ready, who is it, it was handed
-over.  Letterboxes are empty (the kernel's count is a function that says 0), and after some connections each worker
-reports them closed, so that loads stay level, as they do in service.  Reports are not in the time; what they leave
-behind in a policy's index is.
+One choice is what the dispatcher asks of a policy for each connection: is a worker ready, which one, and then the note
+that the connection was handed over.  Letterboxes are empty (the kernel's count is a function that returns 0), and after
+some connections each worker reports them closed, so that loads stay level, as they do in service.  The time does not
+include the reports, but does include the work that they leave behind in a policy's index.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ QUESTION = "Does choosing a worker cost the same with 2 workers and with 128?"
 SIZES = (2, 8, 32, 128)
 
 EACH = 4
-"""Connections a worker gets between two of its reports, about."""
+"""Connections that a worker gets between two of its reports, on average."""
 
 INDEXED = ("least-loaded", "round-robin")
-"""The policies that are to cost the same with any number of workers; the others look at everybody."""
+"""The policies that must cost the same with any number of workers; the others look at all workers."""
 
 BOUND = 1.5
 """By which 128 workers may cost more than 2."""
@@ -53,7 +53,7 @@ PEER = ("127.0.0.1", 40000)
 
 
 def fleet(name: str, size: int) -> Policy:
-    """A policy over so many serving workers."""
+    """A policy over `size` serving workers."""
     policy = policy_named(name, random.Random(size))
     for number in range(size):
         policy.join(Post(number + 1, number, lambda: 0, serving=True), newcomer=False)
@@ -61,7 +61,7 @@ def fleet(name: str, size: int) -> Policy:
 
 
 def nanoseconds(policy: Policy, choices: int) -> float:
-    """What one choice takes, on average over so many."""
+    """Nanoseconds of one choice, on average over many."""
     posts = [seat.post for seat in policy.members.values()]
     block, spent, made = EACH * len(posts), 0, 0
     while made < choices:
@@ -79,7 +79,7 @@ def nanoseconds(policy: Policy, choices: int) -> float:
 
 
 def measure(record: Record, quick: bool) -> None:
-    """All policies at all sizes, in turns."""
+    """Measure all policies with all numbers of workers, in turns."""
     plan = QUICK if quick else FULL
     record.plan = {"choices": plan.choices, "rounds": plan.rounds}
     fleets = {(name, size): fleet(name, size) for name in POLICIES for size in SIZES}
@@ -87,7 +87,7 @@ def measure(record: Record, quick: bool) -> None:
         with step(f"choice, round {number + 1} of {plan.rounds}") as done:
             found = {}
             for (name, size), policy in fleets.items():
-                # The policies that look at everybody would take the whole time.
+                # The policies that look at all workers would take most of the time.
                 count = plan.choices if name in INDEXED else plan.choices // size
                 found[name, size] = nanoseconds(policy, count)
                 record.add(name, GROUP, f"{size} workers", found[name, size])

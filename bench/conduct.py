@@ -1,4 +1,4 @@
-"""How a run goes: one figure after the other; what was measured is told and kept, and nothing runs on."""
+"""How a run goes: it measures one figure after another, prints and keeps the results, and leaves no server running."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .progress import tell
 from .rounds import Record, Target
 
 Figure = tuple[Record, Sequence[Target], Callable[[], None]]
-"""What is filled in, what is asked of it, and what fills it."""
+"""The record of a figure, its targets, and the function that measures it."""
 
 QUICK = "quick-"
 PART = "part-"
-"""What the names of results begin with that are no whole figures: nothing is published from them."""
+"""Prefixes of the names of results that are not whole figures.  Nothing is published from these."""
 
 
 def conduct(figures: Iterable[Figure], keep_them: bool = True, prefix: str = "") -> int:
-    """All of them; returns the exit status."""
+    """Measure all figures; returns the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     machine = describe()
     print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None), flush=True)
     if keep_them and (why := unwritable()):
-        tell(f"results are told here and not kept: {why}")
+        tell(f"results are printed here and not kept: {why}")
         keep_them = False
     status = 0
     for record, targets, measure in figures:
@@ -45,7 +45,7 @@ def conduct(figures: Iterable[Figure], keep_them: bool = True, prefix: str = "")
 
 
 def _measured(record: Record, measure: Callable[[], None]) -> bool | None:
-    """Whether it was measured to its end; None: it was interrupted."""
+    """Whether the figure was measured to its end; None if it was interrupted."""
     try:
         measure()
     except KeyboardInterrupt:
@@ -67,7 +67,7 @@ def _told(record: Record, targets: Sequence[Target]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Once: a second one in the middle of the ending would leave servers behind."""
+    """Obey the first signal only: a second one during the clean-up would leave servers behind."""
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, signal.SIG_IGN)
     raise KeyboardInterrupt

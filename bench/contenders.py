@@ -1,8 +1,8 @@
-"""Which servers are measured, and how each is started: over HTTP, by what a connection costs, by how a worker begins.
+"""Which servers are measured, and how is each started?  Over HTTP, by cost per connection, and by start of a worker.
 
 Over HTTP each has its usual flags, no access log, and keeps a connection for 75 s (some close after 2 s by default,
-while others are still being opened).  What a server cannot do it is not asked: the field is None, and the figure says
-so.
+while other connections are still being opened).  The field for something that a server cannot do is None, and the
+figure says so.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ ASGI = "bench.apps:asgi"
 SHOP = "bench.shop:app"
 
 READY = r"ready: \d+ of \d+ workers serve"
-"""rrmaster's word for it."""
+"""The line of rrmaster's log that says so."""
 
 PORT = r"^\d+$"
-"""What the small programs say, each its port."""
+"""The line that the small programs print: the port."""
 
 UVLOOP = ("uvicorn", "uvloop", "httptools")
 
 
 def rrmaster(want: Wanted, *options: str, app: str = ASGI) -> list[str]:
-    """Ours."""
+    """The command of rrmaster."""
     where = ["-b", f"127.0.0.1:{want.port}", "--app-dir", str(HOME.parent), "--name", f"bench-{want.port}"]
     return [sys.executable, "-m", "rrmaster", "-w", str(want.workers), *where, *options, want.app or app]
 
@@ -94,7 +94,7 @@ OVER_HTTP = (
 )
 
 ON_TRIO = Contender("rrmaster trio", lambda want: _rrmaster(want, "--runtime", "trio"), ("anycorn", "uvicorn"))
-"""Ours with the other runtime: no peer, but to be told what that costs."""
+"""rrmaster with the other runtime: not a peer, but the figures show what that runtime costs."""
 
 
 # --- how a worker begins
@@ -104,7 +104,7 @@ FORKING = (
     Contender("rrmaster", rrmaster, UVLOOP, says=READY),
     Contender("gunicorn --preload", lambda want: _gunicorn(want, "--preload", "-k", "asgi"), ("gunicorn",)),
 )
-"""From a template, and from the arbiter."""
+"""Workers forked from a template, and from gunicorn's arbiter."""
 
 IMPORTING = (
     Contender("rrmaster --preload off", lambda want: rrmaster(want, "--preload", "off"), UVLOOP, says=READY),
@@ -136,19 +136,19 @@ C = Contender("c", _c, says=PORT)
 
 
 def with_workers_in_c(policy: str) -> Contender:
-    """Ours, so that nothing but the masters differs."""
+    """rrmaster with the same workers as the master in C, so that only the masters differ."""
     return Contender("rrmaster", partial(_foreign, policy), says=PORT)
 
 
 def by_connections(beside: Sequence[Path] = ()) -> list[Contender]:
-    """rrmaster, any other checkouts of it, and the peers."""
+    """rrmaster, other checkouts of it, and the peers."""
     trees = [("rrmaster", HOME.parent), *((f"rrmaster ({path.name})", path.resolve()) for path in beside)]
     ours = [Contender(name, _answering, says=READY, tree=tree) for name, tree in trees]
     return [*ours, Contender("node", _cluster, ("node",), says=PORT, python=False), C]
 
 
 def with_policy(name: str, policy: str, app: str) -> Contender:
-    """Ours, with one of its policies or somebody's own."""
+    """rrmaster with a policy: one of its own, or ``module:callable``."""
     command: Callable[[Wanted], list[str]] = partial(_with_policy, policy, app)
     return Contender(name, command, says=READY)
 

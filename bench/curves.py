@@ -2,7 +2,7 @@
 
 Workers are C (`worker.c` for rrmaster, those of `peer.c` for the master in C), so that 256 of them fit on a small
 machine and only the masters are compared.  The load is that of `dispatch`: 32 clients at a time, a connection for each
-request.  What is told is microseconds of the master's processor time for each connection.
+request.  The figure is microseconds of the master's processor time for each connection.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ QUESTION = (
 )
 
 FLAT = 1.3
-"""By which one end of a curve may lie above the other."""
+"""Factor by which one end of a curve may lie above the other."""
 
 POLICIES = ("least-loaded", "round-robin", "random-two", "ip-hash")
 
 HELD_BY = 4
-"""Workers, where held connections and policies are compared."""
+"""Workers in the curves over held connections and over policies."""
 
 EACH_HOLDER = 5_000
-"""Connections from one address: it has 28,000 ports, and those of connections that have ended are not free at once."""
+"""Connections from one address: it has 28,000 ports, and that of a connection that has ended is not free at once."""
 
 SPARE = 50
-"""Descriptors of a holder that are no connections."""
+"""Descriptors of a holder that are not connections."""
 
 ENDS = "from end to end"
 
@@ -67,7 +67,7 @@ MASTERS = (with_workers_in_c(POLICIES[0]), C)
 
 
 def measure(record: Record, quick: bool) -> None:
-    """Three curves."""
+    """Measure the three curves."""
     plan = QUICK if quick else FULL
     record.plan = {"rounds": plan.rounds, "seconds": plan.seconds, "concurrency": CONCURRENCY}
     try:
@@ -84,7 +84,7 @@ def measure(record: Record, quick: bool) -> None:
 
 @define(eq=False)
 class Curves:
-    """What is done at each point."""
+    """The measurements at each point of the curves."""
 
     record: Record
     plan: Plan
@@ -120,7 +120,7 @@ class Curves:
 
     def _windows(self, servers: Sequence[Fleet], group: str, column: str, done: Callable[[str], None]) -> None:
         for server in servers:
-            window(server, self.plan.seconds / 2, WITHOUT_END)  # its first thousands are not told
+            window(server, self.plan.seconds / 2, WITHOUT_END)  # its first thousands of connections do not count
         for _ in range(self.plan.rounds):
             costs = [window(server, self.plan.seconds, WITHOUT_END).master_us for server in servers]
             for server, cost in zip(servers, costs, strict=True):
@@ -137,7 +137,7 @@ class Curves:
 
 @contextmanager
 def holding(port: int, count: int) -> Iterator[None]:
-    """Hold so many connections more, in processes of their own: each may have only so many descriptors."""
+    """Hold `count` more connections, in other processes: the number of descriptors of one process is limited."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     each = min(most - SPARE, EACH_HOLDER)
     with ExitStack() as stack:
@@ -160,6 +160,6 @@ def _holder(port: int, count: int) -> Iterator[None]:
             raise RuntimeError(f"{said.strip() or 'no'} connections of {count} are held")
         yield
     finally:
-        process.stdin.close()  # it ends with it
+        process.stdin.close()  # it ends when its stdin does
         process.stdout.close()
         process.wait()

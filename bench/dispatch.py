@@ -1,11 +1,11 @@
-"""What passing a connection on costs the master, beside Node's cluster and a master in C.
+"""What does a connection cost the master, beside Node's cluster and a master in C?
 
 ``python -m bench.dispatch [--seconds S] [--rounds N] [--workers 4] [--concurrency 32]``
 
-The servers take turns under the same load, A B C A B C: what the machine does meanwhile (others, clock, heat) falls on
-all of them, and each round gives a ratio that has seen the same weather.  In its turn a server is started anew and has
-two windows: its *first* 4,000 connections, and, after a while without measuring, *warm*.  For Node they differ by much:
-its primary costs more than twice as much per connection until its compiler has seen some thousands of them.
+The servers take turns under the same load, A B C A B C: other load, clock and heat of the machine affect all of them,
+and each round gives a ratio of two figures taken under the same conditions.  In its turn a server is started anew and
+has two windows: its *first* 4,000 connections, and, after some load that is not measured, *warm*.  For Node the two
+differ much: its primary costs more than twice as much per connection until its compiler has seen some thousands.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ CONCURRENCY = 32
 """Clients at a time."""
 
 LONG_ENOUGH = 30.0
-"""Seconds for them: a second is usual, on a busy machine two or three."""
+"""Seconds for the first window: one is usual, on a busy machine two or three."""
 
 WITHOUT_END = 2**31 - 1
 
 
 @frozen
 class Window:
-    """One server under load, once."""
+    """One window of one server."""
 
     done: int
     failed: int
@@ -55,7 +55,7 @@ class Window:
     master_us: float
     """Microseconds of the master's processor time per connection."""
     workers_us: float
-    """The same of all workers."""
+    """Microseconds of all workers' processor time per connection."""
 
     @property
     def rate(self) -> float:
@@ -86,10 +86,10 @@ FIGURES: tuple[tuple[str, Callable[[Window], float]], ...] = (
 
 @frozen
 class Plan:
-    """How much of it."""
+    """The extent of a run."""
 
     seconds: float = 3.0
-    """Length of the warm window, and of what goes before."""
+    """Length of the warm window, and of the load before it."""
     rounds: int = 5
     workers: int = 4
     concurrency: int = CONCURRENCY
@@ -102,7 +102,7 @@ QUICK = Plan(seconds=0.5, rounds=1)
 
 
 def load(server: Fleet, seconds: float, concurrency: int, most: int) -> dict[str, float]:
-    """Run the clients against a server, for so long or so many connections."""
+    """Run the clients against a server, for `seconds` or `count` connections."""
     argv = [*client("load"), str(server.port), str(seconds), str(concurrency), str(len(ANSWER)), str(most)]
     done = subprocess.run(argv, cwd=HOME.parent, stdout=subprocess.PIPE, check=True, timeout=seconds + 30)
     result: dict[str, float] = json.loads(done.stdout)
@@ -121,12 +121,12 @@ def window(server: Fleet, seconds: float, most: int, concurrency: int = CONCURRE
 
 
 def measure(record: Record, quick: bool) -> None:
-    """As `python -m bench` does."""
+    """Measure as `python -m bench` does."""
     run(record, QUICK if quick else FULL)
 
 
 def run(record: Record, plan: Plan) -> None:
-    """All rounds of all servers, their first connections and warm."""
+    """Measure all servers, round by round: first connections, and warm."""
     record.plan = {name: getattr(plan, name) for name in ("seconds", "rounds", "workers", "concurrency")}
     record.notes += said_of_clients()
     present = [contender for contender in by_connections(plan.beside) if contender.name not in plan.without]
@@ -141,7 +141,7 @@ def run(record: Record, plan: Plan) -> None:
 
 
 def _turn(record: Record, plan: Plan, contender: Contender) -> Iterator[Window]:
-    """One server, started anew: its first connections, and warm."""
+    """Start a server and measure it: first connections, and warm."""
     with running(contender, plan.workers) as server:
         server.wait_until_it_serves()
         for group, seconds, most in ((FIRST_GROUP, LONG_ENOUGH, FIRST), (WARM, plan.seconds, WITHOUT_END)):
@@ -178,7 +178,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """This figure alone, with choices that `python -m bench dispatch` has not."""
+    """Measure this figure alone, with options that `python -m bench dispatch` does not have."""
     options = _options(argv)
     given = vars(options) | {name: tuple(getattr(options, name)) for name in ("beside", "without")}
     keep_it = not given.pop("no_json")

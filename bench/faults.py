@@ -2,13 +2,13 @@
 
 Requests come at a fixed rate (an open loop), half of them each over a connection of its own, half over kept ones; the
 application is trivial.  A request has *failed* if it was refused, reset, cut short or answered wrongly, and *hung* if
-it had no answer after 3 s.  Nothing is tried again: a client would, after some failures, and has then been slow.
+it had no answer after 3 s.  No request is tried again.  A real client would retry after some failures, and be slow.
 
 =========  ===================================================================================
 killed     a worker is killed (SIGKILL), and another 3 s later: 20 a minute
-stopped    a worker is stopped (SIGSTOP), and goes on 5 s later
+stopped    a worker is stopped (SIGSTOP), and continued 5 s later
 reloaded   each server in its own way (SIGHUP), and again 5 s later
-recycled   each worker is replaced after so many requests that there is always one that goes
+recycled   each worker is replaced after a number of requests that has one worker ending at any time
 =========  ===================================================================================
 """
 
@@ -36,13 +36,13 @@ QUESTION = "What do clients notice of faults, reloads and recycling?"
 WORKERS = 4
 
 RATE = 300.0
-"""Requests a second: a small part of what any of these servers can do, so that what fails, fails for the fault."""
+"""Requests a second: a small part of what any of these servers can do, so that a failure is due to the fault."""
 
 KEPT = 16
 """Connections: 9 requests a second over each, so that each worker's are always in use."""
 
 PATIENCE = 3.0
-"""Seconds.  Less than a worker is stopped."""
+"""Seconds until a request has hung: less than a worker is stopped for."""
 
 BETWEEN_KILLS = 3.0
 
@@ -51,15 +51,15 @@ STOPPED = 5.0
 BETWEEN_RELOADS = 5.0
 
 MAX_REQUESTS = 150
-"""Of a worker: it has had them after 2 s."""
+"""Requests that a worker serves before it is recycled: it has served them after 2 s."""
 
 LEAD = 0.5
-"""Seconds before the first fault, in which all is well."""
+"""Seconds of traffic before the first fault."""
 
 SLACK = {"slowest ms": 10.0, "hung": KEPT / WORKERS}
-"""By which a peer may be better by chance: the slowest of some thousand differs by milliseconds from run to run when
-nothing is wrong; and a stopped worker's share of the kept connections hangs with any server, how large a share it is
-being luck for all that do not balance."""
+"""The margin by which a peer may be better by chance.  The slowest of some thousand requests differs by milliseconds
+from run to run without any fault; and the kept connections of a stopped worker hang with any server, where their share
+is luck for servers that do not balance."""
 
 FAULTS = ("killed", "stopped", "reloaded", "recycled")
 
@@ -81,16 +81,16 @@ TARGETS = (
 
 @frozen
 class Plan:
-    """How much of it: seconds of traffic, from the first fault on."""
+    """The extent of a run: seconds of traffic, from the first fault on."""
 
     killed: float
     stopped: float
     pause: float
-    """Of the stopped worker."""
+    """Seconds for which the worker is stopped."""
     reloaded: float
     recycled: float
     at_once: int
-    """Servers that are hurt at the same time: what is counted then is still right, the slowest less so."""
+    """Servers that have faults at the same time: the counts are still right then, the slowest request less so."""
 
 
 FULL = Plan(killed=6.5, stopped=6.0, pause=STOPPED, reloaded=7.5, recycled=4.5, at_once=1)
@@ -98,7 +98,7 @@ QUICK = Plan(killed=1.0, stopped=1.5, pause=1.0, reloaded=1.0, recycled=2.5, at_
 
 
 def measure(record: Record, quick: bool) -> None:
-    """Each server once; what is counted here needs no median."""
+    """Measure each server once: counts need no median."""
     plan = QUICK if quick else FULL
     record.plan = {
         "workers": WORKERS, "rate/s": RATE, "kept": KEPT, "hung after s": PATIENCE, "kills every s": BETWEEN_KILLS,
@@ -113,7 +113,7 @@ def measure(record: Record, quick: bool) -> None:
 
 
 def _all(record: Record, contender: Contender, plan: Plan) -> None:
-    """All faults of one server."""
+    """Measure one server with all faults."""
     with running(contender, WORKERS) as fleet:
         fleet.wait_for_workers()
         _trouble(record, fleet, "killed", plan.killed, lambda: _kill(fleet, plan.killed))
@@ -134,7 +134,7 @@ def _recycled(record: Record, contender: Contender, plan: Plan) -> None:
 
 
 def _settle(record: Record, fleet: Fleet) -> None:
-    """Until all workers serve again; one that has died stays dead, and all that comes fails, which is the figure."""
+    """Wait until all workers serve again.  If the server has ended, all requests fail, and that is its figure."""
     try:
         fleet.wait_for_workers(patience=PATIENCE)
     except Over:
@@ -144,7 +144,7 @@ def _settle(record: Record, fleet: Fleet) -> None:
 
 
 def _trouble(record: Record, fleet: Fleet, fault: str, seconds: float, cause: Callable[[], None]) -> None:
-    """Traffic, and in it the fault."""
+    """Send traffic, and cause the fault meanwhile."""
     if not fleet.alive:
         tell(f"faults: {fleet.name}, {fault}: it has ended")
         return
@@ -174,7 +174,7 @@ def _tell(record: Record, fleet: Fleet, fault: str, run: Run) -> dict[str, float
 
 
 def _kill(fleet: Fleet, seconds: float) -> None:
-    """The worker that answers next, every 3 s."""
+    """Kill the worker that answers next, every 3 s."""
     for number in range(1 + int(seconds / BETWEEN_KILLS)):
         if number:
             pause(BETWEEN_KILLS)

@@ -1,7 +1,7 @@
-"""How a server is started, asked who serves, and ended with all that it has started.
+"""How a server is started, how its workers are counted, and how it ends with all processes that it has started.
 
-Each is a process group of its own, listens on a port that it is told, and ends by its number; what it says is kept in a
-file without a name.  Which servers there are is in `contenders`.
+Each server is a process group, listens on a port that it is given, and is ended by its process id; its output is kept
+in a file without a name.  `contenders` lists the servers.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from .programs import Missing
 from .several import pause
 
 START = 60.0
-"""Seconds that a whole fleet may take until all its workers serve; eight of them start at once, on two cores."""
+"""Seconds that a whole fleet may take until all its workers serve; eight workers start at once, on two cores."""
 
 REFUSED = 0.02
-"""Seconds until whoever refuses is asked again: those who start would have to share their processor with the asking."""
+"""Seconds until a server that refused is asked again: more requests would slow the start of its workers."""
 
 STOP = 1.0
-"""Seconds it may take to end before it is killed: nothing is in progress any more when it is asked."""
+"""Seconds that a server may take to end before it is killed: no request is in progress when it is asked to end."""
 
 
 @frozen
 class Contender:
-    """One that can be started."""
+    """A server that can be started."""
 
     name: str
     command: Callable[[Wanted], Sequence[str]]
-    """Raises Missing."""
+    """The command that starts it.  Raises Missing."""
     needs: tuple[str, ...] = ()
-    """Modules (Python) or programs (others) without which it is missing."""
+    """Modules (of a server in Python) or programs (of another) that it cannot be started without."""
     says: str | None = None
-    """What it says when all its workers serve; None: they can be asked who they are (`apps`)."""
+    """A pattern of its output when all its workers serve; None: its workers answer with their process ids (`apps`)."""
     grow: int | None = signal.SIGTTIN
-    """The signal for one worker more."""
+    """The signal that adds a worker."""
     recycles: bool = True
     python: bool = True
     asgi: bool = True
     tree: Path = HOME.parent
-    """The checkout whose rrmaster it is."""
+    """The checkout that rrmaster is imported from."""
 
     def check(self) -> None:
-        """Raises Missing."""
+        """See whether it can be started here.  Raises Missing."""
         for need in self.needs:
             there = importlib.util.find_spec(need) if self.python else shutil.which(need)
             if there is None:
@@ -67,20 +67,20 @@ class Contender:
 
 @frozen
 class Wanted:
-    """What is to be started."""
+    """What a server is started with."""
 
     port: int
     workers: int
     app: str | None = None
-    """Another application than the trivial one."""
+    """The application; None: the trivial one."""
     max_requests: int = 0
-    """How many requests a worker serves before it is replaced; 0: never."""
+    """Requests that a worker serves before it is replaced; 0: any number."""
 
     def recycle(self, flag: str, jitter: str | None = None) -> list[str]:
-        """Flags for that, up to half as many more where a server can, so that not all go at the same moment.
+        """Flags for `max_requests`, with a jitter of up to half as many more where a server has one.
 
-        A tenth is usual, of thousands, and then lasts longer than a start; of 150 it would be a fifth of a second, and
-        a server whose load is even would be there with no worker at all.
+        A tenth is usual.  Of thousands of requests that lasts longer than the start of a worker; of 150 it would be a
+        fifth of a second, and a server with even load would be left without any worker.
         """
         if not self.max_requests:
             return []
@@ -90,7 +90,7 @@ class Wanted:
 
 @define(eq=False)
 class Fleet:
-    """One that runs."""
+    """A server that runs, with its workers."""
 
     contender: Contender
     want: Wanted
@@ -98,9 +98,9 @@ class Fleet:
     log: IO[bytes]
     started: float = field(factory=time.monotonic)
     _family: list[int] = field(factory=list)
-    """All that it had started when it was asked to go."""
+    """All processes below it when it was asked to end."""
     _asked: float | None = None
-    """When that was."""
+    """The time at which it was asked to end."""
 
     @property
     def name(self) -> str:
@@ -112,7 +112,7 @@ class Fleet:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started: the master, where there is one."""
+        """The process that was started: the master, where there is one."""
         return self.process.pid
 
     @property
@@ -120,18 +120,21 @@ class Fleet:
         return self.process.poll() is None
 
     def signal(self, number: int) -> None:
-        """To the master."""
+        """Signal the master."""
         self.process.send_signal(number)
 
     def said(self) -> str:
-        """What it has printed."""
+        """All that it has printed."""
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
 
     # --- until it serves
 
     def wait_until_it_serves(self) -> None:
-        """Until all workers do, by its own word or by theirs.  Raises TimeoutError, RuntimeError (it has ended)."""
+        """Wait until all workers serve, by its output or by their answers.
+
+        Raises TimeoutError, RuntimeError (it has ended).
+        """
         if self.contender.says is None:
             self.wait_for_workers()
             return
@@ -141,16 +144,16 @@ class Fleet:
             pause(0.01)
 
     def wait_for_answer(self, path: str = "/pid") -> None:
-        """Until the first answer.  Raises TimeoutError, RuntimeError (it has ended)."""
+        """Wait for the first answer.  Raises TimeoutError, RuntimeError (it has ended)."""
         deadline = time.monotonic() + START
         while ask(self.port, path) is None:
             self._check(deadline, f"it does not answer after {START:g} s")
-            pause(0.002)  # the resolution of what is measured here, and no load to speak of
+            pause(0.002)  # the resolution of this measurement, and a negligible load
 
     def wait_for_workers(
         self, count: int | None = None, without: Collection[int] = (), patience: float = START
     ) -> set[int]:
-        """Until so many (default: all) workers have answered, besides those `without`; their numbers.
+        """Wait until `count` (default: all) workers not in `without` have answered; returns their process ids.
 
         Raises TimeoutError, RuntimeError (it has ended).
         """
@@ -166,7 +169,7 @@ class Fleet:
         return seen
 
     def wait_until_gone(self, workers: Collection[int], patience: float) -> None:
-        """Until none of these answers.  Raises TimeoutError, RuntimeError (it has ended)."""
+        """Wait until none of these workers answers.  Raises TimeoutError, RuntimeError (it has ended)."""
         deadline = time.monotonic() + patience
         while met := meet(self.port, 4 * self.want.workers) & set(workers):
             self._check(deadline, f"{len(met)} old workers answer after {patience:g} s")
@@ -182,7 +185,7 @@ class Fleet:
     # --- its end
 
     def ask_to_go(self) -> None:
-        """Once.  (Its stdin ends, too: by that programs end whose parent is gone.)"""
+        """Ask it to end; only the first call does.  Its stdin is closed too, which tells programs that outlive it."""
         if self._asked is not None:
             return
         self._asked = time.monotonic()
@@ -191,11 +194,11 @@ class Fleet:
             self._family = descendants(self.pid)
             self.signal(signal.SIGTERM)
             for pid in self._family:
-                _kill(pid, signal.SIGCONT)  # one that is stopped would be waited for
+                _kill(pid, signal.SIGCONT)  # a stopped process would not end
         self.process.stdin.close()
 
     def end(self) -> None:
-        """Ask it to go, then see that it and all it has started are gone."""
+        """Ask it to end, then kill whatever is left of it and of the processes that it has started."""
         self.ask_to_go()
         assert self._asked is not None
         try:
@@ -207,12 +210,12 @@ class Fleet:
         for pid in self._family:
             if _is_ours(pid):
                 _kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):  # none of its group is left, as it should be
+        with contextlib.suppress(ProcessLookupError):  # no process of its group is left, as it should be
             os.killpg(self.pid, signal.SIGKILL)
 
 
 def free_port() -> int:
-    """One that nobody listens on now.  Between 20,000 and 32,000: no client is given a port from there."""
+    """A port that is not in use.  Between 20,000 and 32,000: the kernel gives clients no port from that range."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as sock:
@@ -220,13 +223,13 @@ def free_port() -> int:
             try:
                 sock.bind(("127.0.0.1", port))
             except OSError:
-                continue  # somebody else's
+                continue  # in use
         return port
 
 
 @contextlib.contextmanager
 def running(contender: Contender, workers: int, app: str | None = None, max_requests: int = 0) -> Iterator[Fleet]:
-    """Run it for the time of the block; it may not serve yet when that begins.  Raises Missing."""
+    """Run a server during the block; it may not serve yet when the block begins.  Raises Missing."""
     contender.check()
     want = Wanted(free_port(), workers, app, max_requests)
     path = os.pathsep.join(filter(None, (str(contender.tree), str(HOME.parent), os.environ.get("PYTHONPATH"))))
@@ -249,7 +252,7 @@ def running(contender: Contender, workers: int, app: str | None = None, max_requ
 
 @contextlib.contextmanager
 def all_running(contenders: Sequence[Contender], workers: int) -> Iterator[list[Fleet]]:
-    """All of them for the time of the block, serving; they are asked to go together, and not one after the other."""
+    """Run several servers during the block, which begins when all serve; they are asked to end at the same time."""
     with contextlib.ExitStack() as stack:
         fleets = [stack.enter_context(running(contender, workers)) for contender in contenders]
         for fleet in fleets:
@@ -267,15 +270,15 @@ def _kill(pid: int, number: int) -> None:
 
 
 def _is_ours(pid: int) -> bool:
-    """Whether the process with this number still is one that was started here, and no other that got its number."""
+    """Whether the process with this id was started here: another process may have been given the id since."""
     try:
         return str(HOME.parent).encode() in Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return False  # it is gone, or another user's
+        return False  # it has ended, or is another user's
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one, nearest first."""
+    """All processes below this one, nearest first."""
     found: list[int] = []
     level = [pid]
     while level:
@@ -289,7 +292,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def present(notes: list[str], among: Sequence[Contender]) -> list[Contender]:
-    """Those that are on this machine; of the others a note is made."""
+    """The servers that are on this machine; each of the others gets a note."""
     found = []
     for contender in among:
         try:

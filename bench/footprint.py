@@ -1,17 +1,17 @@
 """How long does a fleet take to start, to replace and to reload, and what does a worker weigh?
 
 The application is FastAPI with a model (`shop`), as an application of the usual weight; gthread, which speaks no ASGI,
-and Node have the trivial one, and are not to be compared by it.
+and Node have the trivial one, so their figures do not compare.
 
 =============  ====================================================================================================
 first          from the start of the process to the first answer
-all            to the answer of the last worker
-replaced       from SIGKILL of a worker to the answer of the last of as many as before
-reloaded       from the order to reload (SIGHUP) until all workers that answer are new, and as many as before.
-               rrmaster's default watches new workers for 2 s before it gives them traffic: *reloaded* counts that
-USS            memory that is a worker's alone (unique set size): what one worker more costs, and what goes with it
-PSS            the same with its part of what it shares
-master PSS     of all processes that are no workers
+all            from the start of the process to the first answer of the last worker
+replaced       from SIGKILL of a worker to the answer of the new one, when as many answer as before
+reloaded       from the order to reload (SIGHUP) until as many new workers answer as before, and no old one.
+               rrmaster's default watches new workers for 2 s before it gives them traffic: *reloaded* includes that
+USS            memory of a worker that no other process shares (unique set size): what one more worker costs
+PSS            the same with its part of shared memory
+master PSS     PSS of all processes that are not workers
 =============  ====================================================================================================
 """
 
@@ -35,16 +35,16 @@ from .rounds import Record, Target, mean
 QUESTION = "How long do start, replacement and reload take, and what does a worker weigh?"
 
 REPLACED_AT = 4
-"""Workers of the fleet of which one is killed, and which is reloaded."""
+"""Workers of the fleet that has workers killed and is reloaded."""
 
 WARM = 20
-"""Requests for each worker before it is weighed."""
+"""Requests for each worker before its memory is measured."""
 
 TARGETS = tuple(
     Target(f"{REPLACED_AT} workers", column, None)
     for column in ("first ms", "all ms", "replaced ms", "reloaded ms", "USS MiB", "PSS MiB")
 )
-"""No bound: the ratios are told."""
+"""Without a bound: only the ratios are shown."""
 
 
 @frozen
@@ -54,7 +54,7 @@ class Plan:
     patience: float
     """Seconds for a replacement or a reload: granian needs 14."""
     kills: int = 3
-    """Workers killed, one after the other.  The median counts: a client that the dead one took with it takes longer."""
+    """Workers killed, one after the other.  The median counts: a client of the killed worker waits longer."""
     reload: bool = True
 
 
@@ -79,7 +79,7 @@ def measure(record: Record, quick: bool) -> None:
 
 
 def _life(record: Record, fleet: Fleet, size: int, plan: Plan) -> dict[str, float]:
-    """Start it, weigh it, hurt it."""
+    """Measure a server: start, memory, and in one size replacement and reload."""
     fleet.wait_for_answer()
     found = {"first ms": _since(fleet.started)}
     workers = fleet.wait_for_workers()
@@ -96,7 +96,7 @@ def _life(record: Record, fleet: Fleet, size: int, plan: Plan) -> dict[str, floa
 
 
 def _hurt(fleet: Fleet, workers: set[int], found: dict[str, float], plan: Plan) -> None:
-    """Kill a worker, reload.  Raises RuntimeError, TimeoutError."""
+    """Kill workers, and reload.  Raises RuntimeError, TimeoutError."""
     known, times = set(workers), []
     for _ in range(plan.kills):
         victim = min(workers)
@@ -120,7 +120,7 @@ def _since(start: float) -> float:
 
 
 def _weights(fleet: Fleet, workers: Iterable[int]) -> dict[str, float]:
-    """MiB."""
+    """Memory in MiB."""
     each = [memory(pid) for pid in workers]
     others = [memory(pid) for pid in (fleet.pid, *descendants(fleet.pid)) if pid not in set(workers)]
     uss, pss = ([weight[i] for weight in each] for i in (0, 1))

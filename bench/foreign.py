@@ -15,7 +15,7 @@ import rrmaster
 
 
 async def serve(workers: int, policy: str, port: int, program: str) -> None:
-    """Until the signal."""
+    """Serve until the signal."""
     options: dict[str, Any] = {"workers": workers, "policy": policy, "log_level": "warning"}
     settings = rrmaster.Settings("worker:c", **options, bind=(f"127.0.0.1:{port}",))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

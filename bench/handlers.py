@@ -7,7 +7,7 @@ import trio
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\nConnection: close\r\n\r\nHello, world.\n"
 )
-"""98 bytes; also in peer.js and peer.c, and the load generator wants just so many."""
+"""98 bytes; also in peer.js and peer.c, and the load generator expects this length."""
 
 
 async def answer(stream: trio.SocketStream) -> None:

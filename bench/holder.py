@@ -1,4 +1,4 @@
-"""Holds connections that say nothing, until its stdin ends; prints how many when they stand.
+"""Holds silent connections until its stdin ends; prints their number when all are open.
 
 ``python -m bench.holder PORT COUNT``
 """
@@ -15,7 +15,7 @@ PATIENCE = 10.0
 
 
 def hold(port: int, count: int) -> None:
-    """From an address of its own, so that its ports are its own: any of 127.0.0.0/8 is this machine."""
+    """Hold the connections, from an address of 127.0.0.0/8 that no other holder uses, so that its ports are its own."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     own = os.getpid() % 65_000

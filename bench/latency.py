@@ -1,20 +1,20 @@
 """How long do requests take while 3 of 100 others block a worker for 100 ms?
 
 Requests come at a fixed rate from independent clients (an open loop, see traffic), and a request's time counts from
-when it was due.  Told are those that do not block.
+when it was due.  The figures are those of requests that do not block.
 
-**Capacity** is the same for all servers, so that all are asked the same: workers / mean service time, of which nearly
-all is the blocking, 0.03 x 100 ms.  8 workers can do 2,667 requests a second, if nobody waits while a worker is free.
-That is what *ideal* shows: the same requests, simulated, served in order by whichever worker is free first.  No server
-that puts a request on a worker and leaves it there can do better.
+**Capacity** is the same for all servers, so that all get the same requests: workers / mean service time, of which
+nearly all is the blocking, 0.03 x 100 ms.  8 workers can do 2,667 requests a second if no request waits while a worker
+is free.  *ideal* shows this: the same requests, simulated, served in order by the worker that is free first.  No server
+that gives a request to a worker and leaves it there can do better.
 
-**When is it known what a connection brings?**  That decides who wins, so it is measured three ways:
+**When does a server know what a connection brings?**  The result depends on it, so there are three cases:
 
 ========  =====================================================================================================
-at once   one connection for each request, which comes with it.  A free worker takes both, and nobody else is hurt
+at once   one connection for each request, which comes with it.  A free worker takes both, and delays no other request
 later     the request comes 2 ms after its connection, as behind a TLS handshake in one data centre: the worker is
-          chosen before anything is known, and may be blocked by another's request when this one comes
-kept      64 connections are kept, whichever is idle longest is used: the worker was chosen long ago
+          chosen before the request is known, and may be blocked by another request when this one comes
+kept      64 connections are kept, and the one that is idle longest is used: the worker was chosen long ago
 ========  =====================================================================================================
 """
 
@@ -58,11 +58,11 @@ COLUMNS = {"p50 ms": 0.5, "p99 ms": 0.99, "p99.9 ms": 0.999}
 
 HURT = "% over 50 ms"
 HURT_AFTER = BLOCK / 2e6
-"""Seconds, half a block: who waits longer has been put behind one.  Where about 1 % have, the p99 jumps from run to run
-between next to nothing and a whole block, and this does not."""
+"""Seconds, half a block: a request that waits longer came behind one that blocks.  Where that are about 1 %, the p99
+jumps from run to run between almost nothing and a whole block; the share of such requests does not jump."""
 
 OVERHEAD = 200e-6
-"""Seconds that a request takes which does not block: about what uvicorn needs with a connection of its own."""
+"""Seconds of a request that does not block: about what uvicorn needs with a new connection."""
 
 
 def group(lane: str, load: int) -> str:
@@ -74,13 +74,13 @@ TARGETS = tuple(Target(group(lane, load), "p99 ms", bound) for lane in LANES for
 
 @frozen
 class Plan:
-    """How much of it."""
+    """The extent of a run."""
 
     rounds: int
     seconds: float
     windows: tuple[tuple[str, int], ...]
     tries: int
-    """A run in which the generator was late is thrown away; how many there may be."""
+    """Runs until one counts: a run in which the generator was late does not."""
 
 
 FULL = Plan(3, 1.5, tuple((lane, load) for lane in LANES for load in LOADS if (lane, load) != ("at once", 80)), 2)
@@ -88,7 +88,7 @@ QUICK = Plan(1, 0.5, (("at once", 30), ("later", 30), ("kept", 30)), 1)
 
 
 def measure(record: Record, quick: bool) -> None:
-    """All servers run at once, and are asked in turns."""
+    """Measure all servers: all run at once, and get requests in turns."""
     plan = QUICK if quick else FULL
     record.plan = {
         "workers": WORKERS, "blocking": BLOCKING, "blocked ms": BLOCK / 1e3, "capacity/s": round(CAPACITY),
@@ -112,7 +112,7 @@ def measure(record: Record, quick: bool) -> None:
 
 
 def _believed(fleet: Fleet, traffic: Traffic, record: Record, tries: int) -> Run | None:
-    """A run in which the generator was in time, if there is one."""
+    """A run in which the generator was in time; None if there was none."""
     for _ in range(tries):
         run = send(traffic, fleet.port)
         if not run.late:
@@ -123,7 +123,7 @@ def _believed(fleet: Fleet, traffic: Traffic, record: Record, tries: int) -> Run
 
 
 def _tell(record: Record, name: str, lane: str, load: int, run: Run | None) -> float:
-    """Record it; returns the p99 in milliseconds."""
+    """Record a run; returns the p99 in milliseconds."""
     times = run.times(lambda request: not request.blocking) if run else []
     for column, share in COLUMNS.items():
         record.add(name, group(lane, load), column, quantile(times, share) * 1e3)
@@ -136,7 +136,7 @@ def _tell(record: Record, name: str, lane: str, load: int, run: Run | None) -> f
 
 
 def ideal(run: Run) -> Run:
-    """The same requests, in order, each to whichever worker is free first."""
+    """Simulate the same requests, in order, each served by the worker that is free first."""
     free = [0.0] * WORKERS
     served = []
     for request in sorted(run.requests, key=lambda request: request.due):

@@ -1,7 +1,7 @@
-"""Clients where there is no C compiler: what load.c does, at more cost.
+"""Clients where there is no C compiler: they do what load.c does, at a higher cost.
 
-``python -m bench.load PORT SECONDS CONCURRENCY LENGTH COUNT``.  The client is then what limits connections per second,
-and only the master's cost per connection can be believed.
+``python -m bench.load PORT SECONDS CONCURRENCY LENGTH COUNT``.  The clients then limit connections per second, and only
+the master's cost per connection is meaningful.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Client:
 
 @define(eq=False)
 class Load:
-    """So many clients at a time, each of which connects, asks, reads to the end, and begins again."""
+    """`concurrency` clients at a time, each of which connects, sends a request, reads to the end, and begins again."""
 
     port: int
     right: int
@@ -42,7 +42,7 @@ class Load:
     _epoll: select.epoll = Factory(select.epoll)
 
     def run(self, seconds: float, concurrency: int, most: int) -> dict[str, float]:
-        """Returns what load.c prints."""
+        """Run the clients; returns what load.c prints."""
         start = last = time.monotonic()
         for _ in range(concurrency):
             self._begin()

@@ -1,4 +1,4 @@
-"""Where it was measured, what a process has cost so far, and how figures are summed up."""
+"""On which machine was it measured, what has a process cost so far, and how are figures summarized?"""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ import trio
 from attrs import frozen
 
 SERVERS = ("rrmaster", "uvicorn", "uvloop", "httptools", "gunicorn", "hypercorn", "granian")
-"""Packages whose versions are told."""
+"""Packages whose versions go into the results."""
 
 HOME = Path(__file__).resolve().parent
 RESULTS = HOME / "results"
 
 
 def cpu_ns(pid: int) -> int:
-    """Nanoseconds on a processor of all threads of a process, since each began.
+    """Nanoseconds that the threads of a process have spent on a processor, since each began.
 
-    The scheduler's own account, exact where utime and stime are sampled.  A thread that ended is not in it: the
-    difference of two readings is that of the threads that lived throughout.
+    The scheduler's own account: exact, where utime and stime are sampled.  A thread that has ended is not in it, so the
+    difference of two readings is that of the threads that ran all the time between them.
     """
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -42,7 +42,7 @@ def cpu_ns(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that any of its threads has started and that live."""
+    """The living child processes of all threads of this process."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -53,7 +53,7 @@ def children(pid: int) -> list[int]:
 
 
 def memory(pid: int) -> tuple[float, float]:
-    """USS and PSS of a process, in MiB; nothing, if it has ended."""
+    """USS and PSS of a process, in MiB; zeros if it has ended."""
     kilobytes: dict[str, int] = {}
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
@@ -66,7 +66,7 @@ def memory(pid: int) -> tuple[float, float]:
 
 
 def describe() -> dict[str, Any]:
-    """The machine and the versions."""
+    """The machine, and the versions of the programs."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -102,14 +102,14 @@ def _version(*command: str) -> str | None:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The least of the values that so large a share of them does not exceed (the nearest rank); nan of none."""
+    """The least value that `share` of the values does not exceed (nearest rank); nan if there are none."""
     ordered = sorted(values)
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.nan
 
 
 @frozen
 class Spread:
-    """The middle of some figures, and their ends."""
+    """The median of some figures, and the least and the most."""
 
     median: float
     least: float
@@ -124,7 +124,7 @@ class Spread:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows under their heads, the first column to the left and the others to the right."""
+    """Rows under their heads, the first column aligned left and the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for head, *cells in rows:
@@ -134,7 +134,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def unwritable() -> str | None:
-    """Why results cannot be kept, if so."""
+    """The reason why results cannot be written; None if they can."""
     try:
         RESULTS.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=RESULTS):
@@ -144,7 +144,7 @@ def unwritable() -> str | None:
 
 
 def keep(name: str, content: dict[str, Any]) -> Path:
-    """Write results, with the date, and return where."""
+    """Write results, with the date; returns the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

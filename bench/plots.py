@@ -1,8 +1,8 @@
-"""What the figures look like: SVG from the JSON in results/, and from nothing else.
+"""The plots: SVG files, drawn from the JSON in results/ alone.
 
-Each plot carries the hash of the JSON that it was drawn from, so that a test can say whether it is of today.  Colours
-are Okabe and Ito's, told apart by the colour-blind; rrmaster is always the first and has the thickest line; the ground
-is white, so that it can be read on a dark page too.
+Each plot carries the hash of the JSON that it was drawn from, so that a test can say whether it is up to date.  The
+colours are those of Okabe and Ito, which the colour-blind can tell apart; rrmaster is always the first and has the
+thickest line; the background is white, so that a plot can be read on a dark page too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Json = dict[str, Any]
 
 
 def medians(result: Json, group: str) -> dict[str, dict[str, float]]:
-    """Server, column: the median of the rounds, where there is one."""
+    """The median of the rounds by server and column, where there is one."""
     found: dict[str, dict[str, float]] = {}
     for server, groups in result["found"].items():
         for column, values in groups.get(group, {}).items():
@@ -88,7 +88,7 @@ def _line(axes: Axes, server: str, points: list[tuple[float, float]]) -> None:
 
 
 def balance(result: Json, figure: Figure) -> None:
-    """Unevenness of held connections."""
+    """Plot how unevenly held connections are spread."""
     from .balance import COLUMNS, GROUP
 
     axes = figure.subplots()
@@ -103,7 +103,7 @@ def balance(result: Json, figure: Figure) -> None:
 
 
 def latency(result: Json, figure: Figure) -> None:
-    """p99 over the load, for each lane."""
+    """Plot the p99 over the load, for each lane."""
     from .latency import LANES, LOADS, group
 
     titles = {
@@ -131,7 +131,7 @@ def latency(result: Json, figure: Figure) -> None:
 
 
 def curves(result: Json, figure: Figure) -> None:
-    """The master's cost over workers, over held connections, over policies."""
+    """Plot the master's cost over workers, over held connections, and for each policy."""
     over_workers, over_held, over_policies = figure.subplots(1, 3, sharey=True)
     for axes, name, label in ((over_workers, "workers", "workers"), (over_held, "held", "held connections")):
         found = medians(result, name)
@@ -150,7 +150,7 @@ def curves(result: Json, figure: Figure) -> None:
 
 
 def throughput(result: Json, figure: Figure) -> None:
-    """Requests a second, and processor time."""
+    """Plot requests a second, and processor time."""
     from .throughput import LANES
 
     rates, costs = figure.subplots(1, 2)
@@ -166,7 +166,7 @@ def throughput(result: Json, figure: Figure) -> None:
 
 
 def footprint(result: Json, figure: Figure) -> None:
-    """Start and memory over the number of workers."""
+    """Plot start and memory over the number of workers."""
     start, memory = figure.subplots(1, 2)
     sizes = result["plan"]["workers"]
     found = {size: medians(result, f"{size} workers") for size in sizes}
@@ -197,17 +197,17 @@ DRAWN: dict[str, Callable[[Json, Figure], None]] = {
 
 
 def source(name: str) -> Path:
-    """What a plot is drawn from."""
+    """The results that a plot is drawn from."""
     return RESULTS / f"{name}.json"
 
 
 def mark(name: str) -> str:
-    """By which a plot says of which results it is."""
+    """The mark in a plot that names its results: their hash."""
     return "sha256:" + hashlib.sha256(source(name).read_bytes()).hexdigest()
 
 
 def draw(name: str) -> Path:
-    """One plot, from its results."""
+    """Draw a plot from its results."""
     result = json.loads(source(name).read_text())
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(8.5, 4.2), layout="constrained")
@@ -215,6 +215,6 @@ def draw(name: str) -> Path:
         PLOTS.mkdir(exist_ok=True)
         path = PLOTS / f"{name}.svg"
         figure.savefig(path, metadata={"Date": None, "Description": mark(name)})
-    # matplotlib leaves blanks at the ends of lines
+    # matplotlib leaves spaces at the ends of lines
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
     return path

@@ -1,8 +1,8 @@
-"""Which programs are made from C, and what sends requests where there is no compiler.
+"""Which programs are compiled from C, and which send requests where there is no compiler?
 
-Who is measured beside others is C or nothing (`compiled`).  Clients have a twin in Python (`client`): requests.py does
-what requests.c does, and load.py what load.c does, at more cost.  The twin is taken where there is no compiler, or if
-somebody wants it so (``--python-clients``), and then the record has a note of it.
+A server that is measured beside others is C or left out (`compiled`).  Clients have a counterpart in Python (`client`):
+requests.py does what requests.c does, and load.py what load.c does, at a higher cost.  It is used where there is no
+compiler, or with ``--python-clients``, and then the record has a note about it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ WANTED = "--python-clients"
 
 
 class Missing(Exception):
-    """What it takes is not on this machine."""
+    """This machine lacks what a server or a program needs."""
 
 
 python_clients = False
-"""Set by the command line, before anything is measured: for the whole run, so that all rounds have the same clients."""
+"""Set from the command line before the first measurement, so that all rounds have the same clients."""
 
 _one_at_a_time = threading.Lock()
-"""Servers are measured in several threads, which all want the same program at the same moment."""
+"""Held while a program is compiled: servers are measured in several threads, which need the same programs at once."""
 
 
 def compiled(name: str) -> Path:
-    """The program made of `name`.c, compiled when it is older.  Raises Missing."""
+    """The program of `name`.c, compiled if it is older than its source.  Raises Missing."""
     source = HOME / f"{name}.c"
     with _one_at_a_time:
         for program in (BUILD / name, _build() / name):
@@ -49,7 +49,7 @@ def compiled(name: str) -> Path:
 
 
 def _compile(source: Path, program: Path) -> None:
-    """Under another name until it is whole: an interrupted compiler leaves half a program."""
+    """Compile to another name and rename: an interrupted compiler leaves half a program."""
     half = program.with_suffix(f".{os.getpid()}")
     try:
         done = subprocess.run(
@@ -64,11 +64,11 @@ def _compile(source: Path, program: Path) -> None:
 
 @functools.cache
 def _build() -> Path:
-    """Where programs are put: beside their sources; for this run alone, if nothing can be written there."""
+    """The directory of the programs: beside their sources, or one for this run if that cannot be written to."""
     try:
         BUILD.mkdir(exist_ok=True)
     except OSError:
-        pass  # not ours to write to: see below
+        pass  # may not be written to: see below
     if os.access(BUILD, os.W_OK):
         return BUILD
     directory = tempfile.mkdtemp(prefix="rrmaster-bench-")
@@ -77,7 +77,7 @@ def _build() -> Path:
 
 
 def client(name: str) -> list[str]:
-    """The command of a generator of load: the program of `name`.c, or its twin in Python."""
+    """The command of a load generator: the program of `name`.c, or its counterpart in Python."""
     if why_python() is None:
         return [str(compiled(name))]
     return [sys.executable, "-m", f"bench.{name}"]
@@ -85,7 +85,7 @@ def client(name: str) -> list[str]:
 
 @functools.cache
 def why_not_c() -> str | None:
-    """Why clients cannot be C, if so; both are needed, so one that is missing makes both Python."""
+    """The reason why clients cannot be C; None if they can.  If one of the two is missing, both are Python."""
     try:
         for name in ("load", "requests"):
             compiled(name)
@@ -95,12 +95,12 @@ def why_not_c() -> str | None:
 
 
 def why_python() -> str | None:
-    """Why clients are Python; None: they are C."""
+    """The reason why clients are Python; None if they are C."""
     return WANTED if python_clients else why_not_c()
 
 
 def said_of_clients() -> list[str]:
-    """What a record is to say about its clients: nothing, if they are C."""
+    """The notes of a record about its clients: none if they are C."""
     why = why_python()
     if why is None:
         return []

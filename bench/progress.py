@@ -1,4 +1,4 @@
-"""What is being measured now: one line for each step on stderr, with what it found and how long the whole has taken."""
+"""Progress on stderr: one line for each step, with its result and the time since the start."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def _clock() -> str:
 
 
 def tell(words: str) -> None:
-    """A line."""
+    """Print a line."""
     print(f"{_clock()} {words}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def step(words: str) -> Iterator[Callable[[str], None]]:
-    """Say what begins, and, by what the block is given, what it found."""
+    """Print a step when it begins; the block is given a function that prints its result."""
     print(f"{_clock()} {words}", end="", file=sys.stderr, flush=True)
     found: list[str] = []
     try:

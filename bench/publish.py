@@ -1,7 +1,7 @@
-"""What README and docs say of all this: tables, sentences and plots, written from the JSON in results/, and no others.
+"""The figures in README and docs: tables, sentences and plots, generated from the JSON in results/.
 
-What is generated stands between ``<!-- name: from bench/results, not by hand -->`` and ``<!-- end of name -->``; what
-is measured is said nowhere else.  `renewed` knows no matplotlib, so that a test can compare the pages with it.
+The generated parts stand between ``<!-- name: from bench/results, not by hand -->`` and ``<!-- end of name -->``; no
+page has a measured figure elsewhere.  `renewed` needs no matplotlib, so that a test can compare the pages with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HERE = "https://github.com/rrmaster/rrmaster/blob/main"
 IMAGES = "https://raw.githubusercontent.com/rrmaster/rrmaster/main"
 
 IN_README = ("balance", "latency")
-"""The plots shown there."""
+"""The plots that the pages show."""
 
 SERVERS = ("rrmaster", "uvicorn", "gunicorn uvicorn", "gunicorn gthread", "hypercorn", "granian", "node rr")
 
@@ -47,7 +47,7 @@ P99 = "p99 ms"
 
 @frozen
 class Row:
-    """One line of the README's table."""
+    """A row of the README's table."""
 
     label: str
     figure: str
@@ -83,13 +83,13 @@ ROWS = (
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Those of whole runs."""
+    """The results of whole runs."""
     names = {"dispatch", *(row.figure for row in ROWS)}
     return {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in sorted(names)}
 
 
 def record_of(name: str) -> Record:
-    """One of them, as it was measured; empty if it was not."""
+    """The results of one figure; empty if it was not measured."""
     path = RESULTS / f"{name}.json"
     found = json.loads(path.read_text()).get("found", {}) if path.exists() else {}
     return Record(name, found=found)
@@ -107,7 +107,7 @@ def _cell(record: Record, server: str, row: Row) -> str:
 
 
 def table_of_results() -> str:
-    """The README's table, and where and when it was measured."""
+    """The README's table, with the machine and the date."""
     found = results()
     records = {name: Record(name, found=result["found"]) for name, result in found.items()}
     lines = ["| | " + " | ".join(SERVERS) + " |", "|---" * (len(SERVERS) + 1) + "|"]
@@ -143,7 +143,7 @@ def _with_ends(spread: Spread | None) -> str:
 
 
 def limits() -> str:
-    """What it is bad at, in figures."""
+    """The figures of the README's list of limits."""
     dispatch, throughput = record_of("dispatch"), record_of("throughput")
     ours, theirs = (_middle(dispatch.spread(server, *WARM_COST)) for server in ("rrmaster", "c"))
     rate = _middle(dispatch.spread("rrmaster", *WARM_RATE))
@@ -159,7 +159,7 @@ def limits() -> str:
 
 
 def cost_of_trio() -> str:
-    """Processor time of a request, beside that of the other runtime."""
+    """Processor time of a request on trio, beside that on asyncio."""
     found, column = record_of("throughput"), ("kept", "CPU us")
     trio, uvloop = (found.spread(server, *column) for server in (ON_TRIO, OURS))
     ratio = found.ratios(*column, peer=OURS, server=ON_TRIO)
@@ -172,7 +172,7 @@ def cost_of_trio() -> str:
 
 
 def gain_of_forking() -> str:
-    """Time and memory of a worker that is forked, and of others."""
+    """Time and memory of a worker that is forked, and of one that imports."""
     found = record_of("template")
     rows = [
         f"| {label} | {number(ms.median)} ms | {number(uss.median)} MiB |"
@@ -190,11 +190,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "http.md": {"trio": cost_of_trio},
     DOCS / "howto" / "preload.md": {"forked": gain_of_forking},
 }
-"""What is generated in which page."""
+"""The generated parts by page."""
 
 
 def renewed(page: Path) -> str:
-    """A page as it should be.  Raises RuntimeError."""
+    """A page with its generated parts renewed.  Raises RuntimeError."""
     text = page.read_text()
     for name, generate in PARTS[page].items():
         begin, end = f"<!-- {name}: from bench/results, not by hand -->\n", f"<!-- end of {name} -->"
@@ -207,7 +207,7 @@ def renewed(page: Path) -> str:
 
 
 def publish() -> int:
-    """Draw and write."""
+    """Draw the plots and write the pages."""
     try:
         from .plots import DRAWN, draw, source
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""HTTP requests where there is no C compiler: the same requests at the same times as requests.c, at more cost.
+"""HTTP requests where there is no C compiler: the same requests at the same times as requests.c, at a higher cost.
 
-``python -m bench.requests PORT SECONDS RATE CLIENTS KEPT BLOCKING THINKING PATIENCE SEED``; requests.c says what these
-are, and what is printed.  What is due when, over which kind of connection and for which path, is drawn from the same
-numbers in the same order, before anything is sent.  One thread, one epoll.
+``python -m bench.requests PORT SECONDS RATE CLIENTS KEPT BLOCKING THINKING PATIENCE SEED``; requests.c explains these,
+and the output.  The time, the kind of connection and the path of each request are drawn from the same random numbers in
+the same order, before the first is sent.  One thread, one epoll.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from collections.abc import Iterator
 from attrs import Factory, define
 
 HEAD = 2048
-"""Bytes of an answer, head and body."""
+"""Bytes of an answer, head and body, at most."""
 
 OPENING = 0.5
-"""Seconds in which the first connections are opened, before the beginning."""
+"""Seconds before the beginning, in which the first connections are opened."""
 
 LOOK = 0.1
-"""Seconds between two looks for the hung."""
+"""Seconds between two searches for requests that hang."""
 
 FAR = 1e9
 """Seconds, never."""
@@ -35,7 +35,7 @@ FAR = 1e9
 EVENTS = 256
 
 TURN = 64
-"""Requests sent before answers are read again, if this generator is late."""
+"""Requests that are sent before answers are read again, if the generator is late."""
 
 ANSWERED, REFUSED, RESET, CUT, HUNG, WRONG, UNSENT = "arxchwu"
 
@@ -47,13 +47,13 @@ _64_BITS = 2**64 - 1
 
 
 class Lot:
-    """requests.c's random numbers (xorshift)."""
+    """The random numbers of requests.c (xorshift)."""
 
     def __init__(self, seed: int) -> None:
         self._state = (seed * 2654435761 + 88172645463325252) & _64_BITS
 
     def draw(self) -> float:
-        """From 0 to less than 1."""
+        """A number from 0 to less than 1."""
         state = self._state
         state ^= (state << 13) & _64_BITS
         state ^= state >> 7
@@ -64,13 +64,13 @@ class Lot:
 
 @define(eq=False)
 class Request:
-    """One; seconds from the beginning.  Before it: of the opening, and told to nobody."""
+    """A request.  Times are seconds from the beginning; one before it opens a connection and is not recorded."""
 
     due: float
     kept: bool
     blocking: bool = False
     fresh: bool = False
-    """Over a new connection, even if one is idle."""
+    """Send it over a new connection, even if one is idle."""
     sent: float = 0.0
     done: float = 0.0
     outcome: str = ""
@@ -88,18 +88,18 @@ class Request:
 
 @define(eq=False)
 class Connection:
-    """One that is open."""
+    """An open connection."""
 
     sock: socket.socket
     request: Request | None = None
-    """The one in progress."""
+    """The request in progress."""
     thinks: bool = False
     asked: bool = False
     heard: bytes = b""
 
 
 def schedule(seconds: float, rate: float, kept: float, blocking: float, lot: Lot) -> Iterator[Request]:
-    """Independent clients: the times between two requests are exponential (a Poisson process)."""
+    """Requests of independent clients: the times between two are exponential (a Poisson process)."""
     due = 0.0
     while due < seconds:
         over_kept = lot.draw() < kept
@@ -108,13 +108,13 @@ def schedule(seconds: float, rate: float, kept: float, blocking: float, lot: Lot
 
 
 def opening(clients: int) -> Iterator[Request]:
-    """Those that open the connections that are kept."""
+    """Requests that open the connections to be kept."""
     for number in range(clients):
         yield Request(OPENING * number / clients - OPENING, kept=True, fresh=True)
 
 
 def whole(heard: bytes) -> tuple[str, bool]:
-    """What an answer is so far ("": more is to come), and whether its connection can be kept."""
+    """The outcome of an answer so far ("": it is not whole), and whether its connection can be kept."""
     head, end, body = heard.partition(b"\r\n\r\n")
     full = "" if len(heard) < HEAD else WRONG
     if not end:
@@ -131,18 +131,18 @@ def whole(heard: bytes) -> tuple[str, bool]:
 
 @define(eq=False)
 class Sender:
-    """Sends requests, and hears what becomes of them."""
+    """Sends requests, and records their outcomes."""
 
     port: int
     thinking: float
     patience: float
     beginning: float
     told: list[Request] = Factory(list)
-    """All that were begun, in order."""
+    """All requests that were begun, in order."""
     open: dict[int, Connection] = Factory(dict)
     in_progress: int = 0
     _idle: deque[Connection] = Factory(deque)
-    """Kept ones, the longest idle first; those that have been closed meanwhile, too."""
+    """Kept connections, the longest idle first, with those that have been closed since."""
     _thinkers: deque[tuple[float, Connection, Request]] = Factory(deque)
     _epoll: select.epoll = Factory(select.epoll)
 
@@ -152,7 +152,7 @@ class Sender:
     # --- sending
 
     def begin(self, request: Request) -> None:
-        """Send it, or have its new connection think first."""
+        """Send a request, or open its connection and wait for the time to think."""
         self.told.append(request)
         connection = self._longest_idle() if request.kept and not request.fresh else None
         thinks = connection is None and self.thinking > 0
@@ -192,7 +192,7 @@ class Sender:
         return connection, 0
 
     def _ask(self, connection: Connection) -> None:
-        """Over loopback the connection mostly stands already; where it does not, once it does."""
+        """Send at once if the connection stands, as it mostly does over loopback; else when it does."""
         assert connection.request is not None
         question = connection.request.spelled()
         try:
@@ -208,7 +208,7 @@ class Sender:
         connection.asked = True
 
     def ask_after_thought(self) -> float:
-        """Those ask who have thought; returns when the next has."""
+        """Send the requests whose time to think is over; returns the time of the next one."""
         while self._thinkers:
             until, connection, request = self._thinkers[0]
             if until > self.now():
@@ -222,14 +222,14 @@ class Sender:
     # --- hearing
 
     def listen_until(self, time: float) -> None:
-        """Wait for the first of what happens, to the microsecond (an epoll's own wait counts milliseconds)."""
+        """Wait for the first event, to the microsecond (the wait of an epoll counts milliseconds)."""
         if not select.select([self._epoll], [], [], max(time - self.now(), 0.0))[0]:
             return
         for fd, events in self._epoll.poll(0, EVENTS):
             connection = self.open.get(fd)
             if connection is None:
                 continue  # closed since
-            if events & select.EPOLLOUT:  # waited for by one that could not ask yet
+            if events & select.EPOLLOUT:  # its request waited for the connection
                 self._epoll.modify(fd, select.EPOLLIN | select.EPOLLRDHUP)
                 self._ask(connection)
             elif events:
@@ -245,7 +245,7 @@ class Sender:
         else:
             why = CUT
         request = connection.request
-        if request is None:  # idle: whatever comes is its end
+        if request is None:  # idle: any event is its end
             self._leave(connection)
         elif not more:
             self._finish(connection, why, False)
@@ -277,7 +277,7 @@ class Sender:
 
 
 def open_loop(sender: Sender, requests: list[Request]) -> None:
-    """All of them when they are due, whatever becomes of those before."""
+    """Send each request when it is due, whatever the outcome of those before."""
     looked, number = 0.0, 0
     while number < len(requests) or sender.in_progress:
         for _ in range(TURN):
@@ -293,7 +293,7 @@ def open_loop(sender: Sender, requests: list[Request]) -> None:
 
 
 def as_fast_as_can_be(sender: Sender, seconds: float, clients: int, kept: float, blocking: float, lot: Lot) -> None:
-    """So many at a time."""
+    """Send requests as fast as they are answered, `clients` at a time."""
     looked = 0.0
     while (now := sender.now()) < seconds or sender.in_progress:
         while now < seconds and sender.in_progress < clients:
@@ -301,7 +301,7 @@ def as_fast_as_can_be(sender: Sender, seconds: float, clients: int, kept: float,
             sender.begin(request)
             request.due = request.sent
             if request.outcome:
-                break  # it could not begin: no use to try faster
+                break  # it could not begin: do not try faster
         sender.listen_until(min(sender.ask_after_thought(), looked + LOOK))
         if sender.now() - looked > LOOK:
             sender.look_for_the_hung()
@@ -315,7 +315,7 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     lot = Lot(seed)
     requests = [*opening(clients), *schedule(seconds, rate, kept, blocking, lot)] if rate > 0 else []
-    gc.disable()  # a pause of its own would be told as a server's
+    gc.disable()  # a collection's pause would be measured as the server's
     sender = Sender(port, thinking, patience, time.monotonic() + (OPENING if rate > 0 and clients else 0.0))
     if rate > 0:
         open_loop(sender, requests)

@@ -1,8 +1,8 @@
-"""What was measured, server by server and round by round, and what is made of it: medians, ratios, verdicts.
+"""The measured values, server by server and round by round, and what follows from them: medians, ratios, verdicts.
 
-A round sees each server once, in turns, so a ratio of two figures of one round has seen the same weather; the ratio
-that is told is the median of those, with their ends.  A value is None where there is none: the server cannot do it,
-has died, or the run was thrown away; the notes say which.
+A round measures each server once, in turns, so both figures of a ratio of one round were taken under the same
+conditions; the ratio shown is the median of those, with the least and the most.  A value is None where there is none:
+the server cannot do it, has died, or the run was discarded; the notes say which.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from .machine import Spread, table
 OURS = "rrmaster"
 
 IDEAL = "ideal"
-"""A simulation, and nobody's peer."""
+"""The simulation: it is not a peer."""
 
 Value = float | None
 
 
 @frozen
 class Target:
-    """What is asked of us in one column."""
+    """What rrmaster should achieve in one column."""
 
     group: str
     column: str
     bound: float | None = 1.0
-    """None: nothing is asked, the ratio is told."""
+    """None: there is no bound, and only the ratio is shown."""
     against: str = "best"
-    """A server's name: the ratio to it; ``best``: to the peer that is best in this column; ``itself``: our own figure;
-    ``none better``: that no peer's is smaller than ours."""
+    """A server's name: the ratio to it; ``best``: to the peer that is best in this column; ``itself``: rrmaster's own
+    figure; ``none better``: no peer's figure is smaller than rrmaster's."""
     at_most: bool = True
     slack: float = 0.0
-    """By which a peer may be better, as by chance."""
+    """The margin by which a peer may be better, as by chance."""
 
     @property
     def spelled(self) -> str:
@@ -48,13 +48,13 @@ class Target:
 
 @frozen
 class Verdict:
-    """How we did."""
+    """The result for a target."""
 
     target: Target
     peer: str | None
-    """With whom we were compared."""
+    """The server in the comparison."""
     spread: Spread
-    """Of the ratio, or of our own figure."""
+    """The ratio, or rrmaster's own figure."""
     met: bool
 
     def row(self) -> list[str]:
@@ -69,13 +69,13 @@ class Verdict:
 
 @define(eq=False)
 class Record:
-    """All that one figure has found so far."""
+    """All values of one figure so far."""
 
     name: str
     plan: dict[str, Any] = Factory(dict)
-    """What was asked for: workers, rates, seconds."""
+    """The parameters: workers, rates, seconds."""
     found: dict[str, dict[str, dict[str, list[Value]]]] = Factory(dict)
-    """Server, group, column: a value for each round."""
+    """A value for each round, by server, group and column."""
     notes: list[str] = Factory(list)
 
     def add(self, server: str, group: str, column: str, value: Value) -> None:
@@ -84,7 +84,7 @@ class Record:
         self.found.setdefault(server, {}).setdefault(group, {}).setdefault(column, []).append(value)
 
     def note(self, words: str) -> None:
-        """Once, however often it happens."""
+        """Add a note, once."""
         if words not in self.notes:
             self.notes.append(words)
 
@@ -92,7 +92,7 @@ class Record:
         return self.found.get(server, {}).get(group, {}).get(column, [])
 
     def spread(self, server: str, group: str, column: str) -> Spread | None:
-        """Over the rounds."""
+        """The median over the rounds."""
         values = [value for value in self.values(server, group, column) if value is not None]
         return Spread.of(values) if values else None
 
@@ -107,20 +107,20 @@ class Record:
     # --- compared
 
     def ratios(self, group: str, column: str, peer: str, server: str = OURS) -> Spread | None:
-        """Ours (or another's) to a peer's, round by round."""
+        """The ratio of rrmaster's figure (or another server's) to a peer's, round by round."""
         pairs = zip(self.values(server, group, column), self.values(peer, group, column), strict=False)
         found = [ours / theirs for ours, theirs in pairs if ours is not None and theirs]
         return Spread.of(found) if found else None
 
     def peers(self, group: str, column: str) -> Iterator[tuple[str, Spread]]:
-        """Those that have a figure there."""
+        """The servers with a figure in this column."""
         for server in self.found:
             spread = self.spread(server, group, column)
             if not server.startswith((OURS, IDEAL)) and spread is not None:
                 yield server, spread
 
     def verdict(self, target: Target) -> Verdict | None:
-        """None: nothing is asked, or there is nothing to compare."""
+        """The result for a target; None if it has no bound, or there is nothing to compare."""
         own = self.spread(OURS, target.group, target.column)
         if own is None or target.bound is None:
             return None
@@ -149,7 +149,7 @@ class Record:
     # --- told
 
     def tables(self) -> str:
-        """One for each group, a row for each server."""
+        """A table for each group, with a row for each server."""
         return "\n\n".join(table(self._rows(group, columns)) for group, columns in self.columns().items())
 
     def _rows(self, group: str, columns: Sequence[str]) -> list[list[str]]:
@@ -161,7 +161,7 @@ class Record:
         return rows
 
     def ratio_table(self, targets: Sequence[Target]) -> str:
-        """Ours to each peer's, in the columns of which something is asked."""
+        """The ratios to each peer, in the columns with a target."""
         columns = list(dict.fromkeys((t.group, t.column) for t in targets if t.against in ("best", *self.found)))
         rows = [["rrmaster / peer, median (min..max) of the rounds", "ratio"]]
         for group, column in columns:
@@ -176,7 +176,7 @@ class Record:
         return table(rows) if len(rows) > 1 else ""
 
     def content(self, targets: Sequence[Target]) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """The whole record, for JSON."""
         compared = {
             f"{t.group}: {t.column}": {
                 peer: asdict(ratio)
@@ -195,7 +195,7 @@ class Record:
 
 
 def mean(values: Sequence[float]) -> Value:
-    """None of none."""
+    """The mean of the values; None if there are none."""
     return statistics.fmean(values) if values else None
 
 
@@ -212,7 +212,7 @@ def _spelled(spread: Spread | None) -> str:
 
 
 def number(value: float) -> str:
-    """With three digits that say something, and no more behind the point than make sense."""
+    """A number with three significant digits, and no more decimal places than make sense."""
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
@@ -220,7 +220,7 @@ def number(value: float) -> str:
 
 
 def _rounded(thing: Any) -> Any:
-    """Six digits are enough for anybody, and keep the files small."""
+    """A value with six significant digits, which keeps the files small."""
     if isinstance(thing, float):
         return float(f"{thing:.6g}")
     if isinstance(thing, dict):

@@ -1,7 +1,7 @@
-"""How several servers are measured at the same time, and how all of it ends together.
+"""How several servers are measured at the same time, and how all measurements end together.
 
-Ctrl-C reaches the main thread alone.  The others see it at their next `pause` (all their waiting is made of these), and
-unwind, so that each ends what it has started.
+Ctrl-C reaches the main thread alone.  The other threads see it at their next `pause` (they wait in no other way), and
+unwind, so that each ends the servers that it has started.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Over(RuntimeError):
 
 
 def pause(seconds: float = 0.0) -> None:
-    """Wait.  Raises Over."""
+    """Wait for this many seconds.  Raises Over."""
     if _over.wait(seconds):
         raise Over("interrupted")
 
 
 @contextmanager
 def at_once(count: int, tasks: Iterable[Callable[[], Result]]) -> Iterator[list[Future[Result]]]:
-    """So many of these at a time, in threads.  Leaving by an exception interrupts those that run."""
+    """Run the tasks in threads, `count` at a time.  An exception in the block interrupts those that run."""
     with ThreadPoolExecutor(count) as pool:
         try:
             yield [pool.submit(task) for task in tasks]

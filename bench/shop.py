@@ -1,4 +1,4 @@
-"""An application of the usual weight, for what a worker weighs and how long it takes to start: FastAPI with a model."""
+"""An application of usual size, for the memory and the start of a worker: FastAPI with a model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Item(BaseModel):
 
 @app.post("/items")
 async def create(item: Item) -> Item:
-    """Give back what came."""
+    """Return the model that came."""
     return item
 
 
 @app.get("/{name}")
 async def anything(name: str) -> PlainTextResponse:
-    """The paths of `apps`."""
+    """Answer on the paths of `apps`."""
     return PlainTextResponse(answer(f"/{name}"))
 
 
 @app.get("/")
 async def root() -> PlainTextResponse:
-    """Hello."""
+    """Answer with 14 bytes."""
     return PlainTextResponse(answer("/"))

@@ -1,14 +1,14 @@
-"""What does it cost to begin a worker, and does it stay so?  Forked from a template, or importing the application.
+"""What does the start of a worker cost, forked from a template or with an import, and does that cost stay the same?
 
 The application is FastAPI with a model (`shop`), as in `footprint`, which has start and memory of all servers.
 
 ========  ==========================================================================================================
-replaced  of two workers one is killed (SIGKILL), again and again: ms until a process that was not there before has
-          answered, asked for over new connections, one after the other.  Then USS, what is a worker's memory alone
-start     s until all workers serve, by its own word
+replaced  of two workers one is killed (SIGKILL), again and again: ms until a new process answers, where a client sends
+          one request after the other over new connections.  Then USS, the memory that no other process shares
+start     s until all workers serve, by the server's own log
 storm     four workers under four clients, ten SIGKILLs a second
-forks     kills, one as soon as the last one's replacement serves: what master and template have of descriptors and
-          of memory (USS) after the first tenth of them, and at the end; and children that nobody has waited for
+forks     kills, each as soon as the last replacement serves: descriptors and memory (USS) of master and template after
+          the first tenth of the kills, and at the end; and zombies: children that were not waited for
 ========  ==========================================================================================================
 """
 
@@ -33,18 +33,18 @@ from .progress import step
 from .rounds import OURS, Record, Target, mean
 from .several import pause
 
-QUESTION = "What does it cost to begin a worker, beside import and gunicorn's preload?"
+QUESTION = "What does the start of a worker cost, beside import and gunicorn's preload?"
 
 PATIENCE = 60.0
-"""Seconds that anything may take before it is given up."""
+"""Seconds until a wait is given up."""
 
 PER_SECOND = 10
-"""Workers that are killed in a storm."""
+"""Kills in a second of the storm."""
 
 CLIENTS = 4
 
 SPACED = 0.04
-"""Seconds between two kills of the many: not faster than a master starts anybody."""
+"""Seconds between two of many kills: no faster than a master starts workers."""
 
 REPLACED, START, STORM, FORKS = "replaced", "start", "storm", "forks"
 
@@ -62,19 +62,19 @@ TARGETS = (
 
 @frozen
 class Plan:
-    """How much of it."""
+    """The extent of a run."""
 
     kills: int
-    """Of each server that forks, to see one replaced."""
+    """Kills for each server that forks."""
     importing: int
-    """Of each server whose workers import the application, which takes a second each time; 0: they are left out."""
+    """Kills for each server whose workers import the application, a second each time; 0: these are left out."""
     starts: int
     sizes: tuple[int, ...]
     storm: float
-    """Seconds."""
+    """Seconds of the storm."""
     forks: int
     calm: float
-    """Seconds after a start, for what is done then: a template's spare, a first collection of garbage."""
+    """Seconds after a start, for the work that follows it: a template's spare, a first collection of garbage."""
 
 
 FULL = Plan(kills=20, importing=5, starts=2, sizes=(1, 8), storm=6.0, forks=300, calm=2.0)
@@ -82,7 +82,7 @@ QUICK = Plan(kills=3, importing=0, starts=0, sizes=(), storm=1.0, forks=20, calm
 
 
 def measure(record: Record, quick: bool) -> None:
-    """Four parts; the last two are ours alone."""
+    """Measure the four parts; the last two are of rrmaster alone."""
     plan = QUICK if quick else FULL
     record.plan = {"kills": plan.kills, "starts": plan.starts, "storm s": plan.storm, "forks": plan.forks}
     servers = present(record.notes, [*FORKING, *IMPORTING] if plan.importing else FORKING)
@@ -113,7 +113,7 @@ def measure(record: Record, quick: bool) -> None:
 
 
 def replaced(record: Record, fleet: Fleet, kills: int, calm: float) -> None:
-    """Kill one, wait for another."""
+    """Kill a worker and wait for its replacement, again and again."""
     fleet.wait_until_it_serves()
     alive = fleet.wait_for_workers()
     pause(calm)
@@ -128,7 +128,7 @@ def replaced(record: Record, fleet: Fleet, kills: int, calm: float) -> None:
 
 
 def kill_one(fleet: Fleet, alive: set[int]) -> set[int]:
-    """Kill one of these, and return who is alive when another has come.  Raises TimeoutError."""
+    """Kill one of these workers, wait for a new one, and return the living ones.  Raises TimeoutError."""
     victim = min(alive)
     os.kill(victim, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
@@ -137,12 +137,12 @@ def kill_one(fleet: Fleet, alive: set[int]) -> set[int]:
         if answer is not None and int(answer) not in alive:
             return {*alive, int(answer)} - {victim}
         pause()
-    raise TimeoutError(f"{fleet.name}: nobody new has answered after {PATIENCE:g} s")
+    raise TimeoutError(f"{fleet.name}: no new worker has answered after {PATIENCE:g} s")
 
 
 @define(eq=False)
 class _Clients:
-    """Four that ask, each over one connection after the other."""
+    """Four clients, each of which sends requests over one connection after the other."""
 
     port: int
     waits: list[float] = Factory(list)
@@ -173,7 +173,7 @@ class _Clients:
 
 
 def storm(record: Record, fleet: Fleet, seconds: float) -> None:
-    """Who waits for how long."""
+    """Measure how long clients wait while workers are killed."""
     clients = _Clients(fleet.port)
     with step("template: storm") as done:
         with clients.asking():
@@ -199,7 +199,7 @@ def storm(record: Record, fleet: Fleet, seconds: float) -> None:
 
 
 def forks(record: Record, fleet: Fleet, total: int) -> None:
-    """Does anything pile up?"""
+    """Measure whether descriptors, memory or zombies pile up."""
     with step(f"template: {total} forks") as done:
         alive = fleet.wait_for_workers()
         seen = []
@@ -231,7 +231,7 @@ def _look(fleet: Fleet) -> dict[str, float]:
 
 
 def _has(pid: int, word: bytes) -> bool:
-    """In its command line."""
+    """Whether the command line of a process has this word."""
     try:
         return word in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,8 +1,8 @@
-"""How many requests a second over HTTP, and at what processor time each?
+"""How many requests a second do servers answer over HTTP, at what processor time each?
 
-Clients ask again as soon as they have their answer (a closed loop): over connections that they keep, and over one for
-each request.  Clients and servers share the processors, so requests a second say what a whole machine does, and the
-processor time of all processes of a server is the better figure to compare.
+A client sends its next request as soon as it has its answer (a closed loop): over a connection that it keeps, or over a
+new one each time.  Clients and servers share the processors, so requests a second are those of the whole machine, and
+the processor time of all processes of a server is the better figure to compare.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .traffic import Traffic, send
 QUESTION = "How many requests a second over HTTP?"
 
 WORKERS = 2
-"""As many as the machine has cores that this was made for."""
+"""One for each core of the machine that the published figures are from."""
 
 CLIENTS = 32
 
 LANES = {"kept": 1.0, "one each": 0.0}
 
 TARGETS = tuple(Target(lane, column, None) for lane in LANES for column in ("requests/s", "CPU us"))
-"""No bound: the ratios are told."""
+"""Without a bound: only the ratios are shown."""
 
 
 @frozen
@@ -37,7 +37,7 @@ class Plan:
     rounds: int
     seconds: float
     warm: float
-    """Seconds of the same before each window."""
+    """Seconds of the same load before each window."""
 
 
 FULL = Plan(5, 1.5, warm=0.2)
@@ -45,7 +45,7 @@ QUICK = Plan(1, 0.3, warm=0.1)
 
 
 def measure(record: Record, quick: bool) -> None:
-    """All servers run at once, and are asked in turns."""
+    """Measure all servers: all run at once, and get requests in turns."""
     plan = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "clients": CLIENTS, "seconds": plan.seconds, "rounds": plan.rounds}
     record.notes += said_of_clients()
@@ -72,7 +72,7 @@ def _window(record: Record, fleet: Fleet, lane: str, plan: Plan) -> float:
 
 
 def _cpu(fleet: Fleet) -> int:
-    """Nanoseconds of the whole fleet."""
+    """Nanoseconds of processor time of all processes of a server."""
     total = 0
     for pid in (fleet.pid, *descendants(fleet.pid)):
         with suppress(FileNotFoundError):  # it has just ended

@@ -1,8 +1,8 @@
-"""Requests at a fixed rate or as fast as they are answered, and what became of each (by requests.c, or requests.py).
+"""Requests at a fixed rate or as fast as they are answered, and the outcome of each (by requests.c, or requests.py).
 
-The rate is kept whatever the server does (an *open loop*), and a request's time counts from when it was *due*: a server
-that makes the generator wait does not make itself look better.  How late the generator was by its own fault is known
-for each request, and a run in which it was late is thrown away.
+The rate is kept whatever the server does (an *open loop*), and a request's time counts from when it was *due*, so a
+server does not look better by making the generator wait.  The generator records how late it was by its own fault for
+each request, and a run in which it was late is discarded.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from .programs import client
 from .several import pause
 
 LOOK = 0.3
-"""Seconds between looks whether the run has been interrupted."""
+"""Seconds between two checks whether the run has been interrupted."""
 
 LATE = 5e-3
-"""Seconds.  A request that leaves later than this leaves late: two turns of a scheduler that has two cores for ten
-processes.  What is below this is in the latencies, of all servers alike."""
+"""Seconds by which a request that is sent later counts as late: two turns of a scheduler that has two cores for ten
+processes.  Smaller delays are part of the latencies, equally for all servers."""
 
 LATE_SHARE = 0.01
-"""The share of them with which a run is believed: at most as many as the 99th percentile leaves out."""
+"""The greatest share of late requests in a run that counts: as many as the 99th percentile leaves out."""
 
 OUTCOMES = {"a": "answered", "r": "refused", "x": "reset", "c": "cut", "h": "hung", "w": "wrong", "u": "unsent"}
 
 
 @frozen
 class Request:
-    """One, and what became of it.  Seconds."""
+    """A request and its outcome.  Times are in seconds."""
 
     due: float
-    """From the beginning."""
+    """When it was due, from the beginning."""
     lag: float
-    """By which it was sent too late."""
+    """How late it was sent."""
     took: float
-    """From when it was due to its answer's last byte, or to its failure."""
+    """From when it was due to the last byte of its answer, or to its failure."""
     kept: bool
     """Whether it went over a kept connection."""
     blocking: bool
@@ -55,13 +55,13 @@ class Request:
 
 @frozen
 class Traffic:
-    """What is asked for."""
+    """The requests to send."""
 
     seconds: float
     rate: float = 0.0
     """Requests a second; 0: as fast as they are answered, `clients` at a time."""
     clients: int = 0
-    """Connections that are open from the beginning."""
+    """Connections that are opened before the beginning."""
     kept: float = 0.0
     """Share of the requests that go over a kept connection."""
     blocking: float = 0.0
@@ -80,7 +80,7 @@ class Traffic:
 
 @frozen
 class Run:
-    """What came of it."""
+    """The outcome of a run."""
 
     requests: Sequence[Request] = field(repr=False)
 
@@ -95,27 +95,27 @@ class Run:
 
     @property
     def lag(self) -> float:
-        """The generator's own, at the 99th percentile."""
+        """The 99th percentile of the generator's own delay."""
         return quantile([request.lag for request in self.requests], 0.99)
 
     @property
     def late(self) -> bool:
-        """Whether it is to be thrown away."""
+        """Whether the run must be discarded."""
         return sum(request.lag > LATE for request in self.requests) > LATE_SHARE * len(self.requests)
 
     @property
     def failed(self) -> Counter[str]:
-        """How many have ended in which other way than with an answer."""
+        """The number of failed requests, by the way in which they failed."""
         return Counter(request.outcome for request in self.requests if not request.answered)
 
     def times(self, which: Callable[[Request], bool] = lambda request: True) -> list[float]:
-        """Of those that were answered."""
+        """The latencies of the answered requests that `which` picks."""
         return [request.took for request in self.requests if request.answered and which(request)]
 
 
 @contextmanager
 def sent(traffic: Traffic, port: int) -> Iterator[Callable[[], Run]]:
-    """Send them during the block; what that is given waits for the last of them."""
+    """Send the requests during the block, which is given a function that waits for the last of them."""
     command = traffic.command(port)
     process = subprocess.Popen(command, cwd=HOME.parent, stdout=subprocess.PIPE, text=True, process_group=0)
 
@@ -141,13 +141,13 @@ def sent(traffic: Traffic, port: int) -> Iterator[Callable[[], Run]]:
 
 
 def send(traffic: Traffic, port: int) -> Run:
-    """Send them all."""
+    """Send all requests, and return the outcome."""
     with sent(traffic, port) as finish:
         return finish()
 
 
 def seeds(first: int = 1) -> Iterator[int]:
-    """One for each round: all servers of a round are asked for the same, in the same order."""
+    """A seed for each round: all servers of a round get the same requests, in the same order."""
     numbers = random.Random(first)
     while True:
         yield numbers.randrange(1, 2**31)

@@ -1,6 +1,6 @@
-"""Stand-ins for what the hands hold on to: a worker's process, its end of a line, the clients outside.
+"""Stand-ins for the world around supervisor and dispatcher: a worker's process, its end of a line, and clients.
 
-Lines, listeners and clients are real throughout; only the workers' processes are played by the test.
+Lines, listeners and clients are real; only the processes of workers are simulated.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from rrmaster.supervision.crashes import NoWorkerReady
 from rrmaster.supervision.supervisor import Supervisor
 
 DEADLINE = 5.0
-"""Real seconds that anything awaited here may take; on an idle machine it takes milliseconds."""
+"""Real seconds until a wait fails; on an idle machine it takes milliseconds."""
 
 HEARTBEAT = 0.5
-"""Seconds, the master's own default."""
+"""Seconds between two reports of an idle worker: the master's own default."""
 
 FAR = 3600.0
-"""Seconds after which nothing in a test happens."""
+"""Seconds that no test reaches: a deadline that never comes."""
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Let everybody work until it is so; for what happens in a thread, in the kernel, or at a real time.
+    """Run the other tasks until this holds; for events in a thread, in the kernel, or at a real time.
 
-    Its deadline is a real one and it never rests, so a mock clock neither stops nor hurries it.
+    The deadline is a real one and this task never sleeps, so a mock clock neither stops nor hurries it.
     """
     deadline = time.monotonic() + DEADLINE
     while not condition():
@@ -60,7 +60,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def a_real_deadline(seconds: float = 2 * DEADLINE) -> Iterator[None]:
-    """Give up, and fail, after so many real seconds: with somebody who spins no mock clock ever moves."""
+    """Fail after `seconds` real seconds: a mock clock never moves while a task spins."""
     token = trio.lowlevel.current_trio_token()
     with trio.CancelScope() as scope:
         timer = threading.Timer(seconds, token.run_sync_soon, (scope.cancel,))
@@ -70,11 +70,11 @@ def a_real_deadline(seconds: float = 2 * DEADLINE) -> Iterator[None]:
             yield
         finally:
             timer.cancel()
-    assert not scope.cancelled_caught, f"not done after {seconds:g} real seconds: does somebody spin?"
+    assert not scope.cancelled_caught, f"not done after {seconds:g} real seconds: does a task spin?"
 
 
 def run_alone(program: str) -> None:
-    """Run a program that does to its process what the test's own must be spared; it ends with an assertion."""
+    """Run a program that would harm the test's own process; it ends with an assertion."""
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=30, check=False
@@ -83,11 +83,11 @@ def run_alone(program: str) -> None:
 
 
 def fill_the_table() -> Callable[[], None]:
-    """Leave this process without a free descriptor; returns what ends that.  For `run_alone`."""
+    """Leave this process without a free descriptor; returns a function that undoes it.  For `run_alone`."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)  # all below are in use, so none is left below this
+    lowest = os.dup(0)  # all lower numbers are in use, so none is free below this limit
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -98,7 +98,7 @@ def fill_the_table() -> Callable[[], None]:
 
 @contextmanager
 def a_line(window: int = 8) -> Iterator[tuple[Line, Letterbox]]:
-    """A line, and the worker's end of it as the worker would have inherited it."""
+    """A line, and the worker's end of it as a worker inherits it."""
     line = Line.open(window)
     letterbox = Letterbox.inherit(os.dup(line.key.fileno()))
     try:
@@ -113,11 +113,11 @@ def a_line(window: int = 8) -> Iterator[tuple[Line, Letterbox]]:
 
 @define(eq=False)
 class FakeProcess:
-    """Behind the `Process` protocol: remembers its signals, and dies as it is told."""
+    """A `Process` that remembers its signals and ends when the test says so."""
 
     pid: int
     deaf: frozenset[int] = frozenset()
-    """Signals that it survives.  (None of ours survives SIGKILL, but for those in the kernel's own trouble.)"""
+    """Signals that it survives.  (A real process survives SIGKILL only while the kernel cannot end it.)"""
     signals: list[int] = Factory(list)
     to_group: list[int] = Factory(list)
     how: Exit | None = None
@@ -136,7 +136,7 @@ class FakeProcess:
             self.end(Exit(signal=number))
 
     def end(self, how: Exit) -> None:
-        """Die."""
+        """End in this way, if it has not ended yet."""
         if self.how is None:
             self.how = how
             self.ended.set()
@@ -144,7 +144,7 @@ class FakeProcess:
 
 @define(eq=False)
 class Actor:
-    """A worker, played by a script."""
+    """A worker that follows a script."""
 
     spec: WorkerSpec
     letterbox: Letterbox
@@ -153,7 +153,7 @@ class Actor:
     asides: int = 0
 
     def say(self, message: wire.Up) -> None:
-        self.letterbox.say(message)  # in vain if its master has let go of it already
+        self.letterbox.say(message)  # without effect if the master has closed the line already
 
     def ready(self) -> None:
         self.say(wire.Ready(self.process.pid))
@@ -162,7 +162,7 @@ class Actor:
         self.say(wire.Report(self.taken, asides=self.asides, requests=self.taken))
 
     async def serve(self) -> None:
-        """Take, close, and report, until the end of the stream; and beat."""
+        """Take and close connections, and report, until the end of the stream; report when idle, too."""
         while True:
             try:
                 found = self.letterbox.take()
@@ -185,7 +185,7 @@ Script = Callable[[Actor], Awaitable[Exit]]
 
 
 async def serves(actor: Actor) -> Exit:
-    """A good worker."""
+    """A script: become ready, serve, and exit with 0."""
     actor.ready()
     await actor.serve()
     return Exit(code=0)
@@ -197,7 +197,7 @@ async def boots_for_ever(actor: Actor) -> Exit:
 
 
 async def falls_silent(actor: Actor) -> Exit:
-    """Ready, and then stuck for good."""
+    """A script: become ready, and hang."""
     actor.ready()
     return await boots_for_ever(actor)
 
@@ -207,7 +207,7 @@ async def crashes(actor: Actor) -> Exit:
 
 
 def fails(words: str) -> Script:
-    """A worker whose application cannot be loaded."""
+    """A script: report that the application cannot be loaded."""
 
     async def script(actor: Actor) -> Exit:
         actor.say(wire.Failed(words))
@@ -218,17 +218,17 @@ def fails(words: str) -> Script:
 
 @define(eq=False)
 class Troupe:
-    """A spawn that starts actors for processes."""
+    """Starts actors instead of processes."""
 
     nursery: trio.Nursery
     script: Script = serves
-    """For those who have none of their own in `casting`."""
+    """The script of workers that have none in `casting`."""
     casting: dict[int, Script] = Factory(dict)
-    """By id."""
+    """Scripts by worker id."""
     deaf: frozenset[int] = frozenset()
     actors: list[Actor] = Factory(list)
     refuse: OSError | None = None
-    """What the kernel says instead of a new process."""
+    """The kernel's error instead of a new process."""
 
     async def spawn(self, spec: WorkerSpec) -> StartedWorker:
         await trio.lowlevel.checkpoint()
@@ -241,7 +241,7 @@ class Troupe:
         return StartedWorker(process)
 
     async def _play(self, actor: Actor) -> None:
-        """The script's end is the process's end, and the other way round."""
+        """Follow the script; process and script end together."""
         script = self.casting.get(actor.spec.id, self.script)
 
         async def perform() -> None:
@@ -257,7 +257,7 @@ class Troupe:
             actor.letterbox.close()
 
     def actor(self, id_: int) -> Actor:
-        """The worker with this id.  (`actors` is in the order of birth, which trio leaves to chance.)"""
+        """The actor of the worker with this id.  (`actors` is in the order of starts, which trio leaves to chance.)"""
         return next(actor for actor in self.actors if actor.spec.id == id_)
 
     @property
@@ -266,7 +266,7 @@ class Troupe:
 
 
 async def everybody_left() -> None:
-    """The cancelled have gone."""
+    """Wait until cancelled tasks have ended."""
     with trio.CancelScope(shield=True):
         await wait_all_tasks_blocked()
 
@@ -276,7 +276,7 @@ async def everybody_left() -> None:
 
 @define(eq=False)
 class FakeSpawner:
-    """Behind the `Spawner` protocol: starts workers as the test says."""
+    """A `Spawner` that starts workers as the test says."""
 
     spawn: Callable[[WorkerSpec], Awaitable[StartedWorker]]
 
@@ -286,7 +286,7 @@ class FakeSpawner:
 
 @define(eq=False)
 class FakeCode:
-    """Behind the `KeptCode` protocol: which generations could be restored, and what a rollback finds."""
+    """A `KeptCode` whose generations and rollback the test decides."""
 
     restorable: set[int] = Factory(set)
     previous: Settings | None = None
@@ -309,7 +309,7 @@ class FakeCode:
 
 @frozen
 class FakeImport:
-    """Behind the `ImportedCode` protocol."""
+    """An `ImportedCode` with these settings."""
 
     settings: Settings
     environment: Mapping[str, str] = Factory(dict)
@@ -317,7 +317,7 @@ class FakeImport:
 
 @define(eq=False)
 class FakeReconfigurer:
-    """Behind the `Reconfigurer` protocol: what the next reload brings, or why it cannot be."""
+    """A `Reconfigurer` whose next settings, or whose refusal, the test decides."""
 
     settings: Settings
     coming: Settings | None = None
@@ -336,7 +336,7 @@ class FakeReconfigurer:
 
 @define(eq=False)
 class Fleet:
-    """A supervisor with a troupe for its workers, and a real dispatcher between them."""
+    """A supervisor with a troupe as its workers, and a real dispatcher between them."""
 
     supervisor: Supervisor
     troupe: Troupe
@@ -345,12 +345,12 @@ class Fleet:
     reconfigurer: FakeReconfigurer
     dispatching: trio.CancelScope = Factory(trio.CancelScope)
     over: trio.Event = Factory(trio.Event)
-    """Set when the supervisor's `run` has returned, or raised:"""
+    """Set when the supervisor's `run` has returned or raised `failure`."""
     failure: NoWorkerReady | None = None
 
     @property
     def serving(self) -> list[Actor]:
-        """Those who get connections, by slot."""
+        """The workers that get connections, by slot."""
         found = {worker.id for worker in self.supervisor.workers.values() if worker.state is State.SERVING}
         return sorted((a for a in self.troupe.actors if a.spec.id in found), key=lambda actor: actor.spec.slot)
 
@@ -359,7 +359,7 @@ class Fleet:
         return [actor.spec.slot for actor in self.serving]
 
     async def until(self, condition: Callable[[], bool], within: float = 100.0) -> float:
-        """Wait for it on the (autojumping) clock; returns how many of its seconds it took."""
+        """Wait until this holds, on the (autojumping) clock; returns the seconds of that clock."""
         begun = trio.current_time()
         while not condition():
             assert trio.current_time() - begun < within, "it did not become so"
@@ -421,7 +421,7 @@ async def a_fleet(
 
 @define(eq=False)
 class Player:
-    """A worker as the dispatcher sees it: whatever is on the other end of the line.  The test moves it."""
+    """The worker's end of a line, moved by the test: all of a worker that the dispatcher sees."""
 
     post: Post
     line: Line
@@ -430,19 +430,19 @@ class Player:
     held: list[socket.socket] = Factory(list)
     """Connections in its hands."""
     seen: list[wire.Handoff] = Factory(list)
-    """All that it took, in order."""
+    """All connections that it took, in order."""
     closed: int = 0
     asides: int = 0
     hung_up: bool = False
-    """It was told that there will be no more."""
+    """It has read the end of the stream: no more connections will come."""
 
     @property
     def waiting(self) -> int:
-        """What lies in its letterbox, nudges included."""
+        """Messages in its letterbox, nudges included."""
         return self.line.unclaimed()
 
     def take(self, most: int = 1000) -> int:
-        """Take connections, and keep them; returns how many."""
+        """Take connections, and keep them; returns their number."""
         count = 0
         while count < most:
             try:
@@ -462,7 +462,7 @@ class Player:
         return count
 
     def answer(self) -> None:
-        """Answer and close all that it holds."""
+        """Answer and close all connections that it holds."""
         for sock in self.held:
             with sock:
                 sock.send(b"served\n")
@@ -473,7 +473,7 @@ class Player:
         assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
 
     def die(self) -> None:
-        """As SIGKILL does it: what it held ends without a word, what it had not taken stays where it is."""
+        """End as by SIGKILL: connections in its hands are closed, those that it had not taken stay in the letterbox."""
         for sock in self.held:
             sock.close()
         self.held.clear()
@@ -482,7 +482,7 @@ class Player:
 
 @define(eq=False)
 class House:
-    """A dispatcher at work, its doors, its workers, and a ledger of the clients."""
+    """A dispatcher that runs, with its listeners, workers and clients."""
 
     dispatcher: Dispatcher
     nursery: trio.Nursery
@@ -492,7 +492,7 @@ class House:
     window: int = 8
 
     def hire(self, limit: int = 10_000, enlist: bool = True, kind: type[Line] = Line) -> Player:
-        """One more worker."""
+        """Add a worker."""
         number = len(self.players) + 1
         line = kind.open(self.window)
         letterbox = Letterbox.inherit(os.dup(line.key.fileno()))
@@ -504,25 +504,25 @@ class House:
         return player
 
     def call(self, count: int = 1, door: int = 0) -> None:
-        """So many clients connect; the kernel takes them into the backlog."""
+        """Connect `count` clients; the kernel takes them into the backlog."""
         for _ in range(count):
             client = socket.create_connection(self.dispatcher.doors[door].listener.socket.getsockname()[:2], DEADLINE)
             self.clients.append(client)
 
     async def calls(self, count: int = 1, door: int = 0) -> None:
-        """So many clients connect, and the dispatcher does with them what it can at once."""
+        """Connect `count` clients, and let the dispatcher do what it can at once."""
         self.call(count, door)
         await wait_all_tasks_blocked()
 
     async def calls_one_by_one(self, count: int) -> None:
-        """So many clients connect, each after the one before has been dealt with and taken."""
+        """Connect `count` clients, each after the one before was handed over and taken."""
         for _ in range(count):
             await self.calls()
             for player in self.players:
                 player.take()
 
     async def listen(self) -> None:
-        """What the workers have said is read now, and not only once something depends on it."""
+        """Have the dispatcher read the workers' messages now, and not only when a choice depends on them."""
         self.dispatcher._stir()
         await wait_all_tasks_blocked()
 
@@ -535,12 +535,12 @@ class House:
         return self.dispatcher.recall
 
     def bury(self, player: Player) -> int:
-        """Its process is found dead.  Returns what was lost with it."""
+        """End a worker, and report its end to the dispatcher; returns the connections that were lost with it."""
         player.die()
         return self.dispatcher.bury(player.link)
 
     async def settle(self, lost: int = 0) -> None:
-        """The ledger: all living workers serve on until every client has its answer, exactly one each."""
+        """The ledger: living workers serve until each client has exactly one answer, except `lost` clients."""
         living = [p for p in self.players if p.letterbox.line.fileno() >= 0 and p.post.id in self.dispatcher.links]
 
         def all_answered() -> bool:
@@ -575,7 +575,7 @@ def _read_all(client: socket.socket) -> bytes:
         while piece := client.recv(100):
             data += piece
     except ConnectionResetError:
-        pass  # a connection that died with its worker may say it so
+        pass  # a connection that ended with its worker may end like this
     return data
 
 
@@ -588,7 +588,7 @@ async def a_house(
     binds: tuple[Bind, ...] = (Tcp("127.0.0.1", 0),),
     limit: int = 10_000,
 ) -> AsyncIterator[House]:
-    """A dispatcher at work for some players."""
+    """A dispatcher that runs, with some players as its workers."""
     breaches: dict[int, str] = {}
     dispatcher = Dispatcher(policy or LeastLoaded, breaches.__setitem__, recall_after)
     for bind in binds:
@@ -604,7 +604,7 @@ async def a_house(
                 await wait_all_tasks_blocked()
                 yield house
             finally:
-                # Nobody may wait for the epoll when it is closed: let `run` leave first.
+                # No task may wait for the epoll when it is closed: let `run` end first.
                 nursery.cancel_scope.cancel()
                 await everybody_left()
                 house.close()

@@ -1,8 +1,8 @@
-"""What is in a page of the documentation: its blocks of code, in reading order.
+"""The blocks of code in a page of the documentation, in reading order.
 
 A block in an HTML comment is read like any other: it holds what the page's test needs and its reader does not.
 
-``python -m tests.pages`` renews what is generated in the pages.
+``python -m tests.pages`` renews the generated parts of the pages.
 """
 
 from __future__ import annotations

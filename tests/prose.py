@@ -1,7 +1,7 @@
-"""How often the project's prose falls back into a private idiom: ``python -m tests.prose [PATH ...]``.
+"""How often does the project's prose use an idiom that a reader stumbles over?  ``python -m tests.prose [PATH ...]``
 
-Prose is what a person reads: docstrings, comments and messages of the package, docstrings and comments of the bench and
-the tests, and the pages.  Code in a page is not prose, nor is a quotation.
+Prose is what a person reads: docstrings, comments and messages of the package, docstrings and comments of bench and
+tests, and the pages.  Code in a page is not prose.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,8 +38,9 @@ def pages() -> list[Path]:
     return sorted(file for file in files if file.name != "CHANGELOG.md")
 
 
+@cache
 def prose_of(file: Path) -> str:
-    """What a person reads in it."""
+    """The prose of a file."""
     return "\n".join(_of_a_page(file.read_text()) if file.suffix == ".md" else _of_a_module(file))
 
 
@@ -62,7 +64,7 @@ def _of_a_module(file: Path) -> Iterator[str]:
 
 
 def census(files: list[Path]) -> tuple[int, Counter[str]]:
-    """How many words there are, and each idiom with its count."""
+    """The number of words in these files, and the count of each idiom."""
     words, found = 0, Counter[str]()
     for file in files:
         prose = prose_of(file)

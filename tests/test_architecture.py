@@ -1,4 +1,4 @@
-"""The house keeps its order: a folder is a room, imports run one way, and a worker loads no master."""
+"""The package keeps its order: a folder is a room, imports run one way, and a worker loads no master."""
 
 import ast
 import subprocess
@@ -19,7 +19,7 @@ ORDER = (
 """The rooms of the master's process.  A room imports only what stands before it; ``worker`` is the other process."""
 
 FRONT = {"__init__", "__main__", "_version", "demo", "asyncio"}
-"""The front doors and what is served to try it: no rooms."""
+"""Entry points, and the demo: modules outside of the rooms."""
 
 MOST_FILES = 12
 """Files in one folder."""
@@ -30,14 +30,14 @@ MOST_LINES = 450
 MOST_OF_A_FUNCTION = 45
 
 NOT_YET_MOVED = {}
-"""Where a module of the single folder belongs; empty when all have moved."""
+"""The future place of modules that stand elsewhere; empty when all have moved."""
 
 PURE = {
     "rules", "config",
     "protocol/wire", "protocol/template_wire", "protocol/fork_safety", "protocol/proxy_header", "protocol/launch",
     "dispatch/load", "dispatch/stall_detector", "events/events", "status/model",
 }  # fmt: skip
-"""Rooms, and modules elsewhere, that decide and do nothing else."""
+"""Rooms, and modules in other rooms, that decide and do not act."""
 
 
 def tree(file: Path) -> ast.Module:
@@ -45,12 +45,12 @@ def tree(file: Path) -> ast.Module:
 
 
 def name(file: Path) -> str:
-    """``dispatch/load``, ``worker/serving/on_trio``."""
+    """The name of a module here: ``dispatch/load``, ``worker/serving/on_trio``."""
     return str(file.relative_to(HOUSE).with_suffix(""))
 
 
 def home(module: str) -> str:
-    """Where a module belongs, whether it is there yet or not."""
+    """The place of a module, present or future."""
     return NOT_YET_MOVED.get(module, module)
 
 
@@ -63,7 +63,7 @@ def is_for_types_only(node: ast.AST) -> bool:
 
 
 def statements(node: ast.AST, deep: bool) -> list[ast.stmt]:
-    """All statements; without `deep` those alone that run when the module is loaded."""
+    """All statements; without `deep` only those that run when the module is loaded."""
     found = []
     for child in ast.iter_child_nodes(node):
         if is_for_types_only(child):
@@ -82,7 +82,7 @@ def module_named(parts: list[str]) -> str:
 
 
 def imports(file: Path, deep: bool = True) -> tuple[set[str], set[str]]:
-    """What a module imports: modules of this house (``dispatch/load``), and names of top-level modules outside."""
+    """The imports of a module: modules of this package (``dispatch/load``), and top-level names of others."""
     inside, outside = set(), set()
     modules = {name(other) for other in FILES}
     for node in statements(tree(file), deep):
@@ -145,7 +145,7 @@ def test_rules_do_not_know_the_operating_system(file):
 
 @by_name(FILES)
 def test_nothing_is_imported_by_its_full_name(file):
-    """Relative imports alone, or a copy beside an installed one would mix with it."""
+    """Only relative imports, or a copy of the package would mix with an installed one."""
     _, outside = imports(file)
     assert "rrmaster" not in outside
 
@@ -178,14 +178,14 @@ LOADED = "import sys; before = set(sys.modules); import {module}; print(*sorted(
 
 
 def loaded_by(module: str) -> set[str]:
-    """What a fresh interpreter loads with it."""
+    """The modules that a new interpreter loads with this one."""
     command = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {LOADED.format(module=module)}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     return set(done.stdout.split())
 
 
 def our_modules(loaded: set[str]) -> set[str]:
-    """Those of this house, as `name` writes them."""
+    """The modules of this package among them, as `name` writes them."""
     return {module.removeprefix("rrmaster.").replace(".", "/") for module in loaded if module.startswith("rrmaster.")}
 
 

@@ -1,4 +1,4 @@
-"""What the bench makes of what it measures is right, and what is published is what was measured."""
+"""The bench computes its figures correctly, and the published figures are the measured ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMN = ("kept", "p99 ms")
 
 
 def record(**servers: list[float | None]) -> Record:
-    """One column of these servers, a value for each round."""
+    """A record with one column for these servers, a value for each round."""
     found = Record("any")
     for server, values in servers.items():
         for value in values:
@@ -41,7 +41,7 @@ def record(**servers: list[float | None]) -> Record:
 # --- statistics
 
 
-def test_a_quantile_is_the_least_value_that_so_many_do_not_exceed() -> None:
+def test_a_quantile_is_the_least_value_that_this_share_does_not_exceed() -> None:
     values = random.Random(1).sample(range(1, 1001), 1000)
     assert [quantile(values, share) for share in (0.0, 0.5, 0.99, 0.999, 1.0)] == [1, 500, 990, 999, 1000]
     assert quantile([7.0], 0.99) == 7.0
@@ -90,7 +90,7 @@ def test_a_number_has_three_digits_that_say_something(value: float, words: str) 
     assert number(value) == words
 
 
-def test_ideal_serves_in_order_by_whoever_is_free_first() -> None:
+def test_ideal_serves_in_order_by_the_worker_that_is_free_first() -> None:
     all_block = [Request(0.0, 0.0, 0.0, False, True, "hung") for _ in range(latency.WORKERS)]
     after = [Request(0.001, 0.0, 0.0, False, False, "hung"), Request(0.5, 0.0, 0.0, False, False, "hung")]
     waited, at_once = latency.ideal(Run([*all_block, *after])).requests[-2:]
@@ -112,7 +112,7 @@ def test_unevenness_counts_workers_that_have_nothing() -> None:
 
 @pytest.fixture
 def hello() -> Iterator[int]:
-    """The port of a server that answers each request over a connection of its own, and is no more than that."""
+    """The port of a trivial server that answers one request on each connection."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
 
         def serve() -> None:
@@ -138,7 +138,7 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="one of the gen
 
 @pytest.fixture(params=[pytest.param(False, marks=needs_cc, id="c"), pytest.param(True, id="python")])
 def generator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the two."""
+    """Each of the two load generators."""
     monkeypatch.setattr(programs, "python_clients", request.param)
 
 
@@ -154,7 +154,7 @@ def test_the_generator_keeps_its_rate_and_tells_the_fate_of_every_request(hello:
 
 
 @pytest.mark.usefixtures("generator")
-def test_the_generator_calls_refused_what_nobody_listens_for() -> None:
+def test_the_generator_calls_refused_what_no_server_listens_for() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         run = send(Traffic(0.1, rate=200), taken.getsockname()[1])
@@ -255,7 +255,7 @@ def test_the_same_paths_have_the_same_answers_by_wsgi() -> None:
 # --- servers
 
 
-def test_who_is_not_on_this_machine_is_left_out_and_named_once() -> None:
+def test_a_server_that_is_not_on_this_machine_is_left_out_and_named_once() -> None:
     def command(want: Wanted) -> list[str]:
         raise AssertionError("nothing is started here")
 
@@ -308,7 +308,7 @@ def test_what_cannot_be_written_is_told_and_what_has_only_notes_too(
     empty.note("nothing was there to measure it")
     assert conduct([(found, (), lambda: None), (empty, (), lambda: None)]) == 0
     said = capsys.readouterr()
-    assert "results are told here and not kept: File exists" in said.err
+    assert "results are printed here and not kept: File exists" in said.err
     assert "1.50" in said.out
     assert "note: nothing was there to measure it" in said.out
     assert "written" not in said.out
@@ -340,14 +340,14 @@ MEASURED = re.compile(
       | \b[Mm]easured\ on\b""",
     re.VERBOSE,
 )
-"""What only a measurement gives.  Settings are whole numbers of milliseconds, seconds and MiB."""
+"""Figures that only a measurement gives.  Settings are whole numbers of milliseconds, seconds and MiB."""
 
 SET = {"5,000": "reports a second that are a breach", "1,000": "events kept for a client of the control socket"}
-"""What looks measured and is a constant of the code."""
+"""Figures that look measured and are constants of the code."""
 
 
 def measured_by_hand(text: str) -> list[str]:
-    """Figures outside of what is generated, of blocks and of code."""
+    """Figures of a page outside of its generated parts, blocks and code."""
     text = re.sub(r"<!-- (\w+)\b[^>]*-->\n.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
     text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"`[^`\n]+`", "", text)
@@ -360,7 +360,7 @@ DATED = DOCS / "decisions"
 
 @pytest.mark.parametrize("page", [page for page in PAGES if DATED not in page.parents], ids=lambda page: page.name)
 def test_no_figure_of_a_page_is_written_by_hand(page: Path) -> None:
-    """What is worth telling is generated: see bench/publish.py."""
+    """Measured figures are generated: see bench/publish.py."""
     assert measured_by_hand(page.read_text()) == []
 
 

@@ -160,7 +160,7 @@ def undocumented(thing: type) -> set[str]:
 def test_every_public_name_says_what_it_is(public):
     thing = getattr(rrmaster, public)
     assert inspect.getdoc(thing)
-    if inspect.isclass(thing) and thing is not rrmaster.Settings:  # its options have texts of their own
+    if inspect.isclass(thing) and thing is not rrmaster.Settings:  # its options have help texts
         assert undocumented(thing) == set()
 
 

@@ -1,4 +1,4 @@
-"""Every option reaches the room in which it acts: at the start, and again when a reload is committed."""
+"""Every option reaches the object that obeys it: at the start, and again when a reload is committed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rrmaster.supervision.reconfigure import listen
 APP = "shop:app"
 HERE = ("127.0.0.1:0",)
 
-# Each number is another one, so that none can be mistaken for its neighbour.
+# All numbers differ, so that no option can be mistaken for another.
 CHOSEN: dict[str, Any] = {
     "bind": HERE, "workers": Between(3, 7), "policy": "ip-hash", "window": 5, "recall_after": 0.017,
     "backlog": 99, "unix_mode": 0o600,
@@ -47,7 +47,7 @@ async def a_master(*rereads: Settings, **options: Any) -> AsyncIterator[RunningM
 
 
 def as_chosen(master: RunningMaster) -> bool:
-    """Asserts that all of it is where it acts."""
+    """Assert that each option has reached the object that obeys it."""
     supervisor, reload = master.supervisor, master.supervisor.reload
     assert supervisor.runner.patience == Patience(ready=31.0, graceful=32.0, hang=33.0)
     assert (supervisor.starts._window, supervisor.starts._worker_connections) == (5, 77)
@@ -70,7 +70,7 @@ async def test_every_option_is_where_it_acts() -> None:
 
 
 async def decided(master: RunningMaster, phase: Phase) -> None:
-    """Let the reload under way end so, as if its workers had brought it there."""
+    """End the reload under way with this outcome, without any worker."""
     controller = master.supervisor.reload
     assert controller.latest is not None
     controller.latest.rollout.phase = phase

@@ -1,7 +1,7 @@
-"""What Node's own tests of its cluster verify holds here too, or differs on purpose: row by row, of Node 25.8.1.
+"""What the tests of Node's cluster verify is true here too, or differs on purpose: row by row, for Node 25.8.1.
 
-The rows are its files ``test/parallel/test-cluster-*.js`` without the first two words, with others of its tests by
-their whole name.  Whoever renames or removes a test of ours says here what holds the row now.
+The rows are Node's files ``test/parallel/test-cluster-*.js`` without the first two words, and other tests of Node's by
+their whole names.  A test that is renamed or removed here must be renamed or replaced in this table.
 """
 
 from __future__ import annotations
@@ -51,21 +51,23 @@ HELD = {
     },
     "whole/test_faults": {
         "test_a_hostile_worker_dies_alone": "invalid-message",
-        "test_what_lies_in_dead_letterboxes_is_answered_by_others": "test-child-process-fork-closed-channel-segfault",
+        "test_what_lies_in_the_letterboxes_of_dead_workers_is_answered_by_others": (
+            "test-child-process-fork-closed-channel-segfault"
+        ),
         "test_a_blocked_worker_says_where_before_it_is_killed": "kill-infinite-loop",
         "test_when_the_master_dies_the_workers_finish_and_leave": "worker-forced-exit",
         "test_a_blocked_worker_does_not_outlive_a_dead_master": "primary-kill",
     },
     "whole/test_http": {
-        "test_the_scope_tells_who_asked_and_where": "http-pipe",
+        "test_the_scope_has_the_addresses_of_client_and_server": "http-pipe",
     },
     "whole/test_library": {
-        "test_every_event_of_a_worker_that_is_born_later_is_seen_in_the_documented_order": (
+        "test_every_event_of_a_worker_that_starts_later_is_seen_in_the_documented_order": (
             "listening-port basic worker-disconnect"
         ),
         "test_an_address_in_use_rises_before_anything_runs": "bind-twice",
         "test_killed_workers_leak_nothing": "shared-leak",
-        "test_all_leave_and_others_come_as_often_as_one_likes_and_nothing_is_left_of_them": (
+        "test_all_workers_leave_and_others_come_again_and_again_and_nothing_is_left_of_them": (
             "disconnect-leak disconnect-race call-and-destroy disconnect concurrent-disconnect"
         ),
         "test_messages_travel_both_ways_whole_and_in_order": "message send-deadlock send-handle-large-payload",
@@ -84,7 +86,7 @@ HELD = {
         "test_what_workers_print_is_logged_in_whole_lines_and_drives_no_terminal": "fork-stdio",
     },
     "whole/test_programs": {
-        "test_addresses_are_opened_once_for_all_who_ask": (
+        "test_addresses_are_opened_once_for_all_workers_that_ask": (
             "net-listen-relative-path server-restart-rr server-restart-none port-reuse-between-workers "
             "eaddrinuse eaccess"
         ),
@@ -92,7 +94,7 @@ HELD = {
             "shared-handle-bind-privileged-port"
         ),
         "test_a_drained_program_finishes_what_it_has_and_then_ends": "rr-handle-close",
-        "test_a_fleet_of_programs_in_somebody_elses_program": "worker-events",
+        "test_a_fleet_of_programs_in_a_trio_program": "worker-events",
         "test_a_program_that_exits_or_leaves_while_it_serves_is_replaced": "ipc-throw",
         "test_a_package_runs_as_with_python_m_and_check_tries_it": "setup-primary-argv",
     },
@@ -107,27 +109,27 @@ HELD = {
         "test_several_addresses_are_served_at_once": "test-listen-fd-cluster",
     },
 }
-"""What Node verifies, or what answers to it here, by the test of ours that would fail if it were not so."""
+"""What Node verifies, or its counterpart here, by the test of rrmaster that would fail without it."""
 
 FAULTS = {
     "killed before its ack":
         "whole/test_faults::test_a_storm_of_kills_loses_only_what_was_in_hand",
     "stopped worker":
-        "whole/test_faults::test_nobody_waits_for_a_stopped_worker_and_it_serves_again",
+        "whole/test_faults::test_no_client_waits_for_a_stopped_worker_and_it_serves_again",
     "worker out of descriptors":
         "whole/test_faults::test_a_worker_short_of_descriptors_takes_no_more_and_recovers",
     "master out of descriptors":
         "whole/test_faults::test_a_master_out_of_descriptors_waits_and_loses_nothing",
     "sending to one that has just died":
-        "whole/test_library::test_kill_and_disconnect_of_the_dead_change_nothing_and_sending_to_them_is_an_error",
+        "whole/test_library::test_kill_and_disconnect_of_dead_workers_change_nothing_and_sending_to_them_is_an_error",
     "a full line":
         "events/test_bus::test_a_full_line_makes_the_sender_wait_and_grows_nothing",
-    "the master gone, for who talks to it":
+    "sending to a master that has gone":
         "events/test_bus::test_when_the_master_has_gone_messages_end_and_sending_is_an_error",
-    "who gets a connection":
+    "which worker gets a connection":
         "whole/test_serving::test_held_connections_are_spread_evenly_one_by_one_and_emptied_workers_are_filled_first",
 }  # fmt: skip
-"""What Node gets wrong, or no test of its looks at, and the test of ours that does."""
+"""What Node gets wrong or does not test, and the test of rrmaster for it."""
 
 OTHERWISE = {
     "a number of connections beyond which clients are refused: they wait in the backlog": (
@@ -165,7 +167,7 @@ OTHERWISE = {
         "test-dgram-bind-shared-ports-after-port-0",
     ),
 }  # fmt: skip
-"""What is not so here, and why; docs/from-node.md tells users."""
+"""What differs here, and why; docs/from-node.md explains it to users."""
 
 
 ROWS = {row: (module, name) for module, held in HELD.items() for name, rows in held.items() for row in rows.split()}
@@ -173,7 +175,7 @@ ROWS = {row: (module, name) for module, held in HELD.items() for name, rows in h
 
 @cache
 def functions_of(module: str) -> frozenset[str]:
-    """The names of its functions, tests among them."""
+    """The names of the functions in a test module."""
     found = ast.walk(ast.parse((TESTS / f"{module}.py").read_text()))
     return frozenset(n.name for n in found if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
@@ -181,13 +183,13 @@ def functions_of(module: str) -> frozenset[str]:
 @pytest.mark.parametrize("row", ROWS)
 def test_what_node_verifies_is_verified_here(row: str) -> None:
     module, name = ROWS[row]
-    assert name in functions_of(module), f"{row} is held by nothing any more"
+    assert name in functions_of(module), f"no test verifies {row} any longer"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_node_gets_wrong_is_verified_here(fault: str) -> None:
     module, _, name = FAULTS[fault].partition("::")
-    assert name in functions_of(module), f"{fault}: nothing looks at it any more"
+    assert name in functions_of(module), f"no test looks at this any longer: {fault}"
 
 
 def test_every_row_stands_once() -> None:

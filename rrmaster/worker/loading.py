@@ -121,13 +121,14 @@ def kind_of(name: str, found: Any, interface: str = "auto", runtime: str = "auto
 
 def described(found: Any) -> str:
     """What it is, for a message."""
-    if inspect.isroutine(found) or inspect.isclass(found):
+    if isinstance(found, functools.partial):
+        return f"a partial of {described(found.func)}"
+    # An object with __get__ is a "routine" for inspect, and may have no name.  From Python 3.14 on a partial is one.
+    if (inspect.isroutine(found) or inspect.isclass(found)) and hasattr(found, "__name__"):
         try:
             return f"{type(found).__name__} {found.__name__}{inspect.signature(found)}"
         except (ValueError, TypeError):
             return f"{type(found).__name__} {found.__name__}"
-    if isinstance(found, functools.partial):
-        return f"a partial of {described(found.func)}"
     return f"an object of {type(found).__module__}.{type(found).__qualname__}"
 
 

@@ -1,4 +1,4 @@
-"""A worker as the program that owns it sees it, in every state of its life: workers are played, the clock jumps."""
+"""A worker in every state, as the embedding program sees it: workers are simulated, and the clock jumps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def never_answered(stream: trio.SocketStream) -> bool:
 
 
 async def brought_to(state: State, fleet: Fleet, nursery: trio.Nursery) -> Worker:
-    """A second worker, in this state.  It ends when the test says so."""
+    """Bring a second worker into this state.  It ends when the test says so."""
     supervisor = fleet.supervisor
     fleet.troupe.script = boots_for_ever if state is State.BOOTING else falls_silent
     if state is State.PROVING:
@@ -54,7 +54,7 @@ async def brought_to(state: State, fleet: Fleet, nursery: trio.Nursery) -> Worke
 
 
 async def told(events: Subscription, id_: int) -> list[type]:
-    """What was told of a worker so far, its changes of state aside."""
+    """The events of a worker so far, without its changes of state."""
     events.end()
     return [
         type(e) async for e in events if isinstance(e, WorkerEvent) and e.id == id_ and type(e) is not WorkerChanged
@@ -65,7 +65,7 @@ async def told(events: Subscription, id_: int) -> list[type]:
 async def test_to_disconnect_is_safe_in_every_state_and_returns_at_the_end(
     state: State, autojump_clock: MockClock
 ) -> None:
-    """Twice at once, and killed beside; it is told once, and a replacement comes."""
+    """Two calls at once, and a kill between them; there is one event, and a replacement comes."""
     async with a_fleet(1, deaf=DEAF, graceful_timeout=30.0) as fleet, trio.open_nursery() as nursery:
         async with fleet.supervisor.announcements.news.subscribe() as events:
             worker = await brought_to(state, fleet, nursery)

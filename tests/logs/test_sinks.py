@@ -77,7 +77,9 @@ def test_a_stalled_reader_stops_nobody_and_what_waits_is_bounded(
     line = b"x" * 1023 + b"\n"
     begun = time.monotonic()
     count = 3 * WAITING // len(line)
-    for _ in range(count // 4):
+    outlet.put(128 * line)
+    until(lambda: not select.select([], [pipe[1]], [], 0)[1])  # the pipe is full: the thread takes nothing more
+    for _ in range((count - 128) // 4):
         outlet.put(4 * line)
     assert not outlet.room()
     assert outlet.waiting <= WAITING + 4 * len(line)

@@ -1,4 +1,4 @@
-"""A client that keeps its connection, by h11: one request at a time, and it obeys `Connection: close`, or does not."""
+"""A client that keeps its connection, by h11: one request at a time; it obeys `Connection: close`, or does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from tests.whole.harness import PATIENCE
 
 DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
-"""Long enough that nothing happens by its own deadline, but at half of it."""
+"""A graceful timeout so long that a connection is closed at half of it and none at its end."""
 
 
 FRAMEWORKS: dict[str, tuple[str, ...]] = {
@@ -29,7 +29,7 @@ FRAMEWORKS: dict[str, tuple[str, ...]] = {
     "with_quart:app": (),
     "with_flask:app": (),
 }
-"""Applications that answer alike, each with its options."""
+"""Applications with the same answers, each with its options."""
 
 
 class CutOff(Exception):
@@ -54,13 +54,13 @@ class Answer:
 
 @define(eq=False)
 class Browser:
-    """One connection."""
+    """One connection of a client."""
 
     stream: trio.SocketStream
     http: h11.Connection = Factory(lambda: h11.Connection(h11.CLIENT))
 
     async def get(self, path: str, **headers: str) -> Answer:
-        """Ask and wait for the answer.  Raises CutOff."""
+        """Send a request and wait for the answer.  Raises CutOff."""
         await self.ask(path, **headers)
         return await self.answer()
 
@@ -103,7 +103,7 @@ class Browser:
         return event
 
     async def closed(self) -> bool:
-        """Wait until the server closes the connection; whether it said nothing more."""
+        """Wait until the server closes the connection; returns whether it sent nothing more."""
         with trio.fail_after(PATIENCE):
             try:
                 return not await self.stream.receive_some()
@@ -118,7 +118,7 @@ async def browsing(port: int) -> AsyncIterator[Browser]:
 
 
 async def last_answer(browser: Browser) -> None:
-    """Ask until the answer says that it is the last: the worker may not have heard of the drain at the first."""
+    """Send requests until an answer says that it is the last: the drain may begin after the first request."""
     with trio.fail_after(PATIENCE):
         while not (answer := await browser.get("/")).last:
             assert answer.status == 200
@@ -129,9 +129,9 @@ async def last_answer(browser: Browser) -> None:
 async def customer(
     port: int, ledger: Counter[str], over: Callable[[], bool], think: float, path: str = "/slow?ms=20", **headers: str
 ) -> None:
-    """Asks, thinks, and asks again over the same connection, and opens another one where the answer said so.
+    """Sends requests over one connection, with a pause between them, and opens another when an answer says so.
 
-    One that sends ``Connection: close`` has a new one for each request.
+    A browser that sends ``Connection: close`` has a new connection for each request.
     """
     while not over():
         async with browsing(port) as browser:
@@ -147,7 +147,7 @@ async def customer(
 
 
 def held_until_1012(port: int, opened: Callable[[], None]) -> None:
-    """In a thread: hold a websocket until it is closed because its worker goes."""
+    """In a thread: hold a websocket until the worker that drains closes it."""
     with connect(f"ws://127.0.0.1:{port}/ws", open_timeout=PATIENCE, proxy=None) as websocket:
         websocket.recv(PATIENCE)
         trio.from_thread.run_sync(opened)
@@ -159,7 +159,7 @@ def held_until_1012(port: int, opened: Callable[[], None]) -> None:
 
 @define(eq=False)
 class Ends:
-    """When connections were ended, by the names they are given."""
+    """The times at which connections ended, by the names that the methods give them."""
 
     at: dict[str, float] = Factory(dict)
 

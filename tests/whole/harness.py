@@ -1,4 +1,4 @@
-"""A master of its own for a test, started as a user starts it, and clients for it."""
+"""A master for one test, started as a user starts it, and its clients."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ import trio
 from attrs import Factory, define
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what it runs in the background so, and whom we start would inherit it: Ctrl-C would end nobody.
+    # A shell ignores SIGINT for background jobs, and the masters would inherit that: Ctrl-C would end none of them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 
 BRIEF = ("--probation", "100ms", "--soak", "100ms")
-"""For reloads of good code.  What is to fail by itself is given the usual two seconds."""
+"""Options for reloads of good code.  Code that must fail by itself has the usual two seconds."""
 
 PATIENCE = 20.0
-"""Seconds until a test gives up on anything it waits for; a busy machine may take a few."""
+"""Seconds until a wait of a test fails; on a busy machine it may take a few."""
 
 
 @define(eq=False)
 class Running:
-    """A running master: what it has said, and who its workers are."""
+    """A running master, with its output and its workers."""
 
     process: trio.Process
     lines: list[str] = Factory(list)
     deaf: bool = False
-    """Read nothing more of what it says."""
+    """Stop reading its output."""
     clients: list[trio.SocketStream] = Factory(list)
     """Connections that are held until the end of the test."""
     _news: trio.Event = Factory(trio.Event)
 
     async def read(self) -> None:
-        """Collect what it says, until it ends."""
+        """Collect its output, until it ends."""
         unread = b""
         assert self.process.stderr is not None
         async for data in self.process.stderr:
@@ -65,7 +65,7 @@ class Running:
         news.set()
 
     async def until(self, true: Callable[[], bool], what: str = "") -> None:
-        """Wait until something holds that follows from what the master says."""
+        """Wait until this holds; it is asked again after each piece of the master's output."""
         with trio.move_on_after(PATIENCE):
             while not true():
                 await self._news.wait()
@@ -73,7 +73,7 @@ class Running:
         raise AssertionError(f"in vain: {what or true}\n{self.text}")
 
     async def said(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Wait until it has said this so many times; the last match."""
+        """Wait until its output matches `times` times; returns the last match."""
         await self.until(lambda: len(re.findall(pattern, self.text)) >= times, pattern)
         return list(re.finditer(pattern, self.text))[times - 1]
 
@@ -93,7 +93,7 @@ class Running:
 
     @property
     def workers(self) -> dict[int, int]:
-        """Pid to slot, of those who serve."""
+        """The slots of the workers that serve, by pid."""
         serving: dict[int, int] = {}
         for slot, pid, state in re.findall(r"worker (\d+) \(pid (\d+)\): \w+ -> (\w+)", self.text):
             if state == "serving":
@@ -115,7 +115,7 @@ class Running:
             return await self.process.wait()
 
     async def hold(self, count: int) -> dict[trio.SocketStream, int]:
-        """So many connections, opened one after the other, each with the pid that answered it."""
+        """Open `count` connections, one after the other; each comes with the pid that answered."""
         held = {}
         for _ in range(count):
             stream = await connect(self.port)
@@ -125,13 +125,13 @@ class Running:
         return held
 
     async def burst(self, count: int) -> list[trio.SocketStream]:
-        """So many connections, opened at once; nothing is read from them."""
+        """Open `count` connections at once; nothing is read from them."""
         opened = [await connect(self.port) for _ in range(count)]
         self.clients += opened
         return opened
 
     async def settled(self) -> None:
-        """Wait until it has made its spare template, and begins nothing more by itself."""
+        """Wait until it has made its spare template, after which it starts no process by itself."""
         with trio.fail_after(PATIENCE):
             while sum(b"--template" in command for command in self._commands()) < 2:
                 await trio.sleep(0.01)
@@ -149,7 +149,7 @@ class Running:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def free_descriptor(self) -> int:
-        """The lowest number that is free: as a limit it leaves room for nothing, wherever the table has holes."""
+        """The lowest free descriptor: with this number as its limit the process can open no file."""
         taken = {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}
         return min(set(range(len(taken) + 1)) - taken)
 
@@ -168,10 +168,10 @@ async def running(
     arguments: Sequence[str] = (),
     under: Sequence[str] = (),
 ) -> AsyncIterator[Running]:
-    """A master, ready; killed at the end if the test has not stopped it, its workers with it.
+    """A master that is ready; at the end it is killed with its workers, if the test has not stopped it.
 
-    What it serves may be a program with arguments of its own; give it no `bind`.  `under` is a command that executes
-    the one after it.
+    `application` may be a program with `arguments`, and then has no `bind`.  `under` is a command that executes the one
+    after it.
     """
     where = ["--bind", bind] if bind is not None else []
     many = ["--workers", str(workers)] if workers is not None else []
@@ -209,7 +209,7 @@ async def running(
 def rrmaster(
     *words: str, cwd: Path = ROOT, user: int | None = None, environ: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """One command to its end, in a process of its own, forked from an interpreter that is warm already."""
+    """Run one command to its end, in a process forked from an interpreter that has loaded the command line."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PORT", "WEB_CONCURRENCY")}
     order = {
         "words": words,
@@ -240,7 +240,7 @@ def rrmaster(
 
 @functools.cache
 def _warm() -> bytes:
-    """Where the warm interpreter listens; it ends with us, at the end of its stdin."""
+    """The address of the warm interpreter; it ends with this process, at the end of its stdin."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind("")  # the kernel finds a name, unix(7)
         listener.listen()
@@ -255,7 +255,7 @@ def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        pass  # it has left with its master already
+        pass  # it has ended with its master
 
 
 async def connect(port: int) -> trio.SocketStream:
@@ -264,7 +264,7 @@ async def connect(port: int) -> trio.SocketStream:
 
 
 async def ask(port: int, question: bytes = b"?", ledger: Counter[str] | None = None) -> bytes:
-    """One connection, one question, one answer.  With a ledger every end is counted there, under exactly one name."""
+    """One connection, one question, one answer.  A ledger counts each outcome under exactly one name."""
     try:
         with trio.fail_after(PATIENCE):
             async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -291,7 +291,7 @@ async def dial(master: Running) -> trio.SocketStream:
 
 
 async def closed(stream: trio.SocketStream) -> bytes:
-    """Wait until the other side has closed it; what it has said before."""
+    """Wait until the other side has closed the connection; returns what came before."""
     said = b""
     with trio.fail_after(PATIENCE):
         try:
@@ -303,7 +303,7 @@ async def closed(stream: trio.SocketStream) -> bytes:
 
 
 async def gone(pid: int) -> None:
-    """Wait until a process that is not our child has ended."""
+    """Wait until a process that is not a child of this one has ended."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -317,7 +317,7 @@ async def gone(pid: int) -> None:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens there any more.  Another test's client may have been given the port, for a moment."""
+    """Whether no server listens on a port.  For a moment a client of another test may have the port."""
     deadline = time.monotonic() + PATIENCE
     while True:
         with socket.socket() as probe:

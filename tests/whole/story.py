@@ -1,26 +1,25 @@
-"""A page of the documentation, done as its reader would do it: from top to bottom, in a directory of its own.
+"""A page of the documentation, carried out as by a reader: from top to bottom, in an empty directory.
 
 ===========  ==========================================================================================================
 a block of   is
 ===========  ==========================================================================================================
-python       a file, if its first line says so (``# shop.py``); else a program, which ends by itself with status 0
-             within `PATIENCE`, or serves, where a comment before it says so (``<!-- serves -->``)
-console      commands, in a shell.  What serves is awaited until it is ready, and ended by TERM, with status 0, when the
-             next one is started or the page ends; all else ends by itself.  Its status is 0, or the next command is
-             ``echo $?``.  The lines below a command are in its output, or, of a server, in its log.  What needs more
-             than there is here is only parsed, by our own parser, where a comment says so and why
+python       a file, if its first line has a name (``# shop.py``); else a program, which ends by itself with status 0
+             within `PATIENCE`, or serves, if the comment ``<!-- serves -->`` stands before the block
+console      commands for a shell.  A server must become ready, and is ended by TERM, with status 0, when the next
+             one starts or the page ends; any other command ends by itself.  Its status is 0, or the next command is
+             ``echo $?``.  The lines below a command must be in its output, or in the log of a server.  A command that
+             cannot run here is only parsed, by rrmaster's own parser, if a comment says so and why
              (``<!-- parsed: it needs a certificate -->``)
-toml         a file, or a part of one, and our own settings read it
+toml         a file, or a part of one, which rrmaster's settings must accept
 json         JSON
-dockerfile   what it starts is understood by our own command line
-text         nothing
+dockerfile   its CMD must be accepted by rrmaster's command line
+text         not run
 ===========  ==========================================================================================================
 
-Lines of output are compared without their numbers (times and pids are never the same), others may stand between
-them, and ``...`` is anything.
-Port 8000 is a free port.  A reload does not wait for the usual seconds.  ``pip install`` is not done; what it names
-exists.  No virtual environment is made or activated.  What follows something until it is interrupted
-(`rrmaster events`) is only parsed.
+Lines of output are compared without their numbers (times and pids differ), other lines may stand between them, and
+``...`` matches anything.  Port 8000 stands for a free port.  A reload does not wait for the usual seconds.  ``pip
+install`` is not run; the extras that it names must exist.  No virtual environment is made or
+activated.  A verb that follows until Ctrl-C (`rrmaster events`) is only parsed.
 """
 
 from __future__ import annotations
@@ -62,16 +61,16 @@ with socket.socket(socket.AF_UNIX) as there:
 """`nc -U PATH`, for machines without it."""
 
 FOREIGN = {"sudo", "systemctl", "docker", "podman", "apt", "apt-get", "git", "kubectl", "nginx"}
-"""They need a machine of their own: a block with one of them is text."""
+"""Commands that need another machine: a block with one of them is text."""
 
 
 class Wrong(AssertionError):
-    """The page says what is not so."""
+    """A statement of the page is wrong."""
 
 
 @define(eq=False)
 class Story:
-    """What has happened so far."""
+    """The state of a page that is carried out."""
 
     directory: Path
     nursery: trio.Nursery
@@ -82,10 +81,10 @@ class Story:
     """Of the last command."""
     commands: list[str] = Factory(list)
     told_to_end: bool = False
-    """The page has ended the server itself; a signal after that may meet a process that minds none any more."""
+    """The page has ended the server itself; a signal after that may reach a process that has no handler left."""
 
     async def tell(self, page: str, text: str) -> None:
-        """All of a page; then all that it has written has been used."""
+        """Carry out a page; then see that it has used each file that it has written."""
         for block in blocks(text, page):
             try:
                 await self._do(block)
@@ -96,7 +95,7 @@ class Story:
             raise Wrong(f"{page}: nothing uses {', '.join(unused)}")
 
     def _unused(self) -> set[str]:
-        """Python files that were neither imported nor run, by a command or by another program."""
+        """Python files that no command and no program has imported or run."""
         loaded = {path.name.partition(".")[0] for path in self.directory.rglob("__pycache__/*.pyc")}
         files = {path: path.read_text() for path in self.directory.rglob("*.py")}
         return {
@@ -189,7 +188,7 @@ class Story:
         elif words[0] == "rrmaster" and _follows(words):
             _parsed(words)
         elif words[:3] == ["python", "-m", "pytest"] and len(words) == 3:
-            pass  # these very tests
+            pass  # the tests that run now
         elif words[:3] == ["python3", "-m", "venv"] or words[0] == ".":
             pass  # a virtual environment: the test has its own
         else:
@@ -203,7 +202,7 @@ class Story:
         return bytes(done.stdout)
 
     async def _run(self, command: str, lines: list[str], may_fail: bool = False) -> None:
-        """A command that ends."""
+        """Run a command that ends."""
         with trio.move_on_after(PATIENCE):
             done = await trio.run_process(
                 ["bash", "-c", command],
@@ -248,7 +247,7 @@ class Story:
         raise Wrong(f"`{command}` does not serve, or does not say {lines}; it has said:\n{self.server.text}")
 
     async def _ready(self, command: str, lines: list[str]) -> bool:
-        """Wait until it serves and has said these lines.  False: it has ended."""
+        """Wait until the server serves and has logged these lines; False if it has ended."""
         server, ready = self.server, False
         assert server is not None
         patterns = [r"ready: \d+ of \d+ workers serve", *map(_pattern, lines)]
@@ -268,12 +267,12 @@ class Story:
         return ready
 
     async def _answers(self) -> None:
-        """A program has no log that could be read; it serves when a verb says so."""
+        """Whether a program serves, asked with a verb: its log cannot be read."""
         while b"serving" not in await self._ask("rrmaster workers"):
-            pass  # the asking takes its time, and is all there is to wait for
+            pass  # the verb takes a while: no other wait is needed
 
     async def _stop(self) -> None:
-        """As with Ctrl-C, and it ends well."""
+        """End the server as with Ctrl-C; its status must be 0."""
         server, self.server = self.server, None
         if server is None:
             return
@@ -287,7 +286,7 @@ class Story:
         raise Wrong(f"a server does not end:\n{server.text}")
 
     async def kill(self) -> None:
-        """Leave nothing behind, whatever went wrong; workers leave with their master."""
+        """Kill the server, whatever went wrong; workers end with their master."""
         if self.server is not None:
             self.server.process.kill()
             await self.server.process.wait()
@@ -301,7 +300,7 @@ def _words(command: str) -> list[str]:
 
 
 def _pattern(line: str) -> str:
-    """Like this line, its numbers aside."""
+    """A pattern for this line, whatever its numbers."""
     parts = (re.escape(part) for part in re.split(r"\.\.\.", " ".join(line.split())))
     return re.sub(r"\d+", r"\\d+", ".*".join(parts).replace(r"\ ", r"\s+"))
 
@@ -311,7 +310,7 @@ def _like(line: str, other: str) -> bool:
 
 
 def _installable(words: list[str]) -> None:
-    """The extras that are named exist."""
+    """See that the extras in a ``pip install`` exist."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for word in words[2:]:
         wanted = re.fullmatch(r"(?:\.|rrmaster)\[([\w,-]+)\]", word)
@@ -321,7 +320,7 @@ def _installable(words: list[str]) -> None:
 
 
 def _parsed(words: list[str]) -> None:
-    """One command is one of ours, and its words are understood."""
+    """See that one of the commands is rrmaster's and has valid arguments."""
     if words[:1] == ["pip"]:
         return _installable(words)
     if words[:1] != ["rrmaster"]:
@@ -336,7 +335,7 @@ def _parsed(words: list[str]) -> None:
 
 
 def _understood(words: list[str]) -> None:
-    """The command line is one of ours."""
+    """Parse a command line of rrmaster."""
     try:
         parse_options(words)
     except UsageError as error:
@@ -379,14 +378,14 @@ def _dockerfile(text: str) -> None:
 
 
 def free_port() -> int:
-    """A port that the kernel has just given away and got back.  It hands out those in turn, so it stays free."""
+    """A port that the kernel has just given out and taken back.  It gives them out in turn, so this one stays free."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
 async def a_story(directory: Path) -> AsyncIterator[Story]:
-    """An empty directory in which `rrmaster` and `python` are those of this test, and no other master is seen."""
+    """An empty directory in which `rrmaster` and `python` are this test's, and in which verbs see no other master."""
     programs, run = directory / ".bin", directory / ".run"
     programs.mkdir()
     (run / "rrmaster").mkdir(parents=True, mode=0o700)
@@ -400,7 +399,7 @@ async def a_story(directory: Path) -> AsyncIterator[Story]:
         "RRMASTER_BIND": f"127.0.0.1:{port}",
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}:.",
-        # Named, so that no verb ever goes looking for a master and finds somebody else's.
+        # Named, so that no verb ever searches for a master and finds that of another test.
         "RRMASTER_CONTROL": str(run / "rrmaster" / "default.sock"),
         "XDG_RUNTIME_DIR": str(run),
         "COLUMNS": "132",

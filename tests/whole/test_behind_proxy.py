@@ -1,4 +1,4 @@
-"""The PROXY protocol before every server: the client is whom the proxy names, and who says nothing is not served."""
+"""The PROXY protocol with every server: it names the client, and a connection without a header is not served."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERVERS = [("app", "uvloop"), ("app", "trio"), ("wsgi", "uvloop"), ("stream", "t
 
 
 async def answer(stream: trio.abc.Stream) -> list:
-    """What the application has seen; the request has been sent."""
+    """What the application has seen of a request that has been sent."""
     data, body = b"", None
     with trio.fail_after(PATIENCE):
         while body is None or len(body[2]) < int(body[1]):
@@ -47,9 +47,9 @@ async def asked(master: Running, header: bytes) -> list:
 
 
 @pytest.mark.parametrize(("application", "runtime"), SERVERS)
-async def test_the_client_is_whom_the_proxy_names(application, runtime):
-    """One fleet for: both versions, in pieces, the proxy's own checks, what is refused, and a drain that begins before
-    the header.  It is ready only if the master's own probes need none."""
+async def test_the_client_is_the_one_that_the_proxy_names(application, runtime):
+    """One fleet for both versions, headers in pieces, the proxy's own checks, headers that are refused, and a drain
+    that begins before the header.  It becomes ready only if the master's own probes need no header."""
     options = ("--proxy-protocol", "auto", "--probe", "http:/", "--graceful-timeout", "8s", "--access-log")
     async with running(f"secure:{application}", *options, "--runtime", runtime, workers=1) as master:
         before = master.workers
@@ -78,7 +78,7 @@ async def test_the_client_is_whom_the_proxy_names(application, runtime):
 
 
 async def _in_pieces(master: Running) -> None:
-    """Byte by byte; the last one brings the request along, of which nothing may be lost."""
+    """Send a header byte by byte, the last one together with the request, no byte of which may be lost."""
     for header in (V1, V2):
         stream = await dial(master)
         for byte in header[:-1]:
@@ -109,7 +109,7 @@ async def test_tls_begins_behind_the_header(tmp_path: Path):
     for application in ("app", "stream"):
         async with running(f"secure:{application}", *options, workers=1) as master:
             stream = await dial(master)
-            await stream.send_all(V2)  # in a packet of its own or not: the hello follows
+            await stream.send_all(V2)  # the hello follows, in the same packet or the next
             secure = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
             await secure.send_all(REQUEST)
             assert (await answer(secure))[:2] == ["https" if application == "app" else "stream", CLIENT]
@@ -131,8 +131,8 @@ def _ask_websocket(port: int, context: ssl.SSLContext) -> str:
             return str(websocket.recv(timeout=PATIENCE))
 
 
-async def test_only_those_who_may_are_believed(tmp_path: Path):
-    """A unix socket's file says by its permissions who may connect; so whoever can, may."""
+async def test_only_trusted_proxies_are_believed(tmp_path: Path):
+    """The permissions of a unix socket's file decide which users may connect, so each of its clients is trusted."""
     path = tmp_path / "s.sock"
     options = ("--proxy-protocol", "v1", "--proxy-allow-from", "192.0.2.0/24", "--bind", f"unix:{path}")
     async with running("secure:app", *options, workers=1) as master:

@@ -1,4 +1,4 @@
-"""A reload reads the configuration again: what is wrong refuses it before anything starts, and addresses change."""
+"""A reload reads the configuration again: a mistake refuses it before any worker starts, and addresses can change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_a_mistake_in_the_configuration_refuses_the_reload_and_nothing_sta
         file.write_text("window = 5\n")
         await reload(master, "committed")
         await master.said("draining -> gone", 2)
-        # Ids count up: nobody was started for the one that was refused.
+        # Ids count up: no worker was started for the reload that was refused.
         assert literal_eval((await ask(master.port)).decode())[1] in (3, 4)
 
 

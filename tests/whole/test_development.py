@@ -1,4 +1,4 @@
-"""--reload: what is saved is served soon, what is broken is said once, and the last good code serves meanwhile."""
+"""--reload: saved code serves soon, a broken save is reported once, and the last good code serves meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOON = 5.0
 
 
 def save(folder: Path, text: str) -> None:
-    """At once, as most editors do: what is half written must not be what is seen."""
+    """Replace a file at once, as most editors do, so that no reader sees a half-written one."""
     (folder / "app.new").write_text(text)
     (folder / "app.new").rename(folder / "app.py")
 
@@ -45,7 +45,7 @@ async def developing(
 
 
 async def serves(master: Running, answer: bytes) -> None:
-    """Ask until it is so: an old worker may answer until the new ones have taken over."""
+    """Ask until the answer is this: an old worker may answer until the new ones have taken over."""
     with trio.fail_after(PATIENCE):
         while await ask(master.port) != answer:
             await trio.lowlevel.checkpoint()
@@ -60,13 +60,13 @@ async def test_a_day_of_a_developer(tmp_path: Path):
     (tmp_path / "shop.py").touch()
     async with developing(tmp_path) as master:
         assert "with 1 worker" in master.text
-        # What is saved is served, also when size and second of the file are the same.
+        # Saved code serves, also when size and second of the file are the same as before.
         for count, word in enumerate(("two", "six", "ten"), 1):
             save(tmp_path, CODE.format(word))
             await serves(master, word.encode())
             await master.said("committed", count)
         assert len(re.findall(r"app\.py changed: reload", master.text)) == 3
-        # What is broken is said once, and the last good code serves on.
+        # A broken save is reported once, and the last good code serves on.
         await master.until(lambda: len(master.workers) == 1, "the one before is gone")
         good = master.workers
         save(tmp_path, BROKEN)
@@ -75,8 +75,8 @@ async def test_a_day_of_a_developer(tmp_path: Path):
         assert await ask(master.port) == b"ten"
         assert master.workers == good
         assert master.text.count("bad code") == 2  # the line of the code, and the message
-        assert "rrmaster/" not in master.text  # none of our own frames
-        # Somebody kills it: the last good code is still there, in its template.
+        assert "rrmaster/" not in master.text  # no frames of rrmaster
+        # The worker is killed: the last good code is still there, in its template.
         os.kill(next(iter(good)), SIGKILL)
         assert await ask(master.port) == b"ten"
         assert not master.workers.keys() & good.keys()
@@ -96,7 +96,7 @@ async def test_without_a_template_broken_code_is_not_even_tried(tmp_path: Path):
         await master.said("generation 1 serves on")
         os.kill(next(iter(master.workers)), SIGKILL)
         await master.said("no worker is started before the code changes")
-        # Mended it takes over, and whoever came meanwhile is answered.
+        # Mended it takes over, and clients that have connected meanwhile are answered.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serves, master, b"new")
             save(tmp_path, CODE.format("new"))
@@ -114,7 +114,7 @@ async def test_many_saves_are_one_reload_and_the_newest_code_comes_soonest(tmp_p
         master.signal(SIGCONT)
         await master.said("and 2 more changed: reload")
         await master.said("starting generation 2")
-        # This one is given up for the next, which is there before it could have been ready.
+        # This reload is given up for the next, which begins before this one could be ready.
         save(tmp_path, "import time; time.sleep(600)\n")
         await master.said("starting generation 3")
         save(tmp_path, CODE.format("three"))
@@ -144,7 +144,7 @@ async def test_a_long_poll_holds_up_neither_the_next_reload_nor_the_end(tmp_path
             assert await master.stop() == 0
 
 
-async def test_a_first_start_that_fails_waits_for_the_code_and_keeps_who_comes(tmp_path: Path):
+async def test_a_first_start_that_fails_waits_for_the_code_and_keeps_clients_waiting(tmp_path: Path):
     save(tmp_path, BROKEN)
     (tmp_path / "shop.py").touch()
     async with developing(tmp_path, workers=2, ready=False) as master:
@@ -176,7 +176,7 @@ async def test_a_crash_loop_ends_until_the_code_changes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["serving", "waiting for code"])
-async def test_the_end_is_quick_and_leaves_nobody(broken: bool, tmp_path: Path):
+async def test_the_end_is_quick_and_leaves_no_worker(broken: bool, tmp_path: Path):
     save(tmp_path, "1/0\n" if broken else CODE.format("one"))
     async with developing(tmp_path, ready=not broken) as master:
         await master.said("before the code changes" if broken else "ready: 1 of 1")

@@ -1,6 +1,6 @@
-"""What happens to connections when workers die, stop, lie or block, and when the master does.
+"""What happens to connections when workers die, stop, lie or block, and when the master does?
 
-The ledger: every connection a test opens ends in exactly one count, and the sum is asserted.
+The ledger: every connection of a test ends in exactly one count, and the test asserts the sum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.whole.harness import PATIENCE, Running, ask, gone, is_free, running
 
 
 async def crowd(port: int, clients: int, enough: Callable[[], bool], question: bytes = b"?") -> Counter[str]:
-    """Clients that ask one question per connection until it is enough."""
+    """Clients that send one question per connection until the test has enough."""
     ledger: Counter[str] = Counter()
 
     async def client() -> None:
@@ -53,7 +53,7 @@ async def in_letterboxes(streams: list[trio.SocketStream], ask_with: bytes = b"?
 
 
 @pytest.mark.parametrize("stopped", [1, 2])
-async def test_what_lies_in_dead_letterboxes_is_answered_by_others(stopped: int):
+async def test_what_lies_in_the_letterboxes_of_dead_workers_is_answered_by_others(stopped: int):
     async with running("handlers:quick", workers=2) as master:
         victims = list(master.workers)[:stopped]
         for pid in victims:
@@ -69,7 +69,7 @@ async def test_what_lies_in_dead_letterboxes_is_answered_by_others(stopped: int)
         assert answers == {True: 60}
 
 
-async def test_nobody_waits_for_a_stopped_worker_and_it_serves_again():
+async def test_no_client_waits_for_a_stopped_worker_and_it_serves_again():
     async with running("handlers:quick", workers=2) as master:
         victim = list(master.workers)[1]
         stop_process(victim)
@@ -96,7 +96,7 @@ async def test_a_blocked_worker_delays_only_what_it_had_taken():
             for _ in range(30):
                 nursery.start_soon(one, "quick", b"0")
         assert Counter(done) == {"blocked": 1, "quick": 30}
-        # A batch may have been in its hands when the question that blocks it came.
+        # It may have had a batch of connections in hand when the question that blocks it came.
         assert done.index("blocked") >= 30 - 8
 
 
@@ -120,8 +120,8 @@ async def test_a_storm_of_kills_loses_only_what_was_in_hand():
             ledger = await crowd(master.port, 8, lambda: over, b"3")
         assert ledger["refused"] == ledger["hung"] == 0
         assert ledger["answered"] > kills
-        # A worker has what it blocks for, and at most a batch that had begun; one a kill is the promise measured in
-        # the bench, where the kills do not wait for a death to be noticed.
+        # A worker has the connection that blocks it, and at most one batch that had begun.  The bench measures the
+        # promise of one for each kill, with kills that do not wait until the master has seen the last one.
         assert ledger["cut off"] <= 2 * kills
         assert await master.stop() == 0
 
@@ -138,7 +138,7 @@ async def test_when_the_master_dies_the_workers_finish_and_leave():
                     ledger["answered" if await stream.receive_some() else "cut off"] += 1
 
                 nursery.start_soon(read)
-            # Once a later connection is answered, the first eight are in workers' hands or letterboxes.
+            # Once a later connection is answered, workers or their letterboxes have the first eight.
             await ask(port)
             master.process.kill()
             await master.ended()
@@ -181,7 +181,7 @@ async def test_a_worker_short_of_descriptors_takes_no_more_and_recovers():
         poor = next(iter(master.workers))
         hard = resource.prlimit(poor, resource.RLIMIT_NOFILE)[1]
         old = resource.prlimit(poor, resource.RLIMIT_NOFILE, (16, hard))
-        # It sees it at its next heartbeat.  Not to take any more is to take none for ten of them.
+        # It sees this at its next heartbeat.  It has stopped taking when it takes none during ten heartbeats.
         with trio.fail_after(PATIENCE):
             last = trio.current_time()
             while trio.current_time() < last + 0.5:
@@ -235,24 +235,24 @@ async def test_a_hostile_worker_dies_alone(deed: str, reason: str):
 
 
 async def do(master: Running, deed: str) -> None:
-    """Have a worker do it, to its answer or its end: what else it had in its hands could die with it."""
+    """Have a worker do this, up to its answer or its end: other connections in its hands could end with it."""
     (stream,) = await master.burst(1)
     await stream.send_all(deed.encode())
     with trio.fail_after(PATIENCE):
         try:
             await stream.receive_some()
         except trio.BrokenResourceError:
-            pass  # killed with our question half read
+            pass  # killed with the question half read
 
 
 async def at_rest(master: Running, descriptors: int) -> None:
-    """Wait until it has no more descriptors than before; the dead one's are closed once it is buried."""
+    """Wait until the master has no more descriptors than before; it closes those of a dead worker after reaping it."""
     with trio.fail_after(PATIENCE):
         while master.descriptors() > descriptors:
             await ask(master.port, b"-")
 
 
-async def test_what_a_worker_does_to_its_own_side_costs_nobody_anything():
+async def test_what_a_worker_does_to_its_own_side_costs_no_other_connection_anything():
     async with running("liar:handler", workers=2) as master:
         await master.settled()
         before = master.descriptors()
@@ -306,7 +306,7 @@ async def test_a_blocked_worker_says_where_before_it_is_killed():
         assert ledger == {"cut off": 1}
 
 
-async def test_a_master_that_was_stopped_blames_nobody():
+async def test_a_master_that_was_stopped_blames_no_worker():
     async with running("handlers:quick", "--hang-timeout", "300ms", "--heartbeat", "50ms", workers=2) as master:
         before = master.workers
         stop_process(master.pid)

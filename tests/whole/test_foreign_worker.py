@@ -1,4 +1,4 @@
-"""A worker may be any program: the one in docs/protocol.md, which has nothing of this package, serves a real master."""
+"""A worker may be any program: the one in docs/protocol.md, which imports nothing of rrmaster, serves a real master."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_has_fifty_lines_and_nothing_of_ours() -> None:
 
 @asynccontextmanager
 async def served(directory: Path, **options: object) -> AsyncIterator[Master]:
-    """A master with two such workers, in a directory that has nothing else."""
+    """A master with two such workers, in an otherwise empty directory."""
     (directory / "worker.py").write_text(WORKER)
     chosen = {"bind": "127.0.0.1:0", "workers": 2, "probation": 0.1, "soak": 0.1, "heartbeat": 0.2} | options
     settings = rrmaster.Settings("echo:any", **chosen)
@@ -48,7 +48,7 @@ def port(master: Master) -> int:
 
 
 async def settled(master: Master) -> None:
-    """Wait until nobody has a connection; what the workers report is all there is to go by."""
+    """Wait until no worker has a connection, by the reports of the workers."""
     with trio.fail_after(PATIENCE):
         while any(worker.load for worker in master.workers.values()):
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -119,7 +119,7 @@ WRONG_COUNTS = {
 
 @pytest.mark.parametrize("changes", WRONG_COUNTS.values(), ids=WRONG_COUNTS)
 async def test_one_that_does_not_count_is_found_out(changes: tuple[str, ...], tmp_path: Path) -> None:
-    """So the claims above hang on what it says, and not on the master's goodwill."""
+    """So the claims above depend on the worker's reports, and not on tolerance of the master."""
     wrong = WORKER
     for old, new in zip(changes[::2], changes[1::2], strict=True):
         assert wrong.count(old) == 1

@@ -1,4 +1,4 @@
-"""Workers are forked: as new as others, of their generation's code whatever the disk has; nobody needs the template."""
+"""Forked workers are like new ones and have their generation's code, whatever the disk has; none needs the template."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ async def told(master: Running) -> dict[str, Any]:
 
 
 def template(master: Running, which: int = -1) -> int:
-    """The process id of a template that is loaded; the newest, as the log has it."""
+    """The process id of the newest template that is loaded, from the log."""
     return int(re.findall(r"template \d+ \(pid (\d+)\) has imported", master.text)[which])
 
 
 async def replaced(master: Running, pid: int) -> int:
-    """Kill this worker, and wait for who takes its place; his process id."""
+    """Kill this worker, and wait for its replacement; returns the new process id."""
     before = set(master.workers)
     os.kill(pid, signal.SIGKILL)
     await master.until(lambda: pid not in master.workers and len(master.workers) == len(before), "it is replaced")
@@ -109,13 +109,13 @@ async def test_what_is_not_safe_to_fork_is_said_in_one_line_and_not_forked(deed:
         assert await master.stop() == 0
 
 
-async def test_what_is_only_read_is_in_nobodys_way() -> None:
+async def test_files_that_are_only_read_do_not_prevent_a_fork() -> None:
     async with running("forked:tells", workers=1, environ={"DEED": "harmless"}) as master:
         found = await told(master)
         assert found["imported_by"] == template(master)
 
 
-async def test_whoever_says_on_is_told_and_obeyed() -> None:
+async def test_preload_on_warns_of_what_is_unsafe_and_forks() -> None:
     async with running("forked:tells", "--preload", "on", workers=1, environ={"DEED": "thread"}) as master:
         await master.said(r"warning workers are forked although .* started a thread \(a-poller\) \(--preload on\)")
         found = await told(master)
@@ -141,7 +141,7 @@ async def test_the_last_good_code_serves_whatever_the_disk_has(tmp_path: Path) -
             async def load() -> None:
                 ledger.update(await crowd(master.port, 2, lambda: over))
 
-            # Code that raises: who is killed is replaced by who does not.  (Not under load: a kill has its victims.)
+            # Code that raises: a killed worker is replaced by one without it.  (Not under load: kills cut connections.)
             write(tmp_path / "app.py", "raise RuntimeError('bad code')")
             for pid in list(master.workers):
                 await replaced(master, pid)
@@ -158,7 +158,7 @@ async def test_the_last_good_code_serves_whatever_the_disk_has(tmp_path: Path) -
             assert (await status(control)).gone_back
             over = True
         assert ledger.keys() == {"answered"}
-        # Who replaces somebody now is of that code, too, and so is who comes by a second rollback of the other.
+        # A replacement has this code now, too, and after a second rollback workers have the other code.
         await replaced(master, next(iter(master.workers)))
         assert {await ask(master.port) for _ in range(4)} == {b"one"}
         assert await verb(control, "rollback") == 0
@@ -234,11 +234,11 @@ async def test_what_is_kept_is_shown_and_let_go_in_time(tmp_path: Path) -> None:
         assert len((await status(control)).templates) == 1
 
 
-# --- nobody needs the template
+# --- no worker needs the template
 
 
 async def spare(master: Running, control: Path) -> int:
-    """Wait until there is a spare one."""
+    """Wait until there is a spare template."""
     with trio.fail_after(PATIENCE):
         while True:
             (only,) = (await status(control)).templates
@@ -250,7 +250,7 @@ async def spare(master: Running, control: Path) -> int:
 async def test_whatever_becomes_of_the_template_workers_are_replaced(tmp_path: Path) -> None:
     control = tmp_path / "control.sock"
     async with serving(tmp_path, "--control", str(control)) as master:
-        # Killed: the spare one takes its place, with the code as it was, and makes another spare one.
+        # Killed: the spare takes its place, with the code as it was, and forks another spare.
         write(tmp_path / "app.py", "raise RuntimeError('bad code')")
         for _ in range(2):
             heir = await spare(master, control)
@@ -261,7 +261,7 @@ async def test_whatever_becomes_of_the_template_workers_are_replaced(tmp_path: P
             await replaced(master, next(iter(master.workers)))
             (only,) = (await status(control)).templates
             assert only.pid == heir
-        # Stopped: it has a second, and then the spare one is asked.
+        # Stopped: it has a second, and then the spare is asked.
         heir = await spare(master, control)
         stop_process(only.pid)
         await replaced(master, next(iter(master.workers)))
@@ -333,7 +333,7 @@ async def test_the_first_start_says_once_what_is_wrong_with_the_application(tmp_
     assert master.text.count("RuntimeError: bad code") == 1
 
 
-async def test_a_worker_that_cannot_begin_again_is_told_of_like_one_that_cannot_be_imported(tmp_path: Path) -> None:
+async def test_a_worker_that_cannot_begin_is_reported_like_one_that_cannot_be_imported(tmp_path: Path) -> None:
     code = "import rrmaster\n@rrmaster.on_fork\ndef connect():\n    raise OSError('no database')\n"
     (tmp_path / "bad.py").write_text(code + answering("never"))
     async with running("bad:quick", workers=2, app_dir=tmp_path, ready=False) as master:
@@ -345,7 +345,7 @@ async def test_a_worker_that_cannot_begin_again_is_told_of_like_one_that_cannot_
 
 
 def limit_memory(pid: int) -> None:
-    """It can still fork; whoever is forked has no room for a thread's stack."""
+    """The template can still fork, but a forked worker has no room for a thread's stack."""
     size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(pid, resource.RLIMIT_AS, (size + (1 << 20), size + (1 << 20)))
 
@@ -363,7 +363,7 @@ async def test_a_template_whose_workers_cannot_live_is_given_up_for_another(tmp_
         assert heir in master.workers
         for pid in sick:
             await gone(pid)
-        # And the next one is forked again.
+        # The next worker is forked again.
         await master.said("has imported app:quick", 2)
         await spare(master, control)
         said = len(master.text)
@@ -374,7 +374,7 @@ async def test_a_template_whose_workers_cannot_live_is_given_up_for_another(tmp_
 
 
 async def test_a_template_is_not_given_up_for_what_is_the_applications_trouble(tmp_path: Path) -> None:
-    """A database that is down for a while: what is tried without the template fails as well."""
+    """A database is down for a while: a worker that is started without the template fails as well."""
     control, imports, down = tmp_path / "control.sock", tmp_path / "imports", tmp_path / "down"
     code = (
         f"import os, rrmaster\nwith open({str(imports)!r}, 'a') as file:\n    file.write('x')\n"
@@ -399,7 +399,7 @@ async def test_a_template_is_not_given_up_for_what_is_the_applications_trouble(t
 
 
 async def test_forks_leave_nothing_behind(tmp_path: Path) -> None:
-    """Twenty here; the bench has a thousand, and looks at the memory."""
+    """Twenty forks here; the bench makes hundreds, and looks at the memory."""
     control = tmp_path / "control.sock"
     async with running("handlers:ident", "--control", str(control), workers=2) as master:
         mother = template(master)

@@ -1,4 +1,4 @@
-"""HTTP: every framework serves what it has, errors stay in their request, what cannot be is refused at the start."""
+"""HTTP: every framework works, an error stays in its request, and what cannot be served is refused at the start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEGABYTES = 3
 
 @pytest.mark.parametrize("application", FRAMEWORKS)
 async def test_a_framework_serves_all_it_has(application: str):
-    """One fleet for all of it: an answer, streams both ways, a websocket, and an error that is nobody else's."""
+    """One fleet for an answer, streams both ways, a websocket, and an error that reaches no other request."""
     async with running(application, *FRAMEWORKS[application], workers=1) as master:
         (pid,) = master.workers
         async with browsing(master.port) as browser:
@@ -42,7 +42,7 @@ async def test_a_framework_serves_all_it_has(application: str):
 
 
 async def upload(master: Running, chunked: bool) -> None:
-    """A body in pieces, of a length that is not told before.  (Django reads none such over WSGI, on any server.)"""
+    """A body in pieces, without a length in advance.  (Django reads no such body over WSGI, on any server.)"""
     length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {MEGABYTES << 20}"
     async with await trio.open_tcp_stream("127.0.0.1", master.port) as stream:
         await stream.send_all(HTTP.format("POST /length", f"{length}\r\nConnection: close").encode())
@@ -62,7 +62,7 @@ def converse(port: int, pid: int) -> None:
         assert websocket.recv(PATIENCE) == "hear, hear"
 
 
-async def test_the_scope_tells_who_asked_and_where(tmp_path: Path):
+async def test_the_scope_has_the_addresses_of_client_and_server(tmp_path: Path):
     """Client and server for TCP and unix listeners, the root path, trusted proxies, the lifespan's state, a probe."""
     path = tmp_path / "app.sock"
     options = ["--root-path", "/shop", "--bind", f"unix:{path}", "--access-log", "--probe", "http:/"]
@@ -108,7 +108,7 @@ async def test_requests_are_counted_over_kept_connections():
         await master.said("draining -> gone, exited with status 0")
 
 
-async def test_a_stream_that_nobody_reads_gives_its_thread_back():
+async def test_a_stream_that_no_client_reads_gives_its_thread_back():
     async with running("with_flask:app", "--threads", "1", workers=1) as master:
         for times in (1, 2):
             assert b"200 OK" in await ask(master.port, HTTP.format("GET /endless", "").encode())

@@ -1,4 +1,4 @@
-"""A drain loses nothing: what becomes of each kind of connection when its worker is to go."""
+"""A drain loses nothing: what happens to each kind of connection when its worker drains?"""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ async def one_worker(*options: str) -> AsyncIterator[Running]:
 
 
 async def drained(master: Running) -> None:
-    """The only worker is on its way out."""
+    """Wait until the only worker drains."""
     master.signal(signal.SIGTERM)
     await master.said("serving -> draining")
 
 
 @pytest.mark.parametrize("options", [(), ("--runtime", "asyncio")])
-async def test_every_kind_of_connection_ends_in_peace(options: tuple[str, ...]):
-    """Virgin, idle, busy and streaming, and a task after the answer, in one worker that goes."""
+async def test_every_kind_of_connection_ends_properly(options: tuple[str, ...]):
+    """Virgin, idle, busy and streaming connections, and a task after the answer, in one worker that drains."""
     async with one_worker(*options) as master, browsing(master.port) as virgin, browsing(master.port) as idle:
         async with browsing(master.port) as busy, browsing(master.port) as after:
             assert not (await idle.get("/")).last
@@ -46,7 +46,7 @@ async def test_every_kind_of_connection_ends_in_peace(options: tuple[str, ...]):
         assert master.text.index("done afterwards") < master.text.index("lifespan ends")
 
 
-async def test_who_says_nothing_is_not_waited_for_for_long():
+async def test_a_silent_client_is_not_waited_for_for_long():
     """A virgin connection for two seconds, an idle one and a websocket for half of the graceful timeout (1012)."""
     async with one_worker() as master, browsing(master.port) as virgin, browsing(master.port) as idle:
         assert not (await idle.get("/")).last
@@ -80,7 +80,7 @@ async def test_a_second_signal_ends_a_worker_whatever_it_does():
 
 @pytest.mark.parametrize("application", FRAMEWORKS)
 async def test_a_reload_under_load_fails_no_request(application: str):
-    """Clients with new connections, with kept ones in a hurry, and with kept ones that think between requests."""
+    """Clients with new connections, and with kept ones, with and without pauses between requests."""
     path = "/slow?ms=20" if application in ("with_fastapi:app", "with_flask:app") else "/"
     async with running(application, *FRAMEWORKS[application], *BRIEF, workers=2) as master:
         ledger: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What no honest client sends is answered as the bare server answers it, and hurts nobody."""
+"""Malformed requests are answered as by uvicorn alone, and harm no other client."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def _forget(stream: trio.abc.ReceiveStream) -> None:
 
 
 async def answer(port: int, data: bytes) -> list[bytes]:
-    """What comes back for this and the end of stream: status lines and bodies, without what differs by nature."""
+    """The answer to these bytes and the end of stream: status lines and bodies, without dates and the like."""
     received = b""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         with trio.fail_after(PATIENCE):
@@ -86,12 +86,12 @@ async def answer(port: int, data: bytes) -> list[bytes]:
                 async for more in stream:
                     received += more
             except trio.BrokenResourceError:
-                pass  # it was closed with bytes unread, and what came before that is what counts
+                pass  # it was closed with bytes unread; what came before that counts
     return re.findall(rb"HTTP/1\.1 \d+ [^\r]*|Invalid HTTP request received\.|^\d+$", received, re.MULTILINE)
 
 
 async def test_what_no_honest_client_sends_is_answered_as_by_the_bare_server():
-    """Beside 50 clients that never finish their headers."""
+    """Meanwhile 50 clients never finish their headers."""
     async with bare() as port, running("with_fastapi:app", workers=1) as master:
         (pid,) = master.workers
         for stream in await master.burst(50):

@@ -26,7 +26,7 @@ def speaking(version: str, **more: object) -> httpx.AsyncClient:
 
 @pytest.mark.parametrize("version", ["1.1", "2"])
 async def test_an_application_is_served(version: str):
-    """One fleet for: what it sees, up and down, errors of four kinds, and a websocket."""
+    """One fleet for the scope, bodies both ways, errors of four kinds, and a websocket."""
     options = ("--runtime", "trio", "--access-log", "--probe", "http:/sync", "--root-path", "/shop")
     async with running("with_trio:app", *options, workers=1) as master, speaking(version) as client:
         (pid,), url = master.workers, f"http://127.0.0.1:{master.port}"
@@ -79,7 +79,7 @@ async def test_a_client_of_tls_chooses_http_2(tmp_path: Path):
 
 
 async def test_other_applications():
-    """Quart-Trio, which is known by its class, and one that knows nothing of a lifespan."""
+    """Quart-Trio, which is recognized by its class, and an application without lifespan."""
     for application, runtime in (("with_quart_trio:app", "auto"), ("secure:knows_no_life", "trio")):
         async with (
             running(application, "--runtime", runtime, workers=1) as master,
@@ -98,8 +98,8 @@ def test_an_application_that_refuses_to_start_says_why():
     assert "AssertionError" in ended.stderr
 
 
-async def test_every_kind_of_connection_ends_in_peace():
-    """Virgin, idle and busy, a task after the answer, and HTTP/2 with a long answer on its way."""
+async def test_every_kind_of_connection_ends_properly():
+    """Virgin, idle and busy connections, a task after the answer, and HTTP/2 with a long answer on its way."""
     async with running("with_trio:app", "--runtime", "trio", *DRAINS, workers=1) as master:
         async with (
             browsing(master.port) as virgin,
@@ -131,8 +131,8 @@ async def _answered(client: httpx.AsyncClient, url: str) -> None:
     assert (await client.get(url)).status_code == 200
 
 
-async def test_who_says_nothing_is_not_waited_for_for_long():
-    """An idle client of HTTP/2 is told GOAWAY at once, a virgin connection has two seconds, the others half of all."""
+async def test_a_silent_client_is_not_waited_for_for_long():
+    """An idle client of HTTP/2 gets GOAWAY at once, a virgin connection has 2 s, the others half of the timeout."""
     async with running("with_trio:app", "--runtime", "trio", *DRAINS, workers=1) as master:
         noted = Ends()
         ends = noted.at
@@ -174,7 +174,7 @@ async def _told_to_go_away(stream: trio.SocketStream) -> None:
 
 
 async def modern_customer(port: int, ledger: Counter[str], over: Callable[[], bool], think: float) -> None:
-    """The same over HTTP/2, where GOAWAY says so; a client asks again what was not begun."""
+    """The same over HTTP/2, where GOAWAY ends a connection; a client repeats requests that were not begun."""
     async with speaking("2") as client:
         while not over():
             ledger[str((await client.get(f"http://127.0.0.1:{port}/slow?ms=20")).status_code)] += 1

@@ -1,4 +1,4 @@
-"""A program that owns a fleet: events, messages, fork, scale, reload, disconnect; and nothing is left behind."""
+"""A program that owns a fleet: events, messages, fork, scale, reload, disconnect; and it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def settings(application: object = "talks:handler", **options: object) -> rrmast
 
 @asynccontextmanager
 async def a_master(respawn: bool = True, **options: object) -> AsyncIterator[tuple[Master, list[object]]]:
-    """A master whose fleet is complete, and what its events were from the beginning."""
+    """A master whose fleet is complete, and all its events from the beginning."""
     told: list[object] = []
 
     async def listen(task_status: trio.TaskStatus[None]) -> None:
@@ -65,7 +65,7 @@ def port(master: Master) -> int:
 
 
 async def order(master: Master, words: str) -> str:
-    """One order to one worker."""
+    """Send one order to one worker."""
     return (await ask(port(master), words.encode())).decode()
 
 
@@ -114,13 +114,13 @@ async def test_a_workers_life_is_told_in_order_with_how_it_ended() -> None:
 
 
 async def ask_for_exit(master: Master, status: int) -> bool:
-    """Whoever gets this ends without an answer."""
+    """The worker that gets this ends without an answer."""
     counts: Counter[str] = Counter()
     await ask(port(master), b"exit %d" % status, counts)
     return counts == {"cut off": 1}
 
 
-async def test_every_event_of_a_worker_that_is_born_later_is_seen_in_the_documented_order() -> None:
+async def test_every_event_of_a_worker_that_starts_later_is_seen_in_the_documented_order() -> None:
     async with a_master(workers=1) as (master, told):
         worker = await master.fork({"EXTRA": "yes"})
         assert (worker.slot, worker.is_connected(), worker.exited_after_disconnect) == (1, True, None)
@@ -175,7 +175,7 @@ async def test_a_forked_worker_and_its_replacement_have_the_environment_it_was_f
         assert {await order(master, "env EXTRA") for _ in range(4)} == {"yes", "inherited"}
 
 
-async def test_scale_returns_when_so_many_serve_and_ids_are_never_used_again() -> None:
+async def test_scale_returns_when_that_number_serves_and_ids_are_never_used_again() -> None:
     async with a_master(workers=1) as (master, told):
         await master.scale(3)
         assert [w.state for w in master.workers.values()] == ["serving"] * 3
@@ -208,8 +208,8 @@ async def test_disconnect_returns_when_the_last_worker_has_left_and_the_addresse
         await master.disconnect()
 
 
-async def test_all_leave_and_others_come_as_often_as_one_likes_and_nothing_is_left_of_them(tmp_path: Path) -> None:
-    """Several ask for it at once, and one worker is told to end while it still finishes something."""
+async def test_all_workers_leave_and_others_come_again_and_again_and_nothing_is_left_of_them(tmp_path: Path) -> None:
+    """Several tasks disconnect at once, and one worker is told to end while it still finishes something."""
     async with a_master(bind=["127.0.0.1:0", f"unix:{tmp_path}/s"]) as (master, told):
         before = open_descriptors()
         for _ in range(2):
@@ -256,7 +256,7 @@ async def test_a_worker_that_disconnects_itself_finishes_what_it_has_and_is_repl
         assert (ended.code, ended.exited_after_disconnect) == (0, True)
 
 
-async def test_kill_and_disconnect_of_the_dead_change_nothing_and_sending_to_them_is_an_error() -> None:
+async def test_kill_and_disconnect_of_dead_workers_change_nothing_and_sending_to_them_is_an_error() -> None:
     async with a_master(respawn=False) as (master, told):
         worker, other = master.workers.values()
 
@@ -268,7 +268,7 @@ async def test_kill_and_disconnect_of_the_dead_change_nothing_and_sending_to_the
             nursery.start_soon(send_for_ever)
             await trio.testing.wait_all_tasks_blocked()  # the line is full
             worker.kill(signal.SIGKILL)
-            await send_for_ever()  # and nobody has noticed yet
+            await send_for_ever()  # and the master has not noticed yet
         await worker.disconnect()
         worker.kill(signal.SIGKILL)
         worker.kill()
@@ -319,7 +319,7 @@ async def test_a_message_too_large_is_an_error_where_it_is_sent_and_a_full_line_
         assert await order(master, "send 50000") == "sent"
         with trio.move_on_after(0.2) as enough:
             while True:
-                await worker.send("x" * 1_000)  # nobody listens
+                await worker.send("x" * 1_000)  # the worker does not read
         assert enough.cancelled_caught
         assert await order(master, "who") == str(worker.id), "connections do not wait behind messages"
         await worker.disconnect()
@@ -371,7 +371,7 @@ async def two_at_once(master: Master) -> None:
         assert busy.value.status == 13
 
 
-# --- what is given
+# --- callables
 
 
 async def test_a_handler_and_a_policy_may_be_given_as_callables() -> None:
@@ -442,7 +442,7 @@ async def test_an_address_in_use_rises_before_anything_runs() -> None:
 
 
 class CancelAt(trio.abc.Instrument):
-    """Cancels after so many steps of tasks."""
+    """Cancels after `steps` steps of tasks."""
 
     def __init__(self, step: int, scope: trio.CancelScope) -> None:
         self.left, self.scope = step, scope
@@ -490,7 +490,7 @@ async def told_by(master: Master) -> dict[str, Any]:
     return found
 
 
-async def test_a_program_that_says_so_has_templates_and_keeps_its_own_children() -> None:
+async def test_a_program_that_asks_for_templates_has_them_and_keeps_its_own_children() -> None:
     libc = ctypes.CDLL(None)
 
     def adopts() -> bool:
@@ -516,7 +516,7 @@ async def test_a_program_that_says_so_has_templates_and_keeps_its_own_children()
     assert not adopts()
 
 
-async def test_a_program_that_says_nothing_adopts_nobody() -> None:
+async def test_a_program_that_does_not_ask_for_templates_adopts_no_process() -> None:
     async with a_master(application="forked:tells") as (master, _):
         found = await told_by(master)
         assert found["imported_by"] == found["pid"]

@@ -1,4 +1,4 @@
-"""Start, reload, scale and stop of a real fleet, and what its exit status says."""
+"""Start, reload, scale and stop of a real fleet, and its exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_term_finishes_what_is_in_hand_and_ends_with_0():
         assert not any("SIGKILL" in line for line in master.lines)
 
 
-async def test_who_ignores_everything_is_killed_and_the_status_says_1():
+async def test_a_worker_that_ignores_everything_is_killed_and_the_status_is_1():
     async with running("handlers:ignores_term", "--graceful-timeout", "200ms", workers=2) as master:
         await master.hold(2)
         master.signal(signal.SIGTERM)
@@ -118,11 +118,11 @@ async def test_a_worker_that_asks_to_retire_is_replaced_first_and_then_drained(h
         await gone(old)
 
 
-async def test_a_worker_that_is_not_ready_gets_nothing():
+async def test_a_worker_that_is_not_ready_gets_no_connection():
     async with running("handlers:ill", workers=2) as master:
         paused = int(await ask(master.port, b"p"))
         answers = set()
-        # It reports before it answers anybody else: the ones after the first may race with the report, no more.
+        # It reports before it answers another client: only connections right after the first may race with the report.
         for _ in range(10):
             answers.add(int(await ask(master.port)))
         last = {int(await ask(master.port)) for _ in range(6)}

@@ -1,4 +1,4 @@
-"""The log of a real fleet: in a file, as JSON, on a full disk, and with nobody reading it."""
+"""The log of a real fleet: in a file, as JSON, on a full disk, and with a reader that has stalled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROWTH = 14
 
 
 async def until(true: Callable[[], object], what: str) -> None:
-    """Wait for what happens in a file."""
+    """Wait until this holds for a file."""
     with trio.move_on_after(PATIENCE):
         while not true():
             await trio.sleep(0.005)
@@ -27,7 +27,7 @@ async def until(true: Callable[[], object], what: str) -> None:
 
 
 async def ready(path: Path) -> int:
-    """Wait until the log says that it is ready; the port."""
+    """Wait until the log says that the master is ready; returns the port."""
     await until(lambda: path.exists() and "ready: " in path.read_text(), "ready")
     match = re.search(r" on \S*?:(\d+)", path.read_text())
     assert match
@@ -35,7 +35,7 @@ async def ready(path: Path) -> int:
 
 
 def memory(master: Running) -> float:
-    """MiB that are resident."""
+    """Resident memory in MiB."""
     with open(f"/proc/{master.pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -114,7 +114,7 @@ async def test_as_json_every_line_is_an_object():
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["time"]) for entry in entries)
 
 
-async def test_a_workers_line_says_who_printed_it():
+async def test_a_workers_line_names_the_worker_that_printed_it():
     async with running("handlers:prints", "--log-format", "json", ready=False, workers=1) as master:
         await master.said('"message": "ready: ')
         pid = int(await ask(master.port, b"hello"))
@@ -128,7 +128,7 @@ async def test_a_workers_line_says_who_printed_it():
     }
 
 
-async def test_a_gigabyte_of_output_with_a_stalled_reader_costs_nobody_anything():
+async def test_a_gigabyte_of_output_with_a_stalled_reader_delays_no_client_and_takes_no_memory():
     async with running("handlers:floods", workers=2) as master:
         port = master.port
         assert await ask(port)

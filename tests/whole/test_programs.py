@@ -24,24 +24,24 @@ ANY = "127.0.0.1:0"
 
 
 def program(name: str, *arguments: str, workers: int = 2, **more: Any) -> AbstractAsyncContextManager[Running]:
-    """A master with a program of `programs`."""
+    """A master with a program from the folder `programs`."""
     options = more.pop("options", ())
     return running(str(PROGRAMS / name), *options, workers=workers, bind=None, arguments=arguments, **more)
 
 
 def port_of(master: Running, number: int = 0) -> int:
-    """The port of the how-manieth address that was opened."""
+    """The port of the N-th address that was opened."""
     return int(re.findall(r"listening on 127\.0\.0\.1:(\d+)", master.text)[number])
 
 
 @define(eq=False)
 class Strings:
-    """One worker's strings."""
+    """A client of the puppet in one worker (see programs/puppet.py)."""
 
     stream: trio.SocketStream
 
     async def __call__(self, deed: str) -> str:
-        """What it says to this, without its slot."""
+        """The puppet's answer, without its slot."""
         with trio.fail_after(PATIENCE):
             await self.stream.send_all(deed.encode())
             answer = bytes(await self.stream.receive_some())
@@ -49,7 +49,7 @@ class Strings:
 
 
 async def strings(master: Running, workers: int = 2) -> list[Strings]:
-    """Those of all workers, by slot: held connections are spread evenly."""
+    """The puppets of all workers, by slot: held connections are spread evenly."""
     found: dict[int, Strings] = {}
     while len(found) < workers:
         stream = await connect(port_of(master))
@@ -61,7 +61,7 @@ async def strings(master: Running, workers: int = 2) -> list[Strings]:
 
 
 async def slots_at(port: int) -> set[int]:
-    """Which slots answer there: of two that serve, both get some of four."""
+    """The slots that answer at an address: of two that serve, both get some of four connections."""
     return {int((await ask(port)).split()[1]) for _ in range(4)}
 
 
@@ -105,8 +105,8 @@ async def test_the_same_file_runs_alone_and_in_a_fleet(words: tuple[str, ...]):
         await process.wait()
 
 
-async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
-    """Two workers, and their strings: what each asks for, who serves it then, and what is refused with which errno."""
+async def test_addresses_are_opened_once_for_all_workers_that_ask(tmp_path: Path):
+    """Two workers with puppets: the addresses that each asks for, the workers that serve them, and errors by errno."""
     control = ("--control", str(tmp_path / "control.sock"))
     async with program("puppet.py", "--port", "80", "-w", options=control) as master:
         first, second = await strings(master)
@@ -121,7 +121,7 @@ async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
         assert other not in (port, str(port_of(master)))
         assert (await ask(int(other), b"x")).split()[0] == b"b", "each has its own handler"
 
-        # What cannot be is refused where it was asked for.
+        # An address that cannot be opened is an error at the call that asks for it.
         assert await first(f"open c 127.0.0.1:{port}") == "EADDRINUSE", "twice in one worker"
         assert await second(f"open c 127.0.0.1:{other}") == other, "a free port is known by its number, too"
         assert await first("open d 192.0.2.1:80") == "EADDRNOTAVAIL"
@@ -143,13 +143,13 @@ async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
         assert await first(f"open f {os.path.relpath(path, ROOT)}") == str(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
-        # One closes; the other serves on.
+        # One worker closes; the other serves on.
         assert await first("close a") == "None"
         assert await slots_at(int(port)) == {1}
         assert await first(f"open a 127.0.0.1:{port}") == port
         assert await slots_at(int(port)) == {0, 1}
 
-        # Both close: clients wait, and are served when somebody does again.
+        # Both close: clients wait, and are served when a worker opens the address again.
         assert await first("close a") == await second("close a") == "None"
         waiting = await connect(int(port))
         master.clients.append(waiting)
@@ -158,7 +158,7 @@ async def test_addresses_are_opened_once_for_all_who_ask(tmp_path: Path):
         with trio.fail_after(PATIENCE):
             assert bytes(await waiting.receive_some()) == b"a 1 waited"
 
-        # Who replaces one gets the same.
+        # A replacement gets the same address.
         pid = next(pid for pid, slot in master.workers.items() if slot == 1)
         os.kill(pid, signal.SIGKILL)
         await master.said(r"worker 1 .*-> serving", times=2)
@@ -183,8 +183,8 @@ async def _status(*which: str) -> str:
     return " ".join(done.stdout.decode().split())
 
 
-async def test_a_storm_of_kills_costs_what_was_in_the_dead_ones_hands_and_nothing_else():
-    """Every client has exactly one end; nobody is refused or hangs, and no more are cut off than workers had taken."""
+async def test_a_storm_of_kills_costs_what_dead_workers_had_in_hand_and_nothing_else():
+    """Every client has exactly one outcome; none is refused or hangs, and no more are cut than workers had taken."""
     ledger: Counter[str] = Counter()
     async with program("on_trio.py", ANY, workers=4) as master:
         port, over = port_of(master), trio.Event()
@@ -214,7 +214,7 @@ async def test_a_storm_of_kills_costs_what_was_in_the_dead_ones_hands_and_nothin
     assert ledger.total() == accepted
 
 
-async def test_a_reload_of_a_program_loses_nobody_and_keeps_its_addresses():
+async def test_a_reload_of_a_program_loses_no_client_and_keeps_its_addresses():
     ledger: Counter[str] = Counter()
     async with program("on_asyncio.py", ANY, ANY, options=BRIEF) as master:
         ports, over = (port_of(master, 0), port_of(master, 1)), trio.Event()
@@ -275,7 +275,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_a_program_that_ends_before_it_is_ready_has_failed_and_is_told_why(how: str, tmp_path: Path):
+async def test_a_program_that_ends_before_it_is_ready_has_failed_and_the_log_says_why(how: str, tmp_path: Path):
     text, words = ENDS[how]
     (tmp_path / "ends.py").write_text(text)
     async with running(str(tmp_path / "ends.py"), workers=1, bind=None, ready=False) as master:
@@ -289,7 +289,7 @@ async def test_a_program_that_exits_or_leaves_while_it_serves_is_replaced():
         first, second = await strings(master)
         await first.stream.send_all(b"exit 7")
         await master.said(r"worker 0 .*serving -> gone, exited with status 7")
-        # As a program does that is refused an address.
+        # As a program does when its address cannot be opened.
         assert await second("open c 192.0.2.1:80") == "EADDRNOTAVAIL"
         assert await second("leave") == "None"
         assert await second("draining") == "True"
@@ -346,7 +346,7 @@ async def test_what_is_forbidden_rises_where_it_was_asked_for_and_what_bind_open
 
 
 async def test_what_one_listener_is_not_asked_for_does_not_stop_another():
-    """The letterbox has one head; what lies there and nobody accepts makes way."""
+    """The letterbox has one head: a connection there that the program does not accept makes way for others."""
     async with program("puppet.py", workers=1, options=("--graceful-timeout", "500ms")) as master:
         (only,) = await strings(master, 1)
         port = int(await only(f"open a {ANY}"))
@@ -372,7 +372,7 @@ async def test_a_program_that_hangs_is_killed_with_its_stacks_in_the_log():
         await master.said("proving -> serving", times=2)
 
 
-async def test_a_fleet_of_programs_in_somebody_elses_program():
+async def test_a_fleet_of_programs_in_a_trio_program():
     settings = rrmaster.Settings(str(PROGRAMS / "puppet.py"), arguments=["x"], workers=1, graceful_timeout="1s")
     async with rrmaster.open_master(settings) as master:
         assert master.addresses == ()

@@ -1,4 +1,4 @@
-"""A reload drops nothing and refuses bad code: what the new code does decides, and the old serves on untouched."""
+"""A reload loses nothing and refuses bad code: the new code is judged by what it does, and the old serves on."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ BAD = {
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a program at once, as a deployment does."""
+    """Replace a program's file at once, as a deployment does."""
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").rename(path)
 
 
 @asynccontextmanager
 async def serving(folder: Path, *options: str, workers: int = 2) -> AsyncIterator[Running]:
-    """A fleet that serves the good code from a folder of its own.  No bytecode: its stamp has whole seconds."""
+    """A fleet that serves the good code from a new folder.  No bytecode: its time stamp has whole seconds."""
     write(folder / "app.py", GOOD)
     environ = {"PYTHONDONTWRITEBYTECODE": "1"}
     async with running("app:quick", *options, workers=workers, app_dir=folder, environ=environ) as master:
@@ -67,7 +67,7 @@ async def under_load(master: Running, until: Callable[[], bool]) -> Counter[str]
 
 
 async def test_bad_code_is_refused_and_no_client_sees_it(tmp_path: Path):
-    # Probation is longer than what the bad code waits for, and so is the silence it is allowed.
+    # Probation is longer than the bad code waits, and so is the hang timeout.
     options = ["--probe", "probes:right", "--probe-failures", "1", "--probation", "1200ms", "--heartbeat", "200ms"]
     write(tmp_path / "probes.py", PROBE)
     async with serving(tmp_path, *options) as master:
@@ -83,7 +83,7 @@ async def test_bad_code_is_refused_and_no_client_sees_it(tmp_path: Path):
             assert master.workers == before, fault
             for pid in {int(pid) for pid in re.findall(r"\(pid (\d+)\)", master.text[said:])} - before.keys():
                 await gone(pid)
-        # After all of these, good code is as good as ever.
+        # After all of these, good code is committed.
         write(tmp_path / "app.py", GOOD)
         said = len(master.text)
         master.signal(SIGHUP)
@@ -115,7 +115,7 @@ async def test_code_that_dies_under_traffic_is_rolled_back(tmp_path: Path):
         ledger = await under_load(master, lambda: _over(master.text))
         assert "reload rolled back" in master.text
         await master.until(lambda: master.workers == before, "the old generation serves alone")
-        # What the dead had in hand: a batch each at most, and one or two of them died.
+        # What the workers that died had in hand: a batch each at most, and one or two died.
         assert ledger["cut off"] <= 16
         assert ledger["refused"] == ledger["hung"] == 0
         write(tmp_path / "app.py", GOOD)
@@ -271,7 +271,7 @@ async def test_a_worker_killed_for_its_silence_leaves_the_master_at_rest():
         await ask(master.port, b"600000", ledger)
         assert ledger == {"cut off": 1}
         await master.until(lambda: len(master.workers) == 2, "the fleet is whole again")
-        # A plan that is asked again and again for a slot that is filled already turned 229 times a second.
+        # A plan that was asked again and again for a slot that is already filled made 229 turns a second.
         before = turns(master.pid)
         with trio.move_on_after(1.0):
             await master.process.wait()
@@ -279,6 +279,6 @@ async def test_a_worker_killed_for_its_silence_leaves_the_master_at_rest():
 
 
 def turns(pid: int) -> int:
-    """How often the process has gone to sleep of its own accord."""
+    """Voluntary context switches of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])

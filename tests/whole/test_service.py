@@ -1,4 +1,4 @@
-"""A master as systemd and containers run it: what it tells, and whom it buries."""
+"""A master under systemd and in a container: its notifications, and the orphans that it reaps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, ask, running
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
-    """systemd's end of the conversation, and its name."""
+    """The notification socket of systemd, and its name."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours:
         ours.bind(str(tmp_path / "notify"))
         yield ours, str(tmp_path / "notify")
@@ -36,7 +36,7 @@ async def hear(ours: socket.socket) -> str:
 
 
 async def hear_of(ours: socket.socket, wanted: str) -> list[str]:
-    """All messages up to the one with this line."""
+    """Receive messages up to the one with this line."""
     heard: list[str] = []
     while not heard or wanted not in heard[-1].splitlines():
         heard.append(await hear(ours))
@@ -98,7 +98,7 @@ async def test_it_is_another_user_before_any_worker_is():
             assert re.findall(r"^Groups:\t(.*)$", status, re.MULTILINE)[0].split() == ["65533"]
 
 
-def test_as_process_1_of_a_container_it_buries_strangers_and_says_nothing_of_it(tmp_path: Path):
+def test_as_process_1_of_a_container_it_reaps_orphans_and_logs_nothing(tmp_path: Path):
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "--pid", "--fork", "true"], capture_output=True).returncode:
         pytest.skip("no pid namespace can be made here")
@@ -132,6 +132,6 @@ async def _bury(unshare: str, preload: str, family: int, spare: int) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Its children, the dead that nobody has waited for among them."""
+    """The children of a process, with zombies."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")  # each thread has those that it started
     return [int(child) for file in lists for child in file.read_text().split()]

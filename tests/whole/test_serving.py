@@ -1,4 +1,4 @@
-"""A fleet serves: who gets what, over which addresses, and what it says of itself."""
+"""A fleet serves: which worker gets which connection, over which addresses, and what the log says."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def test_held_connections_are_spread_evenly_one_by_one_and_emptied_workers
         emptied = set(sorted(master.workers)[:2])
         for stream, pid in held.items():
             if pid in emptied:
-                # The end of stream says that the worker has closed it too; it reports within milliseconds, and in
-                # any case before this many others have been given away.
+                # At the end of stream the worker has closed it too; it reports within milliseconds, and in
+                # any case before this many others have been handed over.
                 await stream.send_all(b"bye")
                 assert await stream.receive_some() == b""
         again = Counter((await master.hold(40)).values())
@@ -44,7 +44,7 @@ async def test_held_connections_are_spread_evenly_in_a_burst():
             for stream in streams:
                 counts[int(await stream.receive_some())] += 1
         assert sum(counts.values()) == 200
-        # 1.05 is what is promised; a machine so busy that workers are late may cost a few more here.
+        # 1.05 is promised; a machine so busy that workers are late may cost a few more here.
         assert max(counts.values()) <= 55
 
 
@@ -60,13 +60,13 @@ async def test_a_worker_has_no_more_connections_than_it_may_and_the_others_wait_
         assert max(late - early for early, late in zip(before, after, strict=True)) < 0.05
         for stream, pid in list(held.items())[:2]:
             await stream.send_all(b"bye")
-            # Nobody else has room, so whoever has closed one gets the next.
+            # No other worker has room, so the one that has closed a connection gets the next.
             with trio.fail_after(PATIENCE):
                 assert int(await waiting.pop(0).receive_some()) == pid
 
 
 def processor_time(pid: int) -> float:
-    """Seconds that its threads have run."""
+    """Seconds that the threads of a process have run."""
     return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
 
 
@@ -90,7 +90,7 @@ async def test_a_policy_that_fails_is_told_and_serves_all_the_same():
 
 
 async def test_round_robin_takes_turns():
-    # On a busy machine a worker may be late, and what is taken back from it goes to another, out of turn.
+    # On a busy machine a worker may be late; a connection taken back from it goes to another one, out of turn.
     async with running("handlers:ident", "--policy", "round-robin", "--recall-after", "20s") as master:
         pids = list((await master.hold(12)).values())
         assert len(set(pids[:4])) == 4
@@ -137,7 +137,7 @@ async def test_the_echo_demo_echoes():
         assert await ask(master.port, b"hear, hear") == b"hear, hear"
 
 
-async def test_workers_know_who_they_are():
+async def test_workers_know_their_ids_and_slots():
     async with running(
         "handlers:facts", workers=2, environ={"NOTIFY_SOCKET": "/run/nobody", "LISTEN_FDS": "3", "LISTEN_PID": "1"}
     ) as master:
@@ -218,7 +218,7 @@ async def test_a_socket_passed_by_systemd_replaces_the_default_address():
         assert f" on http://{passed_name} with" in said, "that one, and no other"
 
 
-async def test_what_is_served_is_said():
+async def test_what_is_served_is_logged():
     async with running("handlers:quick", "--policy", "ip-hash", workers=3) as master:
         match = await master.said(r"serves handlers:quick on http://127\.0\.0\.1:(\d+) with 3 workers, ip-hash")
         assert int(match[1]) == master.port

@@ -1,4 +1,4 @@
-"""A start that cannot succeed: one clear line, the right status, and nothing left behind."""
+"""A start that cannot succeed: one clear line, the right status, and no process left."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_an_application_that_cannot_start_says_why_once(application: str, said: 
     ended = rrmaster(*SERVE, application)
     assert ended.returncode == 3
     assert ended.stderr.count(said) == 1
-    assert "rrmaster/" not in ended.stderr  # none of our own frames
+    assert "rrmaster/" not in ended.stderr  # no frames of rrmaster
 
 
-async def test_every_worker_gets_its_try_whatever_the_number_of_processors():
+async def test_every_slot_is_tried_whatever_the_number_of_processors():
     async with running("boots_in_slot_4:app", workers=5, ready=False) as master:
         served = await master.said(r"worker (\d) .*: proving -> serving")
         assert served[1] == "4"
         assert await ask(master.port)
 
 
-def test_one_that_is_never_ready_is_given_up_with_its_stacks():
-    ended = rrmaster(*SERVE, "--ready-timeout", "1500ms", "never_ready:app")  # it must get as far as that
+def test_a_worker_that_is_never_ready_is_given_up_with_its_stacks():
+    ended = rrmaster(*SERVE, "--ready-timeout", "1500ms", "never_ready:app")  # it must get this far
     assert ended.returncode == 3
     assert "it was not ready after 1.5 s" in ended.stderr
     assert "never_ready.py" in ended.stderr
@@ -136,7 +136,7 @@ def test_a_file_is_read_and_flags_win(tmp_path: Path):
     assert "with 1 worker," in ended.stderr
 
 
-def test_a_misspelt_variable_is_told(tmp_path: Path):
+def test_a_misspelt_variable_is_reported(tmp_path: Path):
     ended = rrmaster(*SERVE, "never_boots:app", environ={"RRMASTER_WORKRES": "3"})
     assert (
         "RRMASTER_WORKRES is not a setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?" in ended.stderr
@@ -151,7 +151,7 @@ def test_only_root_becomes_another_user(tmp_path: Path):
     assert "only root" in ended.stderr
 
 
-def test_who_is_told_to_end_while_it_starts_leaves_nothing_behind(tmp_path: Path):
+def test_a_master_that_is_told_to_end_while_it_starts_leaves_nothing_behind(tmp_path: Path):
     files = ("--bind", f"unix:{tmp_path}/s", "--pid", str(tmp_path / "pid"), "--control", str(tmp_path / "control"))
     ended = rrmaster(*SERVE, *files, "--policy", "impatient:policy", "rrmaster.demo:echo")
     assert (ended.returncode, list(tmp_path.iterdir())) == (0, [])

@@ -1,4 +1,4 @@
-"""What the documentation tells its reader to do can be done, page by page; and a page that is wrong is found out."""
+"""The instructions of each page of the documentation work, and a page that is wrong fails."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("page", "complaint"), WRONG.values(), ids=WRONG)
-async def test_a_page_that_is_wrong_is_found_out(page: str, complaint: str, tmp_path: Path) -> None:
+async def test_a_page_that_is_wrong_fails(page: str, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(Wrong, match=complaint):
         async with a_story(tmp_path) as story:
             await story.tell("page.md", page)

@@ -1,4 +1,4 @@
-"""TLS: spoken by the workers, with certificates that a reload replaces; a failed handshake harms nobody else."""
+"""TLS in the workers: a reload replaces certificates, and a failed handshake harms no other client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SERVERS = [("app", "uvloop"), ("app", "asyncio"), ("app", "trio"), ("stream", "t
 
 @define
 class Files:
-    """An authority, and what it has signed."""
+    """An authority, and the certificates that it has signed."""
 
     here: Path
     authority: trustme.CA
@@ -44,7 +44,7 @@ class Files:
         return ("--certfile", str(self.here / "cert.pem"), "--keyfile", str(self.here / "key.pem"))
 
     def client(self, **certificate: str) -> ssl.SSLContext:
-        """How a client speaks, that trusts the authority."""
+        """The TLS context of a client that trusts the authority."""
         context = ssl.create_default_context()
         self.authority.configure_trust(context)
         if certificate:
@@ -68,7 +68,7 @@ async def secured(stream: trio.abc.Stream, context: ssl.SSLContext) -> trio.SSLS
 
 
 async def answer(stream: trio.abc.Stream, request: bytes = REQUEST) -> list:
-    """What the application has seen."""
+    """What the application has seen of a request."""
     with trio.fail_after(PATIENCE):
         await stream.send_all(request)
         head, body = await _read(stream)
@@ -98,10 +98,10 @@ async def common_name(master: Running, files: Files) -> str:
 
 
 @pytest.mark.parametrize(("application", "runtime"), SERVERS)
-async def test_every_server_speaks_it_and_suffers_no_harm(files, application, runtime):
-    """One fleet for: an answer, clients that do anything but shake hands, and a drain that begins in a handshake.
+async def test_every_server_speaks_tls_and_survives_bad_clients(files, application, runtime):
+    """One fleet for an answer, clients that make no proper handshake, and a drain that begins in a handshake.
 
-    It is ready only if the master's own probes are answered without TLS.
+    The fleet becomes ready only if the master's own probes are answered without TLS.
     """
     probe = ("--probe", "http:/", "--graceful-timeout", "8s")
     options = (*files.options, *probe, "--runtime", runtime)
@@ -130,7 +130,7 @@ async def test_every_server_speaks_it_and_suffers_no_harm(files, application, ru
 
 
 async def _misbehave(master: Running, files: Files) -> None:
-    """All that a port on the open network sees; each ends without an answer."""
+    """What clients send to a port on the open network; each connection ends without an answer."""
     for garbage in (
         b"GET / HTTP/1.1\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01" + b"x" * 600,
@@ -153,7 +153,7 @@ async def _misbehave(master: Running, files: Files) -> None:
         await secured(await dial(master), old)
     doubtful = await dial(master)
     with pytest.raises(trio.BrokenResourceError):
-        await secured(doubtful, ssl.create_default_context())  # it does not trust us
+        await secured(doubtful, ssl.create_default_context())  # it does not trust the certificate
     await doubtful.aclose()
 
 
@@ -203,7 +203,7 @@ async def test_clients_may_have_to_show_a_certificate_on_any_listener(files, tmp
             assert (await client.get("https://localhost/")).json() == ["https", None, [str(path), None]]
         seen = await trio.to_thread.run_sync(_ask_websocket, master.port, known)
         assert json.loads(seen)[0] == "wss"
-        stranger = await secured(await dial(master), files.client())  # TLS 1.3 tells it afterwards
+        stranger = await secured(await dial(master), files.client())  # TLS 1.3 reports it after the handshake
         with pytest.raises((trio.BrokenResourceError, AssertionError)):
             await answer(stranger)
         await master.said("was closed: no TLS handshake: peer did not return a certificate")
@@ -235,7 +235,7 @@ def test_a_certificate_that_cannot_be_loaded_is_one_line_and_status_2(files):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_key_that_the_other_user_may_not_read_is_refused_with_words(files):
-    # pytest's own directories are closed to others, and a certificate is not.
+    # Other users cannot enter pytest's own directories, but must be able to read a certificate.
     certificate = Path(shutil.copy(files.here / "cert.pem", tempfile.mkdtemp()))
     certificate.parent.chmod(0o755)
     named = ("--certfile", str(certificate), "--keyfile", str(files.here / "key.pem"))

@@ -1,4 +1,4 @@
-"""Every verb against a living master, a dead one, a stale socket; and as another user."""
+"""Every verb with a living master, a dead one and a stale socket, and as another user."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ QUICK = ("--probation", "100ms", "--soak", "100ms")
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a program at once, as a deployment does, and so that no stale bytecode is taken for it."""
+    """Replace a program's file at once, as a deployment does, so that stale bytecode is not used."""
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").rename(path)
 
 
 async def order(path: Path, verb: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """One verb, while the master's output is read."""
+    """Run one verb, while the master's output is read."""
     return await trio.to_thread.run_sync(lambda: rrmaster(verb, *more, "--control", str(path)))
 
 
@@ -164,7 +164,7 @@ async def test_a_worker_is_replaced_before_it_goes(path: Path):
             assert done.stderr == "rrmaster: no worker serves in slot 9\n"
 
 
-async def test_stop_lets_everybody_finish_and_waits_for_the_end(path: Path):
+async def test_stop_lets_all_connections_finish_and_waits_for_the_end(path: Path):
     async with running("handlers:ident", *controlled(path), workers=1) as master:
         (held,) = await master.hold(1)
         done: list[subprocess.CompletedProcess[str]] = []
@@ -223,7 +223,7 @@ async def test_events_are_one_json_object_per_line(path: Path):
         assert all({"time", "level", "event", "text"} <= event.keys() for event in events)
 
 
-async def test_clients_that_hang_or_flood_cost_nobody_anything(path: Path):
+async def test_clients_that_hang_or_flood_delay_no_other_client(path: Path):
     async with running("handlers:quick", *controlled(path), workers=2) as master:
         with _many(path, 40) as hanging:
             for sock in hanging[:8]:
@@ -231,7 +231,7 @@ async def test_clients_that_hang_or_flood_cost_nobody_anything(path: Path):
                 try:
                     sock.sendall(b'{"do": "status"}\n' * 2000)
                 except OSError:
-                    pass  # its share is full, and it is not read any faster
+                    pass  # its share is used up, and the master reads no faster
             for _ in range(20):
                 assert await ask(master.port)
             assert (await order(path, "status")).returncode == 0
@@ -382,7 +382,7 @@ def test_check_of_a_wrong_setting_is_2_and_of_an_application_that_does_not_start
     assert "never_ready.py" in done.stderr, "its stacks say where it hangs"
 
 
-def test_a_misspelt_verb_is_told():
+def test_a_misspelt_verb_is_reported():
     done = rrmaster("stauts")
     assert done.returncode == 2
     assert done.stderr == "rrmaster: stauts: neither a verb nor an application; did you mean status?\n"

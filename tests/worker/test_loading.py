@@ -43,6 +43,12 @@ class WsgiObject:
     def __call__(self, environ: Any, start_response: Any) -> list[bytes]: ...  # type: ignore[empty-body]
 
 
+class BindableObject(AsgiObject):
+    """As a decorator that is a class: `inspect` takes an object of it for a routine without a signature."""
+
+    def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+
 class StreamObject:
     async def __call__(self, connection: Any) -> None: ...
 
@@ -148,6 +154,7 @@ def test_the_frameworks_are_told_apart() -> None:
         (anything, "do not tell what it is; say --interface stream, asgi or wsgi"),
         (carelessly_decorated(asgi), "do not tell what it is; say --interface"),
         (by_name, "do not tell what it is"),
+        (BindableObject(), "is an object of .*BindableObject, whose parameters do not tell"),
         (four, "takes 4 arguments"),
         (generator, "a generator"),
     ],
@@ -165,6 +172,7 @@ def test_where_it_is_in_doubt_nothing_is_guessed(found: Any, words: str) -> None
         (anything, "wsgi", "auto", Kind.WSGI),
         (wsgi, "wsgi", "auto", Kind.WSGI),
         (AsgiObject(), "asgi", "trio", Kind.ASGI),
+        (BindableObject(), "asgi", "auto", Kind.ASGI),
         (stream, "stream", "auto", Kind.STREAM),
         (streams, "stream", "auto", Kind.STREAMS),
         (functools.partial(stream_with_an_option), "stream", "asyncio", Kind.STREAMS),

@@ -8,7 +8,7 @@ import rrmaster
 
 
 async def lists_modules(scope, receive, send):
-    """Which async libraries this worker has loaded."""
+    """Answer with the async libraries that this worker has loaded."""
     if scope["type"] != "http":
         raise RuntimeError("no lifespan here")
     found = sorted(
@@ -23,7 +23,7 @@ async def fails_to_start(scope, receive, send):
 
 
 async def asks_nothing(scope, receive, send):
-    """Answers, on any library; a websocket is let in."""
+    """Answer, on any async library; accept a websocket."""
     if scope["type"] == "http":
         await answer(send, b"well")
     elif scope["type"] == "websocket":
@@ -36,7 +36,7 @@ async def answer(send, body):
 
 
 async def told(reader, writer):
-    """Answer each line with the pid, and leave when the worker drains and somebody asks."""
+    """Answer each line with the pid; in a drain end after the next answer."""
     me = rrmaster.current_worker()
     async for line in reader:
         if line == b"boom\n":

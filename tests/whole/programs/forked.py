@@ -1,4 +1,4 @@
-"""A handler that tells what its process is like, and applications whose import is in the way of a fork."""
+"""A handler that describes its process, and applications whose import makes a fork unsafe."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def now():
         try:
             descriptors[name] = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
-            pass  # that of the listing
+            pass  # the descriptor of the listing itself
     with open("/proc/self/status") as file:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     return {
@@ -108,7 +108,7 @@ def _needs_slot():
 
 def _harmless():
     _kept.append(open(__file__))  # noqa: SIM115  # it stays open, that is the point
-    _kept.append(open(os.devnull, "w"))  # noqa: SIM115  # likewise
+    _kept.append(open(os.devnull, "w"))  # noqa: SIM115  # as above
 
 
 {

@@ -1,4 +1,4 @@
-"""Stream handlers that do one thing each.  All answer with their process id where they answer."""
+"""Stream handlers that do one thing each.  Those that answer do so with their process id."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ def _me() -> bytes:
 
 
 async def ident(stream):
-    """Say who I am at once, and hold the connection until the client goes."""
+    """Send the process id at once, and hold the connection until the client closes it."""
     await stream.send_all(_me())
     await stream.receive_some()
 
@@ -41,20 +41,20 @@ async def brief(stream):
 
 
 async def blocks(stream):
-    """Block the whole worker for as many milliseconds as the client says."""
+    """Block the whole worker for the milliseconds that the client sends."""
     data = await stream.receive_some()
     time.sleep(int(data) / 1000)
     await stream.send_all(_me())
 
 
 async def blocks_for_good(stream):
-    """Say who I am, and block the whole worker until somebody ends it."""
+    """Send the process id, and block the whole worker until it is killed."""
     await stream.send_all(_me())
     time.sleep(3600)
 
 
 async def ill(stream):
-    """Do what the client's first byte says."""
+    """Obey the client's first byte."""
     deed = (await stream.receive_some())[:1]
     if deed == b"s":
         ctypes.string_at(0)
@@ -80,14 +80,14 @@ async def facts(stream):
 
 
 async def surroundings(stream):
-    """The umask, and the directory."""
+    """Send the umask and the working directory."""
     await stream.receive_some()
     os.umask(mask := os.umask(0))
     await stream.send_all(repr((mask, os.getcwd())).encode())
 
 
 async def ignores_term(stream):
-    """Neither a cancellation nor a polite signal ends this one."""
+    """Ignore cancellation and SIGTERM."""
     await stream.send_all(_me())
     with trio.CancelScope(shield=True):
         await trio.sleep_forever()
@@ -104,7 +104,7 @@ _kept: list[int] = []
 
 
 async def prints(stream):
-    """Print what the client says, on both outputs."""
+    """Print what the client sends, on both outputs."""
     data = (await stream.receive_some()).decode()
     print("out", data)
     print("err", data, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A policy in whose loading, before anything is served, somebody asks the master to end."""
+"""A policy whose import, before anything is served, asks the master to end."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A worker that turns on its master: the client's first byte says how."""
+"""A worker that attacks its master in the way that the client's first byte names."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from rrmaster.protocol import wire
 
 
 def line() -> socket.socket:
-    """This worker's line, found as an attacker would."""
+    """This worker's line, found as an attacker would find it."""
     for fd in os.listdir("/proc/self/fd"):
         try:
             sock = socket.socket(fileno=os.dup(int(fd)))

@@ -1,5 +1,5 @@
 """As on_trio.py, by servers that call accept themselves: `threads` (socketserver), `blocking` (one after the other),
-or `asyncio` (its own server, on a socket of ours)."""
+or `asyncio` (its own server, on a socket of rrmaster's)."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
-"""A program on trio that does what its clients say, a line a deed.  The first address is its argument.
+"""A program on trio that obeys its clients, one order a line.  Its argument is the first address.
 
-What is opened by a deed answers with its own name, its worker's slot and what it was told.
+A listener that an order opens answers with its name, the slot of the worker, and what the client sent.
 """
 
 import errno
@@ -46,14 +46,14 @@ async def open_one(nursery, name, address):
 
 
 async def hold(nursery, address):
-    """Open it, and do not accept."""
+    """Open an address, and do not accept."""
     host, _, port = address.rpartition(":")
     (scopes["held"],) = await rrmaster.open_tcp_listeners(int(port), host=host)
     return "held"
 
 
 async def repeat(nursery, *words):
-    """What the master's program says, back to it."""
+    """Send a message of the embedding program back to it."""
     message = await anext(rrmaster.current_worker().messages())
     await rrmaster.current_worker().send([message, *words])
     return "said"

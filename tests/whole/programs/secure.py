@@ -1,4 +1,4 @@
-"""Applications of each kind that say who the client is, and how it has come."""
+"""Applications of each kind that answer with the client's address and scheme."""
 
 import json
 
@@ -31,7 +31,7 @@ def wsgi(environ, start_response):
 
 
 def _answer(stream, data):
-    """Of a stream handler: HTTP enough for one question."""
+    """As a stream handler: enough HTTP for one request."""
     body = json.dumps(["stream", client_address(stream), None]).encode()
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body if data else b""
 

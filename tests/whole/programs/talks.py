@@ -1,4 +1,4 @@
-"""Does what its client says, with its master's program."""
+"""A handler that exchanges messages with the embedding program, as its client orders."""
 
 import os
 
@@ -45,5 +45,5 @@ async def handler(stream):  # noqa: C901  # a table of orders
 
 
 async def echoes(stream):
-    """The same order, with a word of its own: a callable that a test names."""
+    """Another handler, with an answer of its own: a test gives it as a callable."""
     await stream.send_all(b"echoes")

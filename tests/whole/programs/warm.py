@@ -19,8 +19,8 @@ from rrmaster.cli.main import main
 
 
 def serve(listener: socket.socket) -> None:
-    """Until stdin ends, which it does with the tests."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+    """Serve until stdin ends, which happens when the tests end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         asked, _ = listener.accept()
         with asked:
@@ -35,7 +35,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def obey(order: dict[str, Any], fds: list[int]) -> int:
-    """Be the command; returns its exit status."""
+    """Run the command in this process; returns its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, fd in enumerate(fds):
         os.dup2(fd, number)

@@ -1,4 +1,4 @@
-"""What every framework's program here serves: / who am I, /length of an upload, /stream, /boom, /ws that echoes."""
+"""FastAPI.  All framework programs here serve / (process id), /length of an upload, /stream, /boom, /ws (echo)."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Quart-Trio: / who am I."""
+"""Quart-Trio: / (process id)."""
 
 import os
 

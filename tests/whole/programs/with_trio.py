@@ -1,4 +1,4 @@
-"""FastAPI on trio: / who am I, /length of an upload, /stream, errors, /slow, /afterwards, /ws that echoes."""
+"""FastAPI on trio: / (process id), /length of an upload, /stream, errors, /slow, /afterwards, /ws (echo)."""
 
 import os
 import sys

@@ -1,0 +1,77 @@
+"""What must pass before a change lands, and how a release is built.
+
+``nox`` runs all sessions, ``nox --list`` names them.  ``.ci/run`` runs them with one Python, and
+``.github/workflows/ci.yml`` with each that ``pyproject.toml`` lists: the commands are here alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+
+ROOT = Path(__file__).resolve().parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+"""The versions that the classifiers name."""
+
+
+def requirements(extra: str) -> list[str]:
+    """What an extra installs, without the package itself."""
+    return list(PROJECT["project"]["optional-dependencies"][extra])
+
+
+def readme_command(mark: str) -> str:
+    """The ``pip install ... && ...`` line of the README's block with this mark, as it stands there."""
+    block = re.search(rf"<!-- {mark} -->\n```console\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    line = re.search(r"^pip .*$", block[1], re.M) if block else None
+    if line is None:
+        raise LookupError(f"README.md has no command under <!-- {mark} -->")
+    return line[0]
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The README's test command.  Arguments after ``--`` go to pytest."""
+    command = " ".join([readme_command("test"), *map(shlex.quote, session.posargs)])
+    session.run("bash", "-c", command, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, mypy, and the news fragments."""
+    session.install("--quiet", "--editable", ".[test,lint]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation's site, without a warning."""
+    session.install("--quiet", "--editable", ".[docs]")
+    session.run("zensical", "build", "--strict")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The sdist and the wheel, and whether both hold what they should.  They stay in ``dist/``."""
+    session.install("--quiet", "mypy", *requirements("release"))
+    dist, direct = ROOT / "dist", Path(session.create_tmp()).resolve()
+    for old in [*dist.glob("rrmaster-*"), *direct.glob("rrmaster-*")]:
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)  # the wheel from the sdist
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(direct), silent=True)  # and from the work tree
+    session.run("twine", "check", "--strict", *map(str, sorted(dist.glob("rrmaster-*"))))
+    session.run("python", ".ci/artifacts.py", str(dist), str(direct))
+    # As a user has it: the wheel, and a program in another directory.
+    (wheel,) = dist.glob("rrmaster-*.whl")
+    session.install("--quiet", "--force-reinstall", str(wheel))
+    session.cd(direct)
+    session.run("mypy", "--strict", "--config-file=", str(ROOT / ".ci" / "typed_program.py"))

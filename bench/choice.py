@@ -14,7 +14,7 @@ import time
 from attrs import frozen
 
 from rrmaster.config.parsing import POLICIES
-from rrmaster.dispatch.load import Policy, Post, policy_named
+from rrmaster.dispatch.load import Policy, WorkerLoad, policy_named
 from rrmaster.protocol.wire import Report
 
 from .progress import step
@@ -56,25 +56,25 @@ def fleet(name: str, size: int) -> Policy:
     """A policy over so many serving workers."""
     policy = policy_named(name, random.Random(size))
     for number in range(size):
-        policy.join(Post(number + 1, number, lambda: 0, serving=True), newcomer=False)
+        policy.join(WorkerLoad(number + 1, number, lambda: 0, serving=True), newcomer=False)
     return policy
 
 
 def nanoseconds(policy: Policy, choices: int) -> float:
     """What one choice takes, on average over so many."""
-    posts = [seat.post for seat in policy.members.values()]
-    block, spent, made = EACH * len(posts), 0, 0
+    worker_loads = [member.load for member in policy.members.values()]
+    block, spent, made = EACH * len(worker_loads), 0, 0
     while made < choices:
         start = time.perf_counter_ns()
         for _ in range(block):
             if policy.ready():
-                policy.handed(policy.choose(PEER))
+                policy.count_handoff(policy.choose(PEER))
         spent += time.perf_counter_ns() - start
         made += block
-        for post in posts:
-            post.settle(Report(closed=post.handed))
-            policy.offer(post)
-    assert sum(post.handed for post in posts) == policy.total
+        for load in worker_loads:
+            load.apply(Report(closed=load.handed))
+            policy.update(load)
+    assert sum(load.handed for load in worker_loads) == policy.total
     return spent / made
 
 

@@ -119,17 +119,17 @@ class Worker:
     @property
     def load(self) -> int:
         """Connections it has, taken or not."""
-        return self._ward.link.post.load
+        return self._ward.link.load.connections
 
     @property
     def health(self) -> Health | None:
         """None until it has reported."""
-        report, post = self._ward.report, self._ward.link.post
+        report, load = self._ward.report, self._ward.link.load
         if report is None:
             return None
         silent = trio.current_time() - self._ward.heard
         return Health(
-            silent, report.lag_us / 1e6, report.busy, report.rss, report.cpu_us / 1e6, report.taking, post.suspended
+            silent, report.lag_us / 1e6, report.busy, report.rss, report.cpu_us / 1e6, report.taking, load.suspended
         )
 
     @property

@@ -25,7 +25,7 @@ from .config.parsing import POLICIES, Between
 from .config.settings import Settings
 from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
-from .dispatch.dynamic_listeners import Openings
+from .dispatch.dynamic_listeners import DynamicListeners
 from .dispatch.listeners import Listener
 from .dispatch.load import Policy, UserPolicy, policy_named
 from .logs.capture import open_pipe
@@ -67,7 +67,7 @@ class Master:
     """Among several masters; the verbs know it by it."""
     dispatcher: Dispatcher = field(init=False)
     supervisor: Supervisor = field(init=False)
-    openings: Openings = field(init=False)
+    dynamic_listeners: DynamicListeners = field(init=False)
     """The addresses that programs have asked for."""
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again, for a reload; raises SettingsError."""
@@ -99,8 +99,8 @@ class Master:
         self.dispatcher = Dispatcher(
             _policies(chosen), lambda id_, what: self.supervisor.breached(id_, what), chosen.recall_after
         )
-        self.openings = Openings(self.dispatcher)
-        self.dispatcher.asked = self.openings.asked
+        self.dynamic_listeners = DynamicListeners(self.dispatcher)
+        self.dispatcher.asked = self.dynamic_listeners.handle
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self.lineage = Lineage(self._start_template)
@@ -128,8 +128,8 @@ class Master:
         supervisor.probing = Probing(
             chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures, chosen.probe_successes
         )
-        self.dispatcher.recall.lateness.after = chosen.recall_after
-        self.openings.backlog, self.openings.unix_mode = chosen.backlog, chosen.unix_mode
+        self.dispatcher.recall.stall_detector.recall_after = chosen.recall_after
+        self.dynamic_listeners.backlog, self.dynamic_listeners.unix_mode = chosen.backlog, chosen.unix_mode
         renewal.surge = partial(surge_of, chosen)
         renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)
         renewal.heartbeat = chosen.heartbeat
@@ -178,12 +178,14 @@ class Master:
         old, self.settings, self._environ = self.settings, change.settings, change.environment
         for listener in change.opened:
             self.dispatcher.open(listener)
-        for door in [
-            door for door in self.dispatcher.doors if door.listener.bind in set(old.bind) - set(self.settings.bind)
+        for acceptor in [
+            acceptor
+            for acceptor in self.dispatcher.acceptors
+            if acceptor.listener.bind in set(old.bind) - set(self.settings.bind)
         ]:
-            self.dispatcher.shut(door)
+            self.dispatcher.drain_listener(acceptor)
         if old.policy != self.settings.policy:
-            self.dispatcher.adopt(_policies(self.settings))
+            self.dispatcher.set_policy(_policies(self.settings))
         self._apply(self.settings)
         goal = self.supervisor.goal
         self.supervisor.goal = evolve(goal, surge=surge_of(self.settings, goal.size))
@@ -193,10 +195,12 @@ class Master:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The bound addresses as a person writes them, port 0 resolved."""
-        return tuple(door.listener.name for door in self.dispatcher.doors)
+        return tuple(acceptor.listener.name for acceptor in self.dispatcher.acceptors)
 
     def _addresses_of(self, ward: Ward) -> tuple[str, ...]:
-        return tuple(door.listener.name for door in self.dispatcher.doors if ward.link.serves(door.number))
+        return tuple(
+            acceptor.listener.name for acceptor in self.dispatcher.acceptors if ward.link.serves(acceptor.number)
+        )
 
     def status(self) -> Snapshot:
         """How everything is now."""
@@ -290,10 +294,10 @@ class Master:
             return
         self._stopped = True
         self.told("stopping")
-        self.openings.over = True
+        self.dynamic_listeners.stop()
         with self._last_call:
-            await self.dispatcher.last_call(self.settings.graceful_timeout * LAST_CALL)
-        self.dispatcher.close_doors()
+            await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
+        self.dispatcher.close_listeners()
         self.lineage.end()
         self.supervisor.stop()
 
@@ -451,7 +455,7 @@ def _policies(settings: Settings) -> Callable[[], Policy]:
     if isinstance(policy, str) and policy in POLICIES:
         return partial(policy_named, policy, random.Random())
     rule = _load(settings, "policy", policy) if isinstance(policy, str) else policy
-    return partial(UserPolicy, rule=rule, complain=_once_a_second(logger.error))
+    return partial(UserPolicy, rule=rule, on_error=_once_a_second(logger.error))
 
 
 def _question(settings: Settings) -> Question | None:

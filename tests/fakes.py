@@ -23,7 +23,7 @@ from trio.testing import wait_all_tasks_blocked
 from rrmaster.config.parsing import Bind, Tcp
 from rrmaster.dispatch.dispatcher import Dispatcher
 from rrmaster.dispatch.listeners import open_listeners
-from rrmaster.dispatch.load import LeastLoaded, Policy, Post
+from rrmaster.dispatch.load import LeastLoaded, Policy, WorkerLoad
 from rrmaster.dispatch.recall import Link
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
@@ -349,7 +349,7 @@ async def a_fleet(
 class Player:
     """A worker as the dispatcher sees it: whatever is on the other end of the line.  The test moves it."""
 
-    post: Post
+    load: WorkerLoad
     line: Line
     letterbox: Letterbox
     link: Link
@@ -408,7 +408,7 @@ class Player:
 
 @define(eq=False)
 class House:
-    """A dispatcher at work, its doors, its workers, and a ledger of the clients."""
+    """A dispatcher at work, its acceptors, its workers, and a ledger of the clients."""
 
     dispatcher: Dispatcher
     nursery: trio.Nursery
@@ -417,27 +417,29 @@ class House:
     breaches: dict[int, str] = Factory(dict)
     window: int = 8
 
-    def hire(self, limit: int = 10_000, enlist: bool = True, kind: type[Line] = Line) -> Player:
+    def add_worker(self, limit: int = 10_000, enlist: bool = True, kind: type[Line] = Line) -> Player:
         """One more worker."""
         number = len(self.players) + 1
         line = kind.open(self.window)
         letterbox = Letterbox.inherit(os.dup(line.key.fileno()))
-        post = Post(number, number - 1, line.unclaimed, self.window, limit)
-        player = Player(post, line, letterbox, self.dispatcher.connect(post, line, lambda message: None))
+        load = WorkerLoad(number, number - 1, line.unclaimed, self.window, limit)
+        player = Player(load, line, letterbox, self.dispatcher.connect(load, line, lambda message: None))
         self.players.append(player)
         if enlist:
             self.dispatcher.enlist(player.link)
         return player
 
-    def call(self, count: int = 1, door: int = 0) -> None:
+    def call(self, count: int = 1, listener: int = 0) -> None:
         """So many clients connect; the kernel takes them into the backlog."""
         for _ in range(count):
-            client = socket.create_connection(self.dispatcher.doors[door].listener.socket.getsockname()[:2], DEADLINE)
+            client = socket.create_connection(
+                self.dispatcher.acceptors[listener].listener.socket.getsockname()[:2], DEADLINE
+            )
             self.clients.append(client)
 
-    async def calls(self, count: int = 1, door: int = 0) -> None:
+    async def calls(self, count: int = 1, listener: int = 0) -> None:
         """So many clients connect, and the dispatcher does with them what it can at once."""
-        self.call(count, door)
+        self.call(count, listener)
         await wait_all_tasks_blocked()
 
     async def calls_one_by_one(self, count: int) -> None:
@@ -447,9 +449,9 @@ class House:
             for player in self.players:
                 player.take()
 
-    async def listen(self) -> None:
+    async def read_reports(self) -> None:
         """What the workers have said is read now, and not only once something depends on it."""
-        self.dispatcher._stir()
+        self.dispatcher._wake()
         await wait_all_tasks_blocked()
 
     @property
@@ -460,23 +462,23 @@ class House:
     def recall(self):  # type: ignore[no-untyped-def]
         return self.dispatcher.recall
 
-    def bury(self, player: Player) -> int:
+    def remove(self, player: Player) -> int:
         """Its process is found dead.  Returns what was lost with it."""
         player.die()
-        return self.dispatcher.bury(player.link)
+        return self.dispatcher.remove(player.link)
 
     async def settle(self, lost: int = 0) -> None:
         """The ledger: all living workers serve on until every client has its answer, exactly one each."""
-        living = [p for p in self.players if p.letterbox.line.fileno() >= 0 and p.post.id in self.dispatcher.links]
+        living = [p for p in self.players if p.letterbox.line.fileno() >= 0 and p.load.id in self.dispatcher.links]
 
         def all_answered() -> bool:
             for player in living:
                 if not player.link.breached:
                     moved = player.take()
                     player.answer()
-                    if moved or player.post.suspended or player.post.closed != player.closed:
+                    if moved or player.load.suspended or player.load.closed != player.closed:
                         player.report()
-            self.dispatcher._stir()
+            self.dispatcher._wake()
             answered = sum(player.closed for player in self.players)
             return answered + lost == len(self.clients)
 
@@ -525,7 +527,7 @@ async def a_house(
             house = House(dispatcher, nursery, breaches=breaches, window=window)
             try:
                 for _ in range(workers):
-                    house.hire(limit)
+                    house.add_worker(limit)
                 nursery.start_soon(dispatcher.run)
                 await wait_all_tasks_blocked()
                 yield house

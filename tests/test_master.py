@@ -58,8 +58,8 @@ def as_chosen(master: Master) -> bool:
     assert renewal.autoscaler is not None
     assert renewal.autoscaler.scaling == Scaling(least=3, most=7, target=0.6, up_window=3.1, down_window=301.0)
     assert (supervisor.goal.size, supervisor.goal.surge) == (3, 2)
-    assert master.dispatcher.recall.lateness.after == 0.017
-    assert [type(door.policy) for door in master.dispatcher.doors] == [IpHash]
+    assert master.dispatcher.recall.stall_detector.recall_after == 0.017
+    assert [type(acceptor.policy) for acceptor in master.dispatcher.acceptors] == [IpHash]
     return True
 
 
@@ -91,7 +91,7 @@ async def test_a_reload_that_failed_brings_none(phase: Phase) -> None:
         master._decided(rollout)
         assert opened.socket.fileno() == -1, "the new address is closed again"
         assert (master.supervisor.patience, master.supervisor.renewal.trial) == (before, trial)
-        assert [type(door.policy) for door in master.dispatcher.doors] == [LeastLoaded]
+        assert [type(acceptor.policy) for acceptor in master.dispatcher.acceptors] == [LeastLoaded]
         assert master.settings == Settings(APP, bind=HERE, workers=2)
 
 

@@ -17,7 +17,7 @@ _TCP_INFO_QUEUED = struct.Struct("=24xI")
 
 
 @define(eq=False)
-class Door:
+class Acceptor:
     """A listener, and the workers that serve it."""
 
     number: int
@@ -36,8 +36,8 @@ class Door:
     """How many may still be accepted; -1: any number."""
 
     @classmethod
-    def of(cls, number: int, listener: Listener, policy: Policy) -> Door:
-        """The door of a listener; it stays the listener's owner who closes it."""
+    def of(cls, number: int, listener: Listener, policy: Policy) -> Acceptor:
+        """The acceptor of a listener; it stays the listener's owner who closes it."""
         handoff = wire.Handoff(number, family=int(listener.socket.family))
         return cls(number, listener, policy, listener.socket._accept, wire.encode(handoff))  # type: ignore[attr-defined]
 

@@ -32,13 +32,13 @@ from attrs import Factory, define
 from ..logs.log import logger
 from ..protocol import wire
 from ..protocol.channel import Line
-from .acceptor import Door
-from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
-from .load import Peer, Policy, Post
+from .acceptor import Acceptor
+from .listeners import ACCEPT_PAUSE, CAPACITY_ERRORS, CONNECTION_ERRORS, Listener
+from .load import Peer, Policy, WorkerLoad
 from .membership import Membership
 from .recall import Link, Recall
-from .report_reader import Hearing
-from .stall_detector import Lateness
+from .report_reader import ReportReader
+from .stall_detector import StallDetector
 
 TURN = 0.002
 """Seconds of work before the other tasks get a turn."""
@@ -50,12 +50,12 @@ BRISK = 0.002
 """Seconds since the last connection or report within which a master counts as busy."""
 
 RUSH = 7
-"""Connections accepted on top of the one, from a door that is alone, between two looks at the clock."""
+"""Connections accepted on top of the one, from a acceptor that is alone, between two looks at the clock."""
 
-RETRY = 0.010
+HANDOFF_RETRY = 0.010
 """Seconds to wait when a descriptor cannot be sent just now (too many in flight for this user)."""
 
-PEEP = 0.001
+FULL_POLL = 0.001
 """Seconds between looks at full letterboxes with a window of 1, whose emptying the kernel does not announce."""
 
 LISTEN_IN = 0.25
@@ -76,20 +76,20 @@ class Dispatcher:
     """Called with a worker's id, and what it did."""
     recall_after: float = 0.003
     asked: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, wish: None
-    """Called with what a worker says of listeners; raises Breach.  `openings` sees to it, where programs are served."""
+    """Called with what a worker says of listeners; raises Breach.  `dynamic_listeners` sees to it, where programs are served."""
     accepted: int = 0
     breaches: int = 0
-    doors: list[Door] = Factory(list)
+    acceptors: list[Acceptor] = Factory(list)
     links: dict[int, Link] = Factory(dict)
     membership: Membership = None  # type: ignore[assignment]
     recall: Recall = None  # type: ignore[assignment]
-    _hearing: Hearing = None  # type: ignore[assignment]
-    _doors_by_fd: dict[int, Door] = Factory(dict)
+    _reader: ReportReader = None  # type: ignore[assignment]
+    _acceptors_by_fd: dict[int, Acceptor] = Factory(dict)
     numbers: int = 0
     """How many listeners there have ever been; the next one's number."""
-    _pending: dict[Door, None] = Factory(dict)
+    _pending: dict[Acceptor, None] = Factory(dict)
     """Doors at which somebody may wait: epoll said so, and accept has not yet denied it."""
-    _strays: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
+    _undelivered: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
     """In the master's own hands, for milliseconds: the kernel would not pass them on just now.  Nothing is accepted
     meanwhile, so there is one, or as many as a recall had brought."""
     _paused_until: float = 0.0
@@ -110,39 +110,39 @@ class Dispatcher:
     """Little is put into letterboxes just now."""
 
     def __attrs_post_init__(self) -> None:
-        self.membership = Membership(self.doors, self.links)
+        self.membership = Membership(self.acceptors, self.links)
         self.recall = Recall(
-            Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
+            StallDetector(self.recall_after), self.links, self._has_taker, self._redeliver, self._breached, self._wake
         )
-        self._hearing = Hearing(self._settle, self._asked, self._breached, self._emptied)
+        self._reader = ReportReader(self._settle, self._asked, self._breached, self._emptied)
 
     # --- who is there
 
-    def open(self, listener: Listener) -> Door:
+    def open(self, listener: Listener) -> Acceptor:
         """Accept from this listener, for all who serve every listener.  The dispatcher closes it."""
-        door = Door.of(self.numbers, listener, self.new_policy())
+        acceptor = Acceptor.of(self.numbers, listener, self.new_policy())
         self.numbers += 1
-        if not self.doors and self._closed.is_set():
+        if not self.acceptors and self._closed.is_set():
             self._closed = trio.Event()
-        self.doors.append(door)
-        self.membership.fill(door)
-        self._doors_by_fd[door.fileno()] = door
+        self.acceptors.append(acceptor)
+        self.membership.fill(acceptor)
+        self._acceptors_by_fd[acceptor.fileno()] = acceptor
         # Edge-triggered: while nobody has room the event needs no taking back and putting in again.
         self._epoll.register(listener.socket.fileno(), select.EPOLLIN | select.EPOLLET)
-        self._pending[door] = None
-        return door
+        self._pending[acceptor] = None
+        return acceptor
 
-    def connect(self, post: Post, line: Line, tell: Callable[[wire.Up], None]) -> Link:
+    def connect(self, load: WorkerLoad, line: Line, tell: Callable[[wire.Up], None]) -> Link:
         """Listen to a new worker.  The dispatcher closes the line, once the worker is buried."""
-        link = Link(post, line)
-        link.shorten(self._short)
-        self.links[post.id] = link
-        self._hearing.add(link, tell)
-        self._unsettled.add(post.id)
-        self._stir()
+        link = Link(load, line)
+        link.set_short(self._short)
+        self.links[load.id] = link
+        self._reader.add(link, tell)
+        self._unsettled.add(load.id)
+        self._wake()
         return link
 
-    def declared(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
+    def declare_listeners(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
         """A worker says which listeners it serves (None: all, also those to come).  A breach if it cannot."""
         unknown = [number for number in listeners or () if not 0 <= number < self.numbers]
         if unknown:
@@ -153,65 +153,65 @@ class Dispatcher:
 
     def enlist(self, link: Link) -> None:
         """Give it connections from now on, those of the listeners it serves."""
-        link.post.serving = True
-        self._unsettled.discard(link.post.id)
+        link.load.serving = True
+        self._unsettled.discard(link.load.id)
         self.membership.join(link)
-        self._stir()
+        self._wake()
 
-    def leave_out(self, link: Link) -> None:
+    def delist(self, link: Link) -> None:
         """Give it nothing more."""
-        link.post.serving = False
-        self._unsettled.discard(link.post.id)
-        self.membership.leave(link.post)
-        self.recall.forget(link.post)
+        link.load.serving = False
+        self._unsettled.discard(link.load.id)
+        self.membership.leave(link.load)
+        self.recall.forget(link.load)
 
     async def dismiss(self, link: Link, recall: bool = True) -> None:
         """Give it nothing more, take back what others have room for, and tell it that there will be no more."""
-        if link.post.id not in self.links:
+        if link.load.id not in self.links:
             return  # it has died meanwhile, and is buried
-        self.leave_out(link)
-        if recall and not link.breached and link.post.recount():
-            takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
-            room = sum(other.post.window - other.post.unclaimed for other in takers)
+        self.delist(link)
+        if recall and not link.breached and link.load.recount():
+            takers = [other for other in self.links.values() if other.load.has_room() and other.shares_with(link)]
+            room = sum(other.load.window - other.load.unclaimed for other in takers)
             if room:
-                await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
-        if link.post.id in self.links:
+                await self.recall.take_back(link, min(room, link.load.unclaimed), takers, False)
+        if link.load.id in self.links:
             link.line.half_close()
 
-    def relieve(self, link: Link, number: int) -> None:
+    def recall_listener(self, link: Link, number: int) -> None:
         """It has left this listener: what it had of it goes to others."""
         if self._nursery is not None:
             self._nursery.start_soon(self.recall.relieve, link, number)
 
-    def bury(self, link: Link) -> int:
+    def remove(self, link: Link) -> int:
         """Its process is dead: hear its last words, give what it had not taken to others.
 
         Returns how many connections died in its hands.
         """
-        self._hearing.last_words(link)
-        self.leave_out(link)
-        del self.links[link.post.id]
+        self._reader.last_words(link)
+        self.delist(link)
+        del self.links[link.load.id]
         self.recall.bury(link)
         return link.lost
 
-    def catch_up(self) -> None:
+    def read_reports(self) -> None:
         """Read all reports that wait.  Nobody is judged for his silence before."""
-        self._hearing.catch_up()
-        self._stir()
+        self._reader.catch_up()
+        self._wake()
 
-    def adopt(self, new_policy: Callable[[], Policy]) -> None:
+    def set_policy(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on."""
         self.new_policy = new_policy
-        self.membership.adopt(new_policy)
-        self._stir()
+        self.membership.set_policy(new_policy)
+        self._wake()
 
     # --- the loop
 
-    async def turned(self) -> None:
+    async def wait_for_turn(self) -> None:
         """Wait until the loop has turned: it lives."""
         event = trio.Event()
         self._asking.append(event)
-        self._stir()
+        self._wake()
         await event.wait()
 
     async def run(self) -> None:
@@ -237,66 +237,66 @@ class Dispatcher:
         if needed != self._attentive:
             self._attentive = needed
             if needed:
-                self._epoll.register(self._hearing.epoll.fileno(), select.EPOLLIN)
+                self._epoll.register(self._reader.epoll.fileno(), select.EPOLLIN)
             else:
-                self._epoll.unregister(self._hearing.epoll.fileno())
+                self._epoll.unregister(self._reader.epoll.fileno())
 
     @property
     def _waits(self) -> bool:
         """Whether there is something that nobody can be given just now."""
-        return bool(self._pending or self._strays or self.recall.unrest or self.recall.lateness_to_mend)
+        return bool(self._pending or self._undelivered or self.recall.has_dead or self.recall.has_late)
 
-    def shut(self, door: Door) -> None:
-        """Accept what waits at this door, then close it."""
-        queued = door.queued()
-        door.quota = -1 if queued is None else queued
-        door.closing = True
-        self._pending[door] = None
-        self._stir()
+    def drain_listener(self, acceptor: Acceptor) -> None:
+        """Accept what waits at this acceptor, then close it."""
+        queued = acceptor.queued()
+        acceptor.quota = -1 if queued is None else queued
+        acceptor.closing = True
+        self._pending[acceptor] = None
+        self._wake()
 
-    async def last_call(self, patience: float) -> None:
+    async def drain_listeners(self, patience: float) -> None:
         """Accept what the backlogs hold, hand it over, and close each listener when its backlog is empty.
 
         Takes `patience` seconds at most; where clients keep coming, what waited at the beginning is accepted.
         """
-        for door in list(self.doors):
-            if door.policy.members:
-                self.shut(door)
+        for acceptor in list(self.acceptors):
+            if acceptor.policy.members:
+                self.drain_listener(acceptor)
             else:
-                self._close_door(door)  # nobody is there to give to
+                self._close_acceptor(acceptor)  # nobody is there to give to
         with trio.move_on_after(patience):
-            if self.doors:
+            if self.acceptors:
                 await self._closed.wait()
-            while self._strays and any(link.post.serving for link in self.links.values()):
-                await trio.sleep(RETRY)
+            while self._undelivered and any(link.load.serving for link in self.links.values()):
+                await trio.sleep(HANDOFF_RETRY)
 
-    def close_doors(self) -> None:
+    def close_listeners(self) -> None:
         """Close the listeners, whatever waits there."""
-        for door in list(self.doors):
-            self._close_door(door)
+        for acceptor in list(self.acceptors):
+            self._close_acceptor(acceptor)
 
-    def _close_door(self, door: Door) -> None:
-        self._epoll.unregister(door.fileno())
-        del self._doors_by_fd[door.fileno()]
-        self.doors.remove(door)
-        self._pending.pop(door, None)
-        door.listener.close()
-        if not self.doors:
+    def _close_acceptor(self, acceptor: Acceptor) -> None:
+        self._epoll.unregister(acceptor.fileno())
+        del self._acceptors_by_fd[acceptor.fileno()]
+        self.acceptors.remove(acceptor)
+        self._pending.pop(acceptor, None)
+        acceptor.listener.close()
+        if not self.acceptors:
             self._closed.set()
 
     def close(self) -> None:
         """Close everything that is left."""
-        self.close_doors()
+        self.close_listeners()
         for link in self.links.values():
             link.line.close()
         self.links.clear()
         self.recall.close()
-        for _, fd, _ in self._strays:
+        for _, fd, _ in self._undelivered:
             os.close(fd)
-        self._strays.clear()
+        self._undelivered.clear()
         trio.lowlevel.notify_closing(self._epoll.fileno())
         self._epoll.close()
-        self._hearing.close()
+        self._reader.close()
 
     def _due(self) -> float:
         due = min(self.recall.due(), self.membership.due, self._peep_at, self._listen_in_at)
@@ -315,14 +315,14 @@ class Dispatcher:
             if wait and not events:
                 events = self._linger(now)
             for fd, _ in events:
-                if fd in self._doors_by_fd:
-                    self._pending[self._doors_by_fd[fd]] = None
-            said = self._hearing.listen()
+                if fd in self._acceptors_by_fd:
+                    self._pending[self._acceptors_by_fd[fd]] = None
+            said = self._reader.listen()
             now = trio.current_time()
             self._listen_in_at = now + LISTEN_IN
-            if now >= self.recall.lateness.due:
+            if now >= self.recall.stall_detector.due:
                 self.recall.judge(now)
-            if self._short or self.recall.lateness.suspects:
+            if self._short or self.recall.stall_detector.suspects:
                 self._shorten()
             self._mind(now)
             if not (self._admit(now, end) or said):
@@ -341,80 +341,82 @@ class Dispatcher:
 
     def _mind(self, now: float) -> None:
         """What is rarely to do."""
-        if self.recall.lateness_to_mend and self._nursery is not None:
+        if self.recall.has_late and self._nursery is not None:
             self.recall.start(self._nursery)
-        while self._strays and now >= self._paused_until:
-            handoff, fd, peer = self._strays.popleft()
+        while self._undelivered and now >= self._paused_until:
+            handoff, fd, peer = self._undelivered.popleft()
             if not self._hand(handoff, fd, peer):
                 break
-        if self.recall.unrest:
-            self.recall.exhume()
-            if self.recall.unrest:
+        if self.recall.has_dead:
+            self.recall.recall_dead()
+            if self.recall.has_dead:
                 self._starve(now)
         if now >= self._peep_at:
             self._peep_at = float("inf")
             self._look_again()
-        self.membership.mature(now)
+        self.membership.end_newcomer(now)
 
     # --- accept, choose, hand over
 
     def _admit(self, now: float, end: float) -> bool:
-        """Accept from each door in turn, one at a time, so that none starves.  Whether anything was done."""
-        if not self._pending or now < self._paused_until or self._strays:
+        """Accept from each acceptor in turn, one at a time, so that none starves.  Whether anything was done."""
+        if not self._pending or now < self._paused_until or self._undelivered:
             return False
         worked = False
         while True:
             progress = False
-            for door in tuple(self._pending):
-                if not door.policy.ready():
+            for acceptor in tuple(self._pending):
+                if not acceptor.policy.ready():
                     self._starve(now)
-                elif self._admit_one(door, now):
+                elif self._admit_one(acceptor, now):
                     progress = worked = True
                     for _ in range(RUSH if len(self._pending) == 1 else 0):
-                        if door not in self._pending or not (door.policy.ready() and self._admit_one(door, now)):
+                        if acceptor not in self._pending or not (
+                            acceptor.policy.ready() and self._admit_one(acceptor, now)
+                        ):
                             break
-                if self._strays or now < self._paused_until:
+                if self._undelivered or now < self._paused_until:
                     return worked
             now = trio.current_time()
             if not progress or now >= end:
                 return worked
 
-    def _admit_one(self, door: Door, now: float) -> bool:
+    def _admit_one(self, acceptor: Acceptor, now: float) -> bool:
         try:
-            fd, peer = door.accept()
+            fd, peer = acceptor.accept()
         except BlockingIOError:
-            self._pending.pop(door, None)
-            if door.closing:
-                self._close_door(door)
+            self._pending.pop(acceptor, None)
+            if acceptor.closing:
+                self._close_acceptor(acceptor)
             return False
         except OSError as error:
             return self._accept_failed(error, now)
         self.accepted += 1
-        if door.closing and door.quota >= 0:
-            self._use_quota(door)
+        if acceptor.closing and acceptor.quota >= 0:
+            self._use_quota(acceptor)
         # Everything below is `_hand`, written out: this is where the time goes.
-        policy = door.policy
-        post = policy.choose(peer)
-        link = self.links[post.id]
+        policy = acceptor.policy
+        load = policy.choose(peer)
+        link = self.links[load.id]
         try:
-            link.line.hand_over(door.handoff, fd)
+            link.line.hand_over(acceptor.handoff, fd)
         except OSError as error:
             self._hand_failed(link, error)
-            return self._hand(wire.Handoff(door.number, family=int(door.listener.socket.family)), fd, peer)
-        policy.handed(post)
-        self.recall.lateness.watch(post, now)
+            return self._hand(wire.Handoff(acceptor.number, family=int(acceptor.listener.socket.family)), fd, peer)
+        policy.count_handoff(load)
+        self.recall.stall_detector.watch(load, now)
         os.close(fd)
         return True
 
-    def _use_quota(self, door: Door) -> None:
-        door.quota -= 1
-        if door.quota < 0:
-            self._close_door(door)
+    def _use_quota(self, acceptor: Acceptor) -> None:
+        acceptor.quota -= 1
+        if acceptor.quota < 0:
+            self._close_acceptor(acceptor)
 
     def _accept_failed(self, error: OSError, now: float) -> bool:
-        if error.errno in CONNECTION_TROUBLE:
+        if error.errno in CONNECTION_ERRORS:
             return True
-        if error.errno not in CAPACITY_TROUBLE:
+        if error.errno not in CAPACITY_ERRORS:
             raise error
         if now - self._paused_until > 1.0:
             logger.error(
@@ -427,19 +429,19 @@ class Dispatcher:
     def _hand(self, handoff: wire.Handoff, fd: int, peer: Peer) -> bool:
         """Hand a connection to somebody; it is the dispatcher's to keep if nobody can be given it now."""
         message = wire.encode(handoff)
-        for post in self.membership.takers(handoff.listener, peer):
-            link = self.links[post.id]
+        for load in self.membership.takers(handoff.listener, peer):
+            link = self.links[load.id]
             try:
                 link.line.hand_over(message, fd)
             except OSError as error:
                 self._hand_failed(link, error)
                 continue
-            self.membership.handed(handoff.listener, post)
-            self.recall.lateness.watch(post, trio.current_time())
+            self.membership.count_handoff(handoff.listener, load)
+            self.recall.stall_detector.watch(load, trio.current_time())
             os.close(fd)
             return True
-        self._strays.append((handoff, fd, peer))
-        self._paused_until = max(self._paused_until, trio.current_time() + RETRY)
+        self._undelivered.append((handoff, fd, peer))
+        self._paused_until = max(self._paused_until, trio.current_time() + HANDOFF_RETRY)
         return False
 
     def _hand_failed(self, link: Link, error: OSError) -> None:
@@ -447,9 +449,9 @@ class Dispatcher:
             self._breached(link, f"its line refuses connections ({errno.errorcode.get(error.errno or 0, error)})")
 
     def _has_taker(self, number: int) -> bool:
-        return not self._strays and self.membership.has_taker(number)
+        return not self._undelivered and self.membership.has_taker(number)
 
-    def _give_back(self, handoff: wire.Handoff, fd: int) -> bool:
+    def _redeliver(self, handoff: wire.Handoff, fd: int) -> bool:
         """A recalled connection.  It is ours whatever happens: with nobody to give it to it waits as a stray."""
         peer: Any = ""
         try:
@@ -458,64 +460,64 @@ class Dispatcher:
         except OSError:
             pass  # the client has left meanwhile, or the table is full: only stickiness is lost
         self._hand(handoff, fd, peer)
-        self._stir()
+        self._wake()
         return True
 
     # --- room
 
-    def _stir(self) -> None:
+    def _wake(self) -> None:
         """Something changed while the loop rests: somebody has room who had none, or there is something to give."""
         self._rest.cancel()
 
     def _shorten(self) -> None:
         """While many stand still, little is put before those who do not: they are next."""
-        short = self.recall.lateness.many(len(self.links), self._short)
+        short = self.recall.stall_detector.many_suspect(len(self.links), self._short)
         if short != self._short:
             self._short = short
             for link in self.links.values():
-                link.shorten(short)
-                self.membership.offer(link.post)  # who was full may have room
+                link.set_short(short)
+                self.membership.update(link.load)  # who was full may have room
 
     def _starve(self, now: float) -> None:
         """Nobody has room: have the kernel say when a full letterbox has been emptied by half."""
         for link in self.links.values():
-            post = link.post
-            if not post.serving or post.suspended or post.unclaimed < post.window:
+            load = link.load
+            if not load.serving or load.suspended or load.unclaimed < load.window:
                 continue
-            if post.window == 1:
-                self._peep_at = min(self._peep_at, now + PEEP)
+            if load.window == 1:
+                self._peep_at = min(self._peep_at, now + FULL_POLL)
             else:
-                self._hearing.watch(link)
+                self._reader.watch(link)
 
     def _emptied(self, link: Link) -> None:
-        link.post.recount()
-        self.membership.offer(link.post)
+        link.load.recount()
+        self.membership.update(link.load)
 
     def _look_again(self) -> None:
         for link in self.links.values():
-            post = link.post
-            if post.serving and post.unclaimed >= post.window and post.recount() < post.window:
-                self.membership.offer(post)
+            load = link.load
+            if load.serving and load.unclaimed >= load.window and load.recount() < load.window:
+                self.membership.update(load)
 
     # --- what workers say
 
     def _asked(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
         self.asked(link, wish)
-        self._stir()
+        self._wake()
 
     def _settle(self, link: Link, report: wire.Report) -> None:
-        link.post.settle(report)
-        if link.unsaid:
-            link.say_the_unsaid()
-        self.recall.forgive(link.post)
-        self.membership.offer(link.post)
+        link.load.apply(report)
+        if link.pending_answers:
+            link.send_answers()
+        self.recall.forgive(link.load)
+        self.membership.update(link.load)
 
     def _breached(self, link: Link, what: str) -> None:
         """It is not believed any more."""
-        if link.breached or self.links.get(link.post.id) is not link:  # or buried meanwhile
+        if link.breached or self.links.get(link.load.id) is not link:  # or buried meanwhile
             return
         link.breached = True
         self.breaches += 1
-        self.leave_out(link)
-        self._hearing.deafen(link)
-        self.breach(link.post.id, what)
+        self.delist(link)
+        self._reader.deafen(link)
+        self.breach(link.load.id, what)

@@ -22,9 +22,9 @@ from attrs import Factory, define
 
 from ..logs.log import tell
 from ..protocol import wire
-from .acceptor import Door
+from .acceptor import Acceptor
 from .dispatcher import Dispatcher
-from .listeners import BindError, Listener, open_literally, open_unix
+from .listeners import BindError, Listener, open_address, open_unix
 from .load import Breach
 from .recall import Link
 
@@ -36,7 +36,7 @@ Key = tuple[str, int, int]
 
 
 @define(eq=False)
-class Openings:
+class DynamicListeners:
     """The addresses of the programs."""
 
     dispatcher: Dispatcher
@@ -44,13 +44,17 @@ class Openings:
     unix_mode: int = 0o666
     over: bool = False
     """The master stops: nothing is opened any more."""
-    _doors: dict[Key, Door] = Factory(dict)
+    _doors: dict[Key, Acceptor] = Factory(dict)
 
-    def asked(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
+    def stop(self) -> None:
+        """The master stops: open nothing more."""
+        self.over = True
+
+    def handle(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
         """A worker asks for an address, or says whether it attends to one.  Raises Breach."""
         if isinstance(wish, wire.Attend):
             self._attend(link, wish)
-        elif len(link.unsaid) + len(link.listeners or ()) >= wire.MAX_LISTENERS:
+        elif len(link.pending_answers) + len(link.listeners or ()) >= wire.MAX_LISTENERS:
             raise Breach(f"it asks for more than {wire.MAX_LISTENERS} listeners")
         else:
             link.answer(self._answer(link, wish))
@@ -58,56 +62,58 @@ class Openings:
     def _answer(self, link: Link, wish: wire.Listen) -> wire.Listening:
         """It serves the address from now on if there is no errno in the answer."""
         try:
-            door = self._door(wish)
+            acceptor = self._door(wish)
         except BindError as error:
-            facts = {"slot": link.post.slot, "errno": error.errno}
-            tell("listener.failed", f"worker {link.post.slot} is told: {error}", level=DEBUG, **facts)
+            facts = {"slot": link.load.slot, "errno": error.errno}
+            tell("listener.failed", f"worker {link.load.slot} is told: {error}", level=DEBUG, **facts)
             return wire.Listening(wish.seq, error.errno)
-        if link.listeners is not None and door.number in link.listeners:
+        if link.listeners is not None and acceptor.number in link.listeners:
             return wire.Listening(wish.seq, errno.EADDRINUSE)  # it has it, and another one there cannot be
-        if link.listeners is None and not link.post.serving:
+        if link.listeners is None and not link.load.serving:
             link.listeners = frozenset()  # it names what it serves: this, and what its Ready adds
-        self.dispatcher.membership.enter(link, door)
-        return wire.Listening(wish.seq, 0, door.number, _port(door.listener.socket))
+        self.dispatcher.membership.enter(link, acceptor)
+        return wire.Listening(wish.seq, 0, acceptor.number, _port(acceptor.listener.socket))
 
     def _attend(self, link: Link, wish: wire.Attend) -> None:
-        door = self.dispatcher.membership.door(wish.listener)
-        if door is None:
+        acceptor = self.dispatcher.membership.acceptor(wish.listener)
+        if acceptor is None:
             if wish.listener >= self.dispatcher.numbers:
                 raise Breach(f"it speaks of listener {wish.listener}, and there is none")
         elif wish.here:
-            self.dispatcher.membership.enter(link, door)
+            self.dispatcher.membership.enter(link, acceptor)
         else:
-            self.dispatcher.membership.quit(link, door)
-            self.dispatcher.relieve(link, door.number)
+            self.dispatcher.membership.quit(link, acceptor)
+            self.dispatcher.recall_listener(link, acceptor.number)
 
-    def _door(self, wish: wire.Listen) -> Door:
+    def _door(self, wish: wire.Listen) -> Acceptor:
         """The listener of this address, opened if need be.  Raises BindError."""
         if self.over:
             raise BindError("nothing is opened any more, the master stops", errno.ESHUTDOWN)
         key = (wish.path, -1, 0) if wish.path else (wish.host, wish.port, 0 if wish.port else wish.index)
-        self._doors = {known: door for known, door in self._doors.items() if door in self.dispatcher.doors}
-        door = self._doors.get(key) or self._given(key)
-        if door is None:
+        self._doors = {
+            known: acceptor for known, acceptor in self._doors.items() if acceptor in self.dispatcher.acceptors
+        }
+        acceptor = self._doors.get(key) or self._given(key)
+        if acceptor is None:
             if len(self._doors) >= MOST:
                 raise BindError(f"{MOST} addresses are open, and there are to be no more", errno.EMFILE)
-            door = self.dispatcher.open(self._open(wish))
-            tell("listener.opened", f"listening on {door.listener.name}", address=door.listener.name)
-        self._doors[key] = door
+            acceptor = self.dispatcher.open(self._open(wish))
+            tell("listener.opened", f"listening on {acceptor.listener.name}", address=acceptor.listener.name)
+        self._doors[key] = acceptor
         if key[1] == 0:
-            self._doors[key[0], _port(door.listener.socket), 0] = door
-        return door
+            self._doors[key[0], _port(acceptor.listener.socket), 0] = acceptor
+        return acceptor
 
-    def _given(self, key: Key) -> Door | None:
+    def _given(self, key: Key) -> Acceptor | None:
         """One of those that were opened at the start."""
-        return next((door for door in self.dispatcher.doors if _key(door.listener) == key), None)
+        return next((acceptor for acceptor in self.dispatcher.acceptors if _key(acceptor.listener) == key), None)
 
     def _open(self, wish: wire.Listen) -> Listener:
         """In the loop: an address is opened in some 50 us.  Raises BindError."""
         backlog = self.backlog if wish.backlog is None else wish.backlog
         if wish.path:
             return open_unix(wish.path, backlog, self.unix_mode if wish.mode is None else wish.mode)
-        return open_literally(wish.host, wish.port, backlog)
+        return open_address(wish.host, wish.port, backlog)
 
 
 def _key(listener: Listener) -> Key:

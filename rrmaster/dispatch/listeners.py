@@ -24,7 +24,7 @@ LISTEN_FDS_START = 3
 MAX_UNIX_PATH = 107
 """Bytes; sun_path of unix(7) less the closing zero."""
 
-CONNECTION_TROUBLE = frozenset(
+CONNECTION_ERRORS = frozenset(
     {
         # The connection's own trouble: it is gone, and the next one is none the worse.  accept(2) asks to treat the
         # network's errors so, EPERM included (a firewall's refusal).
@@ -42,7 +42,7 @@ CONNECTION_TROUBLE = frozenset(
         errno.EINTR,
     }
 )
-CAPACITY_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+CAPACITY_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """The machine's trouble: the connection still waits in the backlog, and there is no use in trying at once."""
 
 ACCEPT_PAUSE = 0.100
@@ -60,7 +60,7 @@ class BindError(Exception):
 
 
 @frozen
-class Place:
+class SocketFile:
     """A unix socket's file, as it was when we made it."""
 
     path: str
@@ -82,7 +82,7 @@ class Listener:
     socket: socket.socket
     name: str
     """The address as a person writes it, port 0 resolved."""
-    place: Place | None = None
+    place: SocketFile | None = None
     bind: str = ""
     """What was asked for: a name may stand for several addresses, and a port of 0 for any."""
     backlog: int | None = None
@@ -125,7 +125,7 @@ def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
     return opened
 
 
-def open_literally(host: str, port: int, backlog: int) -> Listener:
+def open_address(host: str, port: int, backlog: int) -> Listener:
     """Open exactly this IP address: as a program does, [::] is IPv6 alone.  Raises BindError."""
     try:
         # It is no name, so nothing is asked and nothing waits; a zone such as %eth0 becomes its number.
@@ -235,7 +235,7 @@ def _short(path: str) -> Iterator[str]:
         os.close(fd)
 
 
-def _made(path: str, mode: int) -> Place:
+def _made(path: str, mode: int) -> SocketFile:
     """The file just made, with its mode, and nothing that may have taken its place meanwhile.
 
     By a descriptor, and not with a umask of 0 at the bind: the umask is the whole process's, and a worker may be
@@ -248,7 +248,7 @@ def _made(path: str, mode: int) -> Place:
             os.chmod(f"/proc/self/fd/{fd}", mode)
     finally:
         os.close(fd)
-    return Place(os.path.abspath(path), found.st_dev, found.st_ino)
+    return SocketFile(os.path.abspath(path), found.st_dev, found.st_ino)
 
 
 def _bind_unix(sock: socket.socket, path: str, address: str) -> None:
@@ -296,7 +296,7 @@ def adopt(fd: int) -> Listener:
     return Listener(sock, name_of(sock))
 
 
-def activated(environ: Mapping[str, str], pid: int) -> list[int]:
+def inherited_fds(environ: Mapping[str, str], pid: int) -> list[int]:
     """The descriptors passed by systemd's socket activation to the process `pid`, sd_listen_fds(3)."""
     if environ.get("LISTEN_PID") != str(pid) or not environ.get("LISTEN_FDS", "").isdigit():
         return []

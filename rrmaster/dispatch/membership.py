@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import trio
 from attrs import Factory, define
 
-from .acceptor import Door
-from .load import NEWCOMER_S, Peer, Policy, Post
+from .acceptor import Acceptor
+from .load import NEWCOMER_S, Peer, Policy, WorkerLoad
 from .recall import Link
 
 
@@ -23,101 +23,103 @@ from .recall import Link
 class Membership:
     """The workers of all listeners."""
 
-    doors: list[Door]
+    acceptors: list[Acceptor]
     links: dict[int, Link]
     """The living, by id; these two are the dispatcher's."""
-    _newcomers: deque[tuple[float, Policy, Post]] = Factory(deque)
+    _newcomers: deque[tuple[float, Policy, WorkerLoad]] = Factory(deque)
 
-    def fill(self, door: Door) -> None:
+    def fill(self, acceptor: Acceptor) -> None:
         """A new listener: all who serve every listener serve it from now on."""
         for link in self.links.values():
-            if link.post.serving and link.listeners is None:
-                self._join(link, door)
+            if link.load.serving and link.listeners is None:
+                self._join(link, acceptor)
 
     def join(self, link: Link) -> None:
         """A worker serves from now on, the listeners that it serves."""
-        for door in self.doors:
-            if link.serves(door.number):
-                self._join(link, door)
+        for acceptor in self.acceptors:
+            if link.serves(acceptor.number):
+                self._join(link, acceptor)
 
-    def _join(self, link: Link, door: Door) -> None:
+    def _join(self, link: Link, acceptor: Acceptor) -> None:
         now = trio.current_time()
-        if not door.policy.members:
-            door.served_since = now
-        newcomer = now - door.served_since >= NEWCOMER_S
-        door.policy.join(link.post, newcomer)
+        if not acceptor.policy.members:
+            acceptor.served_since = now
+        newcomer = now - acceptor.served_since >= NEWCOMER_S
+        acceptor.policy.join(link.load, newcomer)
         if newcomer:
-            self._newcomers.append((now + NEWCOMER_S, door.policy, link.post))
+            self._newcomers.append((now + NEWCOMER_S, acceptor.policy, link.load))
 
-    def leave(self, post: Post) -> None:
+    def leave(self, load: WorkerLoad) -> None:
         """It serves nobody any more."""
-        for door in self.doors:
-            door.policy.leave(post)
+        for acceptor in self.acceptors:
+            acceptor.policy.leave(load)
 
-    def enter(self, link: Link, door: Door) -> None:
+    def enter(self, link: Link, acceptor: Acceptor) -> None:
         """A worker serves this listener too."""
         if link.listeners is not None:
-            link.listeners |= {door.number}
-        if link.post.serving and link.post.id not in door.policy.members:
-            self._join(link, door)
+            link.listeners |= {acceptor.number}
+        if link.load.serving and link.load.id not in acceptor.policy.members:
+            self._join(link, acceptor)
 
-    def quit(self, link: Link, door: Door) -> None:
+    def quit(self, link: Link, acceptor: Acceptor) -> None:
         """A worker serves this listener no more; of one that serves all, all others are left."""
-        served = link.listeners if link.listeners is not None else frozenset(door.number for door in self.doors)
-        link.listeners = served - {door.number}
-        door.policy.leave(link.post)
+        served = (
+            link.listeners if link.listeners is not None else frozenset(acceptor.number for acceptor in self.acceptors)
+        )
+        link.listeners = served - {acceptor.number}
+        acceptor.policy.leave(link.load)
 
-    def offer(self, post: Post) -> None:
+    def update(self, load: WorkerLoad) -> None:
         """It may have room again."""
-        for door in self.doors:
-            door.policy.offer(post)
+        for acceptor in self.acceptors:
+            acceptor.policy.update(load)
 
-    def adopt(self, new_policy: Callable[[], Policy]) -> None:
+    def set_policy(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on."""
-        for door in self.doors:
+        for acceptor in self.acceptors:
             policy = new_policy()
-            for seat in door.policy.members.values():
-                policy.join(seat.post, newcomer=False)
-            door.policy = policy
+            for member in acceptor.policy.members.values():
+                policy.join(member.load, newcomer=False)
+            acceptor.policy = policy
 
     @property
     def due(self) -> float:
         """When the next newcomer's time as one is over."""
         return self._newcomers[0][0] if self._newcomers else float("inf")
 
-    def mature(self, now: float) -> None:
+    def end_newcomer(self, now: float) -> None:
         """Those whose time as newcomers is over get as many as the others."""
         while self._newcomers and self._newcomers[0][0] <= now:
-            _, policy, post = self._newcomers.popleft()
-            policy.mature(post)
+            _, policy, load = self._newcomers.popleft()
+            policy.end_newcomer(load)
 
     def has_taker(self, number: int) -> bool:
         """Whether somebody is to be given a connection of this listener now."""
-        door = self.door(number)
-        return door.policy.ready() if door is not None else bool(self._roomy(number))
+        acceptor = self.acceptor(number)
+        return acceptor.policy.ready() if acceptor is not None else bool(self._roomy(number))
 
-    def takers(self, number: int, peer: Peer) -> Iterator[Post]:
+    def takers(self, number: int, peer: Peer) -> Iterator[WorkerLoad]:
         """The one to choose for it; then, should that not work, whoever else has room."""
-        door = self.door(number)
-        first = door.policy.choose(peer) if door is not None and door.policy.ready() else None
+        acceptor = self.acceptor(number)
+        first = acceptor.policy.choose(peer) if acceptor is not None and acceptor.policy.ready() else None
         if first is not None:
             yield first
         # Also where the policy would rather wait, or was closed with its listener: this connection cannot go back.
-        yield from (post for post in self._roomy(number) if post is not first)
+        yield from (load for load in self._roomy(number) if load is not first)
 
-    def handed(self, number: int, post: Post) -> None:
+    def count_handoff(self, number: int, load: WorkerLoad) -> None:
         """It was given one."""
-        door = self.door(number)
-        if door is not None:
-            door.policy.handed(post)
+        acceptor = self.acceptor(number)
+        if acceptor is not None:
+            acceptor.policy.count_handoff(load)
         else:
-            post.handed += 1
-            post.unclaimed += 1
+            load.handed += 1
+            load.unclaimed += 1
 
-    def door(self, number: int) -> Door | None:
+    def acceptor(self, number: int) -> Acceptor | None:
         """The listener of this number, unless it is closed."""
-        return next((door for door in self.doors if door.number == number), None)
+        return next((acceptor for acceptor in self.acceptors if acceptor.number == number), None)
 
-    def _roomy(self, number: int) -> list[Post]:
-        roomy = [link.post for link in self.links.values() if link.serves(number) and link.post.has_room()]
-        return sorted(roomy, key=lambda post: post.burden)
+    def _roomy(self, number: int) -> list[WorkerLoad]:
+        roomy = [link.load for link in self.links.values() if link.serves(number) and link.load.has_room()]
+        return sorted(roomy, key=lambda load: load.cost)

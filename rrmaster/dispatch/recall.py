@@ -27,16 +27,16 @@ from attrs import Factory, define
 
 from ..protocol.channel import DescriptorLost, Line
 from ..protocol.wire import Handoff, Listening, Nudge
-from .load import Post
-from .stall_detector import MAX_RECALLS, STUCK, Lateness, receivers
+from .load import WorkerLoad
+from .stall_detector import MAX_RECALLS, STUCK, StallDetector, idle_receivers
 
-STALL = 1.0
+RECALL_TIMEOUT = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
 
-AGAIN = 0.1
+RETRY_EMPTY = 0.1
 """Seconds after a recall that brought nothing."""
 
-GAP = 1.0
+CLOCK_GAP = 1.0
 """Seconds by which we must wake up too late to conclude that it was us who were stopped or asleep."""
 
 
@@ -48,7 +48,7 @@ ROUNDS = 3
 class Link:
     """A worker's line, with what is known of the worker."""
 
-    post: Post
+    load: WorkerLoad
     line: Line
     listeners: frozenset[int] | None = None
     """The listeners it serves, by number; None: all."""
@@ -65,7 +65,7 @@ class Link:
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
     """Connections that died in its hands; known once it is buried."""
-    unsaid: deque[Listening] = Factory(deque)
+    pending_answers: deque[Listening] = Factory(deque)
     """Answers for which its line had no room; as many as it may ask for at most."""
 
     def serves(self, number: int) -> bool:
@@ -74,19 +74,19 @@ class Link:
 
     def answer(self, listening: Listening) -> None:
         """Answer it, when its line has room; an answer is an aside, as a nudge is."""
-        self.unsaid.append(listening)
-        self.say_the_unsaid()
+        self.pending_answers.append(listening)
+        self.send_answers()
 
-    def say_the_unsaid(self) -> None:
+    def send_answers(self) -> None:
         """Try again.  Called when it has reported: it may have taken something."""
-        while self.unsaid and self.line.say(self.unsaid[0]):
-            self.unsaid.popleft()
-            self.post.asides += 1
+        while self.pending_answers and self.line.say(self.pending_answers[0]):
+            self.pending_answers.popleft()
+            self.load.asides_sent += 1
 
-    def shorten(self, short: bool) -> None:
+    def set_short(self, short: bool) -> None:
         """Let little lie in its letterbox, or again as much as it is to have."""
-        self.post.shorten(short)
-        self.line.cut(self.post.window)
+        self.load.set_short(short)
+        self.line.cut(self.load.window)
 
     def shares_with(self, other: Link) -> bool:
         """Whether there may be a listener that both serve."""
@@ -97,7 +97,7 @@ class Link:
 class Recall:
     """Takes connections back, and has them given to others."""
 
-    lateness: Lateness
+    stall_detector: StallDetector
     links: dict[int, Link]
     """The living, by id; the dispatcher's."""
     has_taker: Callable[[int], bool]
@@ -105,7 +105,7 @@ class Recall:
     give: Callable[[Handoff, int], bool]
     """Hand a connection to somebody.  It owns the descriptor if it says yes."""
     breach: Callable[[Link, str], None]
-    stir: Callable[[], None]
+    wake: Callable[[], None]
     """Have the dispatcher look again."""
     from_late: int = 0
     from_dead: int = 0
@@ -113,68 +113,68 @@ class Recall:
     _late: dict[int, Link] = Factory(dict)
     _promised: int = 0
     """Recalls under way: so many of the idle have something coming already."""
-    _graves: deque[Link] = Factory(deque)
+    _dead: deque[Link] = Factory(deque)
     _reserve: int = Factory(lambda: os.open(os.devnull, os.O_RDONLY))
     """A place in the descriptor table.  Opened early, so its number is low: giving it up makes room even under a
     limit that was lowered since."""
 
     def judge(self, now: float) -> None:
         """Suspend who is late now.  Call it after all waiting reports are read."""
-        if now - self.lateness.due > GAP:
-            self.lateness.restart(now)
+        if now - self.stall_detector.due > CLOCK_GAP:
+            self.stall_detector.restart(now)
             return
-        for post in self.lateness.late(now):
-            link = self.links.get(post.id)
+        for load in self.stall_detector.late(now):
+            link = self.links.get(load.id)
             if link is None:
                 continue
-            if post.strikes < STUCK and not self._receivers(link):
-                self.lateness.watch(post, now)  # everybody is busy: so is the machine
+            if load.late_in_a_row < STUCK and not self._receivers(link):
+                self.stall_detector.watch(load, now)  # everybody is busy: so is the machine
                 continue
-            if not post.suspended:
-                post.suspended = True
+            if not load.suspended:
+                load.suspended = True
                 self.suspensions += 1
                 self._nudge(link)
-            self._late[post.id] = link
+            self._late[load.id] = link
 
     def _nudge(self, link: Link) -> None:
-        if not link.post.aside and link.line.nudge():
-            link.post.asides += 1
+        if not link.load.asides_unread and link.line.nudge():
+            link.load.asides_sent += 1
 
     def _nudge_again(self, link: Link) -> None:
         """We have read our own nudge: the worker never will."""
-        link.post.asides -= 1
-        if link.post.suspended and link.post.serving:
+        link.load.asides_sent -= 1
+        if link.load.suspended and link.load.serving:
             self._nudge(link)
 
     def _answer_again(self, link: Link, listening: Listening) -> None:
         """We have read our own answer: the worker still waits for it."""
-        link.post.asides -= 1
+        link.load.asides_sent -= 1
         link.answer(listening)
 
     def _receivers(self, late: Link) -> list[Link]:
         """Who could begin with one of its connections at once."""
-        idle = receivers(late.post, (link.post for link in self.links.values() if link.shares_with(late)))
-        return [self.links[post.id] for post in idle]
+        idle = idle_receivers(late.load, (link.load for link in self.links.values() if link.shares_with(late)))
+        return [self.links[load.id] for load in idle]
 
-    def forgive(self, post: Post) -> None:
+    def forgive(self, load: WorkerLoad) -> None:
         """It has reported: its loop serves.  What still lies there is waited for anew."""
-        self.lateness.clear(post)
-        if self._late.pop(post.id, None) is not None and post.recount():
-            self.lateness.watch(post, trio.current_time())
+        self.stall_detector.clear(load)
+        if self._late.pop(load.id, None) is not None and load.recount():
+            self.stall_detector.watch(load, trio.current_time())
 
-    def forget(self, post: Post) -> None:
+    def forget(self, load: WorkerLoad) -> None:
         """It is not to be recalled from for lateness any more."""
-        self.lateness.clear(post)
-        self._late.pop(post.id, None)
+        self.stall_detector.clear(load)
+        self._late.pop(load.id, None)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to take back from the late, as many as others could begin with at once."""
         now = trio.current_time()
         for link in list(self._late.values()):
-            if now < link.again_at or link.promised or link.recalling or link.breached or not link.post.recount():
+            if now < link.again_at or link.promised or link.recalling or link.breached or not link.load.recount():
                 continue
             takers = self._receivers(link)
-            count = min(len(takers) - self._promised, link.post.unclaimed)
+            count = min(len(takers) - self._promised, link.load.unclaimed)
             if count > 0:
                 link.promised = count
                 self._promised += count
@@ -187,7 +187,7 @@ class Recall:
         token = trio.lowlevel.current_trio_token()
         link.recalling, link.pulling = True, count
         try:
-            with trio.move_on_after(STALL) as patience:
+            with trio.move_on_after(RECALL_TIMEOUT) as patience:
                 await trio.to_thread.run_sync(
                     self._pull, link, count, takers, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
                 )
@@ -195,7 +195,7 @@ class Recall:
             self._pulled(link, 0)
             return
         if patience.cancelled_caught:
-            self.breach(link, f"its letterbox could not be read for {STALL:g} s: it keeps the kernel's lock")
+            self.breach(link, f"its letterbox could not be read for {RECALL_TIMEOUT:g} s: it keeps the kernel's lock")
 
     async def relieve(self, link: Link, number: int) -> None:
         """A worker that stays has left this listener: take back what it has of it, for those who serve it.
@@ -203,14 +203,14 @@ class Recall:
         What lies before that goes to others, too, or back to itself, behind it.
         """
         for _ in range(ROUNDS):
-            if link.post.id not in self.links or link.breached or not link.post.recount():
+            if link.load.id not in self.links or link.breached or not link.load.recount():
                 return
-            takers = [other for other in self.links.values() if other.serves(number) and other.post.has_room()]
-            room = sum(other.post.window - other.post.unclaimed for other in takers)
+            takers = [other for other in self.links.values() if other.serves(number) and other.load.has_room()]
+            room = sum(other.load.window - other.load.unclaimed for other in takers)
             if not room or number in (link.listeners or ()):
                 return
-            itself = [link] if link.post.serving and not link.post.suspended else []
-            await self.take_back(link, min(room, link.post.unclaimed), takers + itself, False)
+            itself = [link] if link.load.serving and not link.load.suspended else []
+            await self.take_back(link, min(room, link.load.unclaimed), takers + itself, False)
 
     def _pull(
         self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
@@ -252,11 +252,11 @@ class Recall:
         if handoff.probe:
             # Not taken in time: whoever probes sees nothing but our end closed, and is told why.
             os.close(fd)
-            link.post.asides -= 1
+            link.load.asides_sent -= 1
             link.probe_recalled = True
             return
-        link.post.handed -= 1
-        link.post.recount()
+        link.load.handed -= 1
+        link.load.recount()
         self.from_late += 1
         times = min(handoff.recalled + for_lateness, 255)
         self.give(Handoff(handoff.listener, times, handoff.probe, handoff.family), fd)
@@ -266,42 +266,42 @@ class Recall:
         link.recalling, link.pulling = False, 0
         if not brought:
             # The oldest may not move any more, or we have no descriptor: it will be so in a millisecond, too.
-            link.again_at = trio.current_time() + AGAIN
+            link.again_at = trio.current_time() + RETRY_EMPTY
         self._promised -= link.promised
         link.promised = 0
-        self.exhume()
-        self.stir()
+        self.recall_dead()
+        self.wake()
 
     def bury(self, link: Link) -> None:
         """It is dead.  Its letterbox is kept until it is empty; then the line is closed."""
-        self._late.pop(link.post.id, None)
+        self._late.pop(link.load.id, None)
         # What a thread may have in its hands just now is not lost.
-        link.lost = max(link.post.load - link.post.recount() - link.pulling, 0)
-        self._graves.append(link)
-        self.exhume()
+        link.lost = max(link.load.connections - link.load.recount() - link.pulling, 0)
+        self._dead.append(link)
+        self.recall_dead()
 
-    def exhume(self) -> None:
+    def recall_dead(self) -> None:
         """Give what lies in dead workers' letterboxes to others, as far as they have room."""
-        for link in list(self._graves):
+        for link in list(self._dead):
             # While a thread still reads it, a copy could be of what the thread has just taken.
             if not link.recalling and self._empty(link):
-                self._graves.remove(link)
+                self._dead.remove(link)
                 link.line.close()
 
     def due(self) -> float:
         """When to look again, whatever happens."""
         waiting = [link.again_at for link in self._late.values() if link.again_at > trio.current_time()]
-        return min([self.lateness.due, *waiting])
+        return min([self.stall_detector.due, *waiting])
 
     @property
-    def lateness_to_mend(self) -> bool:
+    def has_late(self) -> bool:
         """Whether there are late workers."""
         return bool(self._late)
 
     @property
-    def unrest(self) -> bool:
+    def has_dead(self) -> bool:
         """Whether dead workers' connections still wait for somebody."""
-        return bool(self._graves)
+        return bool(self._dead)
 
     def _empty(self, link: Link) -> bool:
         while True:
@@ -341,9 +341,9 @@ class Recall:
 
     def close(self) -> None:
         """Close what is left: the connections in it find nobody."""
-        for link in self._graves:
+        for link in self._dead:
             link.line.close()
-        self._graves.clear()
+        self._dead.clear()
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1

@@ -48,7 +48,7 @@ class _Ear:
 
 
 @define(eq=False)
-class Hearing:
+class ReportReader:
     """The ears of the master."""
 
     settle: Callable[[Link, wire.Report], None]

@@ -107,7 +107,7 @@ async def _run_obeying(master: Master, place: Place | None, notifier: Notifier, 
         nursery.start_soon(reap_strangers, master.children)
         nursery.start_soon(_obey, master, signals)
         nursery.start_soon(_say_when_ready, master, notifier)
-        nursery.start_soon(notifier.feed, master.dispatcher.turned)
+        nursery.start_soon(notifier.feed, master.dispatcher.wait_for_turn)
         await master.run()
         nursery.cancel_scope.cancel()
 

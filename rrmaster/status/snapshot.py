@@ -16,7 +16,7 @@ from attrs import evolve
 
 from .._version import __version__
 from ..config.settings import Settings
-from ..dispatch.acceptor import Door
+from ..dispatch.acceptor import Acceptor
 from ..dispatch.dispatcher import Dispatcher
 from ..processes.generations import Lineage, Stem
 from ..supervision.supervisor import Supervisor
@@ -53,7 +53,7 @@ def survey(
         refused=supervisor.refused,
         gone_back=supervisor.renewal.gone_back,
         reload=_reload(supervisor),
-        listeners=tuple(_listener(door, settings.backlog) for door in dispatcher.doors),
+        listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
         workers=tuple(
             _worker(ward, supervisor, now) for ward in sorted(supervisor.wards.values(), key=lambda w: (w.slot, w.id))
         ),
@@ -84,16 +84,16 @@ def _reload(supervisor: Supervisor) -> ReloadStatus | None:
     return ReloadStatus(rollout.phase.value, rollout.generation, rollout.status, rollout.reason)
 
 
-def _listener(door: Door, asked: int) -> ListenerStatus:
-    limit, sock = door.listener.backlog or asked, door.listener.socket
+def _listener(acceptor: Acceptor, asked: int) -> ListenerStatus:
+    limit, sock = acceptor.listener.backlog or asked, acceptor.listener.socket
     if sock.family != socket.AF_UNIX:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LIMIT.size)
         limit = int(_TCP_INFO_LIMIT.unpack(info)[0])
-    return ListenerStatus(door.listener.name, door.queued(), limit, len(door.policy.members))
+    return ListenerStatus(acceptor.listener.name, acceptor.queued(), limit, len(acceptor.policy.members))
 
 
 def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:
-    post, report = ward.link.post, ward.report
+    load, report = ward.link.load, ward.report
     return WorkerStatus(
         slot=ward.slot,
         id=ward.id,
@@ -102,17 +102,17 @@ def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:
         state=ward.state.value,
         state_s=now - ward.since,
         uptime_s=None if ward.served_since is None else now - ward.served_since,
-        open=post.load,
-        unclaimed=post.recount(),
-        handed=post.handed,
-        closed=post.closed,
+        open=load.connections,
+        unclaimed=load.recount(),
+        handed=load.handed,
+        closed=load.closed,
         busy=report.busy if report else None,
         requests=report.requests if report else None,
         lag_us=report.lag_us if report else None,
         rss=report.rss if report else None,
         cpu_us=report.cpu_us if report else None,
         taking=report is None or report.taking,
-        suspended=post.suspended,
+        suspended=load.suspended,
         leaving=ward.leaving,
         restarts=supervisor.aftermath.counts.get(ward.slot, 0),
         last_exit=supervisor.aftermath.last_exits.get(ward.slot, ""),

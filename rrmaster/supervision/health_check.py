@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import frozen
 
-from ..dispatch.listeners import CAPACITY_TROUBLE
+from ..dispatch.listeners import CAPACITY_ERRORS
 from ..dispatch.recall import Link
 from ..protocol import wire
 
@@ -84,7 +84,7 @@ async def ask(link: Link, question: Question, timeout: float) -> str | None:
     try:
         ours = _hand_over(link)
     except OSError as error:
-        if error.errno in CAPACITY_TROUBLE or error.errno == errno.ETOOMANYREFS:
+        if error.errno in CAPACITY_ERRORS or error.errno == errno.ETOOMANYREFS:
             return None
         return f"its probe could not be handed over ({error.strerror})"
     async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
@@ -108,7 +108,7 @@ def _hand_over(link: Link) -> socket.socket:
         handoff = wire.Handoff(probe=True, family=int(socket.AF_UNIX))
         link.probe_recalled = False
         link.line.hand_over(wire.encode(handoff), theirs.fileno())
-        link.post.asides += 1
+        link.load.asides_sent += 1
     except OSError:
         ours.close()
         raise

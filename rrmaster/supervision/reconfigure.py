@@ -16,7 +16,7 @@ from attrs import Factory, define, fields
 from ..config.option import SettingsError
 from ..config.parsing import Inherited, parse_bind
 from ..config.settings import Settings
-from ..dispatch.listeners import Listener, activated, adopt, open_listeners
+from ..dispatch.listeners import Listener, adopt, inherited_fds, open_listeners
 from ..logs.log import logger
 from ..protocol import tls
 
@@ -114,7 +114,7 @@ def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
 
     Raises BindError, with nothing left open.
     """
-    passed = activated(os.environ, os.getpid())
+    passed = inherited_fds(os.environ, os.getpid())
     named = [bind.fd for bind in settings.binds if isinstance(bind, Inherited)] if explicit else []
     with _all_or_none() as opened:
         for fd in sorted(set(passed) - set(named)):

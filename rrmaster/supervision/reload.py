@@ -219,7 +219,7 @@ class Renewal:
         assert rollout is not None
         if rollout.phase is Phase.PROBATION and not self._all_speak(now):
             return
-        ready = [w for w in self._fresh(State.PROVING) if w.probed and not w.link.post.suspended]
+        ready = [w for w in self._fresh(State.PROVING) if w.probed and not w.link.load.suspended]
         while rollout.look(now, len(ready), len(self._fresh(State.SERVING))):
             self._follow(now)
             ready = [] if rollout.phase is Phase.SOAKING else ready
@@ -300,7 +300,7 @@ class Renewal:
         self.fleet.catch_up()
         serving = [w for w in self.fleet.wards.values() if w.state is State.SERVING]
         if serving:
-            busy = sum(w.link.post.load > 0 for w in serving) / len(serving)
+            busy = sum(w.link.load.connections > 0 for w in serving) / len(serving)
             self.scale(self.autoscaler.sample(now, self.fleet.goal.size, busy))
 
 

@@ -20,8 +20,8 @@ import trio
 from attrs import Factory, define, evolve
 
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.load import Post
-from ..dispatch.recall import GAP
+from ..dispatch.load import WorkerLoad
+from ..dispatch.recall import CLOCK_GAP
 from ..events.bus import Conversation
 from ..logs.capture import relay
 from ..logs.log import tell, worker_lines
@@ -211,9 +211,9 @@ class Supervisor:
             return
         line, (talk, its) = lines
         self._last_id += 1
-        post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
+        load = WorkerLoad(self._last_id, slot, line.unclaimed, self.window, self.limit)
         # `ward` is bound before the dispatcher's next turn can hear anything.
-        link = self.dispatcher.connect(post, line, lambda message: self._told_by(ward, message))
+        link = self.dispatcher.connect(load, line, lambda message: self._told_by(ward, message))
         conversation = Conversation(
             talk,
             lambda message, size: self.chronicle.heard(ward, message, size),
@@ -270,7 +270,7 @@ class Supervisor:
             case wire.Report():
                 self._reported(ward, message)
             case wire.Ready(listeners=listeners):
-                if self.dispatcher.declared(ward.link, listeners):
+                if self.dispatcher.declare_listeners(ward.link, listeners):
                     self.happens(ward, Event.READY)
             case wire.Failed(reason):
                 ward.reason = reason
@@ -401,7 +401,7 @@ class Supervisor:
                     self.complete.set()
             case Action.DISMISS:
                 assert self._nursery is not None
-                self.dispatcher.leave_out(ward.link)
+                self.dispatcher.delist(ward.link)
                 self._nursery.start_soon(self.dispatcher.dismiss, ward.link, self._recalls)
             case Action.REPLACE:
                 ward.wish = ward.wish or "it asked for it"
@@ -414,12 +414,12 @@ class Supervisor:
                 ward.dumping = True
                 self._signal(ward, DUMP_SIGNAL)
             case Action.KILL:
-                self.dispatcher.leave_out(ward.link)
+                self.dispatcher.delist(ward.link)
                 assert self._nursery is not None
                 self._nursery.start_soon(self._kill, ward, STACKS_S if ward.dumping else 0.0)
                 ward.dumping = False
             case Action.RECALL:
-                ward.link.lost = self.dispatcher.bury(ward.link)
+                ward.link.lost = self.dispatcher.remove(ward.link)
             case Action.BURY:
                 del self.wards[ward.id]
 
@@ -473,8 +473,8 @@ class Supervisor:
                 continue
             now = trio.current_time()
             # Reports that wait prove life: nobody is judged before they are read.
-            self.dispatcher.catch_up()
-            if now - due > GAP:
+            self.dispatcher.read_reports()
+            if now - due > CLOCK_GAP:
                 self._start_afresh(now)
             for ward in list(self.wards.values()):
                 if self._deadline(ward) <= now:
@@ -503,7 +503,7 @@ class Supervisor:
 
     def catch_up(self) -> None:
         """Read all reports that wait."""
-        self.dispatcher.catch_up()
+        self.dispatcher.read_reports()
 
     def changed(self) -> None:
         """Ask the plan again."""

@@ -17,7 +17,7 @@ from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.parsing import Tcp, Unix
-from rrmaster.dispatch.dispatcher import PEEP, RETRY
+from rrmaster.dispatch.dispatcher import FULL_POLL, HANDOFF_RETRY
 from rrmaster.dispatch.listeners import ACCEPT_PAUSE
 from rrmaster.dispatch.load import NEWCOMER_S, Candidate, Peer, RoundRobin, UserPolicy
 from rrmaster.dispatch.report_reader import REPORTS_PER_S
@@ -68,8 +68,8 @@ async def test_round_robin_gives_to_each_in_turn() -> None:
 
 async def test_a_handoff_names_its_listener_and_its_family() -> None:
     async with a_house(1, binds=(Tcp("127.0.0.1", 0), Tcp("127.0.0.1", 0))) as house:
-        await house.calls(1, door=0)
-        await house.calls(1, door=1)
+        await house.calls(1, listener=0)
+        await house.calls(1, listener=1)
         (player,) = house.players
         player.take()
         assert player.seen == [wire.Handoff(0, family=socket.AF_INET), wire.Handoff(1, family=socket.AF_INET)]
@@ -92,7 +92,7 @@ async def test_what_nobody_has_room_for_stays_in_the_backlog(window: int) -> Non
     async with a_house(2, window=window) as house:
         await house.calls(2 * window + 5)
         assert house.dispatcher.accepted == 2 * window
-        assert house.dispatcher.doors[0].queued() == 5
+        assert house.dispatcher.acceptors[0].queued() == 5
         await house.settle()
 
 
@@ -140,7 +140,7 @@ async def test_acceptance_resumes_when_the_report_was_read_by_the_supervisor() -
         player.take()
         player.answer()
         player.report()
-        house.dispatcher.catch_up()  # the report is gone from the line before the loop could see it
+        house.dispatcher.read_reports()  # the report is gone from the line before the loop could see it
         await wait_all_tasks_blocked()
         assert house.dispatcher.accepted == 4
         await house.settle()
@@ -150,7 +150,7 @@ async def test_acceptance_begins_with_the_first_worker() -> None:
     async with a_house(0) as house:
         await house.calls(3)
         assert house.dispatcher.accepted == 0
-        house.hire()
+        house.add_worker()
         await wait_all_tasks_blocked()
         assert house.dispatcher.accepted == 3
         await house.settle()
@@ -159,7 +159,7 @@ async def test_acceptance_begins_with_the_first_worker() -> None:
 async def test_an_idle_dispatcher_with_full_letterboxes_does_not_spin(mock_clock: MockClock) -> None:
     async with a_house(2, window=1) as house:
         await house.calls(4)  # `calls` returns only when everybody rests
-        mock_clock.jump(PEEP)
+        mock_clock.jump(FULL_POLL)
         await wait_all_tasks_blocked()
         assert waiting(house) == [1, 1]
         await house.settle()
@@ -184,8 +184,8 @@ class Accept:
     """A door's accept that fails as often as it is told."""
 
     def __init__(self, house: House, *codes: int) -> None:
-        self.door, self.codes, self.tries = house.dispatcher.doors[0], list(codes), 0
-        self.real, self.door.accept = self.door.accept, self
+        self.acceptor, self.codes, self.tries = house.dispatcher.acceptors[0], list(codes), 0
+        self.real, self.acceptor.accept = self.acceptor.accept, self
 
     def __call__(self) -> tuple[int, object]:
         self.tries += 1
@@ -266,8 +266,8 @@ class Reluctant(Line):
 @pytest.mark.parametrize("code", [errno.ETOOMANYREFS, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM])
 async def test_a_line_that_cannot_pass_it_just_now_keeps_nobody_from_getting_it(code: int) -> None:
     async with a_house(0) as house:
-        reluctant = house.hire(kind=Reluctant)
-        other = house.hire()
+        reluctant = house.add_worker(kind=Reluctant)
+        other = house.add_worker()
         reluctant.line.refusals = [code] * 2  # type: ignore[attr-defined]
         await house.calls(1)
         assert [reluctant.waiting, other.waiting] == [0, 1]
@@ -278,13 +278,13 @@ async def test_a_line_that_cannot_pass_it_just_now_keeps_nobody_from_getting_it(
 async def test_a_connection_that_no_line_can_pass_is_kept_and_given_later(mock_clock: MockClock) -> None:
     async with a_house(0) as house:
         for _ in range(2):
-            house.hire(kind=Reluctant).line.refusals = [errno.ETOOMANYREFS] * 2  # type: ignore[attr-defined]
+            house.add_worker(kind=Reluctant).line.refusals = [errno.ETOOMANYREFS] * 2  # type: ignore[attr-defined]
         await house.calls(3)
         assert house.dispatcher.accepted == 1, "nothing is accepted while one waits in the master's hands"
         assert waiting(house) == [0, 0]
         # Each of the two is asked once for each try: the next fails too.
         for _ in range(2):
-            mock_clock.jump(RETRY + 0.001)
+            mock_clock.jump(HANDOFF_RETRY + 0.001)
             await wait_all_tasks_blocked()
         assert sum(waiting(house)) == 3
         assert house.breaches == {}
@@ -306,17 +306,17 @@ class Crowded(Line):
 async def test_a_kept_connection_is_closed_with_the_dispatcher() -> None:
     before = len(os.listdir("/proc/self/fd"))
     async with a_house(0) as house:
-        house.hire(kind=Crowded)
+        house.add_worker(kind=Crowded)
         await house.calls(1)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_a_kept_connection_is_given_as_soon_as_its_only_worker_can_take_it(mock_clock: MockClock) -> None:
     async with a_house(0) as house:
-        player = house.hire(kind=Crowded)
+        player = house.add_worker(kind=Crowded)
         await house.calls(2)
         player.line.full = False  # type: ignore[attr-defined]
-        mock_clock.jump(RETRY + 0.001)
+        mock_clock.jump(HANDOFF_RETRY + 0.001)
         await wait_all_tasks_blocked()
         assert player.waiting == 2
         await house.settle()
@@ -341,9 +341,9 @@ async def test_a_line_that_refuses_connections_is_its_workers_breach_and_another
         hostile, other = house.players
         spoil(hostile)
         await house.calls(4)
-        assert list(house.breaches) == [hostile.post.id]
+        assert list(house.breaches) == [hostile.load.id]
         assert other.waiting == 4
-        house.bury(hostile)
+        house.remove(hostile)
         await house.settle()
 
 
@@ -352,9 +352,9 @@ async def test_a_connection_refused_by_the_only_worker_waits_for_the_next(mock_c
         stop_reading(house.players[0])
         await house.calls(3)
         assert list(house.breaches) == [1]
-        house.bury(house.players[0])
-        house.hire()
-        mock_clock.jump(RETRY + 0.001)
+        house.remove(house.players[0])
+        house.add_worker()
+        mock_clock.jump(HANDOFF_RETRY + 0.001)
         await wait_all_tasks_blocked()
         assert house.players[1].waiting == 3
         await house.settle()
@@ -387,11 +387,11 @@ async def test_hostile_words_are_a_breach_of_that_worker_alone(words: bytes) -> 
     async with a_house(3) as house:
         hostile = house.players[1]
         hostile.letterbox.line.send(words)
-        await house.listen()
+        await house.read_reports()
         assert list(house.breaches) == [2]
         await house.calls(6)
         assert waiting(house) == [3, 0, 3]
-        house.bury(hostile)
+        house.remove(hostile)
         await house.settle()
 
 
@@ -401,14 +401,14 @@ async def test_a_count_that_falls_is_a_breach() -> None:
         liar = house.players[0]
         liar.answer()
         liar.report()
-        await house.listen()
+        await house.read_reports()
         assert house.breaches == {}
         liar.closed -= 1
         liar.report()
         liar.closed += 1
-        await house.listen()
+        await house.read_reports()
         assert list(house.breaches) == [1]
-        house.bury(liar)
+        house.remove(liar)
         await house.settle()
 
 
@@ -417,18 +417,18 @@ async def test_closing_what_was_never_taken_is_a_breach() -> None:
         await house.calls(2)
         liar = house.players[0]
         liar.letterbox.say(wire.Report(closed=1))  # it lies in its letterbox still, and the kernel knows
-        await house.listen()
+        await house.read_reports()
         assert list(house.breaches) == [1]
-        house.bury(liar)
+        house.remove(liar)
         await house.settle()
 
 
 async def test_a_closed_side_of_the_line_is_a_breach() -> None:
     async with a_house(2) as house:
         house.players[0].letterbox.line.shutdown(socket.SHUT_WR)
-        await house.listen()
+        await house.read_reports()
         assert list(house.breaches) == [1]
-        house.bury(house.players[0])
+        house.remove(house.players[0])
         await house.calls(2)
         await house.settle()
 
@@ -449,11 +449,11 @@ async def test_a_flood_is_a_breach_and_nobody_else_waits_for_it(mock_clock: Mock
         while not house.breaches and sent < 20 * REPORTS_PER_S:
             while loud.letterbox.say(wire.Report(0)):
                 sent += 1
-            await house.listen()
+            await house.read_reports()
         assert REPORTS_PER_S <= sent < 2 * REPORTS_PER_S
         await house.calls(3)
         assert waiting(house) == [0, 3]
-        house.bury(loud)
+        house.remove(loud)
         await house.settle()
 
 
@@ -463,19 +463,19 @@ async def test_five_hundred_reports_a_second_are_no_flood(mock_clock: MockClock)
             for _ in range(10):
                 house.players[0].report()
             mock_clock.jump(0.020)
-            await house.listen()
+            await house.read_reports()
         assert house.breaches == {}
 
 
 async def test_who_has_breached_is_not_heard_any_more() -> None:
     async with a_house(2) as house:
         house.players[0].letterbox.line.send(b"")
-        await house.listen()
+        await house.read_reports()
         for _ in range(50):
             house.players[0].letterbox.line.send(b"")
-        await house.listen()  # and nothing spins
+        await house.read_reports()  # and nothing spins
         assert house.dispatcher.breaches == 1
-        house.bury(house.players[0])
+        house.remove(house.players[0])
 
 
 # --- the late
@@ -490,7 +490,7 @@ async def hand_to_first(house: House, count: int = 1) -> Player:
     assert first.waiting == count
     for other in house.players[1:]:
         other.report(taking=True)
-    await house.listen()
+    await house.read_reports()
     return first
 
 
@@ -528,7 +528,7 @@ async def test_with_healthy_workers_nothing_is_recalled(mock_clock: MockClock) -
                 player.take()
                 player.answer()
                 player.report()
-            await house.listen()
+            await house.read_reports()
         assert (house.recall.suspensions, house.recall.from_late, house.breaches) == (0, 0, {})
         await house.settle()
 
@@ -605,13 +605,13 @@ async def test_one_idle_worker_is_not_given_what_two_late_ones_have(mock_clock: 
         idle.report(taking=False)
         await house.calls(2)
         idle.report(taking=True)
-        await house.listen()
+        await house.read_reports()
         mock_clock.jump(LATE + 0.001)
         await eventually(lambda: idle.waiting == 1)
         await eventually(lambda: not any(p.link.recalling for p in house.players))
         # The other one stays where it is: there is nobody to give it to, and the master holds no connection.
         assert house.recall.from_late == 1
-        assert not house.dispatcher._strays
+        assert not house.dispatcher._undelivered
         await house.settle()
 
 
@@ -623,12 +623,12 @@ async def test_a_nudge_that_the_recall_swallowed_hides_no_connection(mock_clock:
         for _ in range(STUCK):  # late, and there is nobody to recall to; then stuck: nudged
             mock_clock.jump(LATE + 0.001)
             await wait_all_tasks_blocked()
-        assert late.post.asides == 1
+        assert late.load.asides_sent == 1
         assert late.take(1) == 1
         late.report()  # of its own accord; the nudge lies in its letterbox still
         await house.calls(1)
         other.report(taking=True)
-        await house.listen()
+        await house.read_reports()
         mock_clock.jump(LATE + 0.001)  # late again: what is read back first is the nudge
         await eventually(lambda: house.recall.from_late == 1)
         other.take()
@@ -636,8 +636,8 @@ async def test_a_nudge_that_the_recall_swallowed_hides_no_connection(mock_clock:
         other.report(taking=False)
         await house.calls(1)
         await wait_all_tasks_blocked()
-        assert late.post.recount() == 1
-        assert late.waiting == 1 + late.post.aside
+        assert late.load.recount() == 1
+        assert late.waiting == 1 + late.load.asides_unread
         await house.settle()
 
 
@@ -652,8 +652,8 @@ async def test_a_full_cycle_of_nudges_keeps_the_books(mock_clock: MockClock) -> 
                 player.take()
                 player.answer()
                 player.report()
-            await house.listen()
-            assert [p.post.recount() for p in house.players] == waiting(house)
+            await house.read_reports()
+            assert [p.load.recount() for p in house.players] == waiting(house)
         assert house.breaches == {}
         await house.settle()
 
@@ -664,7 +664,7 @@ async def test_a_full_cycle_of_nudges_keeps_the_books(mock_clock: MockClock) -> 
 async def test_what_a_dead_worker_had_not_taken_is_given_to_others() -> None:
     async with a_house(3) as house:
         dead = await hand_to_first(house, 5)
-        assert house.bury(dead) == 0
+        assert house.remove(dead) == 0
         assert house.recall.from_dead == 5
         await house.settle()
 
@@ -673,7 +673,7 @@ async def test_what_a_dead_worker_held_is_counted_as_lost() -> None:
     async with a_house(2) as house:
         dead = await hand_to_first(house, 5)
         dead.take(2)
-        assert house.bury(dead) == 2
+        assert house.remove(dead) == 2
         assert house.recall.from_dead == 3
         await house.settle(lost=2)
 
@@ -684,7 +684,7 @@ async def test_a_dead_workers_last_words_are_heard() -> None:
         dead.take()
         dead.answer()
         dead.report()
-        assert house.bury(dead) == 0, "it had closed all that it took"
+        assert house.remove(dead) == 0, "it had closed all that it took"
         await house.settle()
 
 
@@ -692,7 +692,7 @@ async def test_a_dead_workers_letterbox_is_kept_until_others_have_room() -> None
     async with a_house(2, window=4) as house:
         dead, other = house.players
         await house.calls(8)
-        house.bury(dead)
+        house.remove(dead)
         assert (other.waiting, house.recall.from_dead) == (4, 0)
         assert dead.waiting == 4
         other.take(2)
@@ -706,10 +706,10 @@ async def test_all_workers_dead_at_once_lose_nothing_that_they_had_not_taken() -
     async with a_house(3) as house:
         await house.calls(24 + 3)
         for player in house.players:
-            house.bury(player)
+            house.remove(player)
         await wait_all_tasks_blocked()
         for _ in range(3):
-            house.hire()
+            house.add_worker()
         await wait_all_tasks_blocked()
         await house.settle()
         assert house.recall.from_dead == 24
@@ -718,10 +718,10 @@ async def test_all_workers_dead_at_once_lose_nothing_that_they_had_not_taken() -
 async def test_the_dead_come_before_the_newly_arriving() -> None:
     async with a_house(1, window=4) as house:
         await house.calls(4)
-        house.bury(house.players[0])
+        house.remove(house.players[0])
         await house.calls(4)
-        heir = house.hire()
-        house.recall.exhume()
+        heir = house.add_worker()
+        house.recall.recall_dead()
         heir.take()
         assert house.recall.from_dead == 4
         await house.settle()
@@ -731,8 +731,8 @@ async def test_what_no_line_can_pass_just_now_stays_in_the_dead_workers_letterbo
     async with a_house(1) as house:
         (dead,) = house.players
         await house.calls(3)
-        heir = house.hire(kind=Crowded)
-        house.bury(dead)
+        heir = house.add_worker(kind=Crowded)
+        house.remove(dead)
         await wait_all_tasks_blocked()
         assert dead.line.unclaimed() == 2, "one in the master's hands is enough"
         heir.line.full = False  # type: ignore[attr-defined]
@@ -747,10 +747,10 @@ async def test_a_policy_is_told_whose_the_recalled_connection_is() -> None:
         peers.append(peer)
         return candidates[0]
 
-    async with a_house(1, policy=lambda: UserPolicy(rule=rule, complain=print)) as house:
+    async with a_house(1, policy=lambda: UserPolicy(rule=rule, on_error=print)) as house:
         await house.calls(1)
-        house.hire()
-        house.bury(house.players[0])
+        house.add_worker()
+        house.remove(house.players[0])
         assert peers == [house.clients[0].getsockname()] * 2
         await house.settle()
 
@@ -759,8 +759,8 @@ async def test_a_dead_workers_connections_walk_without_a_limit() -> None:
     async with a_house(1) as house:
         await house.calls(2)
         for _ in range(MAX_RECALLS + 3):
-            heir = house.hire()
-            house.bury(house.players[-2])
+            heir = house.add_worker()
+            house.remove(house.players[-2])
             assert heir.waiting == 2
         await house.settle()
 
@@ -775,10 +775,10 @@ async def main():
     async with fakes.a_house(1) as house:
         await house.calls(6)
         dead = house.players[0]
-        heir = house.hire()
+        heir = house.add_worker()
         dead.die()
         relieve = fakes.fill_the_table()
-        house.dispatcher.bury(dead.link)
+        house.dispatcher.remove(dead.link)
         await wait_all_tasks_blocked()
         relieve()
         await house.settle()
@@ -802,10 +802,10 @@ async def main():
         os.close(house.recall._reserve)
         house.recall._reserve = -1
         relieve = fakes.fill_the_table()
-        house.dispatcher.bury(dead.link)
+        house.dispatcher.remove(dead.link)
         assert house.recall.from_dead == 0 and dead.waiting == 6
         relieve()
-        house.hire()
+        house.add_worker()
         await house.settle()
         assert house.recall.from_dead == 6
 
@@ -851,7 +851,7 @@ async def test_who_is_dismissed_gets_no_more_and_then_the_end() -> None:
         leaving.report()
         await wait_all_tasks_blocked()
         assert house.breaches == {}
-        assert house.bury(leaving) == 0
+        assert house.remove(leaving) == 0
         await house.settle()
 
 
@@ -874,20 +874,20 @@ async def test_a_worker_that_dies_before_its_dismissal_has_begun_harms_nobody() 
     async with a_house(2) as house:
         dead = await hand_to_first(house, 2)
         house.nursery.start_soon(house.dispatcher.dismiss, dead.link)
-        house.bury(dead)  # in the same turn of trio's loop: the dismissal finds its line closed
+        house.remove(dead)  # in the same turn of trio's loop: the dismissal finds its line closed
         await wait_all_tasks_blocked()
         await house.settle()
 
 
 async def test_a_last_call_hands_over_what_the_backlog_holds_and_closes() -> None:
     async with a_house(1, window=4) as house:
-        address = house.dispatcher.doors[0].listener.socket.getsockname()
+        address = house.dispatcher.acceptors[0].listener.socket.getsockname()
         await house.calls(10)
         assert house.dispatcher.accepted == 4
-        house.nursery.start_soon(house.dispatcher.last_call, DEADLINE)
+        house.nursery.start_soon(house.dispatcher.drain_listeners, DEADLINE)
         await wait_all_tasks_blocked()
         await house.settle()
-        assert house.dispatcher.doors == []
+        assert house.dispatcher.acceptors == []
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address, DEADLINE)
 
@@ -901,7 +901,7 @@ async def test_a_last_call_of_a_unix_socket_hands_over_its_backlog_too(tmp_path)
             client.connect(path)
             house.clients.append(client)
         await wait_all_tasks_blocked()
-        house.nursery.start_soon(house.dispatcher.last_call, DEADLINE)
+        house.nursery.start_soon(house.dispatcher.drain_listeners, DEADLINE)
         await wait_all_tasks_blocked()
         await house.settle()
         assert not os.path.exists(path)
@@ -911,10 +911,10 @@ async def test_a_last_call_ends_though_clients_keep_coming() -> None:
     async with a_house(1, window=4) as house:
         (player,) = house.players
         await house.calls(6)
-        house.nursery.start_soon(house.dispatcher.last_call, DEADLINE)
+        house.nursery.start_soon(house.dispatcher.drain_listeners, DEADLINE)
         await wait_all_tasks_blocked()
         came = 0
-        while house.dispatcher.doors and came < 50:
+        while house.dispatcher.acceptors and came < 50:
             house.call()
             came += 1
             player.take(1)
@@ -931,7 +931,7 @@ async def test_a_last_call_loses_its_patience(autojump_clock: MockClock) -> None
     async with a_house(1, window=1) as house:
         await house.calls(3)
         begun = trio.current_time()
-        await house.dispatcher.last_call(3.0)
+        await house.dispatcher.drain_listeners(3.0)
         assert trio.current_time() - begun == pytest.approx(3.0)
 
 
@@ -939,32 +939,32 @@ async def test_a_last_call_without_workers_waits_for_nobody(autojump_clock: Mock
     async with a_house(0) as house:
         await house.calls(3)
         begun = trio.current_time()
-        await house.dispatcher.last_call(30.0)
+        await house.dispatcher.drain_listeners(30.0)
         assert trio.current_time() == begun
 
 
 async def test_a_last_call_gives_what_the_master_has_in_its_hands_before_it_is_over() -> None:
     async with a_house(0) as house:
-        player = house.hire(kind=Crowded)
+        player = house.add_worker(kind=Crowded)
         await house.calls(1)
         assert house.dispatcher.accepted == 1
-        house.nursery.start_soon(house.dispatcher.last_call, DEADLINE)
+        house.nursery.start_soon(house.dispatcher.drain_listeners, DEADLINE)
         await wait_all_tasks_blocked()
-        assert house.dispatcher.doors, "one is still in its hands"
+        assert house.dispatcher.acceptors, "one is still in its hands"
         player.line.full = False  # type: ignore[attr-defined]
-        await eventually(lambda: not house.dispatcher.doors)
+        await eventually(lambda: not house.dispatcher.acceptors)
         await house.settle()
 
 
 async def test_a_last_call_waits_for_what_the_master_has_in_its_hands_also_when_its_listeners_are_closed() -> None:
     async with a_house(0) as house:
-        player = house.hire(kind=Crowded)
+        player = house.add_worker(kind=Crowded)
         await house.calls(1)
-        house.dispatcher.close_doors()
+        house.dispatcher.close_listeners()
         over = trio.Event()
 
         async def last_call() -> None:
-            await house.dispatcher.last_call(DEADLINE)
+            await house.dispatcher.drain_listeners(DEADLINE)
             over.set()
 
         house.nursery.start_soon(last_call)
@@ -976,13 +976,13 @@ async def test_a_last_call_waits_for_what_the_master_has_in_its_hands_also_when_
         await house.settle()
 
 
-# --- several doors, and newcomers
+# --- several acceptors, and newcomers
 
 
 async def test_no_door_starves_another() -> None:
     async with a_house(1, window=8, binds=(Tcp("127.0.0.1", 0), Tcp("127.0.0.1", 0))) as house:
-        house.call(50, door=0)
-        house.call(50, door=1)
+        house.call(50, listener=0)
+        house.call(50, listener=1)
         await wait_all_tasks_blocked()
         (player,) = house.players
         for _ in range(5):
@@ -997,7 +997,7 @@ async def test_a_newcomer_gets_no_more_than_its_fair_share_at_first(mock_clock: 
     async with a_house(2) as house:
         mock_clock.jump(NEWCOMER_S + 1)
         await house.calls_one_by_one(20)
-        newcomer = house.hire()
+        newcomer = house.add_worker()
         await house.calls_one_by_one(30)
         assert 9 <= len(newcomer.held) <= 11
         mock_clock.jump(NEWCOMER_S + 0.001)
@@ -1010,7 +1010,7 @@ async def test_a_newcomer_gets_no_more_than_its_fair_share_at_first(mock_clock: 
 async def test_those_who_start_together_are_no_newcomers(mock_clock: MockClock) -> None:
     async with a_house(2) as house:
         mock_clock.jump(NEWCOMER_S / 2)
-        third = house.hire()
+        third = house.add_worker()
         await house.calls_one_by_one(6)
         assert len(third.held) == 2
         await house.settle()
@@ -1025,7 +1025,7 @@ async def test_whatever_happens_every_connection_is_answered_once(seed: int, moc
     lost = 0
     async with a_house(4, window=3, recall_after=LATE) as house:
         for _ in range(150):
-            living = [p for p in house.players if p.post.id in house.dispatcher.links]
+            living = [p for p in house.players if p.load.id in house.dispatcher.links]
             player = dice.choice(living)
             match dice.choice(["call", "call", "call", "serve", "serve", "take", "time", "time", "die", "dismiss"]):
                 case "call":
@@ -1040,15 +1040,15 @@ async def test_whatever_happens_every_connection_is_answered_once(seed: int, moc
                     mock_clock.jump(dice.choice([0.001, 0.006, 0.011]))
                 case "die" if dice.random() < 0.3:
                     lost += len(player.held)  # the truth; what the dispatcher thinks is another test's affair
-                    house.bury(player)
-                    house.hire()
+                    house.remove(player)
+                    house.add_worker()
                 case "dismiss" if dice.random() < 0.3:
                     await house.dispatcher.dismiss(player.link)
                     player.take()
                     player.answer()
                     player.report()
-                    house.bury(player)
-                    house.hire()
+                    house.remove(player)
+                    house.add_worker()
             if dice.random() < 0.7:
                 await wait_all_tasks_blocked()
             assert house.breaches == {}
@@ -1060,7 +1060,7 @@ async def settle_in_time(house: House, lost: int, clock: MockClock) -> None:
     for _ in range(200):
         clock.jump(0.003)
         for player in house.players:
-            if player.post.id in house.dispatcher.links:
+            if player.load.id in house.dispatcher.links:
                 player.take()
                 player.answer()
                 player.report()

@@ -13,7 +13,7 @@ from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.parsing import Tcp
-from rrmaster.dispatch.dynamic_listeners import Openings
+from rrmaster.dispatch.dynamic_listeners import DynamicListeners
 from rrmaster.dispatch.listeners import open_listeners
 from rrmaster.dispatch.load import Breach
 from rrmaster.protocol import wire
@@ -29,12 +29,12 @@ class Harbour:
     """A dispatcher at work that opens what is asked for."""
 
     house: House
-    openings: Openings
+    dynamic_listeners: DynamicListeners
 
     def hire(self, enlist: bool = True) -> Player:
         """A worker that serves nothing yet."""
-        player = self.house.hire(enlist=False)
-        assert self.house.dispatcher.declared(player.link, ())
+        player = self.house.add_worker(enlist=False)
+        assert self.house.dispatcher.declare_listeners(player.link, ())
         if enlist:
             self.house.dispatcher.enlist(player.link)
         return player
@@ -42,7 +42,7 @@ class Harbour:
     async def ask(self, player: Player, wish: Listen) -> Listening:
         """Ask on the line, and read the answer there."""
         assert player.letterbox.say(wish)
-        await self.house.listen()
+        await self.house.read_reports()
         found = player.letterbox.take()
         assert found is not None
         assert isinstance(found[0], Listening)
@@ -53,19 +53,19 @@ class Harbour:
 
     async def say(self, player: Player, message: wire.Up) -> None:
         assert player.letterbox.say(message)
-        await self.house.listen()
+        await self.house.read_reports()
 
     @property
     def names(self) -> list[str]:
-        return [door.listener.name for door in self.house.dispatcher.doors]
+        return [acceptor.listener.name for acceptor in self.house.dispatcher.acceptors]
 
 
 @asynccontextmanager
 async def a_harbour(window: int = 8) -> AsyncIterator[Harbour]:
     async with a_house(0, window=window, binds=()) as house:
-        openings = Openings(house.dispatcher)
-        house.dispatcher.asked = openings.asked
-        yield Harbour(house, openings)
+        dynamic_listeners = DynamicListeners(house.dispatcher)
+        house.dispatcher.asked = dynamic_listeners.handle
+        yield Harbour(house, dynamic_listeners)
 
 
 def numbers(player: Player) -> list[int]:
@@ -163,7 +163,7 @@ async def test_with_nobody_left_clients_wait_in_the_backlog_until_somebody_serve
         await harbour.say(only, Attend(0, False))
         await harbour.house.calls(3)
         assert only.waiting == 0
-        assert harbour.house.dispatcher.doors[0].queued() == 3
+        assert harbour.house.dispatcher.acceptors[0].queued() == 3
         await harbour.say(only, Attend(0, True))
         await eventually(lambda: only.waiting == 3)
         await harbour.house.settle()
@@ -174,7 +174,7 @@ async def test_the_death_of_all_workers_closes_nothing() -> None:
         dead = harbour.hire()
         port = (await harbour.ask(dead, Listen(1, LOOPBACK))).port
         await harbour.house.calls(3)
-        harbour.house.bury(dead)
+        harbour.house.remove(dead)
         await harbour.house.calls(2)
         heir = harbour.hire()
         assert (await harbour.ask(heir, Listen(1, LOOPBACK))).port == port
@@ -184,7 +184,7 @@ async def test_the_death_of_all_workers_closes_nothing() -> None:
 
 async def test_what_is_asked_for_before_ready_is_served_from_ready_on() -> None:
     async with a_harbour() as harbour:
-        booting = harbour.house.hire(enlist=False)
+        booting = harbour.house.add_worker(enlist=False)
         await harbour.ask(booting, Listen(1, LOOPBACK))
         await harbour.house.calls(2)
         assert booting.waiting == 0
@@ -200,13 +200,13 @@ async def test_a_full_line_loses_no_answer() -> None:
         await harbour.ask(only, Listen(1, LOOPBACK))
         await harbour.house.calls(2)
         while only.line.nudge():
-            only.post.asides += 1
+            only.load.asides_sent += 1
         await harbour.say(only, Listen(2, LOOPBACK, index=1))
-        assert len(only.link.unsaid) == 1
+        assert len(only.link.pending_answers) == 1
         only.take()
         only.report()
-        await harbour.house.listen()
-        assert not only.link.unsaid
+        await harbour.house.read_reports()
+        assert not only.link.pending_answers
         found = only.letterbox.take()
         assert found is not None
         assert isinstance(found[0], Listening)
@@ -233,7 +233,7 @@ async def test_an_answer_that_a_recall_has_read_is_said_again(mock_clock: MockCl
         assert found[0].seq == 2
         late.asides += 1
         late.report()
-        await harbour.house.listen()
+        await harbour.house.read_reports()
         assert not harbour.house.breaches, "its asides are right"
         await harbour.house.settle()
 
@@ -252,13 +252,13 @@ async def test_to_ask_for_more_than_a_worker_may_is_a_breach() -> None:
         for index in range(wire.MAX_LISTENERS):
             assert (await harbour.ask(greedy, Listen(index, LOOPBACK, index=index))).errno == 0
         with pytest.raises(Breach, match=r"more than \d+ listeners"):
-            harbour.openings.asked(greedy.link, Listen(99, LOOPBACK, index=99))
+            harbour.dynamic_listeners.handle(greedy.link, Listen(99, LOOPBACK, index=99))
 
 
 async def test_a_master_that_stops_opens_nothing() -> None:
     async with a_harbour() as harbour:
         only = harbour.hire()
-        harbour.openings.over = True
+        harbour.dynamic_listeners.stop()
         assert (await harbour.ask(only, Listen(1, LOOPBACK))).errno == errno.ESHUTDOWN
         await wait_all_tasks_blocked()
         assert harbour.names == []

@@ -17,13 +17,13 @@ import pytest
 from rrmaster.config.parsing import Bind, Inherited, Tcp, Unix
 from rrmaster.dispatch import listeners as module
 from rrmaster.dispatch.listeners import (
-    CAPACITY_TROUBLE,
-    CONNECTION_TROUBLE,
+    CAPACITY_ERRORS,
+    CONNECTION_ERRORS,
     MAX_UNIX_PATH,
     BindError,
     Listener,
-    activated,
     adopt,
+    inherited_fds,
     open_listeners,
 )
 from tests.fakes import DEADLINE, run_alone
@@ -420,9 +420,9 @@ def test_a_descriptor_that_is_not_there_is_refused() -> None:
     ],
 )
 def test_socket_activation_is_for_the_process_it_names(environ: dict[str, str], fds: list[int]) -> None:
-    assert activated(environ, 42) == fds
+    assert inherited_fds(environ, 42) == fds
 
 
 def test_an_error_of_accept_is_somebodys_trouble_and_only_ones() -> None:
-    assert not CONNECTION_TROUBLE & CAPACITY_TROUBLE
-    assert not (CONNECTION_TROUBLE | CAPACITY_TROUBLE) & {errno.EAGAIN, errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
+    assert not CONNECTION_ERRORS & CAPACITY_ERRORS
+    assert not (CONNECTION_ERRORS | CAPACITY_ERRORS) & {errno.EAGAIN, errno.EBADF, errno.EINVAL, errno.ENOTSOCK}

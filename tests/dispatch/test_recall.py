@@ -10,7 +10,7 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.dispatch.recall import STALL
+from rrmaster.dispatch.recall import RECALL_TIMEOUT
 from rrmaster.dispatch.stall_detector import MAX_RECALLS
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
@@ -45,9 +45,9 @@ class Held(Line):
 
 async def one_late(house: House, count: int) -> tuple[Player, Held]:
     """A late worker on a line that the test holds, and an idle one beside it."""
-    late = house.hire(kind=Held)
+    late = house.add_worker(kind=Held)
     await house.calls(count)
-    house.hire()
+    house.add_worker()
     line = late.line
     assert isinstance(line, Held)
     return late, line
@@ -58,15 +58,15 @@ async def test_a_worker_that_keeps_the_kernels_lock_is_a_breach_after_a_second(m
         late, line = await one_late(house, 2)
         mock_clock.jump(LATE + 0.001)
         await eventually(line.begun.is_set)
-        mock_clock.jump(STALL - 0.01)
+        mock_clock.jump(RECALL_TIMEOUT - 0.01)
         await wait_all_tasks_blocked()
         assert house.breaches == {}
         mock_clock.jump(0.02)
         await wait_all_tasks_blocked()
-        assert "lock" in house.breaches[late.post.id]
+        assert "lock" in house.breaches[late.load.id]
         # Its death sets the thread free, and nothing that it reads is lost.
         line.after.set()
-        house.bury(late)
+        house.remove(late)
         await wait_all_tasks_blocked()
         assert late.line.fileno() >= 0, "the letterbox is not touched while the thread may read it"
         line.before.set()
@@ -81,7 +81,7 @@ async def test_what_a_thread_has_in_its_hands_when_the_worker_dies_is_given_once
         line.before.set()
         mock_clock.jump(LATE + 0.001)
         await eventually(line.has_read.is_set)
-        house.bury(late)
+        house.remove(late)
         await wait_all_tasks_blocked()
         line.after.set()
         await eventually(lambda: not late.link.recalling)
@@ -95,7 +95,7 @@ async def test_what_a_thread_has_taken_back_is_not_counted_as_lost(mock_clock: M
         line.before.set()
         mock_clock.jump(LATE + 0.001)
         await eventually(line.has_read.is_set)
-        lost = house.bury(late)
+        lost = house.remove(late)
         line.after.set()
         await eventually(lambda: not late.link.recalling)
         await house.settle()
@@ -135,12 +135,12 @@ async def test_a_connection_that_may_not_move_any_more_is_not_asked_for_at_each_
         line.after.set()
         # As if it had come from three others, all of them stuck.
         house.call()
-        accepted = house.dispatcher.doors[0].listener.socket._accept()[0]  # type: ignore[attr-defined]
+        accepted = house.dispatcher.acceptors[0].listener.socket._accept()[0]  # type: ignore[attr-defined]
         house.players[1].report(taking=False)
-        await house.listen()
-        house.dispatcher._give_back(wire.Handoff(0, MAX_RECALLS), accepted)
+        await house.read_reports()
+        house.dispatcher._redeliver(wire.Handoff(0, MAX_RECALLS), accepted)
         house.players[1].report(taking=True)
-        await house.listen()
+        await house.read_reports()
         mock_clock.jump(LATE + 0.001)
         await wait_all_tasks_blocked()
         for _ in range(30):
@@ -160,10 +160,10 @@ async def test_a_connection_that_may_not_move_any_more_leaves_the_master_at_rest
         line.before.set()
         line.after.set()
         house.call()
-        accepted = house.dispatcher.doors[0].listener.socket._accept()[0]  # type: ignore[attr-defined]
+        accepted = house.dispatcher.acceptors[0].listener.socket._accept()[0]  # type: ignore[attr-defined]
         house.players[1].report(taking=False)
-        await house.listen()
-        house.dispatcher._give_back(wire.Handoff(0, MAX_RECALLS), accepted)
+        await house.read_reports()
+        house.dispatcher._redeliver(wire.Handoff(0, MAX_RECALLS), accepted)
         house.players[1].report(taking=True)
         await eventually(lambda: line.looks > 0)
         for _ in range(200):  # whoever goes on asking does it in each of these turns
@@ -184,7 +184,7 @@ async def test_what_is_recalled_keeps_its_listener_family_and_probe(mock_clock: 
         heir = house.players[1]
         heir.take()
         assert heir.seen == [wire.Handoff(0, 1, False, 2)]
-        assert [player.post.load for player in house.players] == [0, 1], "it counts for whoever has it"
+        assert [player.load.connections for player in house.players] == [0, 1], "it counts for whoever has it"
         await house.settle()
 
 
@@ -194,7 +194,7 @@ async def test_to_be_recalled_in_a_dismissal_is_not_to_be_late() -> None:
         other.report(taking=False)
         await house.calls(2)
         other.report()
-        await house.listen()
+        await house.read_reports()
         await house.dispatcher.dismiss(leaving.link)
         await eventually(lambda: other.waiting == 2)
         other.take()
@@ -204,7 +204,7 @@ async def test_to_be_recalled_in_a_dismissal_is_not_to_be_late() -> None:
 
 def counted(house: House) -> int:
     """What the master knows of all letterboxes."""
-    return sum(link.post.recount() for link in house.dispatcher.links.values())
+    return sum(link.load.recount() for link in house.dispatcher.links.values())
 
 
 async def test_what_lies_in_letterboxes_is_the_kernels_count() -> None:
@@ -219,8 +219,8 @@ async def test_what_lies_in_letterboxes_is_the_kernels_count() -> None:
 async def test_a_master_that_ends_tells_those_it_can_give_to_nobody() -> None:
     async with a_house(1) as house:
         await house.calls(3)
-        house.bury(house.players[0])
-        assert house.recall.unrest
+        house.remove(house.players[0])
+        assert house.recall.has_dead
         clients, house.clients = house.clients, []
     for client in clients:
         with client:
@@ -252,14 +252,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 async def main():
     async with fakes.a_house(1, recall_after=0.005) as house:
         await house.calls(4)
-        house.hire()
+        house.add_worker()
         late = house.players[0]
         await trio.to_thread.run_sync(lambda: None)  # the thread, and what it needs, is there
         relieve = fakes.fill_the_table()
         clock.jump(0.006)
         await wait_all_tasks_blocked()
         await fakes.eventually(lambda: not late.link.recalling)
-        assert house.recall.from_late == 0 and late.post.recount() == 4
+        assert house.recall.from_late == 0 and late.load.recount() == 4
         relieve()
         clock.jump(0.2)
         await fakes.eventually(lambda: house.recall.from_late >= 1)
@@ -282,14 +282,14 @@ async def main():
             heir.report(taking=False)
             await house.calls(3)
             heir.report()
-            await house.listen()
+            await house.read_reports()
             late.take(0)
             late.die()
             relieve = fakes.fill_the_table()
-            house.dispatcher.bury(late.link)
+            house.dispatcher.remove(late.link)
             relieve()
             assert house.recall.from_dead and house.recall._reserve >= 0
-            house.hire()
+            house.add_worker()
         await house.settle()
 
 trio.run(main)
@@ -301,11 +301,11 @@ async def test_many_dead_letterboxes_are_emptied_in_the_order_of_their_deaths(de
     async with a_house(dead, window=4) as house:
         await house.calls(4 * dead)
         for player in list(house.players):
-            house.bury(player)
-        heir = house.hire()
-        house.recall.exhume()
+            house.remove(player)
+        heir = house.add_worker()
+        house.recall.recall_dead()
         assert heir.waiting == 4
-        assert [link.post.id for link in house.recall._graves] == list(range(2, dead + 1)), "the first is empty"
+        assert [link.load.id for link in house.recall._dead] == list(range(2, dead + 1)), "the first is empty"
         await house.settle()
 
 
@@ -314,15 +314,15 @@ async def test_many_dead_letterboxes_are_emptied_in_the_order_of_their_deaths(de
 
 async def falls_silent(house: House, clock: MockClock) -> Player:
     """A first worker that took a connection and has not been heard since, and a second one beside it."""
-    silent = house.hire()
+    silent = house.add_worker()
     await house.calls()
     silent.take()
-    house.hire()
+    house.add_worker()
     clock.jump(LATE + 0.0001)
     await wait_all_tasks_blocked()
     clock.jump(REPORT_AFTER)
     await wait_all_tasks_blocked()
-    assert house.recall.lateness.suspects == {silent.post}
+    assert house.recall.stall_detector.suspects == {silent.load}
     return silent
 
 
@@ -348,14 +348,14 @@ async def test_while_many_are_silent_little_is_put_before_those_who_are_not(mock
         other.take(1)
         await wait_all_tasks_blocked()
         assert other.waiting == 2, "the kernel has said that it has taken one"
-        late_comer = house.hire()
+        late_comer = house.add_worker()
         await wait_all_tasks_blocked()
         assert late_comer.waiting == 2
         assert house.dispatcher.accepted < 13, "the others wait in the backlog"
         silent.take()
         silent.report()
-        await house.listen()
-        assert house.recall.lateness.suspects == set()
+        await house.read_reports()
+        assert house.recall.stall_detector.suspects == set()
         assert house.dispatcher.accepted == 13, "as usual"
         await house.settle()
 
@@ -364,8 +364,8 @@ async def test_the_death_of_the_silent_ends_the_shortness(mock_clock: MockClock)
     async with a_house(0, recall_after=LATE) as house:
         silent = await falls_silent(house, mock_clock)
         await house.calls(6)
-        house.bury(silent)
-        await house.listen()
+        house.remove(silent)
+        await house.read_reports()
         assert house.players[1].waiting == 6
         await house.settle(lost=1)
 
@@ -375,23 +375,23 @@ async def test_once_letterboxes_need_not_be_short_whoever_has_room_is_found_behi
         full, roomy, paused = house.players
         full.report(taking=False)
         paused.report(taking=False)
-        await house.listen()
+        await house.read_reports()
         await house.calls(3)
         roomy.take()
         await house.calls(6)  # more than half: the kernel says nothing when there may be more
         roomy.report(taking=False)
         full.report()
-        await house.listen()
+        await house.read_reports()
         await house.calls(8)
         roomy.report()
-        await house.listen()
-        house.recall.lateness.suspects.update([full.post, paused.post])
-        await house.listen()
+        await house.read_reports()
+        house.recall.stall_detector.suspects.update([full.load, paused.load])
+        await house.read_reports()
         await house.calls()
         assert (full.waiting, roomy.waiting) == (8, 6), (
             "nobody is given the last one: both have more than is put there now"
         )
-        house.recall.lateness.suspects.clear()
-        await house.listen()
+        house.recall.stall_detector.suspects.clear()
+        await house.read_reports()
         assert (full.waiting, roomy.waiting) == (8, 7)
         await house.settle()

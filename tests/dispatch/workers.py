@@ -6,15 +6,15 @@ from collections import deque
 
 from attrs import Factory, define
 
-from rrmaster.dispatch.load import Post
+from rrmaster.dispatch.load import WorkerLoad
 from rrmaster.protocol import wire
 
 
 @define(eq=False)
 class Worker:
-    """A worker and its letterbox, both simulated; `post` is what the master knows of it."""
+    """A worker and its letterbox, both simulated; `load` is what the master knows of it."""
 
-    post: Post = None  # type: ignore[assignment]
+    load: WorkerLoad = None  # type: ignore[assignment]
     letterbox: deque[str] = Factory(deque)
     taken: int = 0
     closed: int = 0
@@ -39,12 +39,12 @@ class Worker:
     @property
     def has_room(self) -> bool:
         """The truth, without touching what the master remembers."""
-        post, handoffs = self.post, self.letterbox.count("handoff")
-        return post.serving and not post.suspended and post.load < post.limit and handoffs < post.window
+        load, handoffs = self.load, self.letterbox.count("handoff")
+        return load.serving and not load.suspended and load.connections < load.limit and handoffs < load.window
 
 
-def hire(id_: int, window: int = 8, limit: int = 10_000, slot: int | None = None) -> Worker:
+def make_worker(id_: int, window: int = 8, limit: int = 10_000, slot: int | None = None) -> Worker:
     worker = Worker()
     slot = id_ if slot is None else slot
-    worker.post = Post(id_, slot, lambda: len(worker.letterbox), window, limit, serving=True)
+    worker.load = WorkerLoad(id_, slot, lambda: len(worker.letterbox), window, limit, serving=True)
     return worker

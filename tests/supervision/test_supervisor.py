@@ -892,10 +892,10 @@ async def test_who_is_silent_for_too_long_is_killed_with_its_stacks_and_replaced
 
 async def test_who_is_to_be_killed_gets_nothing_more(autojump_clock: MockClock) -> None:
     async with a_fleet(1, falls_silent, patience=Patience(hang=30)) as fleet:
-        post = fleet.supervisor.wards[1].link.post
+        load = fleet.supervisor.wards[1].link.load
         await fleet.until(lambda: fleet.troupe.actor(1).process.signals == [DUMP_SIGNAL])
         assert fleet.troupe.actor(1).process.how is None, "it lives on for its stacks"
-        assert not post.has_room()
+        assert not load.has_room()
 
 
 async def test_without_a_hang_timeout_silence_is_nothing(autojump_clock: MockClock) -> None:

@@ -14,7 +14,8 @@ import time
 from attrs import frozen
 
 from rrmaster.config.parsing import POLICIES
-from rrmaster.dispatch.load import Policy, WorkerLoad, policy_named
+from rrmaster.dispatch.load import Policy, WorkerLoad
+from rrmaster.dispatch.policies import policy_named
 from rrmaster.protocol.wire import Report
 
 from .progress import step
@@ -51,12 +52,15 @@ QUICK = Plan(1, 10_000)
 
 PEER = ("127.0.0.1", 40000)
 
+WINDOW, LIMIT = 8, 10_000
+"""The defaults of the options."""
+
 
 def fleet(name: str, size: int) -> Policy:
     """A policy over so many serving workers."""
     policy = policy_named(name, random.Random(size))
     for number in range(size):
-        policy.join(WorkerLoad(number + 1, number, lambda: 0, serving=True), newcomer=False)
+        policy.join(WorkerLoad(number + 1, number, lambda: 0, WINDOW, LIMIT, serving=True), newcomer=False)
     return policy
 
 

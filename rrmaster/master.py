@@ -27,7 +27,8 @@ from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.dynamic_listeners import DynamicListeners
 from .dispatch.listeners import Listener
-from .dispatch.load import Policy, UserPolicy, policy_named
+from .dispatch.load import Policy
+from .dispatch.policies import UserPolicy, policy_named
 from .logs.capture import open_pipe
 from .logs.log import logger, tell
 from .processes.generations import Lineage, Stem
@@ -97,10 +98,12 @@ class Master:
     def __attrs_post_init__(self) -> None:
         chosen = self.settings
         self.dispatcher = Dispatcher(
-            _policies(chosen), lambda id_, what: self.supervisor.breached(id_, what), chosen.recall_after
+            _policies(chosen),
+            lambda id_, what: self.supervisor.breached(id_, what),
+            chosen.recall_after,
+            lambda link, request: self.dynamic_listeners.handle(link, request),
         )
-        self.dynamic_listeners = DynamicListeners(self.dispatcher)
-        self.dispatcher.asked = self.dynamic_listeners.handle
+        self.dynamic_listeners = DynamicListeners(self.dispatcher, chosen.backlog, chosen.unix_mode)
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self.lineage = Lineage(self._start_template)
@@ -128,8 +131,8 @@ class Master:
         supervisor.probing = Probing(
             chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures, chosen.probe_successes
         )
-        self.dispatcher.recall.stall_detector.recall_after = chosen.recall_after
-        self.dynamic_listeners.backlog, self.dynamic_listeners.unix_mode = chosen.backlog, chosen.unix_mode
+        self.dispatcher.configure(chosen.recall_after)
+        self.dynamic_listeners.configure(chosen.backlog, chosen.unix_mode)
         renewal.surge = partial(surge_of, chosen)
         renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)
         renewal.heartbeat = chosen.heartbeat

@@ -22,9 +22,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from rrmaster.config.parsing import Bind, Tcp
 from rrmaster.dispatch.dispatcher import Dispatcher
-from rrmaster.dispatch.listeners import open_listeners
-from rrmaster.dispatch.load import LeastLoaded, Policy, WorkerLoad
-from rrmaster.dispatch.recall import Link
+from rrmaster.dispatch.link import Link
+from rrmaster.dispatch.listeners import Listener, open_listeners
+from rrmaster.dispatch.load import Policy, WorkerLoad
+from rrmaster.dispatch.policies import LeastLoaded
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.rules.backoff import Exit
@@ -345,6 +346,11 @@ async def a_fleet(
 # --- a dispatcher among clients
 
 
+def opened(bind: Bind, backlog: int = 2048, unix_mode: int = 0o666) -> list[Listener]:
+    """Listeners as the master opens them; the caller closes them, or a dispatcher does."""
+    return open_listeners(bind, backlog, unix_mode)
+
+
 @define(eq=False)
 class Player:
     """A worker as the dispatcher sees it: whatever is on the other end of the line.  The test moves it."""
@@ -515,12 +521,13 @@ async def a_house(
     recall_after: float = FAR,
     binds: tuple[Bind, ...] = (Tcp("127.0.0.1", 0),),
     limit: int = 10_000,
+    on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, request: None,
 ) -> AsyncIterator[House]:
     """A dispatcher at work for some players."""
     breaches: dict[int, str] = {}
-    dispatcher = Dispatcher(policy or LeastLoaded, breaches.__setitem__, recall_after)
+    dispatcher = Dispatcher(policy or LeastLoaded, breaches.__setitem__, recall_after, on_listener_request)
     for bind in binds:
-        for listener in open_listeners(bind):
+        for listener in opened(bind):
             dispatcher.open(listener)
     with a_real_deadline():
         async with trio.open_nursery() as nursery:

@@ -10,7 +10,7 @@ import pytest
 
 from rrmaster.config.parsing import Between
 from rrmaster.config.settings import Settings
-from rrmaster.dispatch.load import IpHash, LeastLoaded
+from rrmaster.dispatch.policies import IpHash, LeastLoaded
 from rrmaster.master import Master, fleet_size, surge_of
 from rrmaster.rules.autoscaler import Scaling
 from rrmaster.rules.lifecycle import Patience

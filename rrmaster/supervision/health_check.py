@@ -14,9 +14,8 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import frozen
 
+from ..dispatch.link import Link
 from ..dispatch.listeners import CAPACITY_ERRORS
-from ..dispatch.recall import Link
-from ..protocol import wire
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]
 """Asks at the other end of a connection to the worker.  Raises, or returns False, if the answer is not good."""
@@ -105,10 +104,7 @@ async def ask(link: Link, question: Question, timeout: float) -> str | None:
 def _hand_over(link: Link) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        handoff = wire.Handoff(probe=True, family=int(socket.AF_UNIX))
-        link.probe_recalled = False
-        link.line.hand_over(wire.encode(handoff), theirs.fileno())
-        link.load.asides_sent += 1
+        link.hand_over_probe(theirs.fileno())
     except OSError:
         ours.close()
         raise

@@ -64,9 +64,7 @@ def open_all(settings: Settings, binds: Iterable[str]) -> list[Listener]:
     """Open these addresses.  Raises BindError, with nothing left open."""
     with _all_or_none() as opened:
         for bind in binds:
-            for listener in open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode):
-                listener.bind = bind
-                opened.append(listener)
+            opened.extend(open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode, bind))
     return opened
 
 

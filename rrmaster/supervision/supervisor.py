@@ -419,7 +419,7 @@ class Supervisor:
                 self._nursery.start_soon(self._kill, ward, STACKS_S if ward.dumping else 0.0)
                 ward.dumping = False
             case Action.RECALL:
-                ward.link.lost = self.dispatcher.remove(ward.link)
+                self.dispatcher.remove(ward.link)
             case Action.BURY:
                 del self.wards[ward.id]
 

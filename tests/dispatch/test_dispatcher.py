@@ -17,10 +17,11 @@ from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.parsing import Tcp, Unix
-from rrmaster.dispatch.dispatcher import FULL_POLL, HANDOFF_RETRY
+from rrmaster.dispatch.link import REPORTS_PER_S
 from rrmaster.dispatch.listeners import ACCEPT_PAUSE
-from rrmaster.dispatch.load import NEWCOMER_S, Candidate, Peer, RoundRobin, UserPolicy
-from rrmaster.dispatch.report_reader import REPORTS_PER_S
+from rrmaster.dispatch.load import NEWCOMER_S, Peer
+from rrmaster.dispatch.membership import FULL_POLL, HANDOFF_RETRY
+from rrmaster.dispatch.policies import Candidate, RoundRobin, UserPolicy
 from rrmaster.dispatch.stall_detector import MAX_RECALLS, STUCK
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import _SO_PASSRIGHTS, Line
@@ -611,7 +612,7 @@ async def test_one_idle_worker_is_not_given_what_two_late_ones_have(mock_clock: 
         await eventually(lambda: not any(p.link.recalling for p in house.players))
         # The other one stays where it is: there is nobody to give it to, and the master holds no connection.
         assert house.recall.from_late == 1
-        assert not house.dispatcher._undelivered
+        assert not house.dispatcher.delivery.undelivered
         await house.settle()
 
 

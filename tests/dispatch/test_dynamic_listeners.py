@@ -14,12 +14,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.parsing import Tcp
 from rrmaster.dispatch.dynamic_listeners import DynamicListeners
-from rrmaster.dispatch.listeners import open_listeners
 from rrmaster.dispatch.load import Breach
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import Attend, Listen, Listening
 from tests.dispatch.test_listeners import needs_ipv6
-from tests.fakes import House, Player, a_house, eventually
+from tests.fakes import House, Player, a_house, eventually, opened
 
 LOOPBACK = "127.0.0.1"
 
@@ -62,9 +61,10 @@ class Harbour:
 
 @asynccontextmanager
 async def a_harbour(window: int = 8) -> AsyncIterator[Harbour]:
-    async with a_house(0, window=window, binds=()) as house:
-        dynamic_listeners = DynamicListeners(house.dispatcher)
-        house.dispatcher.asked = dynamic_listeners.handle
+    async with a_house(
+        0, window=window, binds=(), on_listener_request=lambda link, request: dynamic_listeners.handle(link, request)
+    ) as house:
+        dynamic_listeners = DynamicListeners(house.dispatcher, 2048, 0o666)
         yield Harbour(house, dynamic_listeners)
 
 
@@ -137,7 +137,7 @@ async def test_an_errno_is_the_kernels_and_nothing_is_left_open(tmp_path: Path) 
 
 async def test_what_is_given_with_bind_is_there_for_who_asks_for_it() -> None:
     async with a_harbour() as harbour:
-        (listener,) = open_listeners(Tcp(LOOPBACK, 0))
+        (listener,) = opened(Tcp(LOOPBACK, 0))
         harbour.house.dispatcher.open(listener)
         only, port = harbour.hire(), listener.socket.getsockname()[1]
         assert (await harbour.ask(only, Listen(1, LOOPBACK, port))) == Listening(1, 0, 0, port)

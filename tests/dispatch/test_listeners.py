@@ -24,9 +24,8 @@ from rrmaster.dispatch.listeners import (
     Listener,
     adopt,
     inherited_fds,
-    open_listeners,
 )
-from tests.fakes import DEADLINE, run_alone
+from tests.fakes import DEADLINE, opened, run_alone
 
 
 def _has_ipv6() -> bool:
@@ -42,11 +41,11 @@ needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="there is no IPv6 here")
 
 @contextmanager
 def listening(bind: Bind, **options: int) -> Iterator[list[Listener]]:
-    opened = open_listeners(bind, **options)
+    listeners = opened(bind, **options)
     try:
-        yield opened
+        yield listeners
     finally:
-        for listener in opened:
+        for listener in listeners:
             listener.close()
 
 
@@ -129,26 +128,26 @@ def test_a_name_whose_second_address_fails_leaves_nothing_open(monkeypatch: pyte
     resolve_to(monkeypatch, "127.0.0.1", "192.0.2.1")
     before = os.listdir("/proc/self/fd")
     with pytest.raises(BindError, match=r"shop\.example:0"):
-        open_listeners(Tcp("shop.example", 0))
+        opened(Tcp("shop.example", 0))
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_an_address_in_use_is_named() -> None:
     with listening(Tcp("127.0.0.1", 0)) as (first,):
         with pytest.raises(BindError) as caught:
-            open_listeners(Tcp("127.0.0.1", port_of(first)))
+            opened(Tcp("127.0.0.1", port_of(first)))
         assert f"127.0.0.1:{port_of(first)}: another program listens there" in str(caught.value)
 
 
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(BindError, match=r"192\.0\.2\.1:8000.*no such address"):
-        open_listeners(Tcp("192.0.2.1", 8000))
+        opened(Tcp("192.0.2.1", 8000))
 
 
 @needs_ipv6
 def test_an_ipv6_address_is_named_in_brackets_in_errors_too() -> None:
     with pytest.raises(BindError, match=r"\[2001:db8::1\]:8000"):
-        open_listeners(Tcp("2001:db8::1", 8000))
+        opened(Tcp("2001:db8::1", 8000))
 
 
 def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +156,7 @@ def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(BindError, match=r"nowhere\.invalid:80: the name cannot be resolved"):
-        open_listeners(Tcp("nowhere.invalid", 80))
+        opened(Tcp("nowhere.invalid", 80))
 
 
 def test_a_port_for_root_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +166,7 @@ def test_a_port_for_root_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(module.socket, "socket", Forbidden)
     with pytest.raises(BindError, match=r"127\.0\.0\.1:80: ports below 1024 are for root"):
-        open_listeners(Tcp("127.0.0.1", 80))
+        opened(Tcp("127.0.0.1", 80))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -178,11 +177,11 @@ def test_a_port_for_root_is_refused_to_others_for_real() -> None:
 import os
 from rrmaster.dispatch.listeners import BindError, open_listeners
 from rrmaster.config.parsing import Tcp
-for first in open_listeners(Tcp("127.0.0.1", 0)):  # what Python loads for it, it may not find as somebody else
+for first in open_listeners(Tcp("127.0.0.1", 0), 100, 0o666):  # loads modules that another user may not read
     first.close()
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
-    open_listeners(Tcp("127.0.0.1", 81))
+    open_listeners(Tcp("127.0.0.1", 81), 100, 0o666)
 except BindError as error:
     assert "127.0.0.1:81" in str(error) and "root" in str(error), error
 else:
@@ -263,7 +262,7 @@ def test_a_live_unix_socket_is_refused_and_lives_on(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with listening(Unix(str(path))) as (live,):
         with pytest.raises(BindError, match=f"unix:{path}: another program listens there"):
-            open_listeners(Unix(str(path)))
+            opened(Unix(str(path)))
         live.socket.accept()[0].close()  # the look whether it lives; it was waiting for nobody
         with connected(live):
             pass
@@ -274,7 +273,7 @@ def test_a_live_unix_socket_with_a_full_backlog_is_refused_too(tmp_path: Path) -
     with listening(Unix(str(path)), backlog=0), socket.socket(socket.AF_UNIX) as first:
         first.connect(str(path))
         with pytest.raises(BindError, match="another program listens there"):
-            open_listeners(Unix(str(path)))
+            opened(Unix(str(path)))
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
@@ -287,7 +286,7 @@ def test_what_is_no_socket_is_refused_and_left_alone(kind: str, tmp_path: Path) 
     else:
         path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BindError, match=f"unix:{path}: a file that is no socket"):
-        open_listeners(Unix(str(path)))
+        opened(Unix(str(path)))
     assert path.is_symlink() or path.exists()
 
 
@@ -299,17 +298,17 @@ def test_a_path_too_long_is_refused_with_the_length_that_fits(tmp_path: Path) ->
                 assert os.path.exists(path)
         else:
             with pytest.raises(BindError, match=str(MAX_UNIX_PATH)):
-                open_listeners(Unix(path))
+                opened(Unix(path))
 
 
 def test_a_path_in_no_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(BindError, match=f"unix:{tmp_path}/none/door: No such file"):
-        open_listeners(Unix(str(tmp_path / "none" / "door")))
+        opened(Unix(str(tmp_path / "none" / "door")))
 
 
 def test_a_unix_socket_that_another_server_has_replaced_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "door"
-    (old,) = open_listeners(Unix(str(path)))
+    (old,) = opened(Unix(str(path)))
     path.unlink()
     with listening(Unix(str(path))) as (new,):
         old.close()
@@ -322,14 +321,14 @@ def test_a_unix_socket_is_removed_from_wherever_the_master_has_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (listener,) = open_listeners(Unix("door"))
+    (listener,) = opened(Unix("door"))
     monkeypatch.chdir("/")
     listener.close()
     assert not (tmp_path / "door").exists()
 
 
 def test_a_unix_socket_whose_file_is_gone_closes_in_peace(tmp_path: Path) -> None:
-    (listener,) = open_listeners(Unix(str(tmp_path / "door")))
+    (listener,) = opened(Unix(str(tmp_path / "door")))
     (tmp_path / "door").unlink()
     listener.close()
 

@@ -10,19 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster.config.parsing import POLICIES as NAMES
-from rrmaster.dispatch.load import (
+from rrmaster.dispatch.load import SUSPECT_PENALTY, Breach, Policy, WorkerLoad
+from rrmaster.dispatch.policies import (
     FULL_MARGIN,
     STICKY_BOUND,
-    SUSPECT_PENALTY,
-    Breach,
     Candidate,
     IpHash,
     LeastLoaded,
-    Policy,
     RandomTwo,
     RoundRobin,
     UserPolicy,
-    WorkerLoad,
     policy_named,
 )
 from rrmaster.protocol import wire

@@ -11,11 +11,11 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.parsing import Tcp
-from rrmaster.dispatch.listeners import open_listeners
-from rrmaster.dispatch.load import NEWCOMER_S, LeastLoaded, RoundRobin
+from rrmaster.dispatch.load import NEWCOMER_S
+from rrmaster.dispatch.policies import LeastLoaded, RoundRobin
 from rrmaster.dispatch.recall import RETRY_EMPTY
 from rrmaster.protocol import wire
-from tests.fakes import House, Player, a_house, eventually
+from tests.fakes import House, Player, a_house, eventually, opened
 
 LATE = 0.005
 
@@ -93,7 +93,7 @@ async def test_to_serve_a_listener_that_does_not_exist_is_a_breach(number: int) 
 async def test_a_listener_opened_later_is_served_by_those_who_serve_all() -> None:
     async with a_house(0) as house:
         named, everything = hire(house, (0,)), hire(house, None)
-        (listener,) = open_listeners(LOOPBACK)
+        (listener,) = opened(LOOPBACK)
         house.dispatcher.open(listener)
         await house.calls(4, listener=1)
         assert (seen(named), seen(everything)) == ([], [1] * 4)
@@ -116,12 +116,12 @@ async def test_a_listener_opened_later_has_a_number_and_the_policy_of_its_own_ti
         house.dispatcher.drain_listener(house.dispatcher.acceptors[0])
         await eventually(lambda: len(house.dispatcher.acceptors) == 1)
         house.dispatcher.set_policy(RoundRobin)
-        (listener,) = open_listeners(LOOPBACK)
+        (listener,) = opened(LOOPBACK)
         acceptor = house.dispatcher.open(listener)
         assert (acceptor.number, acceptor.policy.name) == (2, "round-robin")
         house.dispatcher.drain_listener(acceptor)
         await eventually(lambda: len(house.dispatcher.acceptors) == 1)
-        (listener,) = open_listeners(LOOPBACK)
+        (listener,) = opened(LOOPBACK)
         house.dispatcher.open(listener)
         await house.calls(1, listener=1)
         assert seen(house.players[0]) == [3], "no number is used again: a worker may serve only the old one"

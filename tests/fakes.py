@@ -353,24 +353,24 @@ def opened(bind: Bind, backlog: int = 2048, unix_mode: int = 0o666) -> list[List
 
 @define(eq=False)
 class Player:
-    """A worker as the dispatcher sees it: whatever is on the other end of the line.  The test moves it."""
+    """A worker as the dispatcher sees it: the other end of a line, moved by the test."""
 
     load: WorkerLoad
     line: Line
     letterbox: Letterbox
     link: Link
     held: list[socket.socket] = Factory(list)
-    """Connections in its hands."""
+    """Connections that it has taken and not closed."""
     seen: list[wire.Handoff] = Factory(list)
     """All that it took, in order."""
     closed: int = 0
     asides: int = 0
     hung_up: bool = False
-    """It was told that there will be no more."""
+    """It has read the end of stream."""
 
     @property
     def waiting(self) -> int:
-        """What lies in its letterbox, nudges included."""
+        """Messages in its letterbox, nudges included."""
         return self.line.unclaimed()
 
     def take(self, most: int = 1000) -> int:
@@ -405,7 +405,7 @@ class Player:
         assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
 
     def die(self) -> None:
-        """As SIGKILL does it: what it held ends without a word, what it had not taken stays where it is."""
+        """End as by SIGKILL: what it held is closed, and what it had not taken stays in the letterbox."""
         for sock in self.held:
             sock.close()
         self.held.clear()
@@ -414,7 +414,7 @@ class Player:
 
 @define(eq=False)
 class House:
-    """A dispatcher at work, its acceptors, its workers, and a ledger of the clients."""
+    """A dispatcher at work, with its workers and a ledger of the clients."""
 
     dispatcher: Dispatcher
     nursery: trio.Nursery
@@ -424,7 +424,7 @@ class House:
     window: int = 8
 
     def add_worker(self, limit: int = 10_000, enlist: bool = True, kind: type[Line] = Line) -> Player:
-        """One more worker."""
+        """Add a worker."""
         number = len(self.players) + 1
         line = kind.open(self.window)
         letterbox = Letterbox.inherit(os.dup(line.key.fileno()))
@@ -436,7 +436,7 @@ class House:
         return player
 
     def call(self, count: int = 1, listener: int = 0) -> None:
-        """So many clients connect; the kernel takes them into the backlog."""
+        """Connect `count` clients; the kernel takes them into the backlog."""
         for _ in range(count):
             client = socket.create_connection(
                 self.dispatcher.acceptors[listener].listener.socket.getsockname()[:2], DEADLINE
@@ -444,19 +444,19 @@ class House:
             self.clients.append(client)
 
     async def calls(self, count: int = 1, listener: int = 0) -> None:
-        """So many clients connect, and the dispatcher does with them what it can at once."""
+        """Connect `count` clients, and let the dispatcher do with them what it can at once."""
         self.call(count, listener)
         await wait_all_tasks_blocked()
 
     async def calls_one_by_one(self, count: int) -> None:
-        """So many clients connect, each after the one before has been dealt with and taken."""
+        """Connect `count` clients, each after the one before has been handed over and taken."""
         for _ in range(count):
             await self.calls()
             for player in self.players:
                 player.take()
 
     async def read_reports(self) -> None:
-        """What the workers have said is read now, and not only once something depends on it."""
+        """Have the dispatcher read all reports now, and not only once something depends on them."""
         self.dispatcher._wake()
         await wait_all_tasks_blocked()
 
@@ -469,12 +469,12 @@ class House:
         return self.dispatcher.recall
 
     def remove(self, player: Player) -> int:
-        """Its process is found dead.  Returns what was lost with it."""
+        """The worker's process is found dead.  Returns how many connections were lost with it."""
         player.die()
         return self.dispatcher.remove(player.link)
 
     async def settle(self, lost: int = 0) -> None:
-        """The ledger: all living workers serve on until every client has its answer, exactly one each."""
+        """Close the ledger: all living workers serve until each client has its answer, exactly one each."""
         living = [p for p in self.players if p.letterbox.line.fileno() >= 0 and p.load.id in self.dispatcher.links]
 
         def all_answered() -> bool:
@@ -509,7 +509,7 @@ def _read_all(client: socket.socket) -> bytes:
         while piece := client.recv(100):
             data += piece
     except ConnectionResetError:
-        pass  # a connection that died with its worker may say it so
+        pass  # a connection that ended with its worker may end like this
     return data
 
 
@@ -523,7 +523,7 @@ async def a_house(
     limit: int = 10_000,
     on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, request: None,
 ) -> AsyncIterator[House]:
-    """A dispatcher at work for some players."""
+    """A dispatcher at work, with `workers` players."""
     breaches: dict[int, str] = {}
     dispatcher = Dispatcher(policy or LeastLoaded, breaches.__setitem__, recall_after, on_listener_request)
     for bind in binds:
@@ -539,7 +539,7 @@ async def a_house(
                 await wait_all_tasks_blocked()
                 yield house
             finally:
-                # Nobody may wait for the epoll when it is closed: let `run` leave first.
+                # No task may wait for the epoll when it is closed: let `run` end first.
                 nursery.cancel_scope.cancel()
                 await everybody_left()
                 house.close()

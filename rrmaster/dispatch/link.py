@@ -118,7 +118,7 @@ class Link:
         self.breached = True
 
     def set_recalling(self, count: int) -> None:
-        """A thread begins to read so many connections back; 0: it has ended."""
+        """A thread begins to read `count` connections back; 0: it has ended."""
         self.recalling = count
 
     def count_lost(self) -> None:

@@ -93,7 +93,7 @@ def test_an_ipv6_address_is_named_in_brackets_and_is_only_itself() -> None:
 
 @needs_ipv6
 @pytest.mark.parametrize("host", ["", "*", "::"])
-def test_everybody_is_both_families(host: str) -> None:
+def test_the_wildcard_address_is_both_families(host: str) -> None:
     with listening(Tcp(host, 0)) as (listener,):
         with connected(listener, "127.0.0.1"):
             pass
@@ -101,7 +101,7 @@ def test_everybody_is_both_families(host: str) -> None:
             pass
 
 
-def test_everybody_is_ipv4_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wildcard_address_is_ipv4_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_has_ipv6", lambda: False)
     with listening(Tcp("*", 0)) as (listener,):
         assert listener.name == f"0.0.0.0:{port_of(listener)}"
@@ -150,7 +150,7 @@ def test_an_ipv6_address_is_named_in_brackets_in_errors_too() -> None:
         opened(Tcp("2001:db8::1", 8000))
 
 
-def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -159,7 +159,7 @@ def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         opened(Tcp("nowhere.invalid", 80))
 
 
-def test_a_port_for_root_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_port_below_1024_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forbidden(socket.socket):
         def bind(self, address: object) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -169,10 +169,10 @@ def test_a_port_for_root_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> N
         opened(Tcp("127.0.0.1", 80))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_port_for_root_is_refused_to_others_for_real() -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 81:
-        pytest.skip("here these ports are for everybody")
+        pytest.skip("here any user may open these ports")
     run_alone("""
 import os
 from rrmaster.dispatch.listeners import BindError, open_listeners
@@ -193,7 +193,7 @@ def test_a_restart_finds_its_port_free() -> None:
     with listening(Tcp("127.0.0.1", 0)) as (first,):
         port = port_of(first)
         with connected(first) as accepted:
-            accepted.shutdown(socket.SHUT_WR)  # the one who closes first is left in TIME_WAIT
+            accepted.shutdown(socket.SHUT_WR)  # the side that closes first is left in TIME_WAIT
     with listening(Tcp("127.0.0.1", port)):
         pass
 
@@ -213,7 +213,7 @@ def test_a_backlog_is_as_long_as_was_asked(tmp_path: Path) -> None:
         waiting = [clients.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
         for client in waiting:
             client.setblocking(False)
-        # Linux lets one more in than was asked for.
+        # Linux lets in one more than was asked for.
         assert [client.connect_ex(path) for client in waiting] == [0] * 8 + [errno.EAGAIN] * 12
 
 
@@ -258,17 +258,17 @@ def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
         pass
 
 
-def test_a_live_unix_socket_is_refused_and_lives_on(tmp_path: Path) -> None:
+def test_a_unix_socket_in_use_is_refused_and_stays_in_use(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with listening(Unix(str(path))) as (live,):
         with pytest.raises(BindError, match=f"unix:{path}: another program listens there"):
             opened(Unix(str(path)))
-        live.socket.accept()[0].close()  # the look whether it lives; it was waiting for nobody
+        live.socket.accept()[0].close()  # the probe whether a server listens; it left a connection here
         with connected(live):
             pass
 
 
-def test_a_live_unix_socket_with_a_full_backlog_is_refused_too(tmp_path: Path) -> None:
+def test_a_unix_socket_in_use_with_a_full_backlog_is_refused_too(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with listening(Unix(str(path)), backlog=0), socket.socket(socket.AF_UNIX) as first:
         first.connect(str(path))
@@ -277,7 +277,7 @@ def test_a_live_unix_socket_with_a_full_backlog_is_refused_too(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_what_is_no_socket_is_refused_and_left_alone(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_socket_is_refused_and_not_changed(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     if kind == "file":
         path.write_text("data")
@@ -327,7 +327,7 @@ def test_a_unix_socket_is_removed_from_wherever_the_master_has_gone(
     assert not (tmp_path / "door").exists()
 
 
-def test_a_unix_socket_whose_file_is_gone_closes_in_peace(tmp_path: Path) -> None:
+def test_a_unix_socket_whose_file_is_gone_closes_without_error(tmp_path: Path) -> None:
     (listener,) = opened(Unix(str(tmp_path / "door")))
     (tmp_path / "door").unlink()
     listener.close()
@@ -362,7 +362,7 @@ def test_an_adopted_unix_socket_keeps_its_file(tmp_path: Path) -> None:
     given.listen()
     with listening(Inherited(given.detach())) as (listener,):
         assert listener.name == f"unix:{path}"
-    assert path.exists(), "it is not ours to remove"
+    assert path.exists(), "the master did not make it, and does not remove it"
 
 
 def not_listening() -> socket.socket:
@@ -422,6 +422,6 @@ def test_socket_activation_is_for_the_process_it_names(environ: dict[str, str], 
     assert inherited_fds(environ, 42) == fds
 
 
-def test_an_error_of_accept_is_somebodys_trouble_and_only_ones() -> None:
+def test_an_error_of_accept_concerns_the_connection_or_the_machine_and_never_both() -> None:
     assert not CONNECTION_ERRORS & CAPACITY_ERRORS
     assert not (CONNECTION_ERRORS | CAPACITY_ERRORS) & {errno.EAGAIN, errno.EBADF, errno.EINVAL, errno.ENOTSOCK}

@@ -1,4 +1,4 @@
-"""Who serves which listener: real listeners and real lines, the test plays the workers.
+"""Workers and the listeners they serve: real listeners and real lines, and the test plays the workers.
 
 Every test that opens connections ends with the ledger (`House.settle`): each was answered exactly once.
 """
@@ -23,7 +23,7 @@ LOOPBACK = Tcp("127.0.0.1", 0)
 TWO = (LOOPBACK, LOOPBACK)
 
 
-def hire(house: House, listeners: tuple[int, ...] | None) -> Player:
+def worker_serving(house: House, listeners: tuple[int, ...] | None) -> Player:
     """A worker that serves these."""
     player = house.add_worker(enlist=False)
     assert house.dispatcher.declare_listeners(player.link, listeners)
@@ -37,34 +37,36 @@ def seen(player: Player) -> list[int]:
     return [handoff.listener for handoff in player.seen]
 
 
-async def test_a_worker_gets_the_connections_of_its_own_listeners_alone() -> None:
+async def test_a_worker_gets_the_connections_of_its_own_listeners_only() -> None:
     async with a_house(0, binds=TWO) as house:
-        first, second, both = hire(house, (0,)), hire(house, (1,)), hire(house, None)
+        first, second, both = worker_serving(house, (0,)), worker_serving(house, (1,)), worker_serving(house, None)
         for _ in range(6):
             await house.calls(1, listener=0)
             await house.calls(1, listener=1)
         assert set(seen(first)) == {0}
         both.take()
         assert set(seen(second)) == {1}
-        assert [len(player.held) for player in (first, second, both)] == [4, 4, 4], "load is load, wherever from"
+        assert [len(player.held) for player in (first, second, both)] == [4, 4, 4], (
+            "load counts, whichever listener it comes from"
+        )
         await house.settle()
 
 
-async def test_clients_of_a_listener_that_nobody_serves_wait_there_and_keep_nobody_waiting() -> None:
+async def test_clients_of_a_listener_that_no_worker_serves_wait_there_and_delay_no_others() -> None:
     async with a_house(0, binds=TWO) as house:
-        first = hire(house, (0,))
+        first = worker_serving(house, (0,))
         await house.calls(5, listener=1)
         await house.calls(3, listener=0)
         assert seen(first) == [0, 0, 0]
         assert house.dispatcher.acceptors[1].queued() == 5
-        second = hire(house, (1,))
+        second = worker_serving(house, (1,))
         await eventually(lambda: second.waiting == 5)
         await house.settle()
 
 
 async def test_a_full_listener_does_not_stop_the_other() -> None:
     async with a_house(0, window=2, binds=TWO) as house:
-        first, second = hire(house, (0,)), hire(house, (1,))
+        first, second = worker_serving(house, (0,)), worker_serving(house, (1,))
         await house.calls(5, listener=0)
         await house.calls(2, listener=1)
         assert (first.waiting, second.waiting) == (2, 2)
@@ -74,11 +76,11 @@ async def test_a_full_listener_does_not_stop_the_other() -> None:
 
 async def test_a_worker_may_serve_nothing_yet() -> None:
     async with a_house(0) as house:
-        idle = hire(house, ())
+        idle = worker_serving(house, ())
         await house.calls(2)
         assert idle.waiting == 0
         assert house.dispatcher.acceptors[0].queued() == 2
-        hire(house, None)
+        worker_serving(house, None)
         await house.settle()
 
 
@@ -90,9 +92,9 @@ async def test_to_serve_a_listener_that_does_not_exist_is_a_breach(number: int) 
         assert house.breaches == {liar.load.id: f"it would serve listener {number}, and there is none"}
 
 
-async def test_a_listener_opened_later_is_served_by_those_who_serve_all() -> None:
+async def test_a_listener_opened_later_is_served_by_workers_that_serve_all() -> None:
     async with a_house(0) as house:
-        named, everything = hire(house, (0,)), hire(house, None)
+        named, everything = worker_serving(house, (0,)), worker_serving(house, None)
         (listener,) = opened(LOOPBACK)
         house.dispatcher.open(listener)
         await house.calls(4, listener=1)
@@ -100,7 +102,7 @@ async def test_a_listener_opened_later_is_served_by_those_who_serve_all() -> Non
         await house.settle()
 
 
-async def test_who_leaves_leaves_all_its_listeners() -> None:
+async def test_a_dismissed_worker_leaves_all_its_listeners() -> None:
     async with a_house(2, binds=TWO) as house:
         gone, left = house.players
         await house.dispatcher.dismiss(gone.link)
@@ -111,7 +113,7 @@ async def test_who_leaves_leaves_all_its_listeners() -> None:
         await house.settle()
 
 
-async def test_a_listener_opened_later_has_a_number_and_the_policy_of_its_own_time() -> None:
+async def test_a_listener_opened_later_has_a_new_number_and_the_current_policy() -> None:
     async with a_house(1, binds=TWO) as house:
         house.dispatcher.drain_listener(house.dispatcher.acceptors[0])
         await eventually(lambda: len(house.dispatcher.acceptors) == 1)
@@ -128,13 +130,13 @@ async def test_a_listener_opened_later_has_a_number_and_the_policy_of_its_own_ti
         await house.settle()
 
 
-async def test_the_late_ones_connections_go_only_to_who_serves_their_listener(mock_clock: MockClock) -> None:
+async def test_a_late_workers_connections_go_only_to_workers_that_serve_their_listener(mock_clock: MockClock) -> None:
     async with a_house(0, recall_after=LATE, binds=TWO) as house:
-        late = hire(house, None)
+        late = worker_serving(house, None)
         await house.calls(1, listener=0)
         await house.calls(1, listener=1)
         await house.calls(1, listener=0)
-        idle = hire(house, (0,))
+        idle = worker_serving(house, (0,))
         house.recall.stall_detector.watch(late.load, mock_clock.current_time())
         mock_clock.jump(LATE + 0.001)
         await eventually(lambda: idle.waiting == 1)
@@ -145,19 +147,19 @@ async def test_the_late_ones_connections_go_only_to_who_serves_their_listener(mo
             mock_clock.jump(RETRY_EMPTY)
             await wait_all_tasks_blocked()
             await eventually(lambda: not late.link.recalling)
-        assert late.waiting >= 2, "the next one is another listener's, whom nobody else serves"
+        assert late.waiting >= 2, "the next one is of a listener that no other worker serves"
         assert idle.waiting == 0
         late.take()
         late.report()
         await house.settle()
 
 
-async def test_what_the_dismissed_had_of_a_listener_it_alone_serves_stays_with_it() -> None:
+async def test_what_a_dismissed_worker_had_of_a_listener_it_alone_serves_stays_with_it() -> None:
     async with a_house(0, binds=TWO) as house:
-        leaving = hire(house, None)
+        leaving = worker_serving(house, None)
         await house.calls(1, listener=0)
         await house.calls(2, listener=1)
-        other = hire(house, (0,))
+        other = worker_serving(house, (0,))
         await house.dispatcher.dismiss(leaving.link)
         await wait_all_tasks_blocked()
         assert seen(other) == [0]
@@ -166,15 +168,15 @@ async def test_what_the_dismissed_had_of_a_listener_it_alone_serves_stays_with_i
         await house.settle()
 
 
-async def test_a_dead_workers_connections_wait_for_somebody_who_serves_their_listener() -> None:
+async def test_a_dead_workers_connections_wait_for_a_worker_that_serves_their_listener() -> None:
     async with a_house(0, binds=TWO) as house:
-        dead = hire(house, (1,))
+        dead = worker_serving(house, (1,))
         await house.calls(3, listener=1)
-        other = hire(house, (0,))
+        other = worker_serving(house, (0,))
         assert house.remove(dead) == 0
         await house.calls(2, listener=0)
-        assert seen(other) == [0, 0], "a grave with nobody to inherit it stops no other listener"
-        successor = hire(house, (1,))
+        assert seen(other) == [0, 0], "a dead worker's letterbox without a receiver stops no other listener"
+        successor = worker_serving(house, (1,))
         await eventually(lambda: successor.waiting == 3)
         assert seen(successor) == [1, 1, 1]
         await house.settle()
@@ -182,24 +184,24 @@ async def test_a_dead_workers_connections_wait_for_somebody_who_serves_their_lis
 
 async def test_what_came_through_a_listener_closed_since_is_still_answered() -> None:
     async with a_house(0, binds=TWO) as house:
-        dead = hire(house, None)
+        dead = worker_serving(house, None)
         await house.calls(3, listener=1)
         house.dispatcher.drain_listener(house.dispatcher.acceptors[1])
         await eventually(lambda: len(house.dispatcher.acceptors) == 1)
         assert house.remove(dead) == 0
-        successor = hire(house, None)
+        successor = worker_serving(house, None)
         await eventually(lambda: successor.waiting == 3)
         assert successor.load.connections == 3
         await house.settle()
 
 
-async def test_what_came_through_a_listener_closed_since_goes_to_who_serves_it_and_has_least() -> None:
+async def test_what_came_through_a_listener_closed_since_goes_to_the_least_loaded_that_serves_it() -> None:
     async with a_house(0, binds=TWO) as house:
-        dead = hire(house, None)
+        dead = worker_serving(house, None)
         await house.calls(2, listener=1)
         house.dispatcher.drain_listener(house.dispatcher.acceptors[1])
         await eventually(lambda: len(house.dispatcher.acceptors) == 1)
-        stranger = hire(house, (0,))
+        stranger = worker_serving(house, (0,))
         house.remove(dead)
         await wait_all_tasks_blocked()
         assert stranger.waiting == 0, "it does not serve that listener"
@@ -213,21 +215,21 @@ async def test_what_came_through_a_listener_closed_since_goes_to_who_serves_it_a
         await house.settle()
 
 
-async def test_what_one_line_refuses_goes_to_another_of_those_who_serve_its_listener() -> None:
+async def test_what_one_line_refuses_goes_to_another_worker_of_the_same_listener() -> None:
     async with a_house(0, binds=TWO) as house:
-        broken, stranger = hire(house, (1,)), hire(house, (0,))
+        broken, stranger = worker_serving(house, (1,)), worker_serving(house, (0,))
         broken.letterbox.line.shutdown(socket.SHUT_RD)
         await house.calls(1, listener=1)
         assert broken.link.breached
         assert stranger.waiting == 0
-        heir = hire(house, (1,))
+        heir = worker_serving(house, (1,))
         await eventually(lambda: heir.waiting == 1)
         await house.settle()
 
 
-async def test_whoever_closes_connections_of_one_listener_is_chosen_at_the_other() -> None:
+async def test_a_worker_that_closes_connections_of_one_listener_is_chosen_at_the_other() -> None:
     async with a_house(0, binds=TWO) as house:
-        first, second = hire(house, None), hire(house, None)
+        first, second = worker_serving(house, None), worker_serving(house, None)
         for _ in range(4):
             await house.calls(1, listener=0)
             await house.calls(1, listener=1)
@@ -246,9 +248,9 @@ async def test_whoever_closes_connections_of_one_listener_is_chosen_at_the_other
         await house.settle()
 
 
-async def test_a_policy_adopted_later_knows_no_newcomers() -> None:
+async def test_a_policy_set_later_begins_without_newcomers() -> None:
     async with a_house(0) as house:
-        busy, idle = hire(house, None), hire(house, None)
+        busy, idle = worker_serving(house, None), worker_serving(house, None)
         busy.load.handed += 4
         house.dispatcher.set_policy(LeastLoaded)
         await house.calls(4)
@@ -257,11 +259,13 @@ async def test_a_policy_adopted_later_knows_no_newcomers() -> None:
         await house.settle()
 
 
-async def test_a_late_ones_connection_goes_to_the_one_of_several_who_serves_its_listener(mock_clock: MockClock) -> None:
+async def test_a_late_workers_connection_goes_to_the_one_idle_worker_that_serves_its_listener(
+    mock_clock: MockClock,
+) -> None:
     async with a_house(0, recall_after=LATE, binds=TWO) as house:
-        late = hire(house, (0, 1))
+        late = worker_serving(house, (0, 1))
         await house.calls(1, listener=0)
-        other, server = hire(house, (1,)), hire(house, (0,))
+        other, server = worker_serving(house, (1,)), worker_serving(house, (0,))
         mock_clock.jump(LATE + 0.001)
         await eventually(lambda: server.waiting == 1)
         assert other.waiting == 0
@@ -270,11 +274,11 @@ async def test_a_late_ones_connection_goes_to_the_one_of_several_who_serves_its_
         await house.settle()
 
 
-async def test_nobody_is_late_for_the_sake_of_those_who_serve_other_listeners(mock_clock: MockClock) -> None:
+async def test_idle_workers_of_other_listeners_make_no_worker_late(mock_clock: MockClock) -> None:
     async with a_house(0, recall_after=LATE, binds=TWO) as house:
-        slow = hire(house, (0,))
+        slow = worker_serving(house, (0,))
         await house.calls(1, listener=0)
-        hire(house, (1,))
+        worker_serving(house, (1,))
         mock_clock.jump(LATE + 0.001)
         await wait_all_tasks_blocked()
         assert house.recall.suspensions == 0
@@ -285,20 +289,20 @@ async def test_nobody_is_late_for_the_sake_of_those_who_serve_other_listeners(mo
 
 async def test_a_newcomers_share_is_a_share_of_each_listener(mock_clock: MockClock) -> None:
     async with a_house(0, window=100, binds=TWO) as house:
-        old = hire(house, None)
+        old = worker_serving(house, None)
         mock_clock.jump(NEWCOMER_S)
-        new = hire(house, None)
-        other = hire(house, (1,))
+        new = worker_serving(house, None)
+        other = worker_serving(house, (1,))
         await house.calls(10, listener=0)
         assert (old.waiting, new.waiting) == (5, 5)
         await house.calls(9, listener=1)
-        assert other.waiting == 3, "a third of this listener's, though it has nothing of the other's"
+        assert other.waiting == 3, "a third of this listener's connections, though it has none of the other's"
         await house.settle()
 
 
-async def test_another_policy_keeps_who_serves_what() -> None:
+async def test_another_policy_keeps_the_members_of_each_listener() -> None:
     async with a_house(0, binds=TWO) as house:
-        first, second = hire(house, (0,)), hire(house, (1,))
+        first, second = worker_serving(house, (0,)), worker_serving(house, (1,))
         house.dispatcher.set_policy(RoundRobin)
         await house.calls(3, listener=0)
         await house.calls(2, listener=1)
@@ -307,9 +311,9 @@ async def test_another_policy_keeps_who_serves_what() -> None:
         await house.settle()
 
 
-async def test_a_last_call_closes_a_listener_that_nobody_serves_at_once(mock_clock: MockClock) -> None:
+async def test_draining_closes_a_listener_that_no_worker_serves_at_once(mock_clock: MockClock) -> None:
     async with a_house(0, binds=TWO) as house:
-        first = hire(house, (0,))
+        first = worker_serving(house, (0,))
         await house.calls(2, listener=0)
         address = house.dispatcher.acceptors[1].listener.socket.getsockname()
         await house.dispatcher.drain_listeners(10)

@@ -1,4 +1,4 @@
-"""Who is late: nobody who takes, everybody who does not, and not because we were away ourselves."""
+"""Late workers and suspects: each worker that takes nothing, none that does, and none for a pause of the master."""
 
 import pytest
 from hypothesis import given, settings
@@ -24,17 +24,17 @@ def give(detector: StallDetector, worker: Worker, now: float) -> None:
     detector.watch(worker.load, now)
 
 
-def test_late_is_who_takes_nothing_for_the_time():
+def test_a_worker_that_takes_nothing_for_the_time_is_late():
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     assert detector.due == 15
     assert detector.late(14) == []
     assert detector.late(15) == [worker.load]
-    assert detector.due == 15 + REPORT_AFTER, "only whether it says anything is of interest now"
+    assert detector.due == 15 + REPORT_AFTER, "now the detector waits only for a report"
     assert worker.load.late_in_a_row == 1
 
 
-def test_who_has_taken_all_is_not_late():
+def test_a_worker_that_has_taken_all_is_not_late():
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     worker.take()
@@ -55,7 +55,7 @@ def test_progress_gives_the_whole_time_again():
     assert detector.late(20) == [worker.load]
 
 
-def test_a_report_is_a_sign_of_life_and_forgives():
+def test_a_report_ends_a_row_of_late_judgements():
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     assert detector.late(15) == [worker.load]
@@ -63,7 +63,7 @@ def test_a_report_is_a_sign_of_life_and_forgives():
     assert worker.load.late_in_a_row == 0
 
 
-def test_who_was_dismissed_meanwhile_is_not_late():
+def test_a_worker_dismissed_meanwhile_is_not_late():
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     worker.load.serving = False
@@ -79,7 +79,7 @@ def test_a_nudge_in_the_letterbox_is_no_connection_to_be_late_with():
     assert detector.late(15) == []
 
 
-def test_after_an_absence_of_our_own_everybody_gets_the_whole_time():
+def test_after_a_pause_of_the_master_each_worker_gets_the_whole_time():
     detector, workers = StallDetector(5), [make_worker(n) for n in range(3)]
     for now, worker in enumerate(workers):
         give(detector, worker, now)
@@ -93,7 +93,7 @@ def test_after_an_absence_of_our_own_everybody_gets_the_whole_time():
 @given(
     st.lists(st.tuples(st.sampled_from(["give", "take", "look"]), st.integers(0, 2), st.integers(0, 4)), max_size=80)
 )
-def test_nobody_is_late_who_has_taken_something_within_the_time(steps):
+def test_no_worker_that_has_taken_something_within_the_time_is_late(steps):
     after, now = 5, 0
     detector, workers = StallDetector(after), [make_worker(n) for n in range(3)]
     moved = {worker.load: 0 for worker in workers}  # when it last took something, or last had nothing to take
@@ -115,8 +115,8 @@ def test_nobody_is_late_who_has_taken_something_within_the_time(steps):
 
 @LAW
 @given(st.lists(st.integers(0, 3), max_size=20))
-def test_who_takes_nothing_any_more_is_late_within_twice_the_time(gives):
-    """Twice: the count that its progress is measured by may be old at first."""
+def test_a_worker_that_stops_taking_is_late_within_twice_the_time(gives):
+    """Twice, since the count that its progress is measured by may be old at first."""
     detector, worker, now = StallDetector(5), make_worker(0), 0
     for wait in gives:
         now += wait
@@ -140,7 +140,7 @@ def test_looking_costs_what_is_due_and_no_more():
 
 
 def suspected(detector: StallDetector, worker: Worker, now: float = 10) -> Worker:
-    """It is given something, takes it, and falls silent over it."""
+    """It is given something, takes it, and does not report."""
     give(detector, worker, now)
     worker.take()
     assert detector.late(now + detector.recall_after) == []
@@ -149,17 +149,17 @@ def suspected(detector: StallDetector, worker: Worker, now: float = 10) -> Worke
     return worker
 
 
-def test_suspect_is_who_takes_something_and_says_nothing_until_he_does():
+def test_a_worker_that_takes_something_and_reports_nothing_is_suspect_until_it_reports():
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     worker.take()
     assert detector.late(15) == [], "it has taken all, so it is not late"
-    assert worker.load.penalty == 0, "and it may still gather its news"
+    assert worker.load.penalty == 0, "its report may still come"
     assert detector.due == 15 + REPORT_AFTER
     detector.late(detector.due)
     assert detector.suspects == {worker.load}
     assert worker.load.cost == worker.load.connections + SUSPECT_PENALTY
-    assert detector.due == float("inf"), "nothing is to be done about it"
+    assert detector.due == float("inf"), "there is nothing to do about it"
     worker.load.apply(wire.Report(0))
     detector.clear(worker.load)
     assert detector.suspects == set()
@@ -167,7 +167,7 @@ def test_suspect_is_who_takes_something_and_says_nothing_until_he_does():
 
 
 @pytest.mark.parametrize("at", [11, 15])
-def test_who_says_something_in_time_is_not_suspect(at):
+def test_a_worker_that_reports_in_time_is_not_suspect(at):
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     worker.take()
@@ -179,7 +179,7 @@ def test_who_says_something_in_time_is_not_suspect(at):
     assert detector.suspects == set()
 
 
-def test_who_was_dismissed_meanwhile_is_not_suspect():
+def test_a_worker_dismissed_meanwhile_is_not_suspect():
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     detector.late(15)
@@ -188,7 +188,7 @@ def test_who_was_dismissed_meanwhile_is_not_suspect():
     assert detector.suspects == set()
 
 
-def test_after_an_absence_of_our_own_nobody_is_suspect_for_it():
+def test_after_a_pause_of_the_master_no_worker_is_suspect_for_it():
     detector, worker = StallDetector(5), make_worker(0)
     give(detector, worker, 10)
     detector.late(15)
@@ -198,7 +198,7 @@ def test_after_an_absence_of_our_own_nobody_is_suspect_for_it():
     assert detector.suspects == set()
 
 
-def test_a_suspect_is_watched_as_anybody_if_it_is_given_more():
+def test_a_suspect_that_is_given_more_is_watched_as_any_other():
     detector, worker = StallDetector(5), make_worker(0)
     suspected(detector, worker)
     give(detector, worker, 30)
@@ -225,7 +225,7 @@ def test_letterboxes_are_short_from_half_of_the_workers_on_until_less_than_a_qua
 
 @LAW
 @given(st.lists(st.tuples(st.sampled_from(["give", "take", "say", "look"]), st.integers(0, 4)), max_size=60))
-def test_a_suspect_has_had_something_and_been_silent_for_the_time(steps):
+def test_a_suspect_was_given_something_and_has_not_reported_for_the_time(steps):
     detector, worker, now, given_at = StallDetector(5), make_worker(0), 0, None
     for what, wait in steps:
         now += wait
@@ -245,10 +245,10 @@ def test_a_suspect_has_had_something_and_been_silent_for_the_time(steps):
             assert now - given_at >= detector.recall_after
 
 
-# --- to whom the late one's connections may go
+# --- which workers may get a late worker's connections
 
 
-def test_receivers_are_the_idle_with_less_to_do():
+def test_receivers_are_idle_workers_with_less_to_do():
     late, idle, waiting, busier, suspended, gone, suspect = (make_worker(n) for n in range(7))
     late.letterbox.extend(["handoff"] * 2)
     late.load.handed = late.load.unclaimed = 2
@@ -263,4 +263,6 @@ def test_receivers_are_the_idle_with_less_to_do():
     late.load.late_in_a_row = STUCK
     assert len(idle_receivers(late.load, worker_loads)) == 2, "from a stuck one it is moved to a busier one, too"
     waiting.take()
-    assert len(idle_receivers(late.load, worker_loads)) == 3, "who has taken meanwhile is idle: the kernel is asked"
+    assert len(idle_receivers(late.load, worker_loads)) == 3, (
+        "a worker that has taken meanwhile is idle: the kernel is asked"
+    )

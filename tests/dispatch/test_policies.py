@@ -1,16 +1,14 @@
-"""Who gets the next connection: bursts are dealt evenly, nobody gets too many, no honest worker is accused."""
+"""The policies: bursts are spread evenly, and no worker gets more than its share or than it has room for."""
 
 import random
-from collections import deque
 from math import ceil
 
 import pytest
-from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster.config.parsing import POLICIES as NAMES
-from rrmaster.dispatch.load import SUSPECT_PENALTY, Breach, Policy, WorkerLoad
+from rrmaster.dispatch.load import SUSPECT_PENALTY, Policy, WorkerLoad
 from rrmaster.dispatch.policies import (
     FULL_MARGIN,
     STICKY_BOUND,
@@ -22,28 +20,9 @@ from rrmaster.dispatch.policies import (
     UserPolicy,
     policy_named,
 )
-from rrmaster.protocol import wire
-from tests.dispatch.workers import Worker, make_worker
+from tests.dispatch.workers import PEER, Worker, fleet, hand, make_worker
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
-PEER = ("192.0.2.1", 40_000)
-
-
-def fleet(policy: Policy, size: int, window: int = 250, limit: int = 10_000) -> dict[int, Worker]:
-    workers = {n: make_worker(n, window, limit) for n in range(size)}
-    for worker in workers.values():
-        policy.join(worker.load, newcomer=False)
-    return workers
-
-
-def hand(policy: Policy, workers: dict[int, Worker], peer: object = PEER) -> Worker | None:
-    """Hand one connection over, as the dispatcher does; None if nobody has room."""
-    if not policy.ready():
-        return None
-    worker = workers[policy.choose(peer).id]
-    worker.letterbox.append("handoff")
-    policy.count_handoff(worker.load)
-    return worker
 
 
 def settle(policy: Policy, worker: Worker, **said: int) -> None:
@@ -52,7 +31,7 @@ def settle(policy: Policy, worker: Worker, **said: int) -> None:
 
 
 def serve_all(policy: Policy, workers: dict[int, Worker]) -> None:
-    """Everybody takes what lies in its letterbox, and says so."""
+    """Each worker takes what lies in its letterbox, and reports."""
     for worker in workers.values():
         while worker.letterbox:
             worker.take()
@@ -63,7 +42,7 @@ def connections(workers: dict[int, Worker]) -> list[int]:
     return [worker.load.connections for worker in workers.values()]
 
 
-def first_shown(candidates, peer):
+def first_candidate(candidates, peer):
     return candidates[0]
 
 
@@ -72,10 +51,10 @@ POLICIES = {
     "round-robin": RoundRobin,
     "random-two": lambda: RandomTwo(random=random.Random(1)),
     "ip-hash": IpHash,
-    "user": lambda: UserPolicy(rule=first_shown, on_error=pytest.fail),
+    "user": lambda: UserPolicy(rule=first_candidate, on_error=pytest.fail),
 }
 every_policy = pytest.mark.parametrize("new", POLICIES.values(), ids=POLICIES)
-surveys = pytest.mark.parametrize("new", [POLICIES[n] for n in ("random-two", "ip-hash", "user")])
+scanning_policies = pytest.mark.parametrize("new", [POLICIES[n] for n in ("random-two", "ip-hash", "user")])
 
 
 # --- least loaded
@@ -97,7 +76,7 @@ def test_a_burst_is_spread_exactly(size, count, reported):
 @LAW
 @given(st.integers(2, 12), st.integers(1, 8), st.lists(st.integers(0, 11), max_size=200))
 def test_a_burst_is_spread_evenly_also_when_one_takes_faster_than_the_others(size, window, takers):
-    """The emptier one is waited for: whoever happens to run first would get up to twice its share, and keep it."""
+    """The policy waits for the emptier worker: the one that runs first would get up to twice its share, and keep it."""
     policy = LeastLoaded()
     workers = fleet(policy, size, window)
     for taker in takers:
@@ -140,7 +119,7 @@ def test_after_closings_the_emptied_workers_fill_first(size, each, data):
 
 
 @pytest.mark.parametrize("more", range(4))
-def test_a_suspect_comes_after_all_who_have_about_as_many(more):
+def test_a_suspect_comes_after_all_workers_with_about_as_many(more):
     policy = LeastLoaded()
     workers = fleet(policy, 2)
     for worker in workers.values():
@@ -154,7 +133,7 @@ def test_a_suspect_comes_after_all_who_have_about_as_many(more):
 
 
 @pytest.mark.parametrize("new", [POLICIES[n] for n in ("least-loaded", "round-robin", "random-two")])
-def test_a_suspect_gets_none_while_others_are_as_free_and_all_if_nobody_else_has_room(new):
+def test_a_suspect_gets_none_while_others_are_as_free_and_all_if_no_other_has_room(new):
     policy = new()
     workers = fleet(policy, 3, window=2)
     workers[1].load.penalty = SUSPECT_PENALTY
@@ -183,7 +162,7 @@ def test_busy_only_breaks_ties():
 
 
 def naive_choice(policy: LeastLoaded, workers: dict[int, Worker]) -> WorkerLoad | None:
-    """The rule, as one would write it down: a look at everybody."""
+    """The rule, written as a look at every worker."""
 
     def rank(load: WorkerLoad) -> tuple[int, int, int, int]:
         return load.cost, load.busy, policy.members[load.id].turn, load.id
@@ -193,7 +172,7 @@ def naive_choice(policy: LeastLoaded, workers: dict[int, Worker]) -> WorkerLoad 
     full = [w.load for w in mine if w.load.is_merely_full() and not w.has_room]
     best = min(roomy, key=rank, default=None)
     if best and full and best.cost > min(load.cost for load in full) + FULL_MARGIN:
-        return None  # better to wait for the emptier one
+        return None  # better to wait for the emptier worker
     return best
 
 
@@ -212,8 +191,8 @@ STEPS = st.lists(
 )
 
 
-def go(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, int], window: int, limit: int) -> None:
-    """One step of a random world; whatever changes is told to the policy, as the dispatcher tells it."""
+def take_step(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, int], window: int, limit: int) -> None:
+    """One random step; the policy is told what the dispatcher would tell it."""
     what, which, number = step
     worker = workers[sorted(workers)[which % len(workers)]]
     match what:
@@ -226,7 +205,7 @@ def go(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, int], w
             policy.join(workers[newest].load, newcomer=False)
             return
         case "leave" | "suspend" | "doubt" | "shorten" | "lengthen":
-            befall(policy, workers, worker, what)
+            change_from_outside(policy, workers, worker, what)
             return
         case "take":
             worker.take()
@@ -238,16 +217,16 @@ def go(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, int], w
     settle(policy, worker, busy=number, taking=what != "report" or number < 8)
 
 
-def befall(policy: Policy, workers: dict[int, Worker], worker: Worker, what: str) -> None:
-    """What a worker has no part in."""
+def change_from_outside(policy: Policy, workers: dict[int, Worker], worker: Worker, what: str) -> None:
+    """A change that does not come from the worker itself."""
     match what:
         case "leave":
             worker.load.serving = False
             policy.leave(worker.load)
         case "suspend":
-            worker.load.suspended = True  # late: nobody tells the policy, ...
+            worker.load.suspended = True  # late: the policy is not told, ...
         case "doubt":
-            worker.load.penalty = SUSPECT_PENALTY  # ... nor of suspects
+            worker.load.penalty = SUSPECT_PENALTY  # ... and not of suspects either
         case _:
             for each in workers.values():
                 each.load.set_short(what == "shorten")
@@ -256,11 +235,11 @@ def befall(policy: Policy, workers: dict[int, Worker], worker: Worker, what: str
 
 @LAW
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 12), STEPS)
-def test_the_index_chooses_as_a_look_at_everybody_would(size, window, limit, steps):
+def test_the_index_chooses_as_a_look_at_every_worker_would(size, window, limit, steps):
     policy = LeastLoaded()
     workers = fleet(policy, size, window, limit)
     for step in steps:
-        go(policy, workers, step, window, limit)
+        take_step(policy, workers, step, window, limit)
         wanted = naive_choice(policy, workers)
         assert policy.ready() == (wanted is not None)
         if wanted:
@@ -272,7 +251,7 @@ def test_the_index_chooses_as_a_look_at_everybody_would(size, window, limit, ste
     st.integers(1, 6), st.integers(1, 4), st.integers(1, 12), st.lists(st.tuples(st.integers(0, 2), STEPS), max_size=12)
 )
 def test_the_index_is_right_also_where_workers_serve_several_listeners(size, window, limit, rounds):
-    """Each listener has its own members; load and room are the workers', whichever listener they come from."""
+    """Each listener has its own members; load and room belong to the workers, whichever listener they come from."""
     policies = [LeastLoaded(), LeastLoaded(), LeastLoaded()]
     workers = fleet(policies[0], size, window, limit)
     for n, worker in workers.items():
@@ -282,7 +261,7 @@ def test_the_index_is_right_also_where_workers_serve_several_listeners(size, win
     for listener, steps in rounds:
         for step in steps:
             before = set(policies[listener].members)
-            go(policies[listener], workers, step, window, limit)
+            take_step(policies[listener], workers, step, window, limit)
             tell_all(policies, workers, before, set(policies[listener].members), step[0])
             for policy in policies:
                 wanted = naive_choice(policy, workers)
@@ -291,7 +270,7 @@ def test_the_index_is_right_also_where_workers_serve_several_listeners(size, win
 
 
 def tell_all(policies: list[Policy], workers: dict[int, Worker], before: set[int], now: set[int], what: str) -> None:
-    """Who leaves one listener leaves all, who joins one joins all, and reports are told to all."""
+    """A worker that leaves or joins one listener leaves or joins all, and reports are passed to all."""
     for policy in policies:
         for id_ in before - now:
             policy.leave(workers[id_].load)
@@ -328,7 +307,7 @@ def test_least_loaded_counts_what_came_through_the_other_listener():
     assert connections(workers) == [30] * 3
 
 
-def test_who_was_full_emptied_and_filled_through_the_other_listener_is_not_forgotten():
+def test_a_worker_filled_again_through_another_listener_is_not_forgotten():
     one, other = LeastLoaded(), LeastLoaded()
     workers = fleet(one, 1, window=1)
     (worker,) = workers.values()
@@ -339,7 +318,7 @@ def test_who_was_full_emptied_and_filled_through_the_other_listener_is_not_forgo
     assert hand(other, workers)
     assert not one.ready(), "full again, with more than before"
     worker.take()
-    assert one.ready(), "and no report was needed to see that it has room"
+    assert one.ready(), "no report is needed to see that it has room"
 
 
 def test_the_index_does_not_grow_with_the_connections():
@@ -359,12 +338,12 @@ def test_the_index_does_not_grow_with_the_connections():
 @every_policy
 @LAW
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 12), STEPS, st.randoms(use_true_random=False))
-def test_nobody_without_room_is_ever_chosen(new, size, window, limit, steps, chance):
-    """Also where workers take without saying so, and the master's last count of a letterbox is old."""
+def test_no_worker_without_room_is_ever_chosen(new, size, window, limit, steps, chance):
+    """Also where workers take and have not reported yet, and the master's last count of a letterbox is old."""
     policy = new()
     workers = fleet(policy, size, window, limit)
     for step in steps:
-        go(policy, workers, step, window, limit)
+        take_step(policy, workers, step, window, limit)
         for worker in workers.values():
             if chance.random() < 0.1:
                 worker.take()
@@ -372,7 +351,7 @@ def test_nobody_without_room_is_ever_chosen(new, size, window, limit, steps, cha
             chosen = workers[policy.choose(PEER).id]
             assert chosen.has_room
             assert chosen.load.id in policy.members
-    # Whoever has room, and has said so, can be chosen.
+    # A worker that has room, and has reported it, can be chosen.
     for worker in workers.values():
         settle(policy, worker)
     if not policy.ready():
@@ -383,7 +362,7 @@ def test_nobody_without_room_is_ever_chosen(new, size, window, limit, steps, cha
 
 
 @every_policy
-def test_when_everybody_is_full_nobody_is_ready_and_one_taken_makes_room(new):
+def test_while_all_workers_are_full_a_policy_is_not_ready_and_one_taken_makes_room(new):
     policy = new()
     workers = fleet(policy, 3, window=2)
     for n in range(6):
@@ -409,7 +388,7 @@ def test_a_worker_at_its_limit_gets_no_more_until_it_closes_one(new):
 
 
 @every_policy
-def test_who_wants_none_gets_none_until_it_says_so(new):
+def test_a_worker_that_reports_a_pause_gets_none_until_it_reports_the_end(new):
     policy = new()
     workers = fleet(policy, 2)
     settle(policy, workers[0], taking=False)
@@ -420,18 +399,18 @@ def test_who_wants_none_gets_none_until_it_says_so(new):
 
 
 @every_policy
-def test_who_has_left_is_never_chosen(new):
+def test_a_worker_that_has_left_is_never_chosen(new):
     policy = new()
     workers = fleet(policy, 3)
     policy.ready()
     policy.leave(workers[1].load)
-    policy.update(workers[1].load)  # a late report of its own
+    policy.update(workers[1].load)  # a report that arrives late
     for n in range(30):
         assert hand(policy, workers, (f"192.0.2.{n}", 1)) is not workers[1]
 
 
 @every_policy
-def test_with_nobody_there_nobody_is_ready(new):
+def test_a_policy_without_workers_is_not_ready(new):
     assert not new().ready()
 
 
@@ -487,7 +466,7 @@ def test_least_loaded_gives_a_newcomer_its_whole_share_and_then_what_it_lacks():
 
 
 @not_round_robin
-def test_a_newcomer_gets_all_if_nobody_else_has_room(new):
+def test_a_newcomer_gets_all_if_no_other_worker_has_room(new):
     policy = new()
     workers = fleet(policy, 3, window=2)
     while hand(policy, workers):
@@ -504,7 +483,7 @@ def test_a_newcomer_gets_all_if_nobody_else_has_room(new):
 
 @LAW
 @given(st.integers(1, 40), st.integers(0, 300))
-def test_round_robin_deals_in_turn_to_those_who_take_at_once(size, count):
+def test_round_robin_goes_in_turn_over_workers_that_take_at_once(size, count):
     policy = RoundRobin()
     workers = fleet(policy, size)
     for _ in range(count):
@@ -514,7 +493,7 @@ def test_round_robin_deals_in_turn_to_those_who_take_at_once(size, count):
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 def test_round_robin_is_the_order_of_taking(order):
-    """Node's free list: who has taken queues up again."""
+    """Node's free list: a worker that has taken its connection queues up again."""
     policy = RoundRobin()
     workers = fleet(policy, 4)
     assert [hand(policy, workers).load.id for _ in range(4)] == [0, 1, 2, 3]
@@ -524,7 +503,7 @@ def test_round_robin_is_the_order_of_taking(order):
     assert tuple(hand(policy, workers).load.id for _ in range(4)) == order
 
 
-def test_round_robin_skips_who_has_not_taken_while_others_are_free():
+def test_round_robin_skips_a_worker_that_has_not_taken_while_others_are_free():
     policy = RoundRobin()
     workers = fleet(policy, 4)
     for _ in range(60):
@@ -537,8 +516,8 @@ def test_round_robin_skips_who_has_not_taken_while_others_are_free():
 
 
 @pytest.mark.parametrize("size", range(1, 25))
-def test_round_robin_deals_in_turn_also_when_nobody_takes(size):
-    """With nobody free the window lets one wait behind another, and still it goes round."""
+def test_round_robin_goes_in_turn_also_while_no_worker_takes(size):
+    """While no worker is free the window lets one connection wait behind another, and still all get one in turn."""
     policy = RoundRobin()
     workers = fleet(policy, size, window=8)
     for _ in range(8 * size):
@@ -596,8 +575,8 @@ def test_the_same_client_gets_the_same_worker(host, size, ports):
 
 @LAW
 @given(st.lists(hosts, max_size=60), st.integers(1, 12))
-def test_stickiness_overloads_nobody(clients, size):
-    """Consistent hashing with bounded loads: nobody above ceil(1.25 of the mean), the new one included."""
+def test_stickiness_overloads_no_worker(clients, size):
+    """Consistent hashing with bounded loads: no worker above ceil(1.25 of the mean), the new one included."""
     policy = IpHash()
     workers = fleet(policy, size)
     for host in clients:
@@ -606,7 +585,7 @@ def test_stickiness_overloads_nobody(clients, size):
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
-def test_a_single_client_with_many_connections_overloads_nobody(size):
+def test_a_single_client_with_many_connections_overloads_no_worker(size):
     policy = IpHash()
     workers = fleet(policy, size)
     for _ in range(10 * size):
@@ -652,10 +631,10 @@ def test_clients_without_an_address_go_to_the_least_loaded(peer):
     assert connections(workers) == [10] * 4
 
 
-# --- the user's own
+# --- the user's own policy
 
 
-def test_the_users_policy_sees_who_has_room_and_who_asks():
+def test_the_users_policy_is_given_the_workers_with_room_and_the_peer():
     seen = []
 
     def rule(candidates, peer):
@@ -684,150 +663,18 @@ def raises(candidates, peer):
         lambda candidates: candidates[0],
     ],
 )
-def test_a_policy_that_fails_is_told_of_and_the_least_loaded_gets_it(rule):
-    complaints = []
-    policy = UserPolicy(rule=rule, on_error=complaints.append)
+def test_the_failure_of_a_users_policy_is_reported_and_the_least_loaded_is_chosen(rule):
+    errors = []
+    policy = UserPolicy(rule=rule, on_error=errors.append)
     workers = fleet(policy, 4)
     for n in range(8):
         assert hand(policy, workers)
-        assert len(complaints) == n + 1
+        assert len(errors) == n + 1
     assert connections(workers) == [2] * 4
-    assert "the policy failed" in complaints[0]
+    assert "the policy failed" in errors[0]
 
 
-# --- reports that cannot be
-
-
-def test_closed_cannot_go_down():
-    policy = LeastLoaded()
-    worker = fleet(policy, 1)[0]
-    for _ in range(5):
-        hand(policy, {0: worker})
-        worker.take()
-    worker.close(3)
-    worker.load.apply(worker.report())
-    with pytest.raises(Breach):
-        worker.load.apply(wire.Report(closed=2))
-
-
-@pytest.mark.parametrize("closed", [3, 4, 6, 2**63])
-def test_nobody_closes_more_than_it_has_taken(closed):
-    """The kernel knows what it has taken."""
-    policy = LeastLoaded()
-    worker = fleet(policy, 1)[0]
-    for _ in range(5):
-        hand(policy, {0: worker})
-    worker.take()
-    worker.take()
-    with pytest.raises(Breach):
-        worker.load.apply(wire.Report(closed=closed))
-
-
-@pytest.mark.parametrize("nudges", [0, 3, 65535])
-def test_nobody_reads_nudges_that_were_not_sent_or_unreads_them(nudges):
-    worker = make_worker(0)
-    worker.letterbox.extend(["nudge", "nudge"])
-    worker.load.asides_sent = 2
-    worker.take()
-    worker.load.apply(worker.report())
-    with pytest.raises(Breach):
-        worker.load.apply(wire.Report(closed=0, asides=nudges))
-
-
-def test_a_report_that_was_refused_changes_no_count():
-    worker = make_worker(0)
-    with pytest.raises(Breach):
-        worker.load.apply(wire.Report(closed=9, busy=9, taking=False))
-    assert (worker.load.closed, worker.load.busy, worker.load.suspended) == (0, 0, False)
-
-
-HONEST = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["hand"] * 4 + ["take"] * 5 + ["close"] * 3 + ["say"] * 3 + ["hear"] * 3 + ["nudge", "recall", "deliver"]
-        ),
-        st.integers(1, 5),
-    ),
-    max_size=200,
-)
-
-
-@define(eq=False)
-class Correspondence:
-    """A worker and its master, who hears its reports late, and recalls in a thread."""
-
-    worker: Worker
-    swallows: bool
-    """A recall that finds a nudge before the first handoff reads it too, and nobody ever reports that one."""
-    reports: deque[wire.Report] = Factory(deque)
-    pulled: int = 0
-
-    @property
-    def load(self) -> WorkerLoad:
-        return self.worker.load
-
-    def hand(self, number: int) -> None:
-        if self.load.has_room():
-            self.worker.letterbox.append("handoff")
-            self.load.handed += 1
-            self.load.unclaimed += 1
-
-    def nudge(self, number: int) -> None:
-        if not self.load.asides_unread:
-            self.worker.letterbox.append("nudge")
-            self.load.asides_sent += 1
-
-    def recall(self, number: int) -> None:
-        """In its thread ..."""
-        letterbox = self.worker.letterbox
-        while self.swallows and letterbox and letterbox[0] == "nudge":
-            letterbox.popleft()
-        if letterbox and letterbox[0] == "handoff":
-            letterbox.popleft()
-            self.pulled += 1
-
-    def deliver(self, number: int) -> None:
-        """... and later in the loop."""
-        if self.pulled:
-            self.pulled -= 1
-            self.load.handed -= 1
-            self.load.recount()
-
-    def take(self, number: int) -> None:
-        for _ in range(number):
-            self.worker.take()
-
-    def close(self, number: int) -> None:
-        self.worker.close(number)
-
-    def say(self, number: int) -> None:
-        self.reports.append(self.worker.report(busy=number))
-
-    def hear(self, number: int) -> None:
-        if self.reports:
-            self.load.apply(self.reports.popleft())
-
-
-@settings(LAW, max_examples=250)
-@given(HONEST, st.sampled_from([0, 3, 65_530]), st.booleans())
-def test_an_honest_worker_is_never_accused(steps, nudges, swallows):
-    """Whatever the order of handoffs, nudges, takes, reports that wait to be read, and recalls in their thread."""
-    world = Correspondence(make_worker(0), swallows)
-    worker, load = world.worker, world.load
-    load.asides_sent = load.asides_read = worker.asides = nudges
-    for what, number in steps:
-        getattr(world, what)(number)
-    while world.pulled:
-        world.deliver(0)
-    world.say(0)
-    while world.reports:
-        world.hear(0)
-    assert load.connections == worker.taken - worker.closed + worker.letterbox.count("handoff")
-    if not swallows:
-        assert load.recount() == worker.letterbox.count("handoff")
-
-
-# --- who leaves a listener, and comes back
+# --- workers that leave a listener and come back
 
 
 @every_policy

@@ -302,9 +302,11 @@ class Recall:
 
     def due(self) -> float:
         """When to look again at the latest."""
-        now = trio.current_time()
-        waiting = (self._retry_at.get(link, 0.0) for link in self._late.values())
-        return min([self.stall_detector.due, *(at for at in waiting if at > now)])
+        due = self.stall_detector.due
+        if self._late:  # asked for in each turn, and hardly ever true
+            retries, now = [self._retry_at.get(link, 0.0) for link in self._late.values()], trio.current_time()
+            due = min([due, *(at for at in retries if at > now)])
+        return due
 
     @property
     def has_late(self) -> bool:

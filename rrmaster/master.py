@@ -131,8 +131,8 @@ class Master:
         supervisor.probing = Probing(
             chosen.probe_interval, chosen.probe_timeout, chosen.probe_failures, chosen.probe_successes
         )
-        self.dispatcher.configure(chosen.recall_after)
-        self.dynamic_listeners.configure(chosen.backlog, chosen.unix_mode)
+        self.dispatcher.configure(chosen)
+        self.dynamic_listeners.configure(chosen)
         renewal.surge = partial(surge_of, chosen)
         renewal.trial = Trial(chosen.probation, chosen.soak, chosen.reload_timeout)
         renewal.heartbeat = chosen.heartbeat

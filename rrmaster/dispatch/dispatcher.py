@@ -25,6 +25,7 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, field
 
+from ..config.settings import Settings
 from ..protocol import wire
 from ..protocol.channel import Line
 from .acceptor import AcceptLoop, Acceptor
@@ -62,7 +63,7 @@ class Dispatcher:
     on_breach: Callable[[int, str], None]
     """Called with the id of a worker that broke the protocol, and what it did."""
     recall_after: float
-    """Seconds; see `configure`."""
+    """The option at the start, in seconds."""
     on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, request: None
     """Called with what a worker says of listeners; raises Breach.  `DynamicListeners.handle` where it is used."""
     breaches: int = 0
@@ -102,10 +103,9 @@ class Dispatcher:
         self.recall = Recall(stalls, self.links, delivery.has_receiver, self._redeliver, self._breached, self._wake)
         self._reader = ReportReader(self._reported, self._asked, self._breached, self.membership.has_emptied)
 
-    def configure(self, recall_after: float) -> None:
-        """Set the options that a reload may change, apart from the policy; they hold for what comes from now on."""
-        self.recall_after = recall_after
-        self._stalls.configure(recall_after)
+    def configure(self, settings: Settings) -> None:
+        """Set the options that a reload may change; `set_policy` changes the policy."""
+        self._stalls.configure(settings.recall_after)
 
     def set_policy(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on.  It begins with the current loads, and without newcomers."""

@@ -21,6 +21,7 @@ from logging import DEBUG
 
 from attrs import Factory, define
 
+from ..config.settings import Settings
 from ..logs.log import tell
 from ..protocol import wire
 from .acceptor import Acceptor
@@ -48,9 +49,9 @@ class DynamicListeners:
     _stopped: bool = False
     _acceptors: dict[Key, Acceptor] = Factory(dict)
 
-    def configure(self, backlog: int, unix_mode: int) -> None:
+    def configure(self, settings: Settings) -> None:
         """Set the options; they hold for addresses that are opened from now on."""
-        self.backlog, self.unix_mode = backlog, unix_mode
+        self.backlog, self.unix_mode = settings.backlog, settings.unix_mode
 
     def stop(self) -> None:
         """Open nothing more: the master stops.  The dispatcher closes what is open."""

@@ -14,7 +14,8 @@ import time
 from attrs import frozen
 
 from rrmaster.config.names import POLICIES
-from rrmaster.dispatch.load import Policy, Post, policy_named
+from rrmaster.dispatch.load import Policy, WorkerLoad
+from rrmaster.dispatch.policies import policy_named
 from rrmaster.protocol.wire import Report
 
 from .progress import step
@@ -51,30 +52,33 @@ QUICK = Plan(1, 10_000)
 
 PEER = ("127.0.0.1", 40000)
 
+WINDOW, LIMIT = 8, 10_000
+"""The defaults of the options."""
+
 
 def fleet(name: str, size: int) -> Policy:
     """A policy over `size` serving workers."""
     policy = policy_named(name, random.Random(size))
     for number in range(size):
-        policy.join(Post(number + 1, number, lambda: 0, serving=True), newcomer=False)
+        policy.join(WorkerLoad(number + 1, number, lambda: 0, WINDOW, LIMIT, serving=True), newcomer=False)
     return policy
 
 
 def nanoseconds(policy: Policy, choices: int) -> float:
-    """Nanoseconds of one choice, on average over many."""
-    posts = [seat.post for seat in policy.members.values()]
-    block, spent, made = EACH * len(posts), 0, 0
+    """What one choice takes, on average over so many."""
+    worker_loads = [member.load for member in policy.members.values()]
+    block, spent, made = EACH * len(worker_loads), 0, 0
     while made < choices:
         start = time.perf_counter_ns()
         for _ in range(block):
             if policy.ready():
-                policy.handed(policy.choose(PEER))
+                policy.count_handoff(policy.choose(PEER))
         spent += time.perf_counter_ns() - start
         made += block
-        for post in posts:
-            post.settle(Report(closed=post.handed))
-            policy.offer(post)
-    assert sum(post.handed for post in posts) == policy.total
+        for load in worker_loads:
+            load.apply(Report(closed=load.handed))
+            policy.update(load)
+    assert sum(load.handed for load in worker_loads) == policy.total
     return spent / made
 
 

@@ -16,7 +16,7 @@ from attrs import define, field
 from .config.settings import Settings
 from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
-from .dispatch.dynamic_listeners import Openings
+from .dispatch.dynamic_listeners import DynamicListeners
 from .dispatch.listeners import Listener
 from .logs.log import tell
 from .processes.process import usable_cpus
@@ -61,7 +61,7 @@ class RunningMaster:
     size: int = field(init=False)
     """The number of workers at the start."""
     dispatcher: Dispatcher = field(init=False)
-    dynamic_listeners: Openings = field(init=False)
+    dynamic_listeners: DynamicListeners = field(init=False)
     reconfigurer: Reconfigurer = field(init=False)
     spawner: Spawner = field(init=False)
     supervisor: Supervisor = field(init=False)
@@ -80,9 +80,9 @@ class RunningMaster:
             policies_of(settings),
             lambda id_, what: self.supervisor.breached(id_, what),
             settings.recall_after,
-            lambda link, wish: self.dynamic_listeners.asked(link, wish),
+            lambda link, request: self.dynamic_listeners.handle(link, request),
         )
-        self.dynamic_listeners = Openings(self.dispatcher, settings.backlog, settings.unix_mode)
+        self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode)
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self.reconfigurer = Reconfigurer(
@@ -109,10 +109,12 @@ class RunningMaster:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The bound addresses as a person writes them, port 0 resolved."""
-        return tuple(door.listener.name for door in self.dispatcher.doors)
+        return tuple(acceptor.listener.name for acceptor in self.dispatcher.acceptors)
 
     def _addresses_of(self, worker: WorkerRecord) -> tuple[str, ...]:
-        return tuple(door.listener.name for door in self.dispatcher.doors if worker.link.serves(door.number))
+        return tuple(
+            acceptor.listener.name for acceptor in self.dispatcher.acceptors if worker.link.serves(acceptor.number)
+        )
 
     def status(self) -> Snapshot:
         """Everything that is known of the fleet, now."""
@@ -210,8 +212,8 @@ class RunningMaster:
         self.announce(self, "stopping")
         self.dynamic_listeners.stop()
         with self._last_call:
-            await self.dispatcher.last_call(self.settings.graceful_timeout * LAST_CALL)
-        self.dispatcher.close_doors()
+            await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
+        self.dispatcher.close_listeners()
         self.spawner.generations.end()
         self.supervisor.stop()
 

@@ -24,9 +24,10 @@ from trio.testing import wait_all_tasks_blocked
 from rrmaster.config.addresses import Bind, Tcp
 from rrmaster.config.settings import Settings
 from rrmaster.dispatch.dispatcher import Dispatcher
-from rrmaster.dispatch.listeners import open_listeners
-from rrmaster.dispatch.load import LeastLoaded, Policy, Post
-from rrmaster.dispatch.recall import Link
+from rrmaster.dispatch.link import Link
+from rrmaster.dispatch.listeners import Listener, open_listeners
+from rrmaster.dispatch.load import Policy, WorkerLoad
+from rrmaster.dispatch.policies import LeastLoaded
 from rrmaster.processes.spawner import StartedWorker
 from rrmaster.processes.worker_environment import WorkerSpec
 from rrmaster.protocol import wire
@@ -419,22 +420,27 @@ async def a_fleet(
 # --- a dispatcher among clients
 
 
+def opened(bind: Bind, backlog: int = 2048, unix_mode: int = 0o666) -> list[Listener]:
+    """Listeners as the master opens them; the caller closes them, or a dispatcher does."""
+    return open_listeners(bind, backlog, unix_mode)
+
+
 @define(eq=False)
 class Player:
-    """The worker's end of a line, moved by the test: all of a worker that the dispatcher sees."""
+    """A worker as the dispatcher sees it: the other end of a line, moved by the test."""
 
-    post: Post
+    load: WorkerLoad
     line: Line
     letterbox: Letterbox
     link: Link
     held: list[socket.socket] = Factory(list)
-    """Connections in its hands."""
+    """Connections that it has taken and not closed."""
     seen: list[wire.Handoff] = Factory(list)
     """All connections that it took, in order."""
     closed: int = 0
     asides: int = 0
     hung_up: bool = False
-    """It has read the end of the stream: no more connections will come."""
+    """It has read the end of stream."""
 
     @property
     def waiting(self) -> int:
@@ -473,7 +479,7 @@ class Player:
         assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
 
     def die(self) -> None:
-        """End as by SIGKILL: connections in its hands are closed, those that it had not taken stay in the letterbox."""
+        """End as by SIGKILL: what it held is closed, and what it had not taken stays in the letterbox."""
         for sock in self.held:
             sock.close()
         self.held.clear()
@@ -482,7 +488,7 @@ class Player:
 
 @define(eq=False)
 class House:
-    """A dispatcher that runs, with its listeners, workers and clients."""
+    """A dispatcher at work, with its workers and a ledger of the clients."""
 
     dispatcher: Dispatcher
     nursery: trio.Nursery
@@ -491,39 +497,41 @@ class House:
     breaches: dict[int, str] = Factory(dict)
     window: int = 8
 
-    def hire(self, limit: int = 10_000, enlist: bool = True, kind: type[Line] = Line) -> Player:
+    def add_worker(self, limit: int = 10_000, enlist: bool = True, kind: type[Line] = Line) -> Player:
         """Add a worker."""
         number = len(self.players) + 1
         line = kind.open(self.window)
         letterbox = Letterbox.inherit(os.dup(line.key.fileno()))
-        post = Post(number, number - 1, line.unclaimed, self.window, limit)
-        player = Player(post, line, letterbox, self.dispatcher.connect(post, line, lambda message: None))
+        load = WorkerLoad(number, number - 1, line.unclaimed, self.window, limit)
+        player = Player(load, line, letterbox, self.dispatcher.connect(load, line, lambda message: None))
         self.players.append(player)
         if enlist:
             self.dispatcher.enlist(player.link)
         return player
 
-    def call(self, count: int = 1, door: int = 0) -> None:
+    def call(self, count: int = 1, listener: int = 0) -> None:
         """Connect `count` clients; the kernel takes them into the backlog."""
         for _ in range(count):
-            client = socket.create_connection(self.dispatcher.doors[door].listener.socket.getsockname()[:2], DEADLINE)
+            client = socket.create_connection(
+                self.dispatcher.acceptors[listener].listener.socket.getsockname()[:2], DEADLINE
+            )
             self.clients.append(client)
 
-    async def calls(self, count: int = 1, door: int = 0) -> None:
-        """Connect `count` clients, and let the dispatcher do what it can at once."""
-        self.call(count, door)
+    async def calls(self, count: int = 1, listener: int = 0) -> None:
+        """Connect `count` clients, and let the dispatcher do with them what it can at once."""
+        self.call(count, listener)
         await wait_all_tasks_blocked()
 
     async def calls_one_by_one(self, count: int) -> None:
-        """Connect `count` clients, each after the one before was handed over and taken."""
+        """Connect `count` clients, each after the one before has been handed over and taken."""
         for _ in range(count):
             await self.calls()
             for player in self.players:
                 player.take()
 
-    async def listen(self) -> None:
-        """Have the dispatcher read the workers' messages now, and not only when a choice depends on them."""
-        self.dispatcher._stir()
+    async def read_reports(self) -> None:
+        """Have the dispatcher read all reports now, and not only once something depends on them."""
+        self.dispatcher._wake()
         await wait_all_tasks_blocked()
 
     @property
@@ -534,23 +542,23 @@ class House:
     def recall(self):  # type: ignore[no-untyped-def]
         return self.dispatcher.recall
 
-    def bury(self, player: Player) -> int:
-        """End a worker, and report its end to the dispatcher; returns the connections that were lost with it."""
+    def remove(self, player: Player) -> int:
+        """The worker's process is found dead.  Returns how many connections were lost with it."""
         player.die()
-        return self.dispatcher.bury(player.link)
+        return self.dispatcher.remove(player.link)
 
     async def settle(self, lost: int = 0) -> None:
-        """The ledger: living workers serve until each client has exactly one answer, except `lost` clients."""
-        living = [p for p in self.players if p.letterbox.line.fileno() >= 0 and p.post.id in self.dispatcher.links]
+        """Close the ledger: all living workers serve until each client has its answer, exactly one each."""
+        living = [p for p in self.players if p.letterbox.line.fileno() >= 0 and p.load.id in self.dispatcher.links]
 
         def all_answered() -> bool:
             for player in living:
                 if not player.link.breached:
                     moved = player.take()
                     player.answer()
-                    if moved or player.post.suspended or player.post.closed != player.closed:
+                    if moved or player.load.suspended or player.load.closed != player.closed:
                         player.report()
-            self.dispatcher._stir()
+            self.dispatcher._wake()
             answered = sum(player.closed for player in self.players)
             return answered + lost == len(self.clients)
 
@@ -587,19 +595,20 @@ async def a_house(
     recall_after: float = FAR,
     binds: tuple[Bind, ...] = (Tcp("127.0.0.1", 0),),
     limit: int = 10_000,
+    on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, request: None,
 ) -> AsyncIterator[House]:
-    """A dispatcher that runs, with some players as its workers."""
+    """A dispatcher at work, with `workers` players."""
     breaches: dict[int, str] = {}
-    dispatcher = Dispatcher(policy or LeastLoaded, breaches.__setitem__, recall_after)
+    dispatcher = Dispatcher(policy or LeastLoaded, breaches.__setitem__, recall_after, on_listener_request)
     for bind in binds:
-        for listener in open_listeners(bind):
+        for listener in opened(bind):
             dispatcher.open(listener)
     with a_real_deadline():
         async with trio.open_nursery() as nursery:
             house = House(dispatcher, nursery, breaches=breaches, window=window)
             try:
                 for _ in range(workers):
-                    house.hire(limit)
+                    house.add_worker(limit)
                 nursery.start_soon(dispatcher.run)
                 await wait_all_tasks_blocked()
                 yield house

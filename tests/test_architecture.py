@@ -35,7 +35,7 @@ NOT_YET_MOVED = {}
 PURE = {
     "rules", "config",
     "protocol/wire", "protocol/template_wire", "protocol/fork_safety", "protocol/proxy_header", "protocol/launch",
-    "dispatch/load", "dispatch/stall_detector", "events/events", "status/model",
+    "dispatch/load", "dispatch/policies", "dispatch/stall_detector", "events/events", "status/model",
 }  # fmt: skip
 """Rooms, and modules in other rooms, that decide and do not act."""
 

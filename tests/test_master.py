@@ -10,7 +10,7 @@ import pytest
 
 from rrmaster.config.quantities import Between
 from rrmaster.config.settings import Settings
-from rrmaster.dispatch.load import IpHash, LeastLoaded
+from rrmaster.dispatch.policies import IpHash, LeastLoaded
 from rrmaster.master import RunningMaster
 from rrmaster.rules.autoscaler import Scaling
 from rrmaster.rules.lifecycle import Patience
@@ -58,9 +58,9 @@ def as_chosen(master: RunningMaster) -> bool:
     assert reload._autoscaler is not None
     assert reload._autoscaler.scaling == Scaling(least=3, most=7, target=0.6, up_window=3.1, down_window=301.0)
     assert (reload.goal.size, reload.goal.surge) == (3, 2)
-    assert master.dispatcher.recall.lateness.after == 0.017
+    assert master.dispatcher.recall.stall_detector.recall_after == 0.017
     assert (master.dynamic_listeners.backlog, master.dynamic_listeners.unix_mode) == (99, 0o600)
-    assert [type(door.policy) for door in master.dispatcher.doors] == [IpHash]
+    assert [type(acceptor.policy) for acceptor in master.dispatcher.acceptors] == [IpHash]
     return True
 
 
@@ -98,7 +98,7 @@ async def test_a_reload_that_failed_brings_none(phase: Phase) -> None:
         await decided(master, phase)
         assert opened.socket.fileno() == -1, "the new address is closed again"
         assert (master.supervisor.runner.patience, master.supervisor.reload._trial) == (before, trial)
-        assert [type(door.policy) for door in master.dispatcher.doors] == [LeastLoaded]
+        assert [type(acceptor.policy) for acceptor in master.dispatcher.acceptors] == [LeastLoaded]
         assert master.settings == Settings(APP, bind=HERE, workers=2)
         assert master.supervisor.reload.goal.generation == 1
 

@@ -18,7 +18,7 @@ HELD = {
     "protocol/test_wire": {
         "test_a_message_that_refers_to_itself_is_refused": "advanced-serialization",
     },
-    "dispatch/test_dispatcher": {
+    "dispatch/test_acceptor": {
         "test_a_connections_own_trouble_costs_the_next_one_nothing": "accept-fail",
     },
     "api/test_worker": {
@@ -33,10 +33,8 @@ HELD = {
         "test_a_port_for_root_is_refused_to_others_for_real": "bind-privileged-port",
     },
     "dispatch/test_dynamic_listeners": {
-        "test_everybody_of_ipv6_leaves_the_port_of_ipv4_to_who_asks_for_it": (
-            "net-listen-ipv6only-none net-listen-ipv6only-rr"
-        ),
-        "test_the_how_manieth_free_port_is_the_same_for_all": "child-index-net",
+        "test_the_ipv6_wildcard_leaves_the_port_of_ipv4_free": ("net-listen-ipv6only-none net-listen-ipv6only-rr"),
+        "test_the_same_index_is_the_same_free_port_for_all_workers": "child-index-net",
         "test_the_same_address_twice_in_one_worker_is_in_use_until_it_is_left": "test-net-listen-twice",
     },
     "worker/programs/test_ports": {

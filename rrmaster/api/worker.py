@@ -80,17 +80,17 @@ class Worker:
     @property
     def load(self) -> int:
         """The number of connections it has, those that wait in its letterbox included."""
-        return self._record.link.post.load
+        return self._record.link.load.connections
 
     @property
     def health(self) -> Health | None:
         """What it last reported; None before its first report."""
-        report, post = self._record.report, self._record.link.post
+        report, load = self._record.report, self._record.link.load
         if report is None:
             return None
         silent = trio.current_time() - self._record.heard
         return Health(
-            silent, report.lag_us / 1e6, report.busy, report.rss, report.cpu_us / 1e6, report.taking, post.suspended
+            silent, report.lag_us / 1e6, report.busy, report.rss, report.cpu_us / 1e6, report.taking, load.suspended
         )
 
     @property

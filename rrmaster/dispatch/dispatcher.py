@@ -1,45 +1,41 @@
-"""The hot path: accept, choose, hand over; settle what the workers report.
+"""The loop of the master: read the workers' reports, then accept, choose and hand over while a worker has room.
 
-All sockets of interest stand in an epoll of our own, and trio waits for that one descriptor.  A turn is synchronous:
-read the waiting reports, judge who is late, then accept and hand over while somebody has room; no await, no task and
-no timer between accept and sendmsg (one ``await accept()`` each costs two to three times as much).  When nobody has
-room nothing is accepted: the kernel's backlog is the only queue.
+All descriptors of interest stand in an epoll of the dispatcher's own, and trio waits for that one.  A turn is
+synchronous: no await, no task and no timer between accept and sendmsg (one ``await accept()`` each costs two to three
+times as much).  While no worker has room nothing is accepted: the kernel's backlog is the only queue.
 
-Reports are read before anybody is chosen, and else only now and then: the lines stand in a second epoll, which is put
-into the first one while something depends on what a worker says (a connection waits, a worker boots or is late).  To
-wake up for each of eight workers' heartbeats costs an idle master half a per cent of a processor, and to wake up for
-the report of each connection's end as much as the connection.
+::
 
-A connection's descriptor is in the master from accept to sendmsg, and closed right after.  It is never registered
-anywhere: epoll keeps firing for a descriptor that is closed here and alive elsewhere.
+    own epoll ─┬─ each listener, edge-triggered
+               └─ the lines' epoll, while something depends on a report ── each worker's line
 
-This module knows workers by their `Link` only; what becomes of one is the `supervisor`'s affair.
+Reports are read before a worker is chosen, and otherwise only now and then.  So the lines' epoll stands in the first
+only while a connection waits, a worker boots or one is late.  To wake up for the heartbeats of eight workers costs an
+idle master half a per cent of a processor, and for the report of each connection's end as much as the connection.
+
+This module knows workers by their `Link` only; what becomes of one is the `supervisor`'s concern.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import select
-import socket
-from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, field
 
 from ..config.settings import Settings
-from ..logs.log import logger
 from ..protocol import wire
 from ..protocol.channel import Line
-from .acceptor import Door
-from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
-from .load import Peer, Policy, Post
-from .membership import Membership
-from .recall import Link, Recall
-from .report_reader import Hearing
-from .stall_detector import Lateness
+from .acceptor import AcceptLoop, Acceptor
+from .link import Link
+from .listeners import Listener
+from .load import Policy, WorkerLoad
+from .membership import HANDOFF_RETRY, Delivery, Membership
+from .recall import Recall
+from .report_reader import ReportReader
+from .stall_detector import StallDetector
 
 TURN = 0.002
 """Seconds of work before the other tasks get a turn."""
@@ -47,176 +43,184 @@ TURN = 0.002
 LINGER = 0.001
 """Seconds to wait for the next connection before going back to trio; the least that epoll can be asked for."""
 
-BRISK = 0.002
+BUSY_FOR = 0.002
 """Seconds since the last connection or report within which a master counts as busy."""
 
-RUSH = 7
-"""Connections accepted on top of the one, from a door that is alone, between two looks at the clock."""
-
-RETRY = 0.010
-"""Seconds to wait when a descriptor cannot be sent just now (too many in flight for this user)."""
-
-PEEP = 0.001
-"""Seconds between looks at full letterboxes with a window of 1, whose emptying the kernel does not announce."""
-
-LISTEN_IN = 0.25
-"""Seconds between looks at the lines while nothing depends on them.  Far below any deadline for silence, and an honest
+IDLE_READ = 0.25
+"""Seconds between looks at the lines while nothing depends on them.  Far below any deadline for silence, and a correct
 worker's reports of that time (125) fit its buffer (278)."""
-
-_OURS = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of sendmsg that are not the worker's doing."""
 
 
 @define(eq=False)
 class Dispatcher:
-    """Accepts for all listeners, and gives to all workers."""
+    """Accepts for all listeners, and hands over to all workers.
+
+    All methods are called in trio's thread, between turns of `run`.
+    """
 
     new_policy: Callable[[], Policy]
     """Makes the policy of a listener, empty."""
-    breach: Callable[[int, str], None]
-    """Called with a worker's id, and what it did."""
-    recall_after: float = 0.003
-    asked: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, wish: None
-    """Called with what a worker says of listeners; raises Breach.  `openings` sees to it, where programs are served."""
-    accepted: int = 0
+    on_breach: Callable[[int, str], None]
+    """Called with the id of a worker that broke the protocol, and what it did."""
+    recall_after: float
+    """The option at the start, in seconds."""
+    on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, request: None
+    """Called with what a worker says of listeners; raises Breach.  `DynamicListeners.handle` where it is used."""
     breaches: int = 0
-    doors: list[Door] = Factory(list)
     links: dict[int, Link] = Factory(dict)
-    membership: Membership = None  # type: ignore[assignment]
-    recall: Recall = None  # type: ignore[assignment]
-    _hearing: Hearing = None  # type: ignore[assignment]
-    _doors_by_fd: dict[int, Door] = Factory(dict)
-    numbers: int = 0
-    """How many listeners there have ever been; the next one's number."""
-    _pending: dict[Door, None] = Factory(dict)
-    """Doors at which somebody may wait: epoll said so, and accept has not yet denied it."""
-    _strays: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
-    """In the master's own hands, for milliseconds: the kernel would not pass them on just now.  Nothing is accepted
-    meanwhile, so there is one, or as many as a recall had brought."""
-    _paused_until: float = 0.0
-    _peep_at: float = float("inf")
-    _asking: list[trio.Event] = Factory(list)
-    """Set when the loop turns."""
-    _closed: trio.Event = Factory(trio.Event)
-    _rest: trio.CancelScope = Factory(trio.CancelScope)
-    _unsettled: set[int] = Factory(set)
-    """Workers that have not served yet: what they say is waited for."""
+    """The living workers, by id."""
+    acceptors: list[Acceptor] = Factory(list)
+    """The open listeners, kept by `accept_loop`."""
+    accept_loop: AcceptLoop = field(init=False)
+    membership: Membership = field(init=False)
+    delivery: Delivery = field(init=False)
+    recall: Recall = field(init=False)
+    _stalls: StallDetector = field(init=False)
+    _reader: ReportReader = field(init=False)
+    _booting: set[int] = Factory(set)
+    """Workers that have not served yet: the loop wakes up for what they say."""
     _epoll: select.epoll = Factory(select.epoll)
-    _attentive: bool = False
+    _reports_wake: bool = False
     """Whether the lines' epoll stands in ours."""
-    _listen_in_at: float = 0.0
-    _stirred: float = 0.0
+    _read_at: float = 0.0
+    """When to look at the lines at the latest."""
+    _active_at: float = 0.0
+    """When there was last a connection or a report."""
+    _rest: trio.CancelScope = Factory(trio.CancelScope)
+    """Cancelled to wake the loop."""
+    _turn_waiters: list[trio.Event] = Factory(list)
     _nursery: trio.Nursery | None = None
-    _short: bool = False
-    """Little is put into letterboxes just now."""
 
     def __attrs_post_init__(self) -> None:
-        self.membership = Membership(self.doors, self.links)
-        self.recall = Recall(
-            Lateness(self.recall_after), self.links, self._has_taker, self._give_back, self._breached, self._stir
+        self._stalls = stalls = StallDetector(self.recall_after)
+        self.membership = Membership(self.acceptors, self.links, lambda link: self._reader.watch_room(link))
+        self.delivery = delivery = Delivery(
+            self.membership, stalls.watch, self._breached, lambda until: self.accept_loop.pause(until)
         )
-        self._hearing = Hearing(self._settle, self._asked, self._breached, self._emptied)
+        self.accept_loop = AcceptLoop(
+            self.links, self._epoll, stalls.watch, delivery.refused, self.membership.watch_full, self.acceptors
+        )
+        self.recall = Recall(stalls, self.links, delivery.has_receiver, self._redeliver, self._breached, self._wake)
+        self._reader = ReportReader(self._reported, self._asked, self._breached, self.membership.has_emptied)
 
-    # --- who is there
+    def configure(self, settings: Settings) -> None:
+        """Set the options that a reload may change; `set_policy` changes the policy."""
+        self._stalls.configure(settings.recall_after)
 
-    def open(self, listener: Listener) -> Door:
-        """Accept from this listener, for all who serve every listener.  The dispatcher closes it."""
-        door = Door.of(self.numbers, listener, self.new_policy())
-        self.numbers += 1
-        if not self.doors and self._closed.is_set():
-            self._closed = trio.Event()
-        self.doors.append(door)
-        self.membership.fill(door)
-        self._doors_by_fd[door.fileno()] = door
-        # Edge-triggered: while nobody has room the event needs no taking back and putting in again.
-        self._epoll.register(listener.socket.fileno(), select.EPOLLIN | select.EPOLLET)
-        self._pending[door] = None
-        return door
+    def set_policy(self, new_policy: Callable[[], Policy]) -> None:
+        """Choose by another policy from now on.  It begins with the current loads, and without newcomers."""
+        self.new_policy = new_policy
+        self.membership.set_policy(new_policy)
+        self._wake()
 
-    def connect(self, post: Post, line: Line, tell: Callable[[wire.Up], None]) -> Link:
-        """Listen to a new worker.  The dispatcher closes the line, once the worker is buried."""
-        link = Link(post, line)
-        link.shorten(self._short)
-        self.links[post.id] = link
-        self._hearing.add(link, tell)
-        self._unsettled.add(post.id)
-        self._stir()
+    # --- listeners
+
+    @property
+    def accepted(self) -> int:
+        """Connections accepted so far."""
+        return self.accept_loop.accepted
+
+    def open(self, listener: Listener) -> Acceptor:
+        """Accept from this listener, for all workers that serve every listener.  The dispatcher closes it."""
+        acceptor = self.accept_loop.open(listener, self.new_policy())
+        self.membership.add_acceptor(acceptor)
+        return acceptor
+
+    def drain_listener(self, acceptor: Acceptor) -> None:
+        """Accept what waits at this listener, then close it."""
+        self.accept_loop.drain(acceptor)
+        self._wake()
+
+    async def drain_listeners(self, timeout: float) -> None:
+        """Accept what the backlogs hold, hand it over, and close each listener when its backlog is empty.
+
+        Takes `timeout` seconds at most; where clients keep coming, what waited at the beginning is accepted.
+        """
+        self.accept_loop.drain_all()
+        self._wake()
+        with trio.move_on_after(timeout):
+            if self.acceptors:
+                await self.accept_loop.closed.wait()
+            while self.delivery.undelivered and any(link.load.serving for link in self.links.values()):
+                await trio.sleep(HANDOFF_RETRY)
+
+    def close_listeners(self) -> None:
+        """Close the listeners at once; the kernel resets what waits there."""
+        self.accept_loop.close_all()
+
+    # --- workers
+
+    def connect(self, load: WorkerLoad, line: Line, on_message: Callable[[wire.Up], None]) -> Link:
+        """Read the reports of a new worker.  The dispatcher closes the line, once the worker is removed."""
+        link = Link(load, line, on_message)
+        link.set_short(self.membership.short)
+        self.links[load.id] = link
+        self._reader.add(link)
+        self._booting.add(load.id)
+        self._wake()
         return link
 
-    def declared(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
-        """A worker says which listeners it serves (None: all, also those to come).  A breach if it cannot."""
-        unknown = [number for number in listeners or () if not 0 <= number < self.numbers]
+    def declare_listeners(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
+        """A worker says which listeners it serves (None: all, also later ones).  False, and a breach, if it cannot."""
+        unknown = [number for number in listeners or () if not 0 <= number < self.accept_loop.opened]
         if unknown:
             self._breached(link, f"it would serve listener {unknown[0]}, and there is none")
             return False
-        link.listeners = None if listeners is None else frozenset(listeners)
+        link.set_listeners(None if listeners is None else frozenset(listeners))
         return True
 
     def enlist(self, link: Link) -> None:
-        """Give it connections from now on, those of the listeners it serves."""
-        link.post.serving = True
-        self._unsettled.discard(link.post.id)
+        """Hand connections to this worker from now on, those of the listeners it serves."""
+        link.load.start_serving()
+        self._booting.discard(link.load.id)
         self.membership.join(link)
-        self._stir()
+        self._wake()
 
-    def leave_out(self, link: Link) -> None:
-        """Give it nothing more."""
-        link.post.serving = False
-        self._unsettled.discard(link.post.id)
-        self.membership.leave(link.post)
-        self.recall.forget(link.post)
+    def delist(self, link: Link) -> None:
+        """Hand nothing more to this worker."""
+        link.load.stop_serving()
+        self._booting.discard(link.load.id)
+        self.membership.leave(link.load)
+        self.recall.forget(link.load)
 
     async def dismiss(self, link: Link, recall: bool = True) -> None:
-        """Give it nothing more, take back what others have room for, and tell it that there will be no more."""
-        if link.post.id not in self.links:
-            return  # it has died meanwhile, and is buried
-        self.leave_out(link)
-        if recall and not link.breached and link.post.recount():
-            takers = [other for other in self.links.values() if other.post.has_room() and other.shares_with(link)]
-            room = sum(other.post.window - other.post.unclaimed for other in takers)
-            if room:
-                await self.recall.take_back(link, min(room, link.post.unclaimed), takers, False)
-        if link.post.id in self.links:
+        """Hand nothing more to this worker, take back what others have room for, and send the end of stream."""
+        if link.load.id not in self.links:
+            return  # it has died meanwhile, and is removed
+        self.delist(link)
+        if recall and not link.breached:
+            await self.recall.recall_for_others(link)
+        if link.load.id in self.links:
             link.line.half_close()
 
-    def relieve(self, link: Link, number: int) -> None:
-        """It has left this listener: what it had of it goes to others."""
+    def recall_listener(self, link: Link, number: int) -> None:
+        """A worker has left this listener: hand what it had of it to others, in a task of the dispatcher's."""
         if self._nursery is not None:
-            self._nursery.start_soon(self.recall.relieve, link, number)
+            self._nursery.start_soon(self.recall.recall_listener, link, number)
 
-    def bury(self, link: Link) -> int:
-        """Its process is dead: hear its last words, give what it had not taken to others.
+    def remove(self, link: Link) -> int:
+        """The worker's process is dead: read what it has sent, and hand what it had not taken to others.
 
-        Returns how many connections died in its hands.
+        Returns how many connections ended with the process.
         """
-        self._hearing.last_words(link)
-        self.leave_out(link)
-        del self.links[link.post.id]
-        self.recall.bury(link)
+        self._reader.remove(link)  # first: its last reports say what it has closed
+        self.delist(link)
+        del self.links[link.load.id]
+        self.recall.add_dead(link)
         return link.lost
 
-    def catch_up(self) -> None:
-        """Read all reports that wait.  Nobody is judged for his silence before."""
-        self._hearing.catch_up()
-        self._stir()
-
-    def configure(self, settings: Settings) -> None:
-        """Behave as these settings say; the policy is changed by `adopt`."""
-        self.recall.lateness.after = settings.recall_after
-
-    def adopt(self, new_policy: Callable[[], Policy]) -> None:
-        """Choose by another policy from now on."""
-        self.new_policy = new_policy
-        self.membership.adopt(new_policy)
-        self._stir()
+    def read_reports(self) -> None:
+        """Read all reports that wait.  Call it before judging a worker for its silence."""
+        self._reader.read_all()
+        self._wake()
 
     # --- the loop
 
-    async def turned(self) -> None:
-        """Wait until the loop has turned: it lives."""
+    async def wait_for_turn(self) -> None:
+        """Wait until the loop has made a turn: it is alive."""
         event = trio.Event()
-        self._asking.append(event)
-        self._stir()
+        self._turn_waiters.append(event)
+        self._wake()
         await event.wait()
 
     async def run(self) -> None:
@@ -225,302 +229,121 @@ class Dispatcher:
             self._nursery = nursery
             try:
                 while True:
-                    while self._asking:
-                        self._asking.pop().set()
+                    while self._turn_waiters:
+                        self._turn_waiters.pop().set()
                     if self._turn():
                         await trio.lowlevel.checkpoint()
                     else:
-                        self._attend()
+                        self._watch_lines()
                         with trio.CancelScope(deadline=self._due()) as self._rest:
                             await trio.lowlevel.wait_readable(self._epoll.fileno())
             finally:
                 self._nursery = None
 
-    def _attend(self) -> None:
-        """Have the lines wake us while something depends on what is said there."""
-        needed = self._waits or bool(self._unsettled)
-        if needed != self._attentive:
-            self._attentive = needed
-            if needed:
-                self._epoll.register(self._hearing.epoll.fileno(), select.EPOLLIN)
-            else:
-                self._epoll.unregister(self._hearing.epoll.fileno())
-
-    @property
-    def _waits(self) -> bool:
-        """Whether there is something that nobody can be given just now."""
-        return bool(self._pending or self._strays or self.recall.unrest or self.recall.lateness_to_mend)
-
-    def shut(self, door: Door) -> None:
-        """Accept what waits at this door, then close it."""
-        queued = door.queued()
-        door.quota = -1 if queued is None else queued
-        door.closing = True
-        self._pending[door] = None
-        self._stir()
-
-    async def last_call(self, patience: float) -> None:
-        """Accept what the backlogs hold, hand it over, and close each listener when its backlog is empty.
-
-        Takes `patience` seconds at most; where clients keep coming, what waited at the beginning is accepted.
-        """
-        for door in list(self.doors):
-            if door.policy.members:
-                self.shut(door)
-            else:
-                self._close_door(door)  # nobody is there to give to
-        with trio.move_on_after(patience):
-            if self.doors:
-                await self._closed.wait()
-            while self._strays and any(link.post.serving for link in self.links.values()):
-                await trio.sleep(RETRY)
-
-    def close_doors(self) -> None:
-        """Close the listeners, whatever waits there."""
-        for door in list(self.doors):
-            self._close_door(door)
-
-    def _close_door(self, door: Door) -> None:
-        self._epoll.unregister(door.fileno())
-        del self._doors_by_fd[door.fileno()]
-        self.doors.remove(door)
-        self._pending.pop(door, None)
-        door.listener.close()
-        if not self.doors:
-            self._closed.set()
-
     def close(self) -> None:
-        """Close everything that is left."""
-        self.close_doors()
+        """Close everything that is left.  Call it when `run` has ended."""
+        self.close_listeners()
         for link in self.links.values():
             link.line.close()
         self.links.clear()
         self.recall.close()
-        for _, fd, _ in self._strays:
-            os.close(fd)
-        self._strays.clear()
+        self.delivery.close()
         trio.lowlevel.notify_closing(self._epoll.fileno())
         self._epoll.close()
-        self._hearing.close()
-
-    def _due(self) -> float:
-        due = min(self.recall.due(), self.membership.due, self._peep_at, self._listen_in_at)
-        if self._paused_until > trio.current_time():
-            due = min(due, self._paused_until)
-        return due
+        self._reader.close()
 
     def _turn(self) -> bool:
         """Work for a while.  Whether there is more to do at once."""
         now = trio.current_time()
         end = now + TURN
-        linger = now - self._stirred < BRISK
+        linger = now - self._active_at < BUSY_FOR
         wait = False
         while True:
             events = self._epoll.poll(0)
             if wait and not events:
                 events = self._linger(now)
-            for fd, _ in events:
-                if fd in self._doors_by_fd:
-                    self._pending[self._doors_by_fd[fd]] = None
-            said = self._hearing.listen()
+            # Reports first: a choice made with old counts would be the wrong one.
+            any_read = self._reader.read()
             now = trio.current_time()
-            self._listen_in_at = now + LISTEN_IN
-            if now >= self.recall.lateness.due:
-                self.recall.judge(now)
-            if self._short or self.recall.lateness.suspects:
-                self._shorten()
-            self._mind(now)
-            if not (self._admit(now, end) or said):
+            self._read_at = now + IDLE_READ
+            if now >= self._stalls.due:
+                self.recall.suspend_late(now)
+            if self.membership.short or self._stalls.suspects:
+                # While many are suspect the others get little ahead: they are likely to block next.
+                self.membership.set_short(self._stalls.many_suspect(len(self.links), self.membership.short))
+            self._do_rare_work(now)
+            if not (self.accept_loop.accept(events, now, end) or any_read):
                 return False
-            self._stirred = now
+            self._active_at = now
             if now >= end:
                 return True
-            wait = linger and not self._waits
+            wait = linger and not self._has_waiting
 
     def _linger(self, now: float) -> list[tuple[int, int]]:
-        """Wait a moment in our own epoll: a busy master finds the next connection there, at a fraction of what it
-        costs to go back to trio and be called again.  The workers run first, so that several are found; then, if
-        nothing of ours falls due meanwhile, it is `LINGER`.  (trio's other tasks wait for that and `TURN` at most.)"""
-        os.sched_yield()
+        """Wait a moment in our own epoll: a busy master finds the next connection there, at a fraction of what it costs
+        to go back to trio and be called again.  trio's other tasks wait for that and `TURN` at most."""
+        os.sched_yield()  # the workers and clients run first, so that several connections are found at once
         return self._epoll.poll(0) or (self._epoll.poll(LINGER) if self._due() > now + LINGER else [])
 
-    def _mind(self, now: float) -> None:
-        """What is rarely to do."""
-        if self.recall.lateness_to_mend and self._nursery is not None:
+    def _do_rare_work(self, now: float) -> None:
+        if self.recall.has_late and self._nursery is not None:
             self.recall.start(self._nursery)
-        while self._strays and now >= self._paused_until:
-            handoff, fd, peer = self._strays.popleft()
-            if not self._hand(handoff, fd, peer):
-                break
-        if self.recall.unrest:
-            self.recall.exhume()
-            if self.recall.unrest:
-                self._starve(now)
-        if now >= self._peep_at:
-            self._peep_at = float("inf")
-            self._look_again()
-        self.membership.mature(now)
+        if self.delivery.undelivered and now >= self.accept_loop.paused_until:
+            self.delivery.retry()
+        if self.recall.has_dead:
+            self.recall.recall_dead()  # before new connections: these clients have waited longer
+            if self.recall.has_dead:
+                self.membership.watch_full(now)
+        self.membership.tick(now)
 
-    # --- accept, choose, hand over
+    def _watch_lines(self) -> None:
+        """Have the lines wake us while something depends on what is said there."""
+        needed = self._has_waiting or bool(self._booting)
+        if needed != self._reports_wake:
+            self._reports_wake = needed
+            if needed:
+                self._epoll.register(self._reader.epoll.fileno(), select.EPOLLIN)
+            else:
+                self._epoll.unregister(self._reader.epoll.fileno())
 
-    def _admit(self, now: float, end: float) -> bool:
-        """Accept from each door in turn, one at a time, so that none starves.  Whether anything was done."""
-        if not self._pending or now < self._paused_until or self._strays:
-            return False
-        worked = False
-        while True:
-            progress = False
-            for door in tuple(self._pending):
-                if not door.policy.ready():
-                    self._starve(now)
-                elif self._admit_one(door, now):
-                    progress = worked = True
-                    for _ in range(RUSH if len(self._pending) == 1 else 0):
-                        if door not in self._pending or not (door.policy.ready() and self._admit_one(door, now)):
-                            break
-                if self._strays or now < self._paused_until:
-                    return worked
-            now = trio.current_time()
-            if not progress or now >= end:
-                return worked
+    @property
+    def _has_waiting(self) -> bool:
+        """Whether there is something that no worker can be given at present."""
+        return bool(
+            self.accept_loop.pending or self.delivery.undelivered or self.recall.has_dead or self.recall.has_late
+        )
 
-    def _admit_one(self, door: Door, now: float) -> bool:
-        try:
-            fd, peer = door.accept()
-        except BlockingIOError:
-            self._pending.pop(door, None)
-            if door.closing:
-                self._close_door(door)
-            return False
-        except OSError as error:
-            return self._accept_failed(error, now)
-        self.accepted += 1
-        if door.closing and door.quota >= 0:
-            self._use_quota(door)
-        # Everything below is `_hand`, written out: this is where the time goes.
-        policy = door.policy
-        post = policy.choose(peer)
-        link = self.links[post.id]
-        try:
-            link.line.hand_over(door.handoff, fd)
-        except OSError as error:
-            self._hand_failed(link, error)
-            return self._hand(wire.Handoff(door.number, family=int(door.listener.socket.family)), fd, peer)
-        policy.handed(post)
-        self.recall.lateness.watch(post, now)
-        os.close(fd)
-        return True
+    def _due(self) -> float:
+        due, paused = min(self.recall.due(), self.membership.due, self._read_at), self.accept_loop.paused_until
+        return min(due, paused) if paused > trio.current_time() else due
 
-    def _use_quota(self, door: Door) -> None:
-        door.quota -= 1
-        if door.quota < 0:
-            self._close_door(door)
-
-    def _accept_failed(self, error: OSError, now: float) -> bool:
-        if error.errno in CONNECTION_TROUBLE:
-            return True
-        if error.errno not in CAPACITY_TROUBLE:
-            raise error
-        if now - self._paused_until > 1.0:
-            logger.error(
-                "cannot accept: %s (%s); connections wait in the backlog until there is room",
-                error.strerror, errno.errorcode[error.errno or 0],
-            )  # fmt: skip
-        self._paused_until = now + ACCEPT_PAUSE
-        return False
-
-    def _hand(self, handoff: wire.Handoff, fd: int, peer: Peer) -> bool:
-        """Hand a connection to somebody; it is the dispatcher's to keep if nobody can be given it now."""
-        message = wire.encode(handoff)
-        for post in self.membership.takers(handoff.listener, peer):
-            link = self.links[post.id]
-            try:
-                link.line.hand_over(message, fd)
-            except OSError as error:
-                self._hand_failed(link, error)
-                continue
-            self.membership.handed(handoff.listener, post)
-            self.recall.lateness.watch(post, trio.current_time())
-            os.close(fd)
-            return True
-        self._strays.append((handoff, fd, peer))
-        self._paused_until = max(self._paused_until, trio.current_time() + RETRY)
-        return False
-
-    def _hand_failed(self, link: Link, error: OSError) -> None:
-        if error.errno not in _OURS:
-            self._breached(link, f"its line refuses connections ({errno.errorcode.get(error.errno or 0, error)})")
-
-    def _has_taker(self, number: int) -> bool:
-        return not self._strays and self.membership.has_taker(number)
-
-    def _give_back(self, handoff: wire.Handoff, fd: int) -> bool:
-        """A recalled connection.  It is ours whatever happens: with nobody to give it to it waits as a stray."""
-        peer: Any = ""
-        try:
-            with socket.socket(fileno=os.dup(fd)) as sock:
-                peer = sock.getpeername()
-        except OSError:
-            pass  # the client has left meanwhile, or the table is full: only stickiness is lost
-        self._hand(handoff, fd, peer)
-        self._stir()
-        return True
-
-    # --- room
-
-    def _stir(self) -> None:
-        """Something changed while the loop rests: somebody has room who had none, or there is something to give."""
+    def _wake(self) -> None:
+        """Something changed while the loop rests: a worker has room, or there is something to hand over."""
         self._rest.cancel()
 
-    def _shorten(self) -> None:
-        """While many stand still, little is put before those who do not: they are next."""
-        short = self.recall.lateness.many(len(self.links), self._short)
-        if short != self._short:
-            self._short = short
-            for link in self.links.values():
-                link.shorten(short)
-                self.membership.offer(link.post)  # who was full may have room
+    # --- what the others report
 
-    def _starve(self, now: float) -> None:
-        """Nobody has room: have the kernel say when a full letterbox has been emptied by half."""
-        for link in self.links.values():
-            post = link.post
-            if not post.serving or post.suspended or post.unclaimed < post.window:
-                continue
-            if post.window == 1:
-                self._peep_at = min(self._peep_at, now + PEEP)
-            else:
-                self._hearing.watch(link)
+    def _reported(self, link: Link, report: wire.Report) -> None:
+        link.load.apply(report)
+        if link.pending_answers:
+            link.send_answers()
+        self.recall.reported(link.load)
+        self.membership.update(link.load)
 
-    def _emptied(self, link: Link) -> None:
-        link.post.recount()
-        self.membership.offer(link.post)
+    def _asked(self, link: Link, request: wire.Listen | wire.Attend) -> None:
+        self.on_listener_request(link, request)
+        self._wake()
 
-    def _look_again(self) -> None:
-        for link in self.links.values():
-            post = link.post
-            if post.serving and post.unclaimed >= post.window and post.recount() < post.window:
-                self.membership.offer(post)
-
-    # --- what workers say
-
-    def _asked(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
-        self.asked(link, wish)
-        self._stir()
-
-    def _settle(self, link: Link, report: wire.Report) -> None:
-        link.post.settle(report)
-        if link.unsaid:
-            link.say_the_unsaid()
-        self.recall.forgive(link.post)
-        self.membership.offer(link.post)
+    def _redeliver(self, handoff: wire.Handoff, fd: int) -> None:
+        self.delivery.recalled(handoff, fd)
+        self._wake()
 
     def _breached(self, link: Link, what: str) -> None:
-        """It is not believed any more."""
-        if link.breached or self.links.get(link.post.id) is not link:  # or buried meanwhile
+        """Trust this worker no longer."""
+        if link.breached or self.links.get(link.load.id) is not link:  # or it was removed meanwhile
             return
-        link.breached = True
+        link.set_breached()
         self.breaches += 1
-        self.leave_out(link)
-        self._hearing.deafen(link)
-        self.breach(link.post.id, what)
+        self.delist(link)
+        self._reader.ignore(link)
+        self.on_breach(link.load.id, what)

@@ -1,8 +1,8 @@
-"""Which sockets do we listen on: bind, inherit, unlink; and what to make of a failing accept.
+"""Which sockets does the master listen on, and what does a failing accept mean?
 
-A listener is opened once and belongs to the master until it stops; no worker ever holds one, so a leaked worker can
-keep no port.  Options are set here and inherited by every accepted socket (Linux copies them from the listener),
-which costs nothing per connection.
+A listener is opened once, by a bind or by adopting a descriptor, and belongs to the master until it stops.  No worker
+ever holds one, so a worker that is left behind keeps no port.  Options are set here and inherited by every accepted
+socket (Linux copies them from the listener), which costs nothing per connection.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LISTEN_FDS_START = 3
 MAX_UNIX_PATH = 107
 """Bytes; sun_path of unix(7) less the closing zero."""
 
-CONNECTION_TROUBLE = frozenset(
+CONNECTION_ERRORS = frozenset(
     {
-        # The connection's own trouble: it is gone, and the next one is none the worse.  accept(2) asks to treat the
-        # network's errors so, EPERM included (a firewall's refusal).
+        # They concern one connection, which is gone; the next accept may succeed at once.  accept(2) asks to treat
+        # errors of the network like this, EPERM included (a firewall's refusal).
         errno.ECONNABORTED,
         errno.EPROTO,
         errno.EPERM,
@@ -42,12 +42,12 @@ CONNECTION_TROUBLE = frozenset(
         errno.EINTR,
     }
 )
-CAPACITY_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""The machine's trouble: the connection still waits in the backlog, and there is no use in trying at once."""
+CAPACITY_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""They concern the machine: the connection still waits in the backlog, and another try at once fails as well."""
 
 ACCEPT_PAUSE = 0.100
-"""Seconds to leave the backlog alone after capacity trouble (trio's figure, and ranch's).  Level-triggered loops
-that do not pause spin: 48,000 times in 0.2 s."""
+"""Seconds to leave the backlog alone after an error of `CAPACITY_ERRORS` (trio's figure, and ranch's).  Level-triggered
+loops that do not pause spin: 48,000 times in 0.2 s."""
 
 
 class BindError(Exception):
@@ -56,20 +56,20 @@ class BindError(Exception):
     def __init__(self, message: str, number: int | None = None) -> None:
         super().__init__(message)
         self.errno = number or errno.EINVAL
-        """What the kernel says of it, or would say."""
+        """The kernel's error, or the one that it would give."""
 
 
 @frozen
-class Place:
-    """A unix socket's file, as it was when we made it."""
+class SocketFile:
+    """A unix socket's file, as it was when the master made it."""
 
     path: str
     device: int
     inode: int
 
     def remove(self) -> None:
-        """Unlink the file if it is still ours; another server may have replaced it meanwhile."""
-        with contextlib.suppress(OSError):  # gone already, or its directory is: nothing is left behind either way
+        """Unlink the file if it is still the same; another server may have replaced it meanwhile."""
+        with contextlib.suppress(OSError):  # the file is gone, or its directory: nothing is left behind either way
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == (self.device, self.inode):
                 os.unlink(self.path)
@@ -82,24 +82,32 @@ class Listener:
     socket: socket.socket
     name: str
     """The address as a person writes it, port 0 resolved."""
-    place: Place | None = None
+    file: SocketFile | None = None
+    """The unix socket's file, if the master made it."""
     bind: str = ""
-    """What was asked for: a name may stand for several addresses, and a port of 0 for any."""
+    """The option that asked for it: a name may stand for several addresses, and a port of 0 for any."""
     backlog: int | None = None
-    """What was asked for, where the kernel does not tell what it made of it (unix sockets)."""
+    """The backlog asked for, where the kernel does not tell the one in force (unix sockets)."""
 
     def close(self) -> None:
-        """Close the socket, and remove its file if it is ours."""
-        if self.place is not None:
-            self.place.remove()
+        """Close the socket, and remove its file if the master made it."""
+        if self.file is not None:
+            self.file.remove()
         self.socket.close()
 
 
-def open_listeners(bind: Bind, backlog: int = 2048, unix_mode: int = 0o666) -> list[Listener]:
-    """Open one address; a host name may stand for several.  The listeners are the caller's to close.
+def open_listeners(bind: Bind, backlog: int, unix_mode: int, option: str = "") -> list[Listener]:
+    """Open one address; a host name may stand for several.  The caller closes the listeners.
 
-    Raises BindError, with nothing left open.
+    `option` is the address as it was given, which `Listener.bind` keeps.  Raises BindError, with nothing left open.
     """
+    opened = _open(bind, backlog, unix_mode)
+    for listener in opened:
+        listener.bind = option
+    return opened
+
+
+def _open(bind: Bind, backlog: int, unix_mode: int) -> list[Listener]:
     match bind:
         case Tcp(host, port):
             return _open_tcp(host, port, backlog)
@@ -117,7 +125,7 @@ def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
                 # One port for all addresses of a name: the first one's.
                 address = (address[0], opened[0].socket.getsockname()[1], *address[2:])
             opened.append(_listen_tcp(family, address, backlog))
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no name can be (idna)
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name (idna)
         for listener in opened:
             listener.close()
         shown = f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
@@ -125,19 +133,19 @@ def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
     return opened
 
 
-def open_literally(host: str, port: int, backlog: int) -> Listener:
-    """Open exactly this IP address: as a program does, [::] is IPv6 alone.  Raises BindError."""
+def open_address(host: str, port: int, backlog: int) -> Listener:
+    """Open exactly this IP address, as a program does: [::] is IPv6 only.  Raises BindError."""
     try:
-        # It is no name, so nothing is asked and nothing waits; a zone such as %eth0 becomes its number.
+        # AI_NUMERICHOST: no resolver is asked, so nothing waits; a zone such as %eth0 becomes its number.
         family, _, _, _, address = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
-        return _listen_tcp(family, address, backlog, v6_alone=True)
-    except (OSError, ValueError) as error:  # ValueError: a zone that no name can be
+        return _listen_tcp(family, address, backlog, v6_only=True)
+    except (OSError, ValueError) as error:  # ValueError: not a valid zone
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise BindError(f"cannot listen on {shown}: {_why(error, port)}", _number(error)) from None
 
 
 def _number(error: OSError | ValueError) -> int | None:
-    # What a resolver says has numbers of its own.
+    # A resolver's errors have negative numbers of their own.
     return error.errno if isinstance(error, OSError) and error.errno and error.errno > 0 else errno.EADDRNOTAVAIL
 
 
@@ -157,17 +165,18 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _listen_tcp(family: int, address: tuple[object, ...], backlog: int, v6_alone: bool = False) -> Listener:
+def _listen_tcp(family: int, address: tuple[object, ...], backlog: int, v6_only: bool = False) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Without it a restart finds the port busy for a minute (TIME_WAIT); on Linux it lets nobody steal it.
+        # Without it a restart finds the port busy for a minute (TIME_WAIT).  On Linux, unlike elsewhere, it lets no
+        # other program listen on the same port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # [::] is everybody, IPv4 included, whatever the sysctl says; any other v6 address is only itself.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_alone or address[0] != "::")
+            # [::] stands for all addresses, IPv4 included, whatever the sysctl says; any other only for itself.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only or address[0] != "::")
         # Inherited: without NODELAY a keep-alive answer in two writes waits 40 ms for the client's delayed ACK.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Inherited: a peer that vanished without a word would count as load for ever.
+        # Inherited: a peer that vanished without closing would count as load for ever.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.bind(address)
         sock.listen(backlog)
@@ -206,23 +215,23 @@ def open_unix(path: str, backlog: int, mode: int) -> Listener:
     try:
         # Before the bind: the file is made with this mode, less the umask, and never has a laxer one.
         os.fchmod(sock.fileno(), mode)
-        with _short(path) as address:
+        with _short_path(path) as address:
             _bind_unix(sock, path, address)
-        place = _made(path, mode)
+        file = _made_file(path, mode)
         sock.listen(backlog)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        number = error.errno or errno.ENAMETOOLONG  # Python's own words, of a name that fits no address
+        number = error.errno or errno.ENAMETOOLONG  # Python's own error for a long path
         raise BindError(f"cannot listen on unix:{path}: {error.strerror or error}", number) from None
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, f"unix:{path}", place, backlog=backlog)
+    return Listener(sock, f"unix:{path}", file, backlog=backlog)
 
 
 @contextlib.contextmanager
-def _short(path: str) -> Iterator[str]:
+def _short_path(path: str) -> Iterator[str]:
     """The path, or another one to the same file that fits into an address."""
     if len(os.fsencode(path)) <= MAX_UNIX_PATH:
         yield path
@@ -235,11 +244,11 @@ def _short(path: str) -> Iterator[str]:
         os.close(fd)
 
 
-def _made(path: str, mode: int) -> Place:
-    """The file just made, with its mode, and nothing that may have taken its place meanwhile.
+def _made_file(path: str, mode: int) -> SocketFile:
+    """The file just made, after setting its mode, and not a file that has replaced it meanwhile.
 
-    By a descriptor, and not with a umask of 0 at the bind: the umask is the whole process's, and a worker may be
-    started in just this moment, from another thread.
+    The mode is set through a descriptor, and not with a umask of 0 at the bind: the umask belongs to the whole process,
+    and a worker may be started at this moment from another thread.
     """
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
@@ -248,11 +257,11 @@ def _made(path: str, mode: int) -> Place:
             os.chmod(f"/proc/self/fd/{fd}", mode)
     finally:
         os.close(fd)
-    return Place(os.path.abspath(path), found.st_dev, found.st_ino)
+    return SocketFile(os.path.abspath(path), found.st_dev, found.st_ino)
 
 
 def _bind_unix(sock: socket.socket, path: str, address: str) -> None:
-    """Bind, over a file that a dead server left behind if need be; a live one, and any other file, is refused."""
+    """Bind, and replace a file that a dead server left behind.  A live server's, and any other file, is refused."""
     try:
         sock.bind(address)
         return
@@ -275,7 +284,10 @@ def _is_stale(path: str) -> bool:
 
 
 def adopt(fd: int) -> Listener:
-    """Take over a listening socket that this process was started with.  It owns the descriptor from now on."""
+    """Take over a listening socket that this process was started with.  The listener owns the descriptor from now on.
+
+    Raises BindError, and leaves the descriptor open: it may be of another kind, and in use.
+    """
     shown = f"fd://{fd}"
     try:
         sock = socket.socket(fileno=fd)
@@ -287,7 +299,7 @@ def adopt(fd: int) -> Listener:
     except OSError:
         stream = listening = False
     if not (stream and listening):
-        sock.detach()  # whatever it is, it is not ours to close
+        sock.detach()
         raise BindError(f"cannot listen on {shown}: it is no listening stream socket")
     sock.set_inheritable(False)
     sock.setblocking(False)
@@ -296,7 +308,7 @@ def adopt(fd: int) -> Listener:
     return Listener(sock, name_of(sock))
 
 
-def activated(environ: Mapping[str, str], pid: int) -> list[int]:
+def inherited_fds(environ: Mapping[str, str], pid: int) -> list[int]:
     """The descriptors passed by systemd's socket activation to the process `pid`, sd_listen_fds(3)."""
     if environ.get("LISTEN_PID") != str(pid) or not environ.get("LISTEN_FDS", "").isdigit():
         return []

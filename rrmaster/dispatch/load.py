@@ -1,31 +1,22 @@
-"""Who gets the next connection: how load is counted, who has room, and the policies.
+"""How is load counted: that of a worker, and its share of one listener's connections?
 
-Load is the difference of two counters, each kept by the side that knows: ``handed`` is ours, ``closed`` is told by
-the worker as a count since birth.  A late report only makes a worker look busier.  What was handed over and not taken
-(*unclaimed*) is the kernel's count, so no worker can fake it and none has to tell it.
+Load is the difference of two counters, each kept by the side that knows.  The master counts ``handed``; the worker
+reports ``closed`` as a total since its start.  A late report only makes a worker look busier than it is.  What was
+handed over and not yet taken (*unclaimed*) is counted by the kernel: a worker cannot fake that number, and does not
+have to report it.
 
-A policy is an index over the workers of one listener, kept up to date as they change (`Policy.offer`), and not a
-function over all of them: choosing must cost the same with 2 workers and with 128.  The rule that a policy stands for
-is in its `choose` all the same, and the policies that look at everybody (random-two, ip-hash, the user's own) are
-functions in all but name.
+A worker has one `WorkerLoad`, its counters, and one `PolicyMember` in the `Policy` of each listener that it serves:
+load and room belong to the worker; turn and a newcomer's share belong to the listener.
 
-A worker has one `Post`, its counters, and one `Seat` in the policy of each listener it serves: whose turn it is, and
-what a newcomer's share is, are questions of a listener; load and room are the worker's.
-
-This module knows numbers.  It does not know sockets, clocks or processes: counting the letterbox is a callable, time
-and randomness are arguments.
+This module knows numbers.  It does not know sockets, clocks or processes: the count of the letterbox is a callable.
 """
 
 from __future__ import annotations
 
-import math
-import random
-import zlib
-from collections.abc import Callable, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, field
 
 from ..protocol import wire
 
@@ -36,470 +27,231 @@ NEWCOMER_S = 2.0
 """Seconds for which a worker new to a serving fleet gets no more than its fair share of the new connections.
 Least-loaded alone would give it all of them: cold caches, and, if its code is bad, the largest possible damage."""
 
-PATIENCE = 1
-"""least-loaded: by how many connections another may have more than one whose letterbox is full, and be given the next
-all the same.  Beyond that the connection waits in the backlog for the emptier one: in a burst the worker that happens
-to run first would otherwise get up to twice its share, and keep it (measured with 200 held connections on 4 workers
-and 2 processors: 40/46/49/65).  Who does not take at all is soon late, and then nobody waits for it."""
+SUSPECT_PENALTY = 2
+"""Connections that a suspect (`stall_detector`) is charged with besides its own, so that it is chosen after all live
+workers with about as many.  In simulations of blocked workers 1, 2, 3, 4, 8 and no bound did equally well.  A bound is
+necessary: in a burst on a busy machine there is always a worker that waits for a processor, and long-lived connections
+must be spread evenly all the same (200 on 4 workers: without a bound the fullest had up to 2.8 times its share)."""
 
-DOUBT = 2
-"""Connections that a suspect (`lateness`) counts as having besides its own.  So it comes after all who have about as
-many and live; in simulations of blocked workers 1, 2, 3, 4, 8 and any number did alike.  It has to have a bound: in a
-burst on a busy machine somebody always waits for a processor, and connections that stay must be dealt evenly all the
-same (200 on 4 workers: without a bound the fullest had up to 2.8 times its share)."""
+SHORT_WINDOW = 2
+"""The window while many workers are suspect.  The workers that still respond are given everything and block next, with
+as much in their letterboxes.  Two and not one, so that a worker has the next connection at hand when it has finished
+one (simulated, 8 workers at 60 %: p99 of the workers that do not block is 94 ms with 8, 57 with 2, 66 with 1; with an
+ideal queue 52)."""
 
-SHORT = 2
-"""The window while many are suspect.  Whoever still lives is given all, and blocks next, with as much before it.  Two
-and not one, so that it has the next at hand when it has finished one (simulated, 8 workers at 60 %: p99 of those who
-do not block 94 ms with 8, 57 with 2, 66 with 1; a queue without any error has 52)."""
-
-STICKY_BOUND = 1.25
-"""ip-hash: no worker gets more than this multiple of the mean load for stickiness' sake (Mirrokni et al., consistent
-hashing with bounded loads, 2016: the price of a bound of 1 + e is 1/e more moves; a quarter is the usual choice)."""
+_CYCLE = 1 << 16
+"""A worker reports how many asides it has read in 16 bits, which wrap around."""
 
 
 class Breach(Exception):
-    """A worker said or did what no honest worker can.  It is not believed any more: killed and replaced."""
+    """A worker said or did what no correct worker can.  The master stops trusting it: it is killed and replaced."""
 
 
 @define(eq=False)
-class Post:
-    """What the dispatcher knows of one worker."""
+class WorkerLoad:
+    """The load of one worker, as the dispatcher knows it."""
 
     id: int
     slot: int
     count: Callable[[], int]
-    """Asks the kernel how many messages lie in its letterbox."""
-    window: int = 8
-    """How many may lie unclaimed, just now."""
-    limit: int = 10_000
+    """Asks the kernel how many messages lie in the worker's letterbox."""
+    window: int
+    """How many connections may lie unclaimed at present; less than `full_window` while letterboxes are kept short."""
+    limit: int
+    """How many connections the worker may have open."""
     handed: int = 0
     closed: int = 0
     busy: int = 0
+    """Requests in progress, as last reported."""
     unclaimed: int = 0
     """An upper bound: the kernel's last count, and what was handed over since."""
-    asides: int = 0
-    """How many nudges and probes were sent to it, ..."""
+    asides_sent: int = 0
+    """Messages to the worker that are no clients: nudges, probes, answers."""
     asides_read: int = 0
-    """... and how many it says it has read: the others lie in its letterbox, and are no clients."""
+    """How many of them the worker says it has read.  The others lie in its letterbox."""
     serving: bool = False
     suspended: bool = False
-    strikes: int = 0
-    """How often in a row it was found late."""
-    heard: int = 0
-    """Reports that have come from it."""
-    doubt: int = 0
-    """`DOUBT` while it is suspect: it was given something, and has not been heard since."""
+    """Nothing is handed to the worker until its next report."""
+    late_in_a_row: int = 0
+    """How often in a row the worker was found late."""
+    reports: int = 0
+    """Reports that have come from the worker."""
+    penalty: int = 0
+    """`SUSPECT_PENALTY` while the worker is suspect: it was given something and has not reported since."""
     full_window: int = field(default=Factory(lambda self: self.window, takes_self=True))
-    """What `window` is, but while letterboxes are kept short."""
 
     @property
-    def load(self) -> int:
-        """Connections it has, taken or not."""
+    def connections(self) -> int:
+        """Connections the worker has, taken or not."""
         return self.handed - self.closed
 
     @property
-    def burden(self) -> int:
-        """What it is compared by: its load, and more while it is suspect."""
-        return self.handed - self.closed + self.doubt
+    def cost(self) -> int:
+        """What workers are compared by: their connections, and more while they are suspect."""
+        return self.handed - self.closed + self.penalty
 
     @property
     def taken(self) -> int:
-        """Connections it had taken when its letterbox was last counted."""
+        """Connections the worker had taken when its letterbox was last counted."""
         return self.handed - self.unclaimed
 
-    def recount(self) -> int:
-        """Ask the kernel how many are unclaimed."""
-        self.unclaimed = max(self.count() - self.aside, 0)
-        return self.unclaimed
-
     @property
-    def aside(self) -> int:
-        """Nudges and probes in its letterbox."""
-        return (self.asides - self.asides_read) % 65536
+    def asides_unread(self) -> int:
+        """Asides in the letterbox."""
+        return (self.asides_sent - self.asides_read) % _CYCLE
 
     def has_room(self) -> bool:
-        """Whether one more may be handed to it.  The kernel is asked only when the last count says full."""
+        """Whether one more may be handed over.  The kernel is asked only when the last count says full."""
         if not self.serving or self.suspended or self.handed - self.closed >= self.limit:
             return False
         return self.unclaimed < self.window or self.recount() < self.window
 
-    def settle(self, report: wire.Report) -> None:
-        """Take its report to heart.  Raises Breach for counts that cannot be."""
-        if report.asides != self.asides_read % 65536 and (self.asides - report.asides) % 65536 > self.aside:
-            raise Breach(f"it has read {report.asides} nudges and probes, of {self.asides}")
+    def is_merely_full(self) -> bool:
+        """Whether the window alone stands in the way of one more connection."""
+        return self.serving and not self.suspended and self.handed - self.closed < self.limit
+
+    def recount(self) -> int:
+        """Ask the kernel how many connections are unclaimed."""
+        self.unclaimed = max(self.count() - self.asides_unread, 0)
+        return self.unclaimed
+
+    # --- what changes it
+
+    def start_serving(self) -> None:
+        """The worker may be given connections."""
+        self.serving = True
+
+    def stop_serving(self) -> None:
+        """The worker is given no further connections."""
+        self.serving = False
+
+    def count_handoff(self) -> None:
+        """One more was handed over.  `Policy.count_handoff` has the same two lines, written out."""
+        self.handed += 1
+        self.unclaimed += 1
+
+    def count_recall(self) -> None:
+        """One was taken back from the letterbox."""
+        self.handed -= 1
+        self.recount()
+
+    def count_asides(self, number: int) -> None:
+        """`number` more asides were sent; a negative number was taken back unread."""
+        self.asides_sent += number
+
+    def suspend(self) -> None:
+        """Hand nothing over until the next report."""
+        self.suspended = True
+
+    def found_late(self) -> None:
+        """The worker has taken nothing for a while."""
+        self.late_in_a_row += 1
+
+    def found_moving(self) -> None:
+        """The worker has taken something since the last look."""
+        self.late_in_a_row = 0
+
+    def suspect(self) -> None:
+        """The worker was given something and has not reported since."""
+        self.penalty = SUSPECT_PENALTY
+
+    def set_short(self, short: bool) -> None:
+        """Let no more than `SHORT_WINDOW` connections lie unclaimed, or again as many as configured."""
+        self.window = min(SHORT_WINDOW, self.full_window) if short else self.full_window
+
+    def apply(self, report: wire.Report) -> None:
+        """Take over the counts of a report.  Raises Breach for counts that cannot be."""
+        unread = (self.asides_sent - report.asides) % _CYCLE
+        if report.asides != self.asides_read % _CYCLE and unread > self.asides_unread:
+            raise Breach(f"it has read {report.asides} nudges and probes, of {self.asides_sent}")
         self.asides_read = report.asides
         if not self.closed <= report.closed <= self.taken:
-            # `taken` may be old: only the kernel's count now makes it a lie.
+            # `taken` may be old: only a fresh count by the kernel proves the report wrong.
             self.recount()
             if not self.closed <= report.closed <= self.taken:
                 raise Breach(f"it reports {report.closed} closed, of {self.taken} taken and {self.closed} before")
         self.closed = report.closed
         self.busy = report.busy
+        # Only the loop that serves sends reports, so any report ends a suspension; but the worker may ask for a pause.
         self.suspended = not report.taking
-        self.strikes = self.doubt = 0
-        self.heard += 1
-
-    def shorten(self, short: bool) -> None:
-        """Let no more than `SHORT` lie in its letterbox; or again as many as it is to have."""
-        self.window = min(SHORT, self.full_window) if short else self.full_window
-
-    def is_merely_full(self) -> bool:
-        """Whether only its window is in the way."""
-        return self.serving and not self.suspended and self.handed - self.closed < self.limit
+        self.late_in_a_row = self.penalty = 0
+        self.reports += 1
 
 
 @define(eq=False)
-class Seat:
+class PolicyMember:
     """A worker's place in the policy of one listener."""
 
-    post: Post
+    load: WorkerLoad
     turn: int
-    """When it was last chosen here, in choices: the smallest is whose turn it is."""
+    """When the worker was last chosen here, in choices: the smallest number is next in turn."""
     newcomer: bool
     joined_at: int
-    """The policy's total of choices when it joined, ..."""
+    """The policy's total of choices when the worker joined, ..."""
     given: int = 0
-    """... and how many of those since were for this worker."""
+    """... and how many of the choices since then were for this worker."""
     entry: Any = None
-    """Its valid place in the policy's index; any other is stale."""
+    """The valid place of the worker in the policy's index; any other entry is stale."""
 
-    def __lt__(self, other: Seat) -> bool:
-        """In a heap all else of two entries is the same only if the worker has left and come back: one is stale."""
+    def __lt__(self, other: PolicyMember) -> bool:
+        """Heaps compare members only where all else is equal: the worker has left and come back, and one is stale."""
         return False
 
 
 @define(eq=False)
 class Policy:
-    """The workers of one listener, in the order in which they get connections."""
+    """The workers of one listener, in the order in which they get connections.
+
+    It is an index that is kept up to date as the workers change (`update`), and not a function over all of them.
+    """
 
     name: ClassVar[str]
-    members: dict[int, Seat] = Factory(dict)
+    members: dict[int, PolicyMember] = Factory(dict)
     """By the worker's id."""
     total: int = 0
+    """Choices so far."""
 
-    def join(self, post: Post, newcomer: bool) -> None:
-        """A worker enters; a newcomer is one that joins others who have been serving for a while."""
-        self.members[post.id] = Seat(post, self.total, newcomer, self.total)
-        self.offer(post)
+    def join(self, load: WorkerLoad, newcomer: bool) -> None:
+        """Add a worker; a newcomer is one that joins workers that have served for a while."""
+        self.members[load.id] = PolicyMember(load, self.total, newcomer, self.total)
+        self.update(load)
 
-    def leave(self, post: Post) -> None:
-        """A worker leaves; nothing is chosen for it any more."""
-        seat = self.members.pop(post.id, None)
-        if seat is not None:
-            seat.entry = None
+    def leave(self, load: WorkerLoad) -> None:
+        """Remove a worker: it is not chosen from now on."""
+        member = self.members.pop(load.id, None)
+        if member is not None:
+            member.entry = None
 
-    def mature(self, post: Post) -> None:
-        """Its time as a newcomer is over."""
-        if post.id in self.members:
-            self.members[post.id].newcomer = False
-            self.offer(post)
+    def end_newcomer(self, load: WorkerLoad) -> None:
+        """Treat the worker as any other: its time as a newcomer is over."""
+        if load.id in self.members:
+            self.members[load.id].newcomer = False
+            self.update(load)
 
-    def offer(self, post: Post) -> None:
-        """It may have room (again), or its load has sunk.  (That it has risen, through another listener, is seen when
-        it comes up here.)"""
+    def update(self, load: WorkerLoad) -> None:
+        """Look at a worker again: it may have room, or its load has sunk.
+
+        That its load has risen, through another listener, is noticed when the worker comes up here.
+        """
 
     def ready(self) -> bool:
-        """Whether somebody has room.  Asked before each accept: nothing is accepted that nobody can take."""
+        """Whether a worker has room.  Asked before each accept: the master accepts only what it can hand over."""
         raise NotImplementedError
 
-    def choose(self, peer: Peer) -> Post:
-        """The next one.  Call it only when `ready`, with the peer's address."""
+    def choose(self, peer: Peer) -> WorkerLoad:
+        """The next worker.  Call it only after `ready` has said yes, with the peer's address."""
         raise NotImplementedError
 
-    def handed(self, post: Post) -> None:
-        """One was handed to it."""
+    def count_handoff(self, load: WorkerLoad) -> None:
+        """One connection was handed to this worker."""
         self.total += 1
-        post.handed += 1
-        post.unclaimed += 1
-        seat = self.members[post.id]
-        seat.given += 1
-        seat.turn = self.total
-        self.offer(post)
+        load.handed += 1  # as `WorkerLoad.count_handoff` does: a call less for each connection
+        load.unclaimed += 1
+        member = self.members[load.id]
+        member.given += 1
+        member.turn = self.total
+        self.update(load)
 
-    def fair(self, seat: Seat) -> bool:
+    def is_within_share(self, member: PolicyMember) -> bool:
         """Whether one more keeps a newcomer within its fair share, 1/N of the choices since it joined."""
-        return not seat.newcomer or seat.given * len(self.members) <= self.total - seat.joined_at
-
-
-_Entry = tuple[int, int, int, int, Seat]
-"""Burden (or, waiting, the total at which it has a share), busy, turn, id, and whose it is."""
-
-
-@define(eq=False)
-class LeastLoaded(Policy):
-    """The fewest open connections, then the fewest busy requests, then whose turn it is.
-
-    Busy comes late, with a report, so it only breaks ties: added to the connections it spoils bursts (8 of 200
-    simulated bursts exact, against 200 of 200).  Heaps with lazy deletion: an entry that is not its seat's `entry`
-    is stale, and is dropped when it comes up; one whose worker has got more through another listener is put back where
-    it belongs.  Newcomers beyond their share wait in a heap of their own, ordered by the total at which they have a
-    share again; they serve early only if nobody else has room.
-    """
-
-    name = "least-loaded"
-    _heap: list[_Entry] = Factory(list)
-    _full: list[_Entry] = Factory(list)
-    """Those who would be next but for their window."""
-    _waiting: list[_Entry] = Factory(list)
-    """Newcomers beyond their share."""
-    _pick: Post | None = None
-
-    def offer(self, post: Post) -> None:
-        seat = self.members.get(post.id)
-        if seat is not None:
-            self._offer(seat)
-
-    def handed(self, post: Post) -> None:
-        # As `Policy.handed` has it, written out: this is where the time goes.
-        self.total = total = self.total + 1
-        post.handed += 1
-        post.unclaimed += 1
-        seat = self.members[post.id]
-        seat.given += 1
-        seat.turn = total
-        self._offer(seat)
-
-    def _offer(self, seat: Seat) -> None:
-        post = seat.post
-        if not seat.newcomer or self.fair(seat):
-            seat.entry = entry = (post.handed - post.closed + post.doubt, post.busy, seat.turn, post.id, seat)
-            heappush(self._heap, entry)
-        else:
-            due = seat.joined_at + seat.given * len(self.members)
-            seat.entry = (due, post.busy, seat.turn, post.id, seat)
-            heappush(self._waiting, seat.entry)
-        if len(self._heap) + len(self._full) + len(self._waiting) > 4 * len(self.members) + 64:
-            self._rebuild()
-
-    def _put(self, seat: Seat, heap: list[_Entry]) -> None:
-        post = seat.post
-        seat.entry = (post.handed - post.closed + post.doubt, post.busy, seat.turn, post.id, seat)
-        heappush(heap, seat.entry)
-
-    def ready(self) -> bool:
-        if self._waiting:
-            self._admit()
-        best, full = self._top(), None  # moves those who are full to the others of their kind, ...
-        if self._full:
-            full = self._least_full()  # ... and those who are not any more back
-            best = self._top()
-        if full is not None and best is not None and best.burden > full.burden + PATIENCE:
-            best = None
-        elif best is None:
-            best = self._early()
-        self._pick = best
-        return best is not None
-
-    def choose(self, peer: Peer) -> Post:
-        if self._pick is None:
-            raise LookupError("nobody has room; ask `ready` first")
-        return self._pick
-
-    def _top(self) -> Post | None:
-        """The least loaded with room."""
-        while self._heap:
-            entry = self._heap[0]
-            seat = entry[4]
-            post = seat.post
-            if seat.entry is not entry:
-                heappop(self._heap)
-            elif entry[0] != post.handed - post.closed + post.doubt:
-                heappop(self._heap)
-                self.offer(post)
-            elif post.has_room():
-                return post
-            else:
-                heappop(self._heap)
-                if post.is_merely_full():
-                    heappush(self._full, entry)
-        return None
-
-    def _least_full(self) -> Post | None:
-        """The least loaded of those who are full; who has room by now goes back."""
-        while self._full:
-            entry = self._full[0]
-            seat = entry[4]
-            post = seat.post
-            if seat.entry is entry and post.is_merely_full():
-                if post.has_room():
-                    heappush(self._heap, entry)
-                elif entry[0] == post.burden:
-                    return post
-                else:
-                    heappop(self._full)
-                    self._put(seat, self._full)
-                    continue
-            heappop(self._full)
-        return None
-
-    def _early(self) -> Post | None:
-        """A newcomer whose turn it is not yet, since nobody else has room."""
-        early = (entry[4] for entry in sorted(self._waiting) if entry[4].entry is entry)
-        return next((seat.post for seat in early if seat.post.has_room()), None)
-
-    def _admit(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self.total:
-            entry = heappop(self._waiting)
-            if entry[4].entry is entry:
-                self.offer(entry[4].post)
-
-    def _rebuild(self) -> None:
-        for heap in (self._heap, self._full, self._waiting):
-            heap[:] = [entry for entry in heap if entry[4].entry is entry]
-            heapify(heap)
-
-
-@define(eq=False)
-class RoundRobin(Policy):
-    """Node's: whoever has taken what it was given queues up again, and the first in the queue is next.
-
-    (lib/internal/cluster/round_robin_handle.js: an insertion-ordered list of free workers, paced by their
-    acknowledgements.)  Here the acknowledgement is an empty letterbox, so at each choice the workers handed to
-    longest ago are asked; with nobody free, the window still lets one wait behind another.
-    """
-
-    name = "round-robin"
-    LOOKS: ClassVar[int] = 4
-    """Letterboxes counted for one choice: more than are filled by it, so that the free list catches up."""
-    _free: dict[Post, None] = Factory(dict)
-    _given: dict[Post, None] = Factory(dict)
-
-    def offer(self, post: Post) -> None:
-        if post.id in self.members and post not in self._free:
-            self._given.setdefault(post)
-
-    def leave(self, post: Post) -> None:
-        Policy.leave(self, post)
-        self._free.pop(post, None)
-        self._given.pop(post, None)
-
-    def handed(self, post: Post) -> None:
-        self._free.pop(post, None)
-        self._given.pop(post, None)
-        Policy.handed(self, post)
-
-    def ready(self) -> bool:
-        return self._next() is not None
-
-    def choose(self, peer: Peer) -> Post:
-        post = self._next()
-        if post is None:
-            raise LookupError("nobody has room; ask `ready` first")
-        return post
-
-    def _next(self) -> Post | None:
-        self._collect()
-        free = next((post for post in self._free if not post.doubt and post.has_room()), None)
-        if free is not None:
-            return free
-        roomy = (post for post in (*self._given, *self._free) if post.has_room())
-        return min(roomy, key=lambda post: (post.doubt, self.members[post.id].turn), default=None)
-
-    def _collect(self) -> None:
-        """Move those whose letterbox is empty to the end of the free list; the others keep for the next time."""
-        for _ in range(min(self.LOOKS, len(self._given))):
-            post = next(iter(self._given))
-            del self._given[post]
-            free = post.serving and not post.suspended and (post.unclaimed == 0 or post.recount() == 0)
-            (self._free if free else self._given)[post] = None
-
-
-@define(eq=False)
-class _Survey(Policy):
-    """A policy that looks at everybody with room.  Newcomers beyond their share are not shown, if others are."""
-
-    _candidates: list[Post] = Factory(list)
-
-    def ready(self) -> bool:
-        roomy = [seat for seat in self.members.values() if seat.post.has_room()]
-        self._candidates = [seat.post for seat in [seat for seat in roomy if self.fair(seat)] or roomy]
-        return bool(roomy)
-
-    def choose(self, peer: Peer) -> Post:
-        return self.among(self._candidates, peer)
-
-    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
-        """The rule itself."""
-        raise NotImplementedError
-
-    def least(self, candidates: Sequence[Post]) -> Post:
-        """The least loaded, then the least busy, then whose turn it is."""
-        return min(candidates, key=lambda post: (post.burden, post.busy, self.members[post.id].turn))
-
-
-@define(eq=False)
-class RandomTwo(_Survey):
-    """Two at random, and the less loaded of them (Mitzenmacher, The power of two choices, 2001)."""
-
-    name = "random-two"
-    random: random.Random = Factory(random.Random)
-
-    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
-        pair = self.random.sample(candidates, min(2, len(candidates)))
-        return min(pair, key=lambda post: (post.burden, post.busy))
-
-
-@define(eq=False)
-class IpHash(_Survey):
-    """The same client address gets the same slot, while that slot has room and is not overloaded.
-
-    Rendezvous hashing over slots (Thaler and Ravishankar, 1998): a worker's replacement inherits its clients, and
-    one more worker moves only its own share.  Bounded by `STICKY_BOUND`.  Clients of a unix socket have no
-    address; they go to the least loaded.
-    """
-
-    name = "ip-hash"
-
-    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
-        host = peer[0] if isinstance(peer, tuple) and peer else None
-        if host is None:
-            return self.least(candidates)
-        mean = (sum(post.load for post in candidates) + 1) / len(candidates)
-        bound = math.ceil(mean * STICKY_BOUND)  # at least one above the mean, so somebody always fits
-        fitting = [post for post in candidates if post.load + 1 <= bound]
-        return max(fitting, key=lambda post: (_score(host, post.slot), -post.load))
-
-
-def _score(host: str, slot: int) -> int:
-    """A number that host and slot decide together.  crc32 alone is linear: the multiplication mixes it (Knuth's
-    golden ratio, and a fold of the upper half)."""
-    mixed = zlib.crc32(f"{slot}/{host}/{slot}".encode()) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-    return (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
-
-
-@frozen
-class Candidate:
-    """A worker with room, as a policy of the user's sees it."""
-
-    id: int
-    slot: int
-    load: int
-    """Open connections, handed over and not yet closed."""
-    busy: int
-    """Requests in progress, as last reported."""
-
-
-@define(eq=False)
-class UserPolicy(_Survey):
-    """A callable ``(candidates, peer) -> candidate``.  An error in it is told, and the least loaded gets it."""
-
-    name = "user"
-    rule: Callable[[Sequence[Candidate], Peer], Candidate] = field(kw_only=True)
-    complain: Callable[[str], None] = field(kw_only=True)
-
-    def among(self, candidates: Sequence[Post], peer: Peer) -> Post:
-        shown = {Candidate(p.id, p.slot, p.load, p.busy): p for p in candidates}
-        try:
-            return shown[self.rule(tuple(shown), peer)]
-        except Exception as error:
-            self.complain(f"the policy failed ({type(error).__name__}: {error}); the least loaded worker was chosen")
-            return self.least(candidates)
-
-
-def policy_named(name: str, rng: random.Random) -> Policy:
-    """One of `spelling.POLICIES`, new and empty."""
-    if name == RandomTwo.name:
-        return RandomTwo(random=rng)
-    kinds: dict[str, type[Policy]] = {kind.name: kind for kind in (LeastLoaded, RoundRobin, IpHash)}
-    return kinds[name]()
+        return not member.newcomer or member.given * len(self.members) <= self.total - member.joined_at

@@ -1,123 +1,241 @@
-"""Who serves which listener, and who can be given a connection of it now?
+"""Which workers serve which listener, and which of them can be given a connection of it now?
 
-Each listener has a policy of its own, with the workers that serve it as members; load and room are the workers', so
-what comes through one listener counts at the others.  A worker serves all listeners, also those that are opened later,
-unless it has named some in its Ready.  Where nobody serves a listener, or nobody who does has room, its clients wait
-in its own backlog, and no other listener's with them.
+Each listener has a policy of its own, with the workers that serve it as members.  Load and room belong to the workers,
+so what comes through one listener counts at the others.  A worker serves all listeners, also those that are opened
+later, unless it has named some in its Ready.  Where no worker serves a listener, or none of those has room, its clients
+wait in its own backlog, and the clients of no other listener wait with them.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import trio
 from attrs import Factory, define
 
-from .acceptor import Door
-from .load import NEWCOMER_S, Peer, Policy, Post
-from .recall import Link
+from ..protocol import wire
+from .acceptor import Acceptor
+from .link import Link
+from .load import NEWCOMER_S, Peer, Policy, WorkerLoad
+
+FULL_POLL = 0.001
+"""Seconds between looks at full letterboxes with a window of 1.  The kernel says when half a letterbox is empty; of a
+single message there is no half."""
+
+HANDOFF_RETRY = 0.010
+"""Seconds to wait when no line can pass a descriptor at the moment (this user has too many in flight)."""
+
+_NOT_THE_WORKERS_FAULT = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of sendmsg that say nothing of the worker: no memory, a full line, too many descriptors in flight."""
 
 
 @define(eq=False)
 class Membership:
-    """The workers of all listeners."""
+    """The workers of all listeners, and which of them have room."""
 
-    doors: list[Door]
+    acceptors: list[Acceptor]
+    """The accept loop's."""
     links: dict[int, Link]
-    """The living, by id; these two are the dispatcher's."""
-    _newcomers: deque[tuple[float, Policy, Post]] = Factory(deque)
+    """The living workers, by id; the dispatcher's."""
+    watch_room: Callable[[Link], None]
+    """Has the kernel say when a full letterbox has been emptied by half; then calls `has_emptied`."""
+    short: bool = False
+    """Letterboxes are kept short at present."""
+    _newcomers: deque[tuple[float, Policy, WorkerLoad]] = Factory(deque)
+    _poll_at: float = float("inf")
+    """When to look at full letterboxes with a window of 1."""
 
-    def fill(self, door: Door) -> None:
-        """A new listener: all who serve every listener serve it from now on."""
+    # --- which listeners
+
+    def add_acceptor(self, acceptor: Acceptor) -> None:
+        """A new listener: the workers that serve every listener serve it from now on."""
         for link in self.links.values():
-            if link.post.serving and link.listeners is None:
-                self._join(link, door)
+            if link.load.serving and link.listeners is None:
+                self._join(link, acceptor)
 
     def join(self, link: Link) -> None:
-        """A worker serves from now on, the listeners that it serves."""
-        for door in self.doors:
-            if link.serves(door.number):
-                self._join(link, door)
+        """A worker serves from now on, at each of its listeners."""
+        for acceptor in self.acceptors:
+            if link.serves(acceptor.number):
+                self._join(link, acceptor)
 
-    def _join(self, link: Link, door: Door) -> None:
+    def _join(self, link: Link, acceptor: Acceptor) -> None:
         now = trio.current_time()
-        if not door.policy.members:
-            door.served_since = now
-        newcomer = now - door.served_since >= NEWCOMER_S
-        door.policy.join(link.post, newcomer)
-        if newcomer:
-            self._newcomers.append((now + NEWCOMER_S, door.policy, link.post))
+        if acceptor.add_worker(link.load, now, NEWCOMER_S):
+            self._newcomers.append((now + NEWCOMER_S, acceptor.policy, link.load))
 
-    def leave(self, post: Post) -> None:
-        """It serves nobody any more."""
-        for door in self.doors:
-            door.policy.leave(post)
+    def leave(self, load: WorkerLoad) -> None:
+        """A worker is chosen at no listener from now on."""
+        for acceptor in self.acceptors:
+            acceptor.policy.leave(load)
 
-    def enter(self, link: Link, door: Door) -> None:
+    def add_listener(self, link: Link, acceptor: Acceptor) -> None:
         """A worker serves this listener too."""
-        if link.listeners is not None:
-            link.listeners |= {door.number}
-        if link.post.serving and link.post.id not in door.policy.members:
-            self._join(link, door)
+        link.add_listener(acceptor.number)
+        if link.load.serving and link.load.id not in acceptor.policy.members:
+            self._join(link, acceptor)
 
-    def quit(self, link: Link, door: Door) -> None:
-        """A worker serves this listener no more; of one that serves all, all others are left."""
-        served = link.listeners if link.listeners is not None else frozenset(door.number for door in self.doors)
-        link.listeners = served - {door.number}
-        door.policy.leave(link.post)
+    def remove_listener(self, link: Link, acceptor: Acceptor) -> None:
+        """A worker no longer serves this listener; one that serves all keeps all others that are open now."""
+        served = link.listeners if link.listeners is not None else frozenset(other.number for other in self.acceptors)
+        link.set_listeners(served - {acceptor.number})
+        acceptor.policy.leave(link.load)
 
-    def offer(self, post: Post) -> None:
-        """It may have room again."""
-        for door in self.doors:
-            door.policy.offer(post)
-
-    def adopt(self, new_policy: Callable[[], Policy]) -> None:
-        """Choose by another policy from now on."""
-        for door in self.doors:
+    def set_policy(self, new_policy: Callable[[], Policy]) -> None:
+        """Choose by another policy from now on, at each listener."""
+        for acceptor in self.acceptors:
             policy = new_policy()
-            for seat in door.policy.members.values():
-                policy.join(seat.post, newcomer=False)
-            door.policy = policy
+            for member in acceptor.policy.members.values():
+                policy.join(member.load, newcomer=False)
+            acceptor.set_policy(policy)
+
+    def acceptor(self, number: int) -> Acceptor | None:
+        """The listener of this number, unless it is closed."""
+        return next((acceptor for acceptor in self.acceptors if acceptor.number == number), None)
+
+    # --- room
+
+    def update(self, load: WorkerLoad) -> None:
+        """A worker may have room, or its load has sunk."""
+        for acceptor in self.acceptors:
+            acceptor.policy.update(load)
+
+    def has_emptied(self, link: Link) -> None:
+        """The kernel says that a full letterbox has been emptied by half."""
+        link.load.recount()
+        self.update(link.load)
+
+    def set_short(self, short: bool) -> None:
+        """Let few connections lie in letterboxes, or again as many as configured."""
+        if short != self.short:
+            self.short = short
+            for link in self.links.values():
+                link.set_short(short)
+                self.update(link.load)  # a full worker may have room now
+
+    def watch_full(self, now: float) -> None:
+        """No worker has room: see to it that `update` is called when a full letterbox has been emptied by half."""
+        for link in self.links.values():
+            load = link.load
+            if not load.serving or load.suspended or load.unclaimed < load.window:
+                continue
+            if load.window == 1:
+                self._poll_at = min(self._poll_at, now + FULL_POLL)
+            else:
+                self.watch_room(link)
 
     @property
     def due(self) -> float:
-        """When the next newcomer's time as one is over."""
-        return self._newcomers[0][0] if self._newcomers else float("inf")
+        """When `tick` has something to do."""
+        return min(self._poll_at, self._newcomers[0][0]) if self._newcomers else self._poll_at
 
-    def mature(self, now: float) -> None:
-        """Those whose time as newcomers is over get as many as the others."""
+    def tick(self, now: float) -> None:
+        """Look at full letterboxes, and end the time of newcomers, as far as that is due."""
+        if now >= self._poll_at:
+            self._poll_at = float("inf")
+            for link in self.links.values():
+                load = link.load
+                if load.serving and load.unclaimed >= load.window and load.recount() < load.window:
+                    self.update(load)
         while self._newcomers and self._newcomers[0][0] <= now:
-            _, policy, post = self._newcomers.popleft()
-            policy.mature(post)
+            _, policy, load = self._newcomers.popleft()
+            policy.end_newcomer(load)
 
-    def has_taker(self, number: int) -> bool:
-        """Whether somebody is to be given a connection of this listener now."""
-        door = self.door(number)
-        return door.policy.ready() if door is not None else bool(self._roomy(number))
+    def has_receiver(self, number: int) -> bool:
+        """Whether a worker can be given a connection of this listener now."""
+        acceptor = self.acceptor(number)
+        return acceptor.policy.ready() if acceptor is not None else bool(self._with_room(number))
 
-    def takers(self, number: int, peer: Peer) -> Iterator[Post]:
-        """The one to choose for it; then, should that not work, whoever else has room."""
-        door = self.door(number)
-        first = door.policy.choose(peer) if door is not None and door.policy.ready() else None
+    def receivers(self, number: int, peer: Peer) -> Iterator[WorkerLoad]:
+        """The worker to choose for a connection; then, should its line refuse it, the others with room."""
+        acceptor = self.acceptor(number)
+        first = acceptor.policy.choose(peer) if acceptor is not None and acceptor.policy.ready() else None
         if first is not None:
             yield first
         # Also where the policy would rather wait, or was closed with its listener: this connection cannot go back.
-        yield from (post for post in self._roomy(number) if post is not first)
+        yield from (load for load in self._with_room(number) if load is not first)
 
-    def handed(self, number: int, post: Post) -> None:
-        """It was given one."""
-        door = self.door(number)
-        if door is not None:
-            door.policy.handed(post)
+    def count_handoff(self, number: int, load: WorkerLoad) -> None:
+        """One connection of this listener was handed to this worker."""
+        acceptor = self.acceptor(number)
+        if acceptor is not None:
+            acceptor.policy.count_handoff(load)
         else:
-            post.handed += 1
-            post.unclaimed += 1
+            load.count_handoff()
 
-    def door(self, number: int) -> Door | None:
-        """The listener of this number, unless it is closed."""
-        return next((door for door in self.doors if door.number == number), None)
+    def _with_room(self, number: int) -> list[WorkerLoad]:
+        found = [link.load for link in self.links.values() if link.serves(number) and link.load.has_room()]
+        return sorted(found, key=lambda load: load.cost)
 
-    def _roomy(self, number: int) -> list[Post]:
-        roomy = [link.post for link in self.links.values() if link.serves(number) and link.post.has_room()]
-        return sorted(roomy, key=lambda post: post.burden)
+
+@define(eq=False)
+class Delivery:
+    """Hands over connections that the master already holds: recalled ones, and those that a line has refused."""
+
+    membership: Membership
+    watch: Callable[[WorkerLoad, float], None]
+    """`StallDetector.watch`: called for each connection handed over."""
+    on_breach: Callable[[Link, str], None]
+    pause: Callable[[float], None]
+    """Makes the accept loop wait until this time."""
+    undelivered: deque[tuple[wire.Handoff, int, Peer]] = Factory(deque)
+    """Connections in the master's own hands, for milliseconds, since no line can pass them at the moment.  The accept
+    loop pauses meanwhile, so there is one, or as many as a recall has brought."""
+
+    def deliver(self, handoff: wire.Handoff, fd: int, peer: Peer) -> bool:
+        """Hand a connection to a worker.  It owns the descriptor, also if no worker can be given it now."""
+        message = wire.encode(handoff)
+        for load in self.membership.receivers(handoff.listener, peer):
+            link = self.membership.links[load.id]
+            try:
+                link.line.hand_over(message, fd)
+            except OSError as error:
+                self._judge(link, error)
+                continue
+            self.membership.count_handoff(handoff.listener, load)
+            self.watch(load, trio.current_time())
+            os.close(fd)
+            return True
+        self.undelivered.append((handoff, fd, peer))
+        self.pause(trio.current_time() + HANDOFF_RETRY)
+        return False
+
+    def refused(self, link: Link, error: OSError, handoff: wire.Handoff, fd: int, peer: Peer) -> bool:
+        """A line has refused a connection: hand it to another worker, on the same terms as `deliver`."""
+        self._judge(link, error)
+        return self.deliver(handoff, fd, peer)
+
+    def recalled(self, handoff: wire.Handoff, fd: int) -> None:
+        """Hand a recalled connection to a worker, on the same terms as `deliver`."""
+        peer: Any = ""
+        try:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                peer = sock.getpeername()
+        except OSError:
+            pass  # the client has left, or the descriptor table is full: only stickiness is lost
+        self.deliver(handoff, fd, peer)
+
+    def retry(self) -> None:
+        """Try again, in order, as long as that succeeds."""
+        while self.undelivered and self.deliver(*self.undelivered.popleft()):
+            pass
+
+    def has_receiver(self, number: int) -> bool:
+        """Whether a recalled connection of this listener can be handed over now."""
+        return not self.undelivered and self.membership.has_receiver(number)
+
+    def close(self) -> None:
+        """Close what could not be delivered."""
+        for _, fd, _ in self.undelivered:
+            os.close(fd)
+        self.undelivered.clear()
+
+    def _judge(self, link: Link, error: OSError) -> None:
+        if error.errno not in _NOT_THE_WORKERS_FAULT:
+            name = errno.errorcode.get(error.errno or 0, error)
+            self.on_breach(link, f"its line refuses connections ({name})")

@@ -1,18 +1,19 @@
-"""How a connection comes back: from a late worker's letterbox, and from a dead one's.
+"""How does a connection come back from the letterbox of a late worker, or of a dead one?
 
-What was handed over and not taken is in the kernel's queue, and whoever reads it first gets it, whole, exactly once.
-The master reads it with the letterbox key, only when somebody is there to give it to:
+What was handed over and not taken is in the kernel's queue, and the process that reads it first gets it, whole, exactly
+once.  The master reads it with the letterbox key, and only while another worker can be given it:
 
-- from the *late* (something unclaimed, nothing taken for `recall_after`) one for each worker that could begin at once;
-  if there is one, or when they are late for long (*stuck*), nothing more is handed to them until they report
-  (*suspended*), and a Nudge in their letterbox asks for that report;
-- from the *dead* everything, at once or as fast as the others have room;
-- from one about to be *dismissed* what others have room for.
+- from a *late* worker (something unclaimed, nothing taken for `recall_after`) one connection for each worker that could
+  begin at once.  If there is such a worker, or if the late one stays late (*stuck*), nothing more is handed to it until
+  it reports (*suspended*), and a Nudge in its letterbox asks for that report;
+- from a *dead* worker everything, at once or as fast as the others have room;
+- from a worker about to be *dismissed* what others have room for.
 
-Without the suspension a recall would make a stuck worker the emptiest, hence the favourite.
+Without the suspension a recall would make a stuck worker the emptiest, and so the first choice.
 
-The living are read in a thread with a second to return: a worker stalled inside its recvmsg holds the kernel's lock.
-The dead are read in the loop, by copy, so that a full descriptor table destroys nothing.
+The letterbox of a live worker is read in a thread that has a second to return: a worker stalled inside its recvmsg
+holds the kernel's lock on the socket.  That of a dead worker is read in the loop, by copy, so that a full descriptor
+table destroys nothing.
 """
 
 from __future__ import annotations
@@ -27,207 +28,168 @@ from attrs import Factory, define
 
 from ..protocol.channel import DescriptorLost, Line
 from ..protocol.wire import Handoff, Listening, Nudge
-from .load import Post
-from .stall_detector import MAX_RECALLS, STUCK, Lateness, receivers
+from .link import Link
+from .load import WorkerLoad
+from .stall_detector import MAX_RECALLS, STUCK, StallDetector, idle_receivers
 
-STALL = 1.0
+RECALL_TIMEOUT = 1.0
 """Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
 
-AGAIN = 0.1
-"""Seconds after a recall that brought nothing."""
+RETRY_EMPTY = 0.1
+"""Seconds until the next try, after a recall that brought nothing."""
 
-GAP = 1.0
-"""Seconds by which we must wake up too late to conclude that it was us who were stopped or asleep."""
+CLOCK_GAP = 1.0
+"""Seconds by which the master must wake up too late to conclude that it was itself stopped or asleep."""
 
+LISTENER_RECALLS = 3
+"""Recalls from a worker that has left a listener: connections of other listeners may lie before those of this one."""
 
-ROUNDS = 3
-"""Looks into the letterbox of one that has left a listener: other listeners' connections may lie before its."""
-
-
-@define(eq=False)
-class Link:
-    """A worker's line, with what is known of the worker."""
-
-    post: Post
-    line: Line
-    listeners: frozenset[int] | None = None
-    """The listeners it serves, by number; None: all."""
-    breached: bool = False
-    recalling: bool = False
-    """A thread reads its letterbox, ..."""
-    pulling: int = 0
-    """... for so many connections."""
-    again_at: float = 0.0
-    """When to try again, after a recall that brought nothing."""
-    promised: int = 0
-    """How many a recall under way may bring."""
-    probe_recalled: bool = False
-    """The last probe was taken back unread: the worker was late."""
-    lost: int = 0
-    """Connections that died in its hands; known once it is buried."""
-    unsaid: deque[Listening] = Factory(deque)
-    """Answers for which its line had no room; as many as it may ask for at most."""
-
-    def serves(self, number: int) -> bool:
-        """Whether it serves this listener."""
-        return self.listeners is None or number in self.listeners
-
-    def answer(self, listening: Listening) -> None:
-        """Answer it, when its line has room; an answer is an aside, as a nudge is."""
-        self.unsaid.append(listening)
-        self.say_the_unsaid()
-
-    def say_the_unsaid(self) -> None:
-        """Try again.  Called when it has reported: it may have taken something."""
-        while self.unsaid and self.line.say(self.unsaid[0]):
-            self.unsaid.popleft()
-            self.post.asides += 1
-
-    def shorten(self, short: bool) -> None:
-        """Let little lie in its letterbox, or again as much as it is to have."""
-        self.post.shorten(short)
-        self.line.cut(self.post.window)
-
-    def shares_with(self, other: Link) -> bool:
-        """Whether there may be a listener that both serve."""
-        return self.listeners is None or other.listeners is None or not self.listeners.isdisjoint(other.listeners)
+_UNLIMITED = trio.CapacityLimiter(1024)
+"""Recalls are few, and one that stalls must not keep the others from getting a thread."""
 
 
 @define(eq=False)
 class Recall:
-    """Takes connections back, and has them given to others."""
+    """Takes connections back from letterboxes, and has them handed to other workers."""
 
-    lateness: Lateness
+    stall_detector: StallDetector
     links: dict[int, Link]
-    """The living, by id; the dispatcher's."""
-    has_taker: Callable[[int], bool]
-    """Whether somebody has room for a connection of this listener."""
-    give: Callable[[Handoff, int], bool]
-    """Hand a connection to somebody.  It owns the descriptor if it says yes."""
-    breach: Callable[[Link, str], None]
-    stir: Callable[[], None]
-    """Have the dispatcher look again."""
+    """The living workers, by id; the dispatcher's."""
+    has_receiver: Callable[[int], bool]
+    """Whether a worker has room for a connection of this listener."""
+    redeliver: Callable[[Handoff, int], None]
+    """Hands a connection to another worker.  It owns the descriptor from then on."""
+    on_breach: Callable[[Link, str], None]
+    wake: Callable[[], None]
+    """Makes the dispatcher look again."""
     from_late: int = 0
     from_dead: int = 0
     suspensions: int = 0
     _late: dict[int, Link] = Factory(dict)
-    _promised: int = 0
-    """Recalls under way: so many of the idle have something coming already."""
-    _graves: deque[Link] = Factory(deque)
+    _promised: dict[Link, int] = Factory(dict)
+    """Connections that the recalls under way may bring, by late worker: one idle worker for each is spoken for."""
+    _retry_at: dict[Link, float] = Factory(dict)
+    """When to try again, after a recall that brought nothing."""
+    _dead: deque[Link] = Factory(deque)
+    """Dead workers whose letterboxes still hold something, in the order of their deaths."""
     _reserve: int = Factory(lambda: os.open(os.devnull, os.O_RDONLY))
     """A place in the descriptor table.  Opened early, so its number is low: giving it up makes room even under a
     limit that was lowered since."""
 
-    def judge(self, now: float) -> None:
-        """Suspend who is late now.  Call it after all waiting reports are read."""
-        if now - self.lateness.due > GAP:
-            self.lateness.restart(now)
+    # --- from late workers
+
+    def suspend_late(self, now: float) -> None:
+        """Suspend the workers that are late now.  Call it after all waiting reports are read."""
+        if now - self.stall_detector.due > CLOCK_GAP:
+            self.stall_detector.restart(now)
             return
-        for post in self.lateness.late(now):
-            link = self.links.get(post.id)
+        for load in self.stall_detector.late(now):
+            link = self.links.get(load.id)
             if link is None:
                 continue
-            if post.strikes < STUCK and not self._receivers(link):
-                self.lateness.watch(post, now)  # everybody is busy: so is the machine
+            if load.late_in_a_row < STUCK and not self._receivers(link):
+                self.stall_detector.watch(load, now)  # all are busy: the machine is, not this worker
                 continue
-            if not post.suspended:
-                post.suspended = True
+            if not load.suspended:
+                load.suspend()
                 self.suspensions += 1
-                self._nudge(link)
-            self._late[post.id] = link
-
-    def _nudge(self, link: Link) -> None:
-        if not link.post.aside and link.line.nudge():
-            link.post.asides += 1
-
-    def _nudge_again(self, link: Link) -> None:
-        """We have read our own nudge: the worker never will."""
-        link.post.asides -= 1
-        if link.post.suspended and link.post.serving:
-            self._nudge(link)
-
-    def _answer_again(self, link: Link, listening: Listening) -> None:
-        """We have read our own answer: the worker still waits for it."""
-        link.post.asides -= 1
-        link.answer(listening)
+                link.nudge()
+            self._late[load.id] = link
 
     def _receivers(self, late: Link) -> list[Link]:
-        """Who could begin with one of its connections at once."""
-        idle = receivers(late.post, (link.post for link in self.links.values() if link.shares_with(late)))
-        return [self.links[post.id] for post in idle]
+        """The workers that could begin with one of its connections at once."""
+        idle = idle_receivers(late.load, (link.load for link in self.links.values() if link.shares_listener_with(late)))
+        return [self.links[load.id] for load in idle]
 
-    def forgive(self, post: Post) -> None:
-        """It has reported: its loop serves.  What still lies there is waited for anew."""
-        self.lateness.clear(post)
-        if self._late.pop(post.id, None) is not None and post.recount():
-            self.lateness.watch(post, trio.current_time())
+    def reported(self, load: WorkerLoad) -> None:
+        """A worker has reported: its loop serves.  What still lies in its letterbox is waited for anew."""
+        self.stall_detector.clear(load)
+        if self._late.pop(load.id, None) is not None and load.recount():
+            self.stall_detector.watch(load, trio.current_time())
 
-    def forget(self, post: Post) -> None:
-        """It is not to be recalled from for lateness any more."""
-        self.lateness.clear(post)
-        self._late.pop(post.id, None)
+    def forget(self, load: WorkerLoad) -> None:
+        """Recall nothing more from this worker for lateness."""
+        self.stall_detector.clear(load)
+        self._late.pop(load.id, None)
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Begin to take back from the late, as many as others could begin with at once."""
+        """Begin to take back from late workers, as much as others could begin with at once."""
         now = trio.current_time()
         for link in list(self._late.values()):
-            if now < link.again_at or link.promised or link.recalling or link.breached or not link.post.recount():
+            if now < self._retry_at.get(link, 0.0) or link in self._promised or link.recalling:
                 continue
-            takers = self._receivers(link)
-            count = min(len(takers) - self._promised, link.post.unclaimed)
+            if link.breached or not link.load.recount():
+                continue
+            receivers = self._receivers(link)
+            count = min(len(receivers) - sum(self._promised.values()), link.load.unclaimed)
             if count > 0:
-                link.promised = count
-                self._promised += count
-                nursery.start_soon(self.take_back, link, count, takers, True)
+                self._promised[link] = count
+                nursery.start_soon(self.take_back, link, count, receivers, True)
 
-    async def take_back(self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool) -> None:
-        """Take back up to `count` connections from a live worker, of those that `takers` can be given."""
+    # --- from any live worker
+
+    async def take_back(self, link: Link, count: int, receivers: Sequence[Link], for_lateness: bool) -> None:
+        """Take up to `count` connections back from a live worker, of those that `receivers` can be given."""
         if link.recalling:
             return
         token = trio.lowlevel.current_trio_token()
-        link.recalling, link.pulling = True, count
+        link.set_recalling(count)
         try:
-            with trio.move_on_after(STALL) as patience:
+            with trio.move_on_after(RECALL_TIMEOUT) as timeout:
                 await trio.to_thread.run_sync(
-                    self._pull, link, count, takers, for_lateness, token, abandon_on_cancel=True, limiter=_UNLIMITED
-                )
-        except RuntimeError:  # no thread to be had: a process limit
-            self._pulled(link, 0)
+                    self._recall_in_thread, link, count, receivers, for_lateness, token,
+                    abandon_on_cancel=True, limiter=_UNLIMITED,
+                )  # fmt: skip
+        except RuntimeError:  # no thread can be started: a process limit
+            self._recall_ended(link, 0)
             return
-        if patience.cancelled_caught:
-            self.breach(link, f"its letterbox could not be read for {STALL:g} s: it keeps the kernel's lock")
+        if timeout.cancelled_caught:
+            # The thread lives on, and `link.recalling` says so: only the worker's death makes its recvmsg return.
+            self.on_breach(
+                link, f"its letterbox could not be read for {RECALL_TIMEOUT:g} s: it keeps the kernel's lock"
+            )
 
-    async def relieve(self, link: Link, number: int) -> None:
-        """A worker that stays has left this listener: take back what it has of it, for those who serve it.
+    async def recall_for_others(self, link: Link) -> None:
+        """Take back what others have room for, from a worker that is dismissed."""
+        if link.load.recount():
+            receivers = [o for o in self.links.values() if o.load.has_room() and o.shares_listener_with(link)]
+            room = sum(other.load.window - other.load.unclaimed for other in receivers)
+            if room:
+                await self.take_back(link, min(room, link.load.unclaimed), receivers, False)
 
-        What lies before that goes to others, too, or back to itself, behind it.
+    async def recall_listener(self, link: Link, number: int) -> None:
+        """Take back what a worker that stays has of a listener it has left, for the workers that serve it.
+
+        What lies before those connections goes to others, too, or back to the worker itself, behind them.
         """
-        for _ in range(ROUNDS):
-            if link.post.id not in self.links or link.breached or not link.post.recount():
+        for _ in range(LISTENER_RECALLS):
+            if link.load.id not in self.links or link.breached or not link.load.recount():
                 return
-            takers = [other for other in self.links.values() if other.serves(number) and other.post.has_room()]
-            room = sum(other.post.window - other.post.unclaimed for other in takers)
+            receivers = [other for other in self.links.values() if other.serves(number) and other.load.has_room()]
+            room = sum(other.load.window - other.load.unclaimed for other in receivers)
             if not room or number in (link.listeners or ()):
                 return
-            itself = [link] if link.post.serving and not link.post.suspended else []
-            await self.take_back(link, min(room, link.post.unclaimed), takers + itself, False)
+            itself = [link] if link.load.serving and not link.load.suspended else []
+            await self.take_back(link, min(room, link.load.unclaimed), receivers + itself, False)
 
-    def _pull(
-        self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
+    def _recall_in_thread(
+        self, link: Link, count: int, receivers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
     ) -> None:
-        """In a thread.  What is read is delivered even if nobody waits for this thread any more."""
+        """In a thread.  What is read is delivered even if the task has given up waiting for this thread."""
         brought = 0
         try:
-            brought = self._read_back(link, count, takers, for_lateness, token)
+            brought = self._read_back(link, count, receivers, for_lateness, token)
         finally:
-            with contextlib.suppress(trio.RunFinishedError):  # the master is over
-                token.run_sync_soon(self._pulled, link, brought)
+            with contextlib.suppress(trio.RunFinishedError):  # the master has ended
+                token.run_sync_soon(self._recall_ended, link, brought)
 
     def _read_back(
-        self, link: Link, count: int, takers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
+        self, link: Link, count: int, receivers: Sequence[Link], for_lateness: bool, token: trio.lowlevel.TrioToken
     ) -> int:
+        """In a thread: read message after message, and pass each to the loop at once.  How many were read."""
         for brought in range(count):
-            if not _has_free_descriptor(link.line) or not _may_move(link.line, takers, for_lateness):
+            # A read without a free descriptor would make the kernel close the connection: check before, not after.
+            if not _has_free_descriptor(link.line) or not _may_move(link.line, receivers, for_lateness):
                 return brought
             try:
                 found = link.line.recall()
@@ -244,69 +206,65 @@ class Recall:
                     token.run_sync_soon(self._deliver, link, *found, for_lateness)
             except trio.RunFinishedError:
                 if isinstance(found, tuple):
-                    os.close(found[1])  # the master is over, and nobody is left to give it to
+                    os.close(found[1])  # the master has ended, and no worker is left that could be given it
                 return brought
         return count
 
+    def _nudge_again(self, link: Link) -> None:
+        """The master has read its own nudge: the worker never will."""
+        link.load.count_asides(-1)
+        if link.load.suspended and link.load.serving:
+            link.nudge()
+
+    def _answer_again(self, link: Link, listening: Listening) -> None:
+        """The master has read its own answer: the worker still waits for it."""
+        link.load.count_asides(-1)
+        link.answer(listening)
+
     def _deliver(self, link: Link, handoff: Handoff, fd: int, for_lateness: bool) -> None:
         if handoff.probe:
-            # Not taken in time: whoever probes sees nothing but our end closed, and is told why.
+            # Not taken in time.  The health check sees only that this end is closed, and `probe_recalled` says why.
             os.close(fd)
-            link.post.asides -= 1
-            link.probe_recalled = True
+            link.probe_came_back()
             return
-        link.post.handed -= 1
-        link.post.recount()
+        link.load.count_recall()
         self.from_late += 1
-        times = min(handoff.recalled + for_lateness, 255)
-        self.give(Handoff(handoff.listener, times, handoff.probe, handoff.family), fd)
+        times = min(handoff.recalled + for_lateness, 255)  # one byte in the handoff
+        self.redeliver(Handoff(handoff.listener, times, handoff.probe, handoff.family), fd)
 
-    def _pulled(self, link: Link, brought: int) -> None:
-        """The thread has ended: nobody else reads this letterbox now."""
-        link.recalling, link.pulling = False, 0
+    def _recall_ended(self, link: Link, brought: int) -> None:
+        """The thread has ended: it no longer reads this letterbox."""
+        link.set_recalling(0)
         if not brought:
-            # The oldest may not move any more, or we have no descriptor: it will be so in a millisecond, too.
-            link.again_at = trio.current_time() + AGAIN
-        self._promised -= link.promised
-        link.promised = 0
-        self.exhume()
-        self.stir()
+            # The oldest may not move again, or there is no free descriptor: that holds in a millisecond, too.
+            self._retry_at[link] = trio.current_time() + RETRY_EMPTY
+        self._promised.pop(link, None)
+        self.recall_dead()
+        self.wake()
 
-    def bury(self, link: Link) -> None:
-        """It is dead.  Its letterbox is kept until it is empty; then the line is closed."""
-        self._late.pop(link.post.id, None)
-        # What a thread may have in its hands just now is not lost.
-        link.lost = max(link.post.load - link.post.recount() - link.pulling, 0)
-        self._graves.append(link)
-        self.exhume()
+    # --- from dead workers
 
-    def exhume(self) -> None:
-        """Give what lies in dead workers' letterboxes to others, as far as they have room."""
-        for link in list(self._graves):
+    def add_dead(self, link: Link) -> None:
+        """A worker has died.  Its letterbox is kept until it is empty; then the line is closed."""
+        self._late.pop(link.load.id, None)
+        link.count_lost()
+        self._dead.append(link)
+        self.recall_dead()
+
+    def recall_dead(self) -> None:
+        """Hand what lies in dead workers' letterboxes to others, as far as they have room."""
+        for link in list(self._dead):
             # While a thread still reads it, a copy could be of what the thread has just taken.
-            if not link.recalling and self._empty(link):
-                self._graves.remove(link)
+            if not link.recalling and self._empty(link.line):
+                self._dead.remove(link)
+                self._retry_at.pop(link, None)
                 link.line.close()
 
-    def due(self) -> float:
-        """When to look again, whatever happens."""
-        waiting = [link.again_at for link in self._late.values() if link.again_at > trio.current_time()]
-        return min([self.lateness.due, *waiting])
-
-    @property
-    def lateness_to_mend(self) -> bool:
-        """Whether there are late workers."""
-        return bool(self._late)
-
-    @property
-    def unrest(self) -> bool:
-        """Whether dead workers' connections still wait for somebody."""
-        return bool(self._graves)
-
-    def _empty(self, link: Link) -> bool:
+    def _empty(self, line: Line) -> bool:
+        """Empty a dead worker's letterbox.  False if something is left there, for want of room or of a descriptor."""
         while True:
             try:
-                found = self._copy(link.line)
+                found = self._copy_oldest(line)
             except DescriptorLost:
                 return False
             if found is None:
@@ -314,17 +272,18 @@ class Recall:
             handoff, fd = found
             if handoff.probe:
                 os.close(fd)
-                link.line.drop_oldest()
+                line.drop_oldest()
                 continue
-            if not self.has_taker(handoff.listener) or not self.give(handoff, fd):
-                os.close(fd)
-                self._keep_reserve()
+            if not self.has_receiver(handoff.listener):
+                os.close(fd)  # the copy; the connection itself stays in the letterbox
+                self._reopen_reserve()
                 return False
-            link.line.drop_oldest()
+            self.redeliver(handoff, fd)
+            line.drop_oldest()
             self.from_dead += 1
-            self._keep_reserve()
+            self._reopen_reserve()
 
-    def _copy(self, line: Line) -> tuple[Handoff, int] | None:
+    def _copy_oldest(self, line: Line) -> tuple[Handoff, int] | None:
         try:
             return line.copy_oldest()
         except DescriptorLost:
@@ -334,23 +293,39 @@ class Recall:
             self._reserve = -1
             return line.copy_oldest()
 
-    def _keep_reserve(self) -> None:
+    def _reopen_reserve(self) -> None:
         if self._reserve < 0:
             with contextlib.suppress(OSError):  # the table is still full; the next recall tries again
                 self._reserve = os.open(os.devnull, os.O_RDONLY)
 
+    # --- what the dispatcher asks
+
+    def due(self) -> float:
+        """When to look again at the latest."""
+        due = self.stall_detector.due
+        if self._late:  # asked for in each turn, and hardly ever true
+            retries, now = [self._retry_at.get(link, 0.0) for link in self._late.values()], trio.current_time()
+            due = min([due, *(at for at in retries if at > now)])
+        return due
+
+    @property
+    def has_late(self) -> bool:
+        """Whether there are late workers."""
+        return bool(self._late)
+
+    @property
+    def has_dead(self) -> bool:
+        """Whether dead workers' connections still wait for a worker with room."""
+        return bool(self._dead)
+
     def close(self) -> None:
-        """Close what is left: the connections in it find nobody."""
-        for link in self._graves:
+        """Close what is left: the kernel closes the connections in it."""
+        for link in self._dead:
             link.line.close()
-        self._graves.clear()
+        self._dead.clear()
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1
-
-
-_UNLIMITED = trio.CapacityLimiter(1024)
-"""Recalls are few, and one that stalls must not make the others wait for its thread."""
 
 
 def _has_free_descriptor(line: Line) -> bool:
@@ -361,12 +336,15 @@ def _has_free_descriptor(line: Line) -> bool:
     return True
 
 
-def _may_move(line: Line, takers: Sequence[Link], for_lateness: bool) -> bool:
+def _may_move(line: Line, receivers: Sequence[Link], for_lateness: bool) -> bool:
     """Whether the oldest connection there may go, and to one of these.
 
-    The worker may take it before we do; the next one then finds its receiver as a stray does, which is rare enough.
+    The worker may take it between this look and the read.  The read then finds the next one, perhaps without a worker
+    to give it to: it waits as an undelivered one, which is rare enough.
     """
     oldest = line.oldest()
     if not isinstance(oldest, Handoff) or oldest.probe:
         return True
-    return not (for_lateness and oldest.recalled >= MAX_RECALLS) and any(t.serves(oldest.listener) for t in takers)
+    if for_lateness and oldest.recalled >= MAX_RECALLS:
+        return False
+    return any(receiver.serves(oldest.listener) for receiver in receivers)

@@ -1,7 +1,7 @@
-"""What do the workers say, and is it to be believed?
+"""What do the workers report, and can it be true?
 
-The lines stand in an epoll of their own.  What is malformed, impossible or too much is a *breach*: its worker is heard
-no more.  A worker whose letterbox is full can be listened to for its emptying, too.
+The lines stand in an epoll of their own.  What is malformed, impossible or too much is a *breach*: nothing more is read
+from that worker.  The reader can also watch a full letterbox, and say when it has been emptied by half.
 """
 
 from __future__ import annotations
@@ -9,140 +9,120 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 
-import trio
 from attrs import Factory, define
 
 from ..protocol import wire
+from .link import REPORTS_PER_S, Link
 from .load import Breach
-from .recall import Link
 
 READS = 64
-"""Messages read from one worker in a turn, so that a chatterbox keeps nobody waiting."""
+"""Messages read from one worker in a turn, so that a worker that sends many delays no other."""
 
-LAST_WORDS = 64 * READS
-"""Messages read from one that has died; its buffer holds a few hundred."""
-
-REPORTS_PER_S = 5_000
-"""An honest worker reports 500 times a second at most; ten times that is a flood, and a breach."""
-
-Tell = Callable[[wire.Up], None]
+LAST_READS = 64 * READS
+"""Messages read from a worker that has died; its buffer holds a few hundred."""
 
 
 @define(eq=False)
-class _Ear:
-    """One worker's voice: where its messages go, and how many it has sent lately."""
+class ReportReader:
+    """Reads all lines, and acts on what concerns the dispatcher."""
 
-    link: Link
-    tell: Tell
-    credit: float = REPORTS_PER_S
-    credited: float = 0.0
-    armed: bool = False
-
-    def afford(self, count: int) -> bool:
-        self.credit -= count
-        if self.credit < 0:
-            now = trio.current_time()
-            self.credit = min(self.credit + (now - self.credited) * REPORTS_PER_S, REPORTS_PER_S)
-            self.credited = now
-        return self.credit >= 0
-
-
-@define(eq=False)
-class Hearing:
-    """The ears of the master."""
-
-    settle: Callable[[Link, wire.Report], None]
-    """Takes a report to heart; raises Breach for one that cannot be."""
-    asked: Callable[[Link, wire.Listen | wire.Attend], None]
-    """Called when it has something to say of listeners; raises Breach likewise."""
-    breach: Callable[[Link, str], None]
-    """Called when a worker is not to be believed any more."""
-    emptied: Callable[[Link], None]
+    on_report: Callable[[Link, wire.Report], None]
+    """Applies a report; raises Breach for counts that cannot be."""
+    on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None]
+    """Called with what a worker says of listeners; raises Breach too."""
+    on_breach: Callable[[Link, str], None]
+    """Called when a worker broke the protocol, with what it did."""
+    on_room: Callable[[Link], None]
     """Called when a letterbox that was watched has been emptied by half."""
     epoll: select.epoll = Factory(select.epoll)
-    _ears: dict[int, _Ear] = Factory(dict)
+    """Readable when a worker has sent something; the dispatcher's own epoll contains it at times."""
+    _links: dict[int, Link] = Factory(dict)
+    """By the descriptor of the line."""
+    _watched: set[int] = Factory(set)
+    """Descriptors for which the kernel also reports room."""
 
-    def add(self, link: Link, tell: Tell) -> None:
-        """Listen to a worker; its messages go to `tell`."""
-        self._ears[link.line.fileno()] = _Ear(link, tell, credited=trio.current_time())
+    def add(self, link: Link) -> None:
+        """Read a worker's line from now on."""
+        self._links[link.line.fileno()] = link
         self.epoll.register(link.line.fileno(), select.EPOLLIN)
 
-    def deafen(self, link: Link) -> None:
-        """It may go on shouting; nobody listens."""
+    def ignore(self, link: Link) -> None:
+        """Read nothing more from a worker that broke the protocol, however much it sends."""
         self.epoll.unregister(link.line.fileno())
 
-    def last_words(self, link: Link) -> None:
-        """It has died: read what it said before, and forget it."""
-        ear = self._ears[link.line.fileno()]
-        self._hear(ear, LAST_WORDS)
+    def remove(self, link: Link) -> None:
+        """Read what a dead worker has sent, then forget its line."""
+        self._read(link, LAST_READS)
         if not link.breached:
-            self.deafen(link)
-        del self._ears[link.line.fileno()]
+            self.ignore(link)
+        del self._links[link.line.fileno()]
+        self._watched.discard(link.line.fileno())
 
-    def listen(self) -> bool:
-        """Read what is said.  Whether anything was.
+    def read(self) -> bool:
+        """Read what waits.  Whether there was anything.
 
-        One message of each, and then the kernel is asked again who has more: to be told by each line that it is empty
-        takes five times as long.
+        One message from each line, and then the kernel is asked again which lines have more: to be told by each line
+        that it is empty takes five times as long.
         """
-        said = False
+        any_read = False
         for _ in range(READS):
             events = self.epoll.poll(0)
             if not events:
                 break
-            said = True
+            any_read = True
             for fd, what in events:
-                ear = self._ears.get(fd)
-                if ear is None:
-                    continue  # buried by what the same turn has read before
+                link = self._links.get(fd)
+                if link is None:
+                    continue  # a message read before in this turn has made the supervisor remove it
                 if what & select.EPOLLOUT:
-                    self._disarm(ear)
+                    self._unwatch(link)
                 if what & ~select.EPOLLOUT:
-                    self._hear(ear, 1)
-        return said
+                    self._read(link, 1)
+        return any_read
 
-    def catch_up(self) -> None:
-        """Read all that waits, whatever it costs."""
-        for ear in list(self._ears.values()):
-            self._hear(ear, LAST_WORDS)
+    def read_all(self) -> None:
+        """Read everything that waits, however long it takes."""
+        for link in list(self._links.values()):
+            self._read(link, LAST_READS)
 
-    def watch(self, link: Link) -> None:
-        """Have the kernel say when its letterbox has been emptied by half."""
-        ear = self._ears[link.line.fileno()]
-        if not ear.armed:
-            ear.armed = True
-            self.epoll.modify(link.line.fileno(), select.EPOLLIN | select.EPOLLOUT)
+    def watch_room(self, link: Link) -> None:
+        """Have the kernel say when the letterbox has been emptied by half."""
+        fd = link.line.fileno()
+        if fd not in self._watched:
+            self._watched.add(fd)
+            self.epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
 
-    def _disarm(self, ear: _Ear) -> None:
-        ear.armed = False
-        self.epoll.modify(ear.link.line.fileno(), select.EPOLLIN)
-        self.emptied(ear.link)
+    def _unwatch(self, link: Link) -> None:
+        # A line with room is writable all the time: without this the epoll would fire at once, again and again.
+        self._watched.discard(link.line.fileno())
+        self.epoll.modify(link.line.fileno(), select.EPOLLIN)
+        self.on_room(link)
 
-    def _hear(self, ear: _Ear, most: int) -> None:
-        link, count = ear.link, 0
+    def _read(self, link: Link, most: int) -> None:
+        count = 0
         while count < most and not link.breached:
             datagram = link.line.receive()
             if datagram is None:
                 break
             count += 1
             try:
-                self._hear_one(ear, datagram)
+                self._handle(link, datagram)
             except (Breach, wire.ProtocolError) as error:
-                self.breach(link, str(error))
-        if count and not ear.afford(count):
-            self.breach(link, f"it sends more than {REPORTS_PER_S} messages a second")
+                self.on_breach(link, str(error))
+        if count and not link.accepts(count):
+            self.on_breach(link, f"it sends more than {REPORTS_PER_S} messages a second")
 
-    def _hear_one(self, ear: _Ear, datagram: bytes) -> None:
+    def _handle(self, link: Link, datagram: bytes) -> None:
         if not datagram:
             raise Breach("it closed its side of the line, or sent an empty message")
         message = wire.decode_up(datagram)
         if isinstance(message, wire.Report):
-            self.settle(ear.link, message)
+            self.on_report(link, message)
         elif isinstance(message, wire.Listen | wire.Attend):
-            self.asked(ear.link, message)
+            self.on_listener_request(link, message)
         if message is not None:
-            ear.tell(message)
+            link.on_message(message)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop reading."""
         self.epoll.close()

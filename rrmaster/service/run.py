@@ -116,7 +116,7 @@ async def _run_obeying(
         nursery.start_soon(reap_strangers, master.children)
         nursery.start_soon(_obey, master, signals)
         nursery.start_soon(_log_ready, master, notifier)
-        nursery.start_soon(notifier.feed, master.dispatcher.turned)
+        nursery.start_soon(notifier.feed, master.dispatcher.wait_for_turn)
         await master.run()
         nursery.cancel_scope.cancel()
 

@@ -17,7 +17,7 @@ from attrs import evolve
 
 from .._version import __version__
 from ..config.settings import Settings
-from ..dispatch.acceptor import Door
+from ..dispatch.acceptor import Acceptor
 from ..dispatch.dispatcher import Dispatcher
 from ..processes.generation_templates import GenerationTemplates
 from ..processes.generations import Generations
@@ -61,7 +61,7 @@ def take_snapshot(
         refused=supervisor.reload.refused,
         gone_back=supervisor.reload.gone_back,
         reload=_reload(supervisor),
-        listeners=tuple(_listener(door, settings.backlog) for door in dispatcher.doors),
+        listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
         workers=tuple(_worker(worker, supervisor, now) for worker in workers),
         templates=tuple(_templates(generations, now)),
     )
@@ -92,16 +92,16 @@ def _reload(supervisor: Supervisor) -> ReloadStatus | None:
     return ReloadStatus(rollout.phase.value, rollout.generation, rollout.status, rollout.reason)
 
 
-def _listener(door: Door, asked: int) -> ListenerStatus:
-    limit, sock = door.listener.backlog or asked, door.listener.socket
+def _listener(acceptor: Acceptor, asked: int) -> ListenerStatus:
+    limit, sock = acceptor.listener.backlog or asked, acceptor.listener.socket
     if sock.family != socket.AF_UNIX:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LIMIT.size)
         limit = int(_TCP_INFO_LIMIT.unpack(info)[0])
-    return ListenerStatus(door.listener.name, door.queued(), limit, len(door.policy.members))
+    return ListenerStatus(acceptor.listener.name, acceptor.queued(), limit, len(acceptor.policy.members))
 
 
 def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerStatus:
-    post, report = worker.link.post, worker.report
+    load, report = worker.link.load, worker.report
     return WorkerStatus(
         slot=worker.slot,
         id=worker.id,
@@ -110,17 +110,17 @@ def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerS
         state=worker.state.value,
         state_s=now - worker.since,
         uptime_s=None if worker.served_since is None else now - worker.served_since,
-        open=post.load,
-        unclaimed=post.recount(),
-        handed=post.handed,
-        closed=post.closed,
+        open=load.connections,
+        unclaimed=load.recount(),
+        handed=load.handed,
+        closed=load.closed,
         busy=report.busy if report else None,
         requests=report.requests if report else None,
         lag_us=report.lag_us if report else None,
         rss=report.rss if report else None,
         cpu_us=report.cpu_us if report else None,
         taking=report is None or report.taking,
-        suspended=post.suspended,
+        suspended=load.suspended,
         leaving=worker.leaving,
         restarts=supervisor.crashes.replacements.get(worker.slot, 0),
         last_exit=supervisor.crashes.last_exits.get(worker.slot, ""),

@@ -74,7 +74,7 @@ class Lifecycles(Protocol):
 class Reports(Protocol):
     """Where the workers' reports arrive; `dispatch.dispatcher`."""
 
-    def catch_up(self) -> None:
+    def read_reports(self) -> None:
         """Read all reports that wait.  No worker may be judged for its silence before."""
 
 

@@ -16,9 +16,8 @@ from attrs import frozen
 
 from ..config.callables import load_callable
 from ..config.settings import Settings
-from ..dispatch.listeners import CAPACITY_TROUBLE
-from ..dispatch.recall import Link
-from ..protocol import wire
+from ..dispatch.link import Link
+from ..dispatch.listeners import CAPACITY_ERRORS
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]
 """Asks at the other end of a connection to the worker.  Raises, or returns False, if the worker is not well."""
@@ -112,7 +111,7 @@ async def ask(link: Link, question: Question, timeout: float) -> str | None:
     try:
         ours = _hand_over(link)
     except OSError as error:
-        if error.errno in CAPACITY_TROUBLE or error.errno == errno.ETOOMANYREFS:
+        if error.errno in CAPACITY_ERRORS or error.errno == errno.ETOOMANYREFS:
             return None
         return f"its probe could not be handed over ({error.strerror})"
     async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
@@ -133,10 +132,7 @@ async def ask(link: Link, question: Question, timeout: float) -> str | None:
 def _hand_over(link: Link) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        handoff = wire.Handoff(probe=True, family=int(socket.AF_UNIX))
-        link.probe_recalled = False
-        link.line.hand_over(wire.encode(handoff), theirs.fileno())
-        link.post.asides += 1
+        link.hand_over_probe(theirs.fileno())
     except OSError:
         ours.close()
         raise

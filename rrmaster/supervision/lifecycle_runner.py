@@ -180,7 +180,7 @@ class LifecycleRunner:
                 if worker.reported(message, self._heartbeat):
                     self.fleet.plan_again()
             case wire.Ready(listeners=listeners):
-                if self.dispatcher.declared(worker.link, listeners):
+                if self.dispatcher.declare_listeners(worker.link, listeners):
                     self.happens(worker, Event.READY)
             case wire.Failed(reason):
                 worker.failed(reason)
@@ -254,7 +254,7 @@ class LifecycleRunner:
                 self.dispatcher.enlist(worker.link)
                 self.fleet.enlisted(worker)
             case Action.DISMISS:
-                self.dispatcher.leave_out(worker.link)
+                self.dispatcher.delist(worker.link)
                 self._in_background(self.dispatcher.dismiss, worker.link, self._recalls)
             case Action.REPLACE:
                 worker.recycle("it asked for it")
@@ -267,11 +267,11 @@ class LifecycleRunner:
                 worker.dump(pending=True)
                 self.signal(worker, DUMP_SIGNAL)
             case Action.KILL:
-                self.dispatcher.leave_out(worker.link)
+                self.dispatcher.delist(worker.link)
                 self._in_background(self._kill, worker, STACKS_S if worker.dumping else 0.0)
                 worker.dump(pending=False)
             case Action.RECALL:
-                self.dispatcher.bury(worker.link)
+                self.dispatcher.remove(worker.link)
             case Action.BURY:
                 self.fleet.remove(worker)
 

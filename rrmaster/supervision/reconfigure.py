@@ -27,9 +27,10 @@ from ..config.names import POLICIES
 from ..config.option import SettingsError
 from ..config.settings import Settings, changes_that_need_a_restart
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.dynamic_listeners import Openings
-from ..dispatch.listeners import Listener, activated, adopt, open_listeners
-from ..dispatch.load import Policy, UserPolicy, policy_named
+from ..dispatch.dynamic_listeners import DynamicListeners
+from ..dispatch.listeners import Listener, adopt, inherited_fds, open_listeners
+from ..dispatch.load import Policy
+from ..dispatch.policies import UserPolicy, policy_named
 from ..logs.log import logger
 from ..protocol import tls
 from .collaborators import ImportedCode
@@ -58,7 +59,7 @@ class Reconfigurer:
 
     settings: Settings
     dispatcher: Dispatcher
-    dynamic_listeners: Openings
+    dynamic_listeners: DynamicListeners
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again.  Raises SettingsError.  None: it cannot change."""
     announce: Callable[[str], None] = lambda what: None
@@ -101,10 +102,10 @@ class Reconfigurer:
         for listener in change.opened:
             self.dispatcher.open(listener)
         dropped = set(old.bind) - set(self.settings.bind)
-        for door in [door for door in self.dispatcher.doors if door.listener.bind in dropped]:
-            self.dispatcher.shut(door)
+        for acceptor in [acceptor for acceptor in self.dispatcher.acceptors if acceptor.listener.bind in dropped]:
+            self.dispatcher.drain_listener(acceptor)
         if old.policy != self.settings.policy:
-            self.dispatcher.adopt(policies_of(self.settings))
+            self.dispatcher.set_policy(policies_of(self.settings))
         self.dispatcher.configure(self.settings)
         self.dynamic_listeners.configure(self.settings)
         return self.settings
@@ -145,7 +146,7 @@ def policies_of(settings: Settings) -> Callable[[], Policy]:
     if isinstance(policy, str) and policy in POLICIES:
         return partial(policy_named, policy, random.Random())
     rule = load_callable(settings, "policy", policy) if isinstance(policy, str) else policy
-    return partial(UserPolicy, rule=rule, complain=_once_a_second(logger.error))
+    return partial(UserPolicy, rule=rule, on_error=_once_a_second(logger.error))
 
 
 def _once_a_second(log: Callable[[str], None]) -> Callable[[str], None]:
@@ -166,9 +167,7 @@ def open_all(settings: Settings, binds: Iterable[str]) -> list[Listener]:
     """Open these addresses.  Raises BindError, with nothing left open."""
     with _all_or_none() as opened:
         for bind in binds:
-            for listener in open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode):
-                listener.bind = bind
-                opened.append(listener)
+            opened.extend(open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode, bind))
     return opened
 
 
@@ -216,7 +215,7 @@ def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
 
     Raises BindError, with nothing left open.
     """
-    passed = activated(os.environ, os.getpid())
+    passed = inherited_fds(os.environ, os.getpid())
     named = [bind.fd for bind in settings.binds if isinstance(bind, Inherited)] if explicit else []
     with _all_or_none() as opened:
         for fd in sorted(set(passed) - set(named)):

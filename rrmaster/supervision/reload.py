@@ -239,7 +239,7 @@ class ReloadController:
         if rollout.phase is Phase.PROBATION and not self._all_report(rollout, now):
             return
         proving = self._in_state(rollout, State.PROVING)
-        ready = sum(worker.proved and not worker.link.post.suspended for worker in proving)
+        ready = sum(worker.proved and not worker.link.load.suspended for worker in proving)
         while rollout.advance(now, ready, len(self._in_state(rollout, State.SERVING))):
             self._follow(rollout)
             if rollout.phase is Phase.SOAKING:
@@ -247,7 +247,7 @@ class ReloadController:
 
     def _all_report(self, rollout: Rollout, now: float) -> bool:
         """Whether all new workers report in time in their probation; one that does not has failed."""
-        self.reports.catch_up()
+        self.reports.read_reports()
         for worker in self._in_state(rollout, State.PROVING):
             if now >= worker.heard + SILENT * self._heartbeat:
                 silent = f"silent for {now - worker.heard:.1f} s in its probation"
@@ -335,10 +335,10 @@ class ReloadController:
         if self._autoscaler is None or now < self._sampled + SYNC_S:
             return
         self._sampled = now
-        self.reports.catch_up()
+        self.reports.read_reports()
         serving = self._serving()
         if serving:
-            busy = sum(worker.link.post.load > 0 for worker in serving) / len(serving)
+            busy = sum(worker.link.load.connections > 0 for worker in serving) / len(serving)
             self.scale(self._autoscaler.sample(now, self._goal.size, busy))
 
     def _serving(self) -> list[WorkerRecord]:

@@ -21,7 +21,7 @@ from attrs import Factory, define, field
 
 from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.load import Post
+from ..dispatch.load import WorkerLoad
 from ..events.bus import Conversation
 from ..logs.log import tell
 from ..protocol import wire
@@ -123,9 +123,9 @@ class Starts:
             return None
         line, (talk, its_talk_end) = lines
         self._last_id += 1
-        post = Post(self._last_id, slot, line.unclaimed, self._window, self._worker_connections)
+        load = WorkerLoad(self._last_id, slot, line.unclaimed, self._window, self._worker_connections)
         # The callbacks use `worker` before it is bound; they are called in the dispatcher's next turn, which is later.
-        link = self.dispatcher.connect(post, line, lambda message: self.reader.read(worker, message))
+        link = self.dispatcher.connect(load, line, lambda message: self.reader.read(worker, message))
         conversation = Conversation(
             talk,
             lambda message, size: self.announcements.message(worker, message, size),

@@ -20,7 +20,7 @@ from attrs import Factory, define, field
 
 from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.recall import GAP
+from ..dispatch.recall import CLOCK_GAP
 from ..logs.log import tell
 from ..processes.process import DUMP_SIGNAL
 from ..processes.worker_environment import WorkerSpec
@@ -313,8 +313,8 @@ class Supervisor:
                 await self._news.wait()
                 continue
             now = trio.current_time()
-            self.dispatcher.catch_up()  # reports that wait prove life
-            if now - due > GAP:
+            self.dispatcher.read_reports()  # reports that wait prove life
+            if now - due > CLOCK_GAP:
                 self._restart_deadlines(now)
             for worker in list(self.workers.values()):
                 if self.runner.deadline(worker) <= now:

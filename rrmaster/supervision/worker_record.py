@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define
 
-from ..dispatch.recall import Link
+from ..dispatch.link import Link
 from ..events.bus import Conversation
 from ..processes.process import Process
 from ..protocol import wire

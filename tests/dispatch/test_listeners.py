@@ -17,16 +17,15 @@ import pytest
 from rrmaster.config.addresses import Bind, Inherited, Tcp, Unix
 from rrmaster.dispatch import listeners as module
 from rrmaster.dispatch.listeners import (
-    CAPACITY_TROUBLE,
-    CONNECTION_TROUBLE,
+    CAPACITY_ERRORS,
+    CONNECTION_ERRORS,
     MAX_UNIX_PATH,
     BindError,
     Listener,
-    activated,
     adopt,
-    open_listeners,
+    inherited_fds,
 )
-from tests.fakes import DEADLINE, run_alone
+from tests.fakes import DEADLINE, opened, run_alone
 
 
 def _has_ipv6() -> bool:
@@ -42,11 +41,11 @@ needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="there is no IPv6 here")
 
 @contextmanager
 def listening(bind: Bind, **options: int) -> Iterator[list[Listener]]:
-    opened = open_listeners(bind, **options)
+    listeners = opened(bind, **options)
     try:
-        yield opened
+        yield listeners
     finally:
-        for listener in opened:
+        for listener in listeners:
             listener.close()
 
 
@@ -94,7 +93,7 @@ def test_an_ipv6_address_is_named_in_brackets_and_is_only_itself() -> None:
 
 @needs_ipv6
 @pytest.mark.parametrize("host", ["", "*", "::"])
-def test_everybody_is_both_families(host: str) -> None:
+def test_the_wildcard_address_is_both_families(host: str) -> None:
     with listening(Tcp(host, 0)) as (listener,):
         with connected(listener, "127.0.0.1"):
             pass
@@ -102,7 +101,7 @@ def test_everybody_is_both_families(host: str) -> None:
             pass
 
 
-def test_everybody_is_ipv4_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wildcard_address_is_ipv4_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_has_ipv6", lambda: False)
     with listening(Tcp("*", 0)) as (listener,):
         assert listener.name == f"0.0.0.0:{port_of(listener)}"
@@ -129,60 +128,60 @@ def test_a_name_whose_second_address_fails_leaves_nothing_open(monkeypatch: pyte
     resolve_to(monkeypatch, "127.0.0.1", "192.0.2.1")
     before = os.listdir("/proc/self/fd")
     with pytest.raises(BindError, match=r"shop\.example:0"):
-        open_listeners(Tcp("shop.example", 0))
+        opened(Tcp("shop.example", 0))
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_an_address_in_use_is_named() -> None:
     with listening(Tcp("127.0.0.1", 0)) as (first,):
         with pytest.raises(BindError) as caught:
-            open_listeners(Tcp("127.0.0.1", port_of(first)))
+            opened(Tcp("127.0.0.1", port_of(first)))
         assert f"127.0.0.1:{port_of(first)}: another program listens there" in str(caught.value)
 
 
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(BindError, match=r"192\.0\.2\.1:8000.*no such address"):
-        open_listeners(Tcp("192.0.2.1", 8000))
+        opened(Tcp("192.0.2.1", 8000))
 
 
 @needs_ipv6
 def test_an_ipv6_address_is_named_in_brackets_in_errors_too() -> None:
     with pytest.raises(BindError, match=r"\[2001:db8::1\]:8000"):
-        open_listeners(Tcp("2001:db8::1", 8000))
+        opened(Tcp("2001:db8::1", 8000))
 
 
-def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(BindError, match=r"nowhere\.invalid:80: the name cannot be resolved"):
-        open_listeners(Tcp("nowhere.invalid", 80))
+        opened(Tcp("nowhere.invalid", 80))
 
 
-def test_a_port_for_root_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_port_below_1024_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forbidden(socket.socket):
         def bind(self, address: object) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(module.socket, "socket", Forbidden)
     with pytest.raises(BindError, match=r"127\.0\.0\.1:80: ports below 1024 are for root"):
-        open_listeners(Tcp("127.0.0.1", 80))
+        opened(Tcp("127.0.0.1", 80))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_port_for_root_is_refused_to_others_for_real() -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 81:
-        pytest.skip("here these ports are for everybody")
+        pytest.skip("here any user may open these ports")
     run_alone("""
 import os
 from rrmaster.dispatch.listeners import BindError, open_listeners
 from rrmaster.config.addresses import Tcp
-for first in open_listeners(Tcp("127.0.0.1", 0)):  # what Python loads for it, it may not find as somebody else
+for first in open_listeners(Tcp("127.0.0.1", 0), 100, 0o666):  # loads modules that another user may not read
     first.close()
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
-    open_listeners(Tcp("127.0.0.1", 81))
+    open_listeners(Tcp("127.0.0.1", 81), 100, 0o666)
 except BindError as error:
     assert "127.0.0.1:81" in str(error) and "root" in str(error), error
 else:
@@ -194,7 +193,7 @@ def test_a_restart_finds_its_port_free() -> None:
     with listening(Tcp("127.0.0.1", 0)) as (first,):
         port = port_of(first)
         with connected(first) as accepted:
-            accepted.shutdown(socket.SHUT_WR)  # the one who closes first is left in TIME_WAIT
+            accepted.shutdown(socket.SHUT_WR)  # the side that closes first is left in TIME_WAIT
     with listening(Tcp("127.0.0.1", port)):
         pass
 
@@ -214,7 +213,7 @@ def test_a_backlog_is_as_long_as_was_asked(tmp_path: Path) -> None:
         waiting = [clients.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
         for client in waiting:
             client.setblocking(False)
-        # Linux lets one more in than was asked for.
+        # Linux lets in one more than was asked for.
         assert [client.connect_ex(path) for client in waiting] == [0] * 8 + [errno.EAGAIN] * 12
 
 
@@ -259,26 +258,26 @@ def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
         pass
 
 
-def test_a_live_unix_socket_is_refused_and_lives_on(tmp_path: Path) -> None:
+def test_a_unix_socket_in_use_is_refused_and_stays_in_use(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with listening(Unix(str(path))) as (live,):
         with pytest.raises(BindError, match=f"unix:{path}: another program listens there"):
-            open_listeners(Unix(str(path)))
-        live.socket.accept()[0].close()  # the look whether it lives; it was waiting for nobody
+            opened(Unix(str(path)))
+        live.socket.accept()[0].close()  # the probe whether a server listens; it left a connection here
         with connected(live):
             pass
 
 
-def test_a_live_unix_socket_with_a_full_backlog_is_refused_too(tmp_path: Path) -> None:
+def test_a_unix_socket_in_use_with_a_full_backlog_is_refused_too(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with listening(Unix(str(path)), backlog=0), socket.socket(socket.AF_UNIX) as first:
         first.connect(str(path))
         with pytest.raises(BindError, match="another program listens there"):
-            open_listeners(Unix(str(path)))
+            opened(Unix(str(path)))
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_what_is_no_socket_is_refused_and_left_alone(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_socket_is_refused_and_not_changed(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     if kind == "file":
         path.write_text("data")
@@ -287,7 +286,7 @@ def test_what_is_no_socket_is_refused_and_left_alone(kind: str, tmp_path: Path) 
     else:
         path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BindError, match=f"unix:{path}: a file that is no socket"):
-        open_listeners(Unix(str(path)))
+        opened(Unix(str(path)))
     assert path.is_symlink() or path.exists()
 
 
@@ -299,17 +298,17 @@ def test_a_path_too_long_is_refused_with_the_length_that_fits(tmp_path: Path) ->
                 assert os.path.exists(path)
         else:
             with pytest.raises(BindError, match=str(MAX_UNIX_PATH)):
-                open_listeners(Unix(path))
+                opened(Unix(path))
 
 
 def test_a_path_in_no_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(BindError, match=f"unix:{tmp_path}/none/door: No such file"):
-        open_listeners(Unix(str(tmp_path / "none" / "door")))
+        opened(Unix(str(tmp_path / "none" / "door")))
 
 
 def test_a_unix_socket_that_another_server_has_replaced_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "door"
-    (old,) = open_listeners(Unix(str(path)))
+    (old,) = opened(Unix(str(path)))
     path.unlink()
     with listening(Unix(str(path))) as (new,):
         old.close()
@@ -322,14 +321,14 @@ def test_a_unix_socket_is_removed_from_wherever_the_master_has_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (listener,) = open_listeners(Unix("door"))
+    (listener,) = opened(Unix("door"))
     monkeypatch.chdir("/")
     listener.close()
     assert not (tmp_path / "door").exists()
 
 
-def test_a_unix_socket_whose_file_is_gone_closes_in_peace(tmp_path: Path) -> None:
-    (listener,) = open_listeners(Unix(str(tmp_path / "door")))
+def test_a_unix_socket_whose_file_is_gone_closes_without_error(tmp_path: Path) -> None:
+    (listener,) = opened(Unix(str(tmp_path / "door")))
     (tmp_path / "door").unlink()
     listener.close()
 
@@ -363,7 +362,7 @@ def test_an_adopted_unix_socket_keeps_its_file(tmp_path: Path) -> None:
     given.listen()
     with listening(Inherited(given.detach())) as (listener,):
         assert listener.name == f"unix:{path}"
-    assert path.exists(), "it is not ours to remove"
+    assert path.exists(), "the master did not make it, and does not remove it"
 
 
 def not_listening() -> socket.socket:
@@ -420,9 +419,9 @@ def test_a_descriptor_that_is_not_there_is_refused() -> None:
     ],
 )
 def test_socket_activation_is_for_the_process_it_names(environ: dict[str, str], fds: list[int]) -> None:
-    assert activated(environ, 42) == fds
+    assert inherited_fds(environ, 42) == fds
 
 
-def test_an_error_of_accept_is_somebodys_trouble_and_only_ones() -> None:
-    assert not CONNECTION_TROUBLE & CAPACITY_TROUBLE
-    assert not (CONNECTION_TROUBLE | CAPACITY_TROUBLE) & {errno.EAGAIN, errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
+def test_an_error_of_accept_concerns_the_connection_or_the_machine_and_never_both() -> None:
+    assert not CONNECTION_ERRORS & CAPACITY_ERRORS
+    assert not (CONNECTION_ERRORS | CAPACITY_ERRORS) & {errno.EAGAIN, errno.EBADF, errno.EINVAL, errno.ENOTSOCK}

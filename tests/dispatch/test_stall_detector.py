@@ -1,266 +1,268 @@
-"""Who is late: nobody who takes, everybody who does not, and not because we were away ourselves."""
+"""Late workers and suspects: each worker that takes nothing, none that does, and none for a pause of the master."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.dispatch.load import DOUBT, Post
-from rrmaster.dispatch.stall_detector import FEW, MANY, STUCK, Lateness, receivers
+from rrmaster.dispatch.load import SUSPECT_PENALTY, WorkerLoad
+from rrmaster.dispatch.stall_detector import LENGTHEN_AT, SHORTEN_AT, STUCK, StallDetector, idle_receivers
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import REPORT_AFTER
-from tests.dispatch.workers import Worker, hire
+from tests.dispatch.workers import Worker, make_worker
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
-def late_at(lateness: Lateness, now: float, *posts: Post) -> list[Post]:
-    return [post for post in lateness.late(now) if post in posts]
+def late_at(detector: StallDetector, now: float, *worker_loads: WorkerLoad) -> list[WorkerLoad]:
+    return [load for load in detector.late(now) if load in worker_loads]
 
 
-def give(lateness: Lateness, worker: Worker, now: float) -> None:
+def give(detector: StallDetector, worker: Worker, now: float) -> None:
     worker.letterbox.append("handoff")
-    worker.post.handed += 1
-    worker.post.unclaimed += 1
-    lateness.watch(worker.post, now)
+    worker.load.handed += 1
+    worker.load.unclaimed += 1
+    detector.watch(worker.load, now)
 
 
-def test_late_is_who_takes_nothing_for_the_time():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
-    assert lateness.due == 15
-    assert lateness.late(14) == []
-    assert lateness.late(15) == [worker.post]
-    assert lateness.due == 15 + REPORT_AFTER, "only whether it says anything is of interest now"
-    assert worker.post.strikes == 1
+def test_a_worker_that_takes_nothing_for_the_time_is_late():
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
+    assert detector.due == 15
+    assert detector.late(14) == []
+    assert detector.late(15) == [worker.load]
+    assert detector.due == 15 + REPORT_AFTER, "now the detector waits only for a report"
+    assert worker.load.late_in_a_row == 1
 
 
-def test_who_has_taken_all_is_not_late():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
+def test_a_worker_that_has_taken_all_is_not_late():
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
     worker.take()
-    worker.post.settle(wire.Report(0))
-    assert lateness.late(15) == []
-    assert lateness.due == float("inf")
+    worker.load.apply(wire.Report(0))
+    assert detector.late(15) == []
+    assert detector.due == float("inf")
 
 
 def test_progress_gives_the_whole_time_again():
-    lateness, worker = Lateness(5), hire(0)
-    worker.post.strikes = 2
-    give(lateness, worker, 10)
-    give(lateness, worker, 10)
+    detector, worker = StallDetector(5), make_worker(0)
+    worker.load.late_in_a_row = 2
+    give(detector, worker, 10)
+    give(detector, worker, 10)
     worker.take()
-    assert lateness.late(15) == []
-    assert worker.post.strikes == 0
-    assert lateness.late(19) == []
-    assert lateness.late(20) == [worker.post]
+    assert detector.late(15) == []
+    assert worker.load.late_in_a_row == 0
+    assert detector.late(19) == []
+    assert detector.late(20) == [worker.load]
 
 
-def test_a_report_is_a_sign_of_life_and_forgives():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
-    assert lateness.late(15) == [worker.post]
-    worker.post.settle(wire.Report(0))
-    assert worker.post.strikes == 0
+def test_a_report_ends_a_row_of_late_judgements():
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
+    assert detector.late(15) == [worker.load]
+    worker.load.apply(wire.Report(0))
+    assert worker.load.late_in_a_row == 0
 
 
-def test_who_was_dismissed_meanwhile_is_not_late():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
-    worker.post.serving = False
-    assert lateness.late(15) == []
+def test_a_worker_dismissed_meanwhile_is_not_late():
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
+    worker.load.serving = False
+    assert detector.late(15) == []
 
 
 def test_a_nudge_in_the_letterbox_is_no_connection_to_be_late_with():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
     worker.letterbox.append("nudge")
-    worker.post.asides += 1
+    worker.load.asides_sent += 1
     worker.take()
-    assert lateness.late(15) == []
+    assert detector.late(15) == []
 
 
-def test_after_an_absence_of_our_own_everybody_gets_the_whole_time():
-    lateness, workers = Lateness(5), [hire(n) for n in range(3)]
+def test_after_a_pause_of_the_master_each_worker_gets_the_whole_time():
+    detector, workers = StallDetector(5), [make_worker(n) for n in range(3)]
     for now, worker in enumerate(workers):
-        give(lateness, worker, now)
-    lateness.restart(100)
-    assert lateness.due == 105
-    assert lateness.late(104) == []
-    assert lateness.late(105) == [worker.post for worker in workers]
+        give(detector, worker, now)
+    detector.restart(100)
+    assert detector.due == 105
+    assert detector.late(104) == []
+    assert detector.late(105) == [worker.load for worker in workers]
 
 
 @LAW
 @given(
     st.lists(st.tuples(st.sampled_from(["give", "take", "look"]), st.integers(0, 2), st.integers(0, 4)), max_size=80)
 )
-def test_nobody_is_late_who_has_taken_something_within_the_time(steps):
+def test_no_worker_that_has_taken_something_within_the_time_is_late(steps):
     after, now = 5, 0
-    lateness, workers = Lateness(after), [hire(n) for n in range(3)]
-    moved = {worker.post: 0 for worker in workers}  # when it last took something, or last had nothing to take
+    detector, workers = StallDetector(after), [make_worker(n) for n in range(3)]
+    moved = {worker.load: 0 for worker in workers}  # when it last took something, or last had nothing to take
     for what, which, wait in steps:
         now += wait
         worker = workers[which]
         if what == "give":
             if not worker.letterbox:
-                moved[worker.post] = now
-            give(lateness, worker, now)
+                moved[worker.load] = now
+            give(detector, worker, now)
         elif what == "take" and worker.letterbox:
             worker.take()
-            moved[worker.post] = now
+            moved[worker.load] = now
         elif what == "look":
-            for post in lateness.late(now):
-                assert now - moved[post] >= after
-                lateness.watch(post, now)
+            for load in detector.late(now):
+                assert now - moved[load] >= after
+                detector.watch(load, now)
 
 
 @LAW
 @given(st.lists(st.integers(0, 3), max_size=20))
-def test_who_takes_nothing_any_more_is_late_within_twice_the_time(gives):
-    """Twice: the count that its progress is measured by may be old at first."""
-    lateness, worker, now = Lateness(5), hire(0), 0
+def test_a_worker_that_stops_taking_is_late_within_twice_the_time(gives):
+    """Twice, since the count that its progress is measured by may be old at first."""
+    detector, worker, now = StallDetector(5), make_worker(0), 0
     for wait in gives:
         now += wait
-        give(lateness, worker, now)
-        lateness.late(now)
+        give(detector, worker, now)
+        detector.late(now)
         worker.take()
-    give(lateness, worker, now)
-    found = [moment for moment in range(now, now + 11) if lateness.late(moment)]
+    give(detector, worker, now)
+    found = [moment for moment in range(now, now + 11) if detector.late(moment)]
     assert len(found) == 1
 
 
 def test_looking_costs_what_is_due_and_no_more():
     """Each worker stands once in the queue, however many it was handed."""
-    lateness, worker = Lateness(5), hire(0)
+    detector, worker = StallDetector(5), make_worker(0)
     for _ in range(1000):
-        give(lateness, worker, 10)
-    assert len(lateness._queue) == 1
+        give(detector, worker, 10)
+    assert len(detector._queue) == 1
 
 
 # --- suspicion
 
 
-def suspected(lateness: Lateness, worker: Worker, now: float = 10) -> Worker:
-    """It is given something, takes it, and falls silent over it."""
-    give(lateness, worker, now)
+def suspected(detector: StallDetector, worker: Worker, now: float = 10) -> Worker:
+    """It is given something, takes it, and does not report."""
+    give(detector, worker, now)
     worker.take()
-    assert lateness.late(now + lateness.after) == []
-    lateness.late(now + lateness.after + REPORT_AFTER)
-    assert worker.post.doubt == DOUBT
+    assert detector.late(now + detector.recall_after) == []
+    detector.late(now + detector.recall_after + REPORT_AFTER)
+    assert worker.load.penalty == SUSPECT_PENALTY
     return worker
 
 
-def test_suspect_is_who_takes_something_and_says_nothing_until_he_does():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
+def test_a_worker_that_takes_something_and_reports_nothing_is_suspect_until_it_reports():
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
     worker.take()
-    assert lateness.late(15) == [], "it has taken all, so it is not late"
-    assert worker.post.doubt == 0, "and it may still gather its news"
-    assert lateness.due == 15 + REPORT_AFTER
-    lateness.late(lateness.due)
-    assert lateness.suspects == {worker.post}
-    assert worker.post.burden == worker.post.load + DOUBT
-    assert lateness.due == float("inf"), "nothing is to be done about it"
-    worker.post.settle(wire.Report(0))
-    lateness.clear(worker.post)
-    assert lateness.suspects == set()
-    assert worker.post.burden == worker.post.load
+    assert detector.late(15) == [], "it has taken all, so it is not late"
+    assert worker.load.penalty == 0, "its report may still come"
+    assert detector.due == 15 + REPORT_AFTER
+    detector.late(detector.due)
+    assert detector.suspects == {worker.load}
+    assert worker.load.cost == worker.load.connections + SUSPECT_PENALTY
+    assert detector.due == float("inf"), "there is nothing to do about it"
+    worker.load.apply(wire.Report(0))
+    detector.clear(worker.load)
+    assert detector.suspects == set()
+    assert worker.load.cost == worker.load.connections
 
 
 @pytest.mark.parametrize("at", [11, 15])
-def test_who_says_something_in_time_is_not_suspect(at):
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
+def test_a_worker_that_reports_in_time_is_not_suspect(at):
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
     worker.take()
     for now in (at, 15, 16):
         if now == at:
-            lateness.late(now)
-            worker.post.settle(wire.Report(0))
-        lateness.late(now)
-    assert lateness.suspects == set()
+            detector.late(now)
+            worker.load.apply(wire.Report(0))
+        detector.late(now)
+    assert detector.suspects == set()
 
 
-def test_who_was_dismissed_meanwhile_is_not_suspect():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
-    lateness.late(15)
-    worker.post.serving = False
-    lateness.late(16)
-    assert lateness.suspects == set()
+def test_a_worker_dismissed_meanwhile_is_not_suspect():
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
+    detector.late(15)
+    worker.load.serving = False
+    detector.late(16)
+    assert detector.suspects == set()
 
 
-def test_after_an_absence_of_our_own_nobody_is_suspect_for_it():
-    lateness, worker = Lateness(5), hire(0)
-    give(lateness, worker, 10)
-    lateness.late(15)
+def test_after_a_pause_of_the_master_no_worker_is_suspect_for_it():
+    detector, worker = StallDetector(5), make_worker(0)
+    give(detector, worker, 10)
+    detector.late(15)
     worker.take()
-    lateness.restart(100)
-    lateness.late(104)
-    assert lateness.suspects == set()
+    detector.restart(100)
+    detector.late(104)
+    assert detector.suspects == set()
 
 
-def test_a_suspect_is_watched_as_anybody_if_it_is_given_more():
-    lateness, worker = Lateness(5), hire(0)
-    suspected(lateness, worker)
-    give(lateness, worker, 30)
-    assert lateness.late(35) == [worker.post]
+def test_a_suspect_that_is_given_more_is_watched_as_any_other():
+    detector, worker = StallDetector(5), make_worker(0)
+    suspected(detector, worker)
+    give(detector, worker, 30)
+    assert detector.late(35) == [worker.load]
 
 
 @pytest.mark.parametrize("workers", [1, 4, 8, 9])
 def test_letterboxes_are_short_from_half_of_the_workers_on_until_less_than_a_quarter(workers):
-    lateness, short = Lateness(5), False
-    crew = [hire(n) for n in range(workers)]
+    detector, short = StallDetector(5), False
+    crew = [make_worker(n) for n in range(workers)]
     seen = []
     for worker in crew:
-        suspected(lateness, worker)
-        short = lateness.many(workers, short)
+        suspected(detector, worker)
+        short = detector.many_suspect(workers, short)
         seen.append(short)
-    assert seen == [MANY * count >= workers for count in range(1, workers + 1)]
+    assert seen == [SHORTEN_AT * count >= workers for count in range(1, workers + 1)]
     seen.clear()
     for worker in crew:
-        lateness.clear(worker.post)
-        short = lateness.many(workers, short)
+        detector.clear(worker.load)
+        short = detector.many_suspect(workers, short)
         seen.append(short)
-    assert seen == [left > 0 and FEW * left >= workers for left in range(workers - 1, -1, -1)]
+    assert seen == [left > 0 and LENGTHEN_AT * left >= workers for left in range(workers - 1, -1, -1)]
 
 
 @LAW
 @given(st.lists(st.tuples(st.sampled_from(["give", "take", "say", "look"]), st.integers(0, 4)), max_size=60))
-def test_a_suspect_has_had_something_and_been_silent_for_the_time(steps):
-    lateness, worker, now, given_at = Lateness(5), hire(0), 0, None
+def test_a_suspect_was_given_something_and_has_not_reported_for_the_time(steps):
+    detector, worker, now, given_at = StallDetector(5), make_worker(0), 0, None
     for what, wait in steps:
         now += wait
         if what == "give":
-            give(lateness, worker, now)
+            give(detector, worker, now)
             given_at = now if given_at is None else given_at
         elif what == "take":
             worker.take()
         elif what == "say":
-            worker.post.settle(worker.report())
-            lateness.clear(worker.post)
+            worker.load.apply(worker.report())
+            detector.clear(worker.load)
             given_at = now if worker.letterbox else None
-        lateness.late(now)
-        assert bool(worker.post.doubt) == (worker.post in lateness.suspects)
-        if worker.post.doubt:
+        detector.late(now)
+        assert bool(worker.load.penalty) == (worker.load in detector.suspects)
+        if worker.load.penalty:
             assert given_at is not None
-            assert now - given_at >= lateness.after
+            assert now - given_at >= detector.recall_after
 
 
-# --- to whom the late one's connections may go
+# --- which workers may get a late worker's connections
 
 
-def test_receivers_are_the_idle_with_less_to_do():
-    late, idle, waiting, busier, suspended, gone, suspect = (hire(n) for n in range(7))
+def test_receivers_are_idle_workers_with_less_to_do():
+    late, idle, waiting, busier, suspended, gone, suspect = (make_worker(n) for n in range(7))
     late.letterbox.extend(["handoff"] * 2)
-    late.post.handed = late.post.unclaimed = 2
+    late.load.handed = late.load.unclaimed = 2
     waiting.letterbox.append("handoff")
-    waiting.post.handed = waiting.post.unclaimed = 1
-    busier.post.handed = 5
-    suspended.post.suspended = True
-    gone.post.serving = False
-    suspect.post.doubt = DOUBT
-    posts = [w.post for w in (late, idle, waiting, busier, suspended, gone, suspect)]
-    assert len(receivers(late.post, posts)) == 1
-    late.post.strikes = STUCK
-    assert len(receivers(late.post, posts)) == 2, "from a stuck one it is moved to a busier one, too"
+    waiting.load.handed = waiting.load.unclaimed = 1
+    busier.load.handed = 5
+    suspended.load.suspended = True
+    gone.load.serving = False
+    suspect.load.penalty = SUSPECT_PENALTY
+    worker_loads = [w.load for w in (late, idle, waiting, busier, suspended, gone, suspect)]
+    assert len(idle_receivers(late.load, worker_loads)) == 1
+    late.load.late_in_a_row = STUCK
+    assert len(idle_receivers(late.load, worker_loads)) == 2, "from a stuck one it is moved to a busier one, too"
     waiting.take()
-    assert len(receivers(late.post, posts)) == 3, "who has taken meanwhile is idle: the kernel is asked"
+    assert len(idle_receivers(late.load, worker_loads)) == 3, (
+        "a worker that has taken meanwhile is idle: the kernel is asked"
+    )

@@ -11,7 +11,7 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.dispatch.listeners import CAPACITY_TROUBLE
+from rrmaster.dispatch.listeners import CAPACITY_ERRORS
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Line
 from rrmaster.supervision import health_check
@@ -67,13 +67,13 @@ async def test_the_answer_decides_and_no_counter_moves(answer: bytes, verdict: s
         before, asked = open_descriptors(), Asked()
         asked.begin(house, player)
         await wait_all_tasks_blocked()
-        assert (player.post.load, player.post.recount()) == (0, 0), "it is no client"
+        assert (player.load.connections, player.load.recount()) == (0, 0), "it is no client"
         with taken(player) as sock:
             sock.send(answer)
         player.report()
         await eventually(lambda: asked.verdicts == [verdict])
-        await house.listen()
-        assert (player.post.aside, player.post.load) == (0, 0)
+        await house.read_reports()
+        assert (player.load.asides_unread, player.load.connections) == (0, 0)
         assert open_descriptors() == before
 
 
@@ -99,19 +99,19 @@ async def test_a_worker_that_does_not_answer_in_time_is_unwell(autojump_clock: M
 
 async def test_a_probe_that_is_taken_back_from_the_late_has_failed(mock_clock: MockClock) -> None:
     async with a_house(0, recall_after=LATE) as house:
-        late = house.hire()
+        late = house.add_worker()
         before, asked = open_descriptors(), Asked()
         asked.begin(house, late)
         await wait_all_tasks_blocked()
         await house.calls(1)
-        heir = house.hire()
+        heir = house.add_worker()
         mock_clock.jump(LATE + 0.001)
         await eventually(lambda: asked.verdicts == ["it was too late to take its probe"])
         assert heir.seen == [], "no other worker is asked in its place"
         late.take()
         late.report()
         await house.settle()
-        assert late.post.aside == 0
+        assert late.load.asides_unread == 0
         assert open_descriptors() == before + 4  # the client's own end, the heir's line and its copy
 
 
@@ -119,13 +119,13 @@ async def test_a_probe_in_a_dead_workers_letterbox_goes_with_it() -> None:
     async with a_house(2) as house:
         dead, other = house.players
         other.report(taking=False)
-        await house.listen()
+        await house.read_reports()
         asked = Asked()
         asked.begin(house, dead)
         await house.calls(1)
         other.report()
-        await house.listen()
-        assert house.bury(dead) == 0
+        await house.read_reports()
+        assert house.remove(dead) == 0
         await eventually(lambda: asked.verdicts == ["its probe failed"])
         assert other.waiting == 1, "the client"
         assert house.recall.from_dead == 1
@@ -143,21 +143,21 @@ class Refusing(Line):
         raise OSError(self.number, os.strerror(self.number))
 
 
-@pytest.mark.parametrize("number", [*CAPACITY_TROUBLE, errno.ETOOMANYREFS])
+@pytest.mark.parametrize("number", [*CAPACITY_ERRORS, errno.ETOOMANYREFS])
 async def test_what_the_machine_has_no_room_for_says_nothing_of_the_worker(number: int) -> None:
     async with a_house(0) as house:
-        player = house.hire(kind=Refusing)
+        player = house.add_worker(kind=Refusing)
         player.line.number = number  # type: ignore[attr-defined]
         before, asked = open_descriptors(), Asked()
         await asked.ask(player)
         assert asked.verdicts == [None]
-        assert player.post.asides == 0
+        assert player.load.asides_sent == 0
         assert open_descriptors() == before
 
 
 async def test_a_worker_that_refuses_its_probe_is_unwell() -> None:
     async with a_house(0) as house:
-        player = house.hire(kind=Refusing)
+        player = house.add_worker(kind=Refusing)
         player.line.number = errno.EPIPE  # type: ignore[attr-defined]
         asked = Asked()
         await asked.ask(player)

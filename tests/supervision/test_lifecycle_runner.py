@@ -40,10 +40,10 @@ async def test_a_worker_silent_for_too_long_is_killed_with_its_stacks_and_replac
 
 async def test_a_worker_about_to_be_killed_receives_no_connection(autojump_clock: MockClock) -> None:
     async with a_fleet(1, falls_silent, hang_timeout=30.0) as fleet:
-        post = fleet.supervisor.workers[1].link.post
+        load = fleet.supervisor.workers[1].link.load
         await fleet.until(lambda: fleet.troupe.actor(1).process.signals == [DUMP_SIGNAL])
         assert fleet.troupe.actor(1).process.how is None, "it lives on for its stacks"
-        assert not post.has_room()
+        assert not load.has_room()
 
 
 async def test_without_a_hang_timeout_silence_is_nothing(autojump_clock: MockClock) -> None:

@@ -57,8 +57,9 @@ if TYPE_CHECKING:
     from .protocol.wire import NoteRefused
     from .service.run import run
     from .supervision.supervisor import Hopeless
-    from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
+    from .worker.api import CurrentWorker, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
+    from .worker.messages import MasterGone
     from .worker.programs.ports_on_threads import listening_socket
     from .worker.programs.ports_on_trio import open_tcp_listeners, open_unix_listener
 
@@ -134,15 +135,15 @@ _HOMES = {
     "supervision.supervisor": ("Hopeless",),
     "events.bus": ("WorkerGone",),
     "protocol.wire": ("NoteRefused",),
-    "worker": (
+    "worker.api": (
         "CurrentWorker",
-        "MasterGone",
         "client_address",
         "current_worker",
         "is_worker",
     ),
     "worker.programs.ports_on_threads": ("listening_socket",),
     "worker.hooks": ("on_fork",),
+    "worker.messages": ("MasterGone",),
     "worker.programs.ports_on_trio": (
         "open_tcp_listeners",
         "open_unix_listener",

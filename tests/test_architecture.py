@@ -189,7 +189,7 @@ def our_modules(loaded: set[str]) -> set[str]:
     return {module.removeprefix("rrmaster.").replace(".", "/") for module in loaded if module.startswith("rrmaster.")}
 
 
-@pytest.mark.parametrize("module", ["rrmaster.worker", "rrmaster.worker.__main__"])
+@pytest.mark.parametrize("module", ["rrmaster.worker", "rrmaster.worker.api", "rrmaster.worker.__main__"])
 def test_a_worker_loads_no_master_and_no_async_library(module):
     loaded = loaded_by(module)
     ours = our_modules(loaded)

@@ -20,9 +20,9 @@ import os
 from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
-from . import DUMP_SIGNAL
 from .boot import birth, leave_with_master, prepare, serve
 from .loading import explain
+from .stacks import DUMP_SIGNAL
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from attrs import frozen
 from ..protocol import wire
 from ..protocol.channel import Letterbox, Talk
 from ..protocol.launch import Launch
-from . import Duty, Facts
+from .duty import Duty, Facts
 from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for

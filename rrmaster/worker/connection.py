@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from . import Taken
+from .duty import Taken
 
 _Kind = TypeVar("_Kind", bound=socket.socket)
 

@@ -23,7 +23,7 @@ from attrs import Factory, define, field
 
 from ..protocol import proxy_header, tls
 from ..protocol.launch import Launch
-from . import Duty, Taken
+from .duty import Duty, Taken
 from .loading import CannotLoad
 
 HEADER_S = 5.0

@@ -8,6 +8,9 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
+DUMP_SIGNAL = signal.SIGRTMIN + 3
+"""Asks for the stacks; as in `process`, which a worker does not import."""
+
 MAX_TASK_LINES = 2_000
 """Lines of task stacks: ten thousand connections are ten thousand times the same."""
 

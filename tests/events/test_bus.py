@@ -18,8 +18,7 @@ from rrmaster.events.bus import KEPT, KEPT_BYTES, Conversation, News, WorkerGone
 from rrmaster.events.events import EventsMissed, FleetScaled, WorkerMessage
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Talk
-from rrmaster.worker import MasterGone
-from rrmaster.worker.messages import Speech
+from rrmaster.worker.messages import MasterGone, Speech
 from rrmaster.worker.serving import on_asyncio as asyncio_side
 from rrmaster.worker.serving import on_trio as trio_side
 

@@ -13,20 +13,13 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import worker as module
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
-from rrmaster.worker import (
-    BATCH,
-    REPORT_AFTER,
-    RESERVE,
-    CurrentWorker,
-    Duty,
-    Facts,
-    Requests,
-    current_worker,
-    is_worker,
-)
+from rrmaster.protocol.wire import REPORT_AFTER
+from rrmaster.worker import api
+from rrmaster.worker import duty as module
+from rrmaster.worker.api import CurrentWorker, current_worker, is_worker
+from rrmaster.worker.duty import BATCH, RESERVE, Duty, Facts, Requests
 from rrmaster.worker.serving.on_trio import SHORT_PAUSE, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
@@ -234,10 +227,10 @@ def test_a_worker_that_is_told_to_pause_says_so_at_once() -> None:
 
 def test_outside_of_a_worker_there_is_no_current_one() -> None:
     run_alone("""
-import rrmaster.worker
-assert not rrmaster.worker.is_worker()
+import rrmaster.worker.api
+assert not rrmaster.worker.api.is_worker()
 try:
-    rrmaster.worker.current_worker()
+    rrmaster.worker.api.current_worker()
 except RuntimeError as error:
     assert "no worker" in str(error)
 else:
@@ -326,7 +319,7 @@ class Service:
 
 @asynccontextmanager
 async def served(handler: Handler, heartbeat: float = 3600.0) -> AsyncIterator[Service]:
-    before = module._current
+    before = api._current
     with on_duty(heartbeat=heartbeat) as (master, duty):
         service = Service(master, duty)
 
@@ -342,7 +335,7 @@ async def served(handler: Handler, heartbeat: float = 3600.0) -> AsyncIterator[S
                 yield service
                 nursery.cancel_scope.cancel()
         finally:
-            module._current = before
+            api._current = before
 
 
 async def echo(stream: trio.SocketStream) -> None:

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from rrmaster.protocol.channel import Letterbox
 from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.proxy_header import Header, Senders
-from rrmaster.worker import Duty, Facts, Taken
+from rrmaster.worker.duty import Duty, Facts, Taken
 from rrmaster.worker.intake import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
 from rrmaster.worker.serving.on_asyncio import Connection, Streams
 from rrmaster.worker.serving.on_trio import Handlers

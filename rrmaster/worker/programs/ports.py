@@ -37,7 +37,7 @@ from attrs import Factory, define, evolve
 
 from ...protocol import wire
 from ...protocol.channel import Letterbox
-from .. import BATCH, Duty, Taken
+from ..duty import BATCH, Duty, Taken
 
 NEGLECT = 0.003
 """Seconds for which a connection may lie unwanted before this worker asks for no more; the master's own for late."""

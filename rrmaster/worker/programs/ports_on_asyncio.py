@@ -16,10 +16,10 @@ from typing import Any
 from attrs import Factory, define
 
 from ...protocol import wire
-from .. import DUMP_SIGNAL, SHORT_PAUSE, Taken
 from ..connection import Connection
+from ..duty import SHORT_PAUSE, Taken
 from ..serving.on_asyncio import Means, Service, tasks_of
-from ..stacks import say_tasks_at
+from ..stacks import DUMP_SIGNAL, say_tasks_at
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
 

@@ -24,8 +24,10 @@ from typing import Any
 from attrs import Factory, define
 
 from ...protocol import wire
-from .. import REPORT_AFTER, SHORT_PAUSE, HungUp, Taken
+from ...protocol.channel import HungUp
+from ...protocol.wire import REPORT_AFTER
 from ..connection import Connection, socket_of
+from ..duty import SHORT_PAUSE, Taken
 from .ports import Port, Ports, Request, literal
 from .program import current_program
 from .standalone import open_unix

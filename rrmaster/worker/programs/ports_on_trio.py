@@ -17,10 +17,10 @@ import trio
 from attrs import Factory, define, field
 
 from ...protocol import wire
-from .. import DUMP_SIGNAL, Taken
 from ..connection import socket_of
+from ..duty import Taken
 from ..serving.on_trio import Means, Service, tasks
-from ..stacks import say_tasks_at
+from ..stacks import DUMP_SIGNAL, say_tasks_at
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
 from .standalone import open_unix

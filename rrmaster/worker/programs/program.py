@@ -22,7 +22,7 @@ from attrs import define
 
 from ...protocol import wire
 from ...protocol.launch import MODULE, Launch, is_program
-from .. import CurrentWorker, Draining, become, is_worker
+from ..api import CurrentWorker, Draining, become, is_worker
 from ..loading import explain
 from ..messages import MasterGone, Means, Speech
 from .ports import Ports

@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from .. import Duty, Requests
+from ..duty import Duty, Requests
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -52,7 +52,8 @@ from hyperframe.frame import GoAwayFrame
 
 from ...protocol import tls
 from ...protocol.launch import Launch
-from .. import Duty, Taken, header_of
+from ..api import header_of
+from ..duty import Duty, Taken
 from ..intake import GOODBYE_S, VIRGIN, Arrival
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, Counted, Message, Receive, Send

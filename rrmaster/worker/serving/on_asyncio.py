@@ -22,13 +22,16 @@ from typing import Any, Protocol
 
 from attrs import Factory, define
 
+from ...protocol.channel import HungUp
 from ...protocol.launch import Launch
-from .. import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from ...protocol.wire import REPORT_AFTER
+from ..api import enter
 from ..connection import Connection as Connection  # on_uvicorn finds it here
 from ..connection import left, socket_of
+from ..duty import BATCH, BUSY_AFTER, QUICK, SHORT_PAUSE, Duty, Taken
 from ..intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from ..loading import Application
-from ..stacks import MAX_TASK_LINES, say_tasks_at
+from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, say_tasks_at
 
 BEGIN = 5
 """Turns of the loop after a batch, in which what was taken can begin: one for the task that makes its transport, one

@@ -18,12 +18,15 @@ from typing import Any
 import trio
 from attrs import Factory, define, field
 
+from ...protocol.channel import HungUp
 from ...protocol.launch import Launch
-from .. import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
+from ...protocol.wire import REPORT_AFTER
+from ..api import enter
 from ..connection import left, socket_of
+from ..duty import BATCH, BUSY_AFTER, QUICK, SHORT_PAUSE, Duty, Taken
 from ..intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
 from ..loading import Application
-from ..stacks import MAX_TASK_LINES, say_tasks_at
+from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, say_tasks_at
 
 Handler = Callable[[Any], Awaitable[object]]
 Serve = Callable[[Any, Taken], Awaitable[object]]

@@ -38,7 +38,8 @@ from uvicorn.server import ServerState
 
 from ...protocol import tls
 from ...protocol.launch import Launch
-from .. import Duty, Taken, header_of
+from ..api import header_of
+from ..duty import Duty, Taken
 from ..intake import VIRGIN, Arrival
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, Counted

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from attrs import evolve
 
 from ...protocol.launch import Launch
-from .. import Duty
+from ..duty import Duty
 from ..loading import Application, CannotLoad, Kind
 
 Run = Callable[[Application, Duty, Launch], None]

@@ -17,7 +17,7 @@ from a2wsgi import WSGIMiddleware
 from attrs import define, evolve
 
 from ...protocol.launch import Launch
-from .. import Duty
+from ..duty import Duty
 from ..loading import Application
 from .asgi import ASGI, Message, Receive, Send
 from .on_uvicorn import serve

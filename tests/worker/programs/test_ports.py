@@ -15,7 +15,7 @@ from attrs import Factory, define
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Line
 from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
-from rrmaster.worker import BATCH, Facts
+from rrmaster.worker.duty import BATCH, Facts
 from rrmaster.worker.programs.ports import GRACE, NEGLECT, SETTLED, Port, Ports, Watched
 from rrmaster.worker.programs.ports_on_threads import ListeningSocket
 from tests.fakes import DEADLINE, a_line

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from rrmaster.worker import Duty, Requests
+from rrmaster.worker.duty import Duty, Requests
 from rrmaster.worker.serving.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
 from rrmaster.worker.serving.wsgi import attended
 from tests.fakes import DEADLINE

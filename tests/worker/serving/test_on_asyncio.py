@@ -15,9 +15,11 @@ import pytest
 import uvloop
 from attrs import Factory, define
 
-from rrmaster import worker as module
 from rrmaster.protocol import wire
-from rrmaster.worker import BATCH, RESERVE, current_worker
+from rrmaster.worker import api, stacks
+from rrmaster.worker import duty as module
+from rrmaster.worker.api import current_worker
+from rrmaster.worker.duty import BATCH, RESERVE
 from rrmaster.worker.serving.on_asyncio import Handler, Service, Streams, tasks_of
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import Master, on_duty
@@ -70,11 +72,11 @@ class Stage:
 @contextmanager
 def alone() -> Iterator[None]:
     """This process is a worker for a while."""
-    before, handlers = module._current, {number: signal.getsignal(number) for number in (15, module.DUMP_SIGNAL)}
+    before, handlers = api._current, {number: signal.getsignal(number) for number in (15, stacks.DUMP_SIGNAL)}
     try:
         yield
     finally:
-        module._current = before
+        api._current = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -43,7 +43,7 @@ def main() -> int:
 def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     """One that opens its own addresses: its loop is its own, and so is its exit status."""
     from .programs.ports import Ports, Watched
-    from .programs.program import run
+    from .programs.run import run
 
     facts, talk = birth()
     try:

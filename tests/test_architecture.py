@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 import rrmaster
+from rrmaster.config.settings import Settings
 
 HOUSE = Path(rrmaster.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
@@ -196,6 +198,32 @@ def test_modules_import_each_other_in_no_circle():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
     assert circle({name(file): imports(file)[0] for file in FILES}) == []
+
+
+def defaults(file: Path) -> list[tuple[str, object]]:
+    """The name and the value of each field and parameter that has a literal default."""
+    found: list[tuple[ast.expr | ast.arg, ast.expr | None]] = []
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.AnnAssign):
+            found.append((node.target, node.value))
+        elif isinstance(node, ast.arguments):
+            positional = [*node.posonlyargs, *node.args]
+            found += zip(reversed(positional), reversed(node.defaults), strict=False)
+            found += zip(node.kwonlyargs, node.kw_defaults, strict=True)
+    return [
+        (getattr(target, "arg", "") or getattr(target, "id", ""), value.value)
+        for target, value in found
+        if isinstance(value, ast.Constant)
+    ]
+
+
+@by_name([*worker_files, HOUSE / "protocol" / "launch.py"])
+def test_a_worker_repeats_no_default_of_an_option(file):
+    """It is told the value at its start; a number of its own would be used whatever the option says."""
+    options = {field.name: field.default for field in attrs.fields(Settings)}
+    nothing_chosen = (None, False, 0)
+    repeated = [name for name, value in defaults(file) if value not in nothing_chosen and options.get(name) == value]
+    assert repeated == []
 
 
 LOADED = "import sys; before = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - before))"

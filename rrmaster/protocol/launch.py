@@ -3,8 +3,9 @@
 The master encodes it into the environment variable ``RRMASTER_LAUNCH``, as JSON, and a worker of this package decodes
 it.  A worker in another language needs none of it: the line is enough (docs/protocol.md).
 
-A field that has the name of a setting has its value too, so an option reaches the workers by being named here.  Master
-and worker are always the same version of this package: a worker is started from the directory its master was.
+A field that has the name of a setting has its value too, so an option reaches the workers by being named here.  No
+field has a default: the settings declare it, once.  Master and worker are always the same version of this package: a
+worker is started from the directory its master was.
 """
 
 from __future__ import annotations
@@ -35,39 +36,41 @@ TRUSTED_PROXIES = "127.0.0.1,::1"
 
 @frozen(kw_only=True)
 class Launch:
-    """What to serve, and how to behave.  Times are in seconds; defaults are those of the settings of the same name."""
+    """What to serve, and how to behave.  Times are in seconds."""
 
     application: str
     """``module:attribute``, or a program: ``server.py`` or ``-m package``."""
-    arguments: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    arguments: tuple[str, ...] = attrs.field(converter=tuple)
     """The program's own."""
-    app_dir: str = "."
+    app_dir: str
     """Where to import it from; empty: from nowhere else than a program's own directory."""
-    chdir: str = "."
+    chdir: str
     """The working directory."""
-    heartbeat: float = 0.5
-    graceful_timeout: float = 30.0
-    interface: str = "auto"
-    runtime: str = "auto"
-    factory: bool = False
-    root_path: str = ""
-    proxy_headers: bool = True
-    forwarded_allow_ips: str = TRUSTED_PROXIES
-    keep_alive: float = 5.0
-    threads: int = 8
-    limit_request_line: int = 0
-    limit_request_fields: int = 0
-    limit_request_field_size: int = 0
-    lifespan: str = "auto"
-    access_log: bool = False
-    certfile: str | None = None
+    heartbeat: float
+    graceful_timeout: float
+    recall_after: float
+    """Only a program needs it: see `worker.programs.ports`."""
+    interface: str
+    runtime: str
+    factory: bool
+    root_path: str
+    proxy_headers: bool
+    forwarded_allow_ips: str
+    keep_alive: float
+    threads: int
+    limit_request_line: int
+    limit_request_fields: int
+    limit_request_field_size: int
+    lifespan: str
+    access_log: bool
+    certfile: str | None
     """None: no TLS."""
-    keyfile: str | None = None
-    ca_certs: str | None = None
-    cert_reqs: str = "none"
-    ciphers: str | None = None
-    proxy_protocol: str = "off"
-    proxy_allow_from: str = TRUSTED_PROXIES
+    keyfile: str | None
+    ca_certs: str | None
+    cert_reqs: str
+    ciphers: str | None
+    proxy_protocol: str
+    proxy_allow_from: str
 
     def encode(self) -> str:
         """As JSON."""

@@ -48,7 +48,7 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     facts, talk = birth()
     try:
         os.chdir(launch.chdir)
-        ports = Ports(Watched.over(letterbox), facts, launch.heartbeat, talk)
+        ports = Ports(Watched.over(letterbox), facts, launch.heartbeat, talk, recall_after=launch.recall_after)
     except OSError as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1

@@ -78,8 +78,8 @@ class Duty:
 
     letterbox: Letterbox
     facts: Facts
-    heartbeat: float = 0.5
-    """Seconds."""
+    heartbeat: float
+    """Seconds between two beats: `--heartbeat`."""
     talk: Talk | None = None
     """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None

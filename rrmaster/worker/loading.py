@@ -101,7 +101,7 @@ def _made_by(name: str, factory: Any) -> Any:
     return made
 
 
-def kind_of(name: str, found: Any, interface: str = "auto", runtime: str = "auto") -> Kind:
+def kind_of(name: str, found: Any, interface: str, runtime: str) -> Kind:
     """What this is.  Raises CannotLoad, saying what was found and what to write instead."""
     what = f"{name} is {described(found)}"
     if not callable(found):

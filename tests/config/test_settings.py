@@ -624,17 +624,17 @@ def test_a_mode_in_a_file_is_text(key):
 
 def test_a_worker_is_told_what_was_set():
     """And the directories as they are from anywhere."""
-    chosen = Settings(APP, factory=True, keep_alive="75s", app_dir="src", forwarded_allow_ips="*")
-    launch = Launch.decode(launch_of(chosen, "/srv").encode())
-    assert launch == Launch(
-        application=APP, factory=True, keep_alive=75.0, app_dir="/srv/src", chdir="/srv", forwarded_allow_ips="*"
-    )
+    told = {"factory": True, "keep_alive": 75.0, "recall_after": 0.04, "forwarded_allow_ips": "*"}
+    launch = Launch.decode(launch_of(Settings(APP, app_dir="src", **told), "/srv").encode())
+    expected = {name: getattr(Settings(APP), name) for name in FIELDS} | told
+    assert attrs.asdict(launch) == expected | {"app_dir": "/srv/src", "chdir": "/srv"}
 
 
-def test_a_launch_without_more_has_the_defaults_of_the_settings():
+def test_the_defaults_of_what_a_worker_is_told_are_those_of_the_settings():
     names = set(FIELDS) - {"app_dir", "chdir"}
-    chosen, launch = Settings(APP), Launch(application=APP)
+    chosen, launch = Settings(APP), launch_of(Settings(APP), "/srv")
     assert {name: getattr(launch, name) for name in names} == {name: getattr(chosen, name) for name in names}
+    assert all(field.default is attrs.NOTHING for field in attrs.fields(Launch)), "and are declared there alone"
 
 
 # --- programs

@@ -62,11 +62,11 @@ class Master:
 
 
 @contextmanager
-def on_duty(**options: float) -> Iterator[tuple[Master, Duty]]:
+def on_duty(heartbeat: float = 0.5) -> Iterator[tuple[Master, Duty]]:
     with a_line(100) as (line, letterbox):
         master = Master(line)
         try:
-            yield master, Duty(letterbox, Facts(7, 3, 2), **options)  # type: ignore[arg-type]
+            yield master, Duty(letterbox, Facts(7, 3, 2), heartbeat)
         finally:
             master.close()
 

@@ -14,6 +14,7 @@ from rrmaster.protocol.launch import Launch
 from rrmaster.worker import loading
 from rrmaster.worker.loading import Application, CannotLoad, Kind, kind_of, load
 from rrmaster.worker.serving.runtimes import SERVERS, server_for
+from tests.launches import a_launch
 
 HERE = sys.modules[__name__]
 
@@ -113,7 +114,7 @@ class Methods:
     ],
 )
 def test_an_application_is_known_by_its_parameters(found: Any, kind: Kind) -> None:
-    assert kind_of("shop:app", found) is kind
+    assert kind_of("shop:app", found, "auto", "auto") is kind
 
 
 def _frameworks() -> Iterator[tuple[Any, Kind]]:
@@ -130,7 +131,7 @@ def _frameworks() -> Iterator[tuple[Any, Kind]]:
 
 def test_the_frameworks_are_told_apart() -> None:
     for found, kind in _frameworks():
-        assert kind_of("shop:app", found) is kind, found
+        assert kind_of("shop:app", found, "auto", "auto") is kind, found
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_the_frameworks_are_told_apart() -> None:
 )
 def test_where_it_is_in_doubt_nothing_is_guessed(found: Any, words: str) -> None:
     with pytest.raises(CannotLoad, match=words):
-        kind_of("shop:app", found)
+        kind_of("shop:app", found, "auto", "auto")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_what_is_said_decides(found: Any, interface: str, runtime: str, kind: Ki
 )
 def test_what_is_said_wrongly_is_told_with_what_was_found(found: Any, interface: str) -> None:
     with pytest.raises(CannotLoad, match=rf"is function {found.__name__}\(.*not what --interface {interface} serves"):
-        kind_of("shop:app", found, interface)
+        kind_of("shop:app", found, interface, "auto")
 
 
 # --- factories
@@ -199,7 +200,7 @@ def fails() -> Any:
 
 
 def launch(name: str, **more: Any) -> Launch:
-    return Launch(application=f"{__name__}:{name}", **more)
+    return a_launch(f"{__name__}:{name}", **more)
 
 
 def test_a_factory_is_called() -> None:
@@ -237,7 +238,7 @@ def test_what_a_factory_raises_is_told_without_our_frames() -> None:
 )
 def test_the_runtime_follows_from_what_is_served(kind: Kind, wish: str, runtime: str) -> None:
     pytest.importorskip("uvloop")
-    _, decided = server_for(Application("shop:app", asgi, kind), Launch(application="shop:app", runtime=wish))
+    _, decided = server_for(Application("shop:app", asgi, kind), a_launch("shop:app", runtime=wish))
     assert decided == evolve(decided, runtime=runtime)
 
 
@@ -248,7 +249,7 @@ def test_what_cannot_be_is_refused_with_what_can() -> None:
     assert len(impossible) == 4
     for kind, name in impossible:
         with pytest.raises(CannotLoad, match=f"cannot be served on {name}; say --runtime"):
-            server_for(Application("shop:app", asgi, kind), Launch(application="shop:app", runtime=name))
+            server_for(Application("shop:app", asgi, kind), a_launch("shop:app", runtime=name))
 
 
 def test_an_application_that_runs_on_trio_alone_is_served_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,4 +257,4 @@ def test_an_application_that_runs_on_trio_alone_is_served_there(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "quart_trio", HERE)
     theirs = type("QuartTrio", (AsgiObject,), {"__module__": "quart_trio.app"})()
     with pytest.raises(CannotLoad, match="Quart-Trio, which needs trio"):
-        server_for(Application("shop:app", theirs, Kind.ASGI), Launch(application="shop:app", runtime="uvloop"))
+        server_for(Application("shop:app", theirs, Kind.ASGI), a_launch("shop:app", runtime="uvloop"))

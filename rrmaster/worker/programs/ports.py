@@ -11,7 +11,8 @@ A connection is taken only when somebody wants it: what nobody asks for stays in
 it back and give it to a worker that does.  A letterbox is a queue, so it has a head, and what lies there may be for a
 listener that nobody asks for now:
 
-- if nobody asks for any other, it is left there; if it lies there for `NEGLECT`, reports say that no more are wanted;
+- if nobody asks for any other, it is left there; if it lies there for `--recall-after`, reports say that no more are
+  wanted;
 - if somebody does, it is put into its own listener's queue; and when that is full, the master is told that this worker
   does not attend to that listener, until its queue is empty again;
 - for a listener closed here it is left for `GRACE`, in which the master takes it back for those who still serve it.
@@ -33,14 +34,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define, evolve, field
 
 from ...protocol import wire
 from ...protocol.channel import Letterbox
 from ..duty import BATCH, Duty, Taken
-
-NEGLECT = 0.003
-"""Seconds for which a connection may lie unwanted before this worker asks for no more; the master's own for late."""
 
 GRACE = 0.5
 """Seconds for which the connections of a listener closed here are left to the master.  It may read that it is closed a
@@ -144,6 +142,9 @@ class Request:
 class Ports(Duty):
     """What a worker owes its master whose program opens its own addresses."""
 
+    recall_after: float = field(kw_only=True)
+    """Seconds for which a connection may lie unwanted before this worker asks for no more: `--recall-after`, the time
+    after which the master calls a worker late."""
     kick: Callable[[], None] = lambda: None
     """The host's: there may be something to take.  From any thread."""
     ended: Callable[[], None] = lambda: None
@@ -261,7 +262,7 @@ class Ports(Duty):
     @property
     def taking(self) -> bool:
         since = self._unwanted_since
-        neglected = since is not None and self.clock() - since > NEGLECT
+        neglected = since is not None and self.clock() - since > self.recall_after
         return self.willing and self.able and not neglected
 
     def wants_next(self) -> bool:

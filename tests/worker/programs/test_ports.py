@@ -16,9 +16,12 @@ from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Line
 from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
 from rrmaster.worker.duty import BATCH, Facts
-from rrmaster.worker.programs.ports import GRACE, NEGLECT, SETTLED, Port, Ports, Watched
+from rrmaster.worker.programs.ports import GRACE, SETTLED, Port, Ports, Watched
 from rrmaster.worker.programs.ports_on_threads import ListeningSocket
 from tests.fakes import DEADLINE, a_line
+
+RECALL_AFTER = 0.05
+"""Seconds; not the default, so that a number of the worker's own would be seen."""
 
 
 @define(eq=False)
@@ -91,7 +94,7 @@ class Dock:
 @contextmanager
 def a_dock() -> Iterator[Dock]:
     with a_line(100) as (line, letterbox):
-        ports = Ports(Watched.over(letterbox), Facts(7, 3, 2))
+        ports = Ports(Watched.over(letterbox), Facts(7, 3, 2), heartbeat=0.5, recall_after=RECALL_AFTER)
         dock = Dock(line, ports)
         ports.clock = lambda: dock.now
 
@@ -155,8 +158,9 @@ def test_a_connection_that_lies_unwanted_has_the_worker_ask_for_no_more_until_so
         port = dock.open(0)
         dock.hand(0)
         dock.work()
+        dock.later(0.9 * RECALL_AFTER)
         assert dock.report().taking
-        dock.later(2 * NEGLECT)
+        dock.later(0.2 * RECALL_AFTER)
         assert not dock.report().taking
         dock.ports.asked()
         assert dock.report().taking

@@ -17,6 +17,7 @@ Alone (``python server.py``) these are asyncio's own; in a worker (``rrmaster se
 
 from __future__ import annotations
 
-from .worker.programs.ports_on_asyncio import Server, create_server, start_server, start_unix_server
+from .worker.programs.ports_on_asyncio import create_server, start_server, start_unix_server
+from .worker.programs.server_on_asyncio import Server
 
 __all__ = ["Server", "create_server", "start_server", "start_unix_server"]

@@ -173,6 +173,7 @@ LIBRARIES = {
     "wsgi": {"asyncio", "a2wsgi"},
     "ports_on_trio": {"trio"},
     "ports_on_asyncio": {"asyncio"},
+    "server_on_asyncio": {"asyncio"},
 }
 
 

@@ -42,13 +42,16 @@ def main() -> int:
 
 def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     """One that opens its own addresses: its loop is its own, and so is its exit status."""
-    from .programs.ports import Ports, Watched
+    from .programs.letterbox import EdgeTriggeredLetterbox
+    from .programs.ports import Ports
     from .programs.run import run
 
     facts, talk = birth()
     try:
         os.chdir(launch.chdir)
-        ports = Ports(Watched.over(letterbox), facts, launch.heartbeat, talk, recall_after=launch.recall_after)
+        ports = Ports(
+            EdgeTriggeredLetterbox.over(letterbox), facts, launch.heartbeat, talk, recall_after=launch.recall_after
+        )
     except OSError as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1

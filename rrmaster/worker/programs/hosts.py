@@ -39,7 +39,7 @@ def _on_asyncio() -> tuple[Any, Any] | None:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return None  # loaded, but no loop of it runs here
-    from .ports_on_asyncio import AsyncioHost
+    from .server_on_asyncio import AsyncioHost
 
     return AsyncioHost, loop
 

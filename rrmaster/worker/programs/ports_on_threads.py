@@ -28,7 +28,8 @@ from ...protocol.channel import HungUp
 from ...protocol.wire import REPORT_AFTER
 from ..connection import Connection, socket_of
 from ..duty import SHORT_PAUSE, Taken
-from .ports import Port, Ports, Request, literal
+from .port import AddressRequest, Port, host_and_port
+from .ports import Ports
 from .program import current_program
 from .standalone import open_unix
 
@@ -82,7 +83,7 @@ class ThreadHost:
         return not self._stopped
 
     def start(self) -> None:
-        self.ports.wake = self.ports.kick = self.ring
+        self.ports.wake = self.ports.wake_host = self.ring
         self._thread = threading.Thread(target=self._run, name="rrmaster: take and report", daemon=True)
         self._thread.start()
 
@@ -96,7 +97,7 @@ class ThreadHost:
         """By the handler of SIGTERM, in the main thread, whatever that waits for; other threads end at their next
         `accept`."""
         for port in list(self.ports.open_ports.values()):
-            port.arrived()
+            port.on_arrival()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def ring(self) -> None:
@@ -165,8 +166,8 @@ class ListeningSocket(socket.socket):
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=mine.detach())
         self._bell.setblocking(False)
         self._port, self._ports, self._rung = port, ports, False
-        port.arrived = port.lies_there = self._ring
-        ports.kick()  # something may lie there since before this was
+        port.on_arrival = port.on_waiting = self._ring
+        ports.wake_host()  # something may lie there since before this was
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -221,7 +222,7 @@ class ListeningSocket(socket.socket):
         while (taken := self._take()) is not None:
             connection = socket_of(taken, _Accepted)
             connection.over = partial(self._ports.finished, taken)
-            connection.left = partial(self._ports.follow, taken=taken)
+            connection.left = partial(self._ports.watch_detached, taken=taken)
             try:
                 return connection, connection.getpeername()
             except OSError:
@@ -231,7 +232,7 @@ class ListeningSocket(socket.socket):
     def _take(self) -> Taken | None:
         ports, port = self._ports, self._port
         with ports.lock:
-            ports.asked()
+            ports.on_accept()
             port.wanted += 1
             try:
                 while not port.queue and (taken := ports.take()) is not None:
@@ -240,13 +241,13 @@ class ListeningSocket(socket.socket):
                 pass  # the host will find it, too
             finally:
                 port.wanted -= 1
-            taken = ports.pick(port)
+            taken = ports.pop(port)
             if port.queue or (ports.able and ports.is_next(port)):
                 self._ring()
             else:
                 self._silence()
                 if ports.letterbox.oldest() is not None:
-                    ports.kick()  # when the host looked, ours lay before it
+                    ports.wake_host()  # when the host looked, ours lay before it
             return taken
 
     def _ring(self) -> None:
@@ -288,15 +289,15 @@ def listening_socket(
     else:
         host, port = address[:2]
         found = socket.getaddrinfo(host or None, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        where = literal(family, found[0][4])
+        where = host_and_port(family, found[0][4])
         wish = wire.Listen(0, *where, backlog=backlog)
     program.attach()
-    request = program.ports.ask(wish, lambda: None)
+    request = program.ports.request(wish, lambda: None)
     _await(program.ports, request)
     return ListeningSocket(request.result(), program.ports)
 
 
-def _await(ports: Ports, request: Request) -> None:
+def _await(ports: Ports, request: AddressRequest) -> None:
     """Wait for the answer: in this thread, for there may be no other in which the host could read it."""
     poll, until = select.poll(), time.monotonic() + ANSWER_S
     poll.register(ports.letterbox.line.fileno(), select.POLLIN)

@@ -21,7 +21,8 @@ from ..connection import socket_of
 from ..duty import Taken
 from ..serving.on_trio import Means, Service, tasks
 from ..stacks import DUMP_SIGNAL, say_tasks_at
-from .ports import ListeningSocket, Port, Ports, literal
+from .port import Port, PortSocket, host_and_port
+from .ports import Ports
 from .program import Program, current_program
 from .standalone import open_unix
 
@@ -52,7 +53,7 @@ class TrioHost(Service):
     def start(self) -> None:
         self._main = _nursery_of_main()
         self.duty.wake = lambda: self.call(self.wake)
-        self.ports.kick = lambda: self.call(self._rest.cancel)
+        self.ports.wake_host = lambda: self.call(self._rest.cancel)
         if threading.current_thread() is threading.main_thread():
             say_tasks_at(DUMP_SIGNAL, tasks)
         trio.lowlevel.spawn_system_task(self._run, name="rrmaster: take and report")
@@ -139,12 +140,12 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
     """Accepts the connections that the master hands to this worker for one address."""
 
     def __init__(self, port: Port, ports: Ports, host: TrioHost) -> None:
-        self.socket = ListeningSocket(port)
+        self.socket = PortSocket(port)
         """With `getsockname()`, as `trio.SocketListener.socket` has it."""
         self._port, self._ports = port, ports
         self._arrival = trio.lowlevel.ParkingLot()
         self._closed = False
-        port.arrived = lambda: host.call(self._arrival.unpark_all)
+        port.on_arrival = lambda: host.call(self._arrival.unpark_all)
 
     async def accept(self) -> trio.SocketStream:
         """The next connection.  In a drain there is none any more, and this waits: what was accepted goes on.
@@ -153,12 +154,12 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
         """
         await trio.lowlevel.checkpoint()
         while not self._closed:
-            self._ports.asked()
-            taken = self._ports.pick(self._port)
+            self._ports.on_accept()
+            taken = self._ports.pop(self._port)
             if taken is not None:
                 return trio.SocketStream(_Connection(taken, self._ports.finished))
             self._port.wanted += 1
-            self._ports.kick()
+            self._ports.wake_host()
             try:
                 await self._arrival.park()
             finally:
@@ -203,7 +204,7 @@ async def open_tcp_listeners(
         for family, _, _, _, address in found:
             try:
                 opened.append(
-                    await _open(program, wire.Listen(0, *literal(family, address), backlog=_bounded(backlog)))
+                    await _open(program, wire.Listen(0, *host_and_port(family, address), backlog=_bounded(backlog)))
                 )
             except OSError as error:  # a machine without IPv6, as trio has it
                 if error.errno != errno.EAFNOSUPPORT:
@@ -243,7 +244,7 @@ async def _open(program: Program, wish: wire.Listen) -> PortListener:
     host, ports = program.attach(), program.ports
     assert isinstance(host, TrioHost)
     answered = trio.Event()
-    request = ports.ask(wish, lambda: host.call(answered.set))
+    request = ports.request(wish, lambda: host.call(answered.set))
     try:
         await answered.wait()
         if request.port is None and ports.hung_up:

@@ -90,7 +90,7 @@ class Program:
         """
         if self.ending and (self.host is None or self.host.loop is None):
             raise SystemExit(0)  # on threads nothing else can end the main one, whatever it waits for
-        if not self.ports.said_ready and not self.ports.hung_up:
+        if not self.ports.reported_ready and not self.ports.hung_up:
             # Nothing is served yet, so nothing is lost: die as any program does, and the master sees by what.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)

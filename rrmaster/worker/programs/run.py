@@ -29,7 +29,7 @@ def run(launch: Launch, ports: Ports) -> int:
     """Run the program to its end, and return the exit status.  Raises SystemExit as the program does."""
     program = Program(ports, find_host)
     become_program(program)
-    ports.ended = program.end
+    ports.on_end = program.end
     facts = ports.facts
     become(ProgramWorker(facts.id, facts.slot, facts.generation, ProgramDraining(program), ports, None, program))
     signal.signal(signal.SIGTERM, program.obey_term)
@@ -42,7 +42,7 @@ def run(launch: Launch, ports: Ports) -> int:
     except BaseException as error:
         if program.ending and _is_cancellation(error):
             return 0
-        if ports.said_ready:
+        if ports.reported_ready:
             print(explain(error), file=sys.stderr)
         else:
             ports.letterbox.say(wire.Failed(explain(error)))
@@ -72,7 +72,7 @@ def _run_main(launch: Launch) -> None:
 
 def _report_early_end(ports: Ports, launch: Launch, how: str) -> None:
     """Tell the master of a program that ends before it was ready: it has failed, whatever its exit status is."""
-    if not ports.said_ready:
+    if not ports.reported_ready:
         ports.letterbox.say(
             wire.Failed(
                 f"{launch.application} ended before it was ready ({how}). A program is ready once it has opened an "

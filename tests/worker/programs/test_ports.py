@@ -16,7 +16,9 @@ from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Line
 from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
 from rrmaster.worker.duty import BATCH, Facts
-from rrmaster.worker.programs.ports import GRACE, SETTLED, Port, Ports, Watched
+from rrmaster.worker.programs.letterbox import EdgeTriggeredLetterbox
+from rrmaster.worker.programs.port import Port
+from rrmaster.worker.programs.ports import LEAVE_S, MORE_S, Ports
 from rrmaster.worker.programs.ports_on_threads import ListeningSocket
 from tests.fakes import DEADLINE, a_line
 
@@ -37,7 +39,7 @@ class Dock:
 
     def open(self, number: int, wanted: int = 0) -> Port:
         """One more listener of this number."""
-        request = self.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+        request = self.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         self.line.say(Listening(request.wish.seq, 0, number, 8000 + number))
         self.work()
         port = request.result()
@@ -85,7 +87,7 @@ class Dock:
 
     def finish(self, port: Port, count: int = 1) -> None:
         for _ in range(count):
-            taken = self.ports.pick(port)
+            taken = self.ports.pop(port)
             assert taken is not None
             os.close(taken.fd)
             self.ports.finished(taken)
@@ -94,7 +96,7 @@ class Dock:
 @contextmanager
 def a_dock() -> Iterator[Dock]:
     with a_line(100) as (line, letterbox):
-        ports = Ports(Watched.over(letterbox), Facts(7, 3, 2), heartbeat=0.5, recall_after=RECALL_AFTER)
+        ports = Ports(EdgeTriggeredLetterbox.over(letterbox), Facts(7, 3, 2), heartbeat=0.5, recall_after=RECALL_AFTER)
         dock = Dock(line, ports)
         ports.clock = lambda: dock.now
 
@@ -104,7 +106,7 @@ def a_dock() -> Iterator[Dock]:
         def ended() -> None:
             dock.ends += 1
 
-        ports.kick, ports.ended = kick, ended
+        ports.wake_host, ports.on_end = kick, ended
         try:
             yield dock
         finally:
@@ -162,7 +164,7 @@ def test_a_connection_that_lies_unwanted_has_the_worker_ask_for_no_more_until_so
         assert dock.report().taking
         dock.later(0.2 * RECALL_AFTER)
         assert not dock.report().taking
-        dock.ports.asked()
+        dock.ports.on_accept()
         assert dock.report().taking
         port.wanted = 1
         assert dock.work() == [0]
@@ -187,7 +189,7 @@ def test_of_a_listener_whose_queue_is_full_the_worker_takes_its_leave_for_a_whil
         assert dock.work() == [0] * BATCH
         assert dock.heard(Attend) == [Attend(0, False)]
         assert dock.work() == [], "the next is left to the master, ..."
-        dock.later(GRACE)
+        dock.later(LEAVE_S)
         assert dock.work() == [0, 1], "... which may have nobody to give it to"
         dock.finish(held, BATCH)
         assert dock.heard(Attend) == []
@@ -233,7 +235,7 @@ def test_what_is_closed_here_is_left_to_the_master_for_a_while_and_then_closed()
         assert isinstance(found, tuple)
         os.close(found[1])
         dock.hand(0)
-        dock.later(GRACE)
+        dock.later(LEAVE_S)
         dock.work()
         assert dock.clients[-1].recv(1) == b""
         assert (dock.ports.taken, dock.ports.closed) == (1, 1)
@@ -252,9 +254,9 @@ def test_who_opens_again_gets_what_was_left() -> None:
 def test_the_how_manieth_free_port_is_counted_by_host() -> None:
     with a_dock() as dock:
         for host in ("127.0.0.1", "::1", "127.0.0.1"):
-            dock.ports.ask(Listen(0, host), lambda: None)
-        dock.ports.ask(Listen(0, "127.0.0.1", 80), lambda: None)
-        dock.ports.ask(Listen(0, path="/x"), lambda: None)
+            dock.ports.request(Listen(0, host), lambda: None)
+        dock.ports.request(Listen(0, "127.0.0.1", 80), lambda: None)
+        dock.ports.request(Listen(0, path="/x"), lambda: None)
         wishes = [m for m in dock.heard() if isinstance(m, Listen)]
         assert [(w.host, w.port, w.index) for w in wishes[:4]] == [
             ("127.0.0.1", 0, 0), ("::1", 0, 0), ("127.0.0.1", 0, 1), ("127.0.0.1", 80, 0),
@@ -264,7 +266,7 @@ def test_the_how_manieth_free_port_is_counted_by_host() -> None:
 
 def test_an_errno_rises_as_the_error_that_it_is() -> None:
     with a_dock() as dock:
-        request = dock.ports.ask(Listen(0, "::1", 80), lambda: None)
+        request = dock.ports.request(Listen(0, "::1", 80), lambda: None)
         dock.line.say(Listening(request.wish.seq, errno.EACCES))
         dock.work()
         with pytest.raises(PermissionError, match=r"\[::1\]:80"):
@@ -273,7 +275,7 @@ def test_an_errno_rises_as_the_error_that_it_is() -> None:
 
 def test_an_answer_to_nobody_is_left_again() -> None:
     with a_dock() as dock:
-        request = dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+        request = dock.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         dock.ports.abandon(request)
         dock.heard()
         dock.line.say(Listening(request.wish.seq, 0, 3, 80))
@@ -288,10 +290,10 @@ def test_nobody_opens_more_than_the_master_allows() -> None:
         for number in range(wire.MAX_LISTENERS):
             dock.open(number)
         with pytest.raises(OSError, match="64 addresses") as caught:
-            dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+            dock.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         assert caught.value.errno == errno.EMFILE
         dock.ports.close(dock.ports.open_ports[0])
-        dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+        dock.ports.request(Listen(0, "127.0.0.1"), lambda: None)
 
 
 def test_what_stood_before_an_answer_is_kept_for_who_opens_again_and_not_for_ever() -> None:
@@ -299,7 +301,7 @@ def test_what_stood_before_an_answer_is_kept_for_who_opens_again_and_not_for_eve
         dock.ports.close(dock.open(0))
         dock.hand(0)
         other = dock.open(1)
-        dock.later(GRACE)
+        dock.later(LEAVE_S)
         assert dock.ports.open == 1
         dock.ports.beat()
         assert dock.ports.open == 0
@@ -315,7 +317,7 @@ def test_a_worker_is_ready_with_all_its_first_listeners() -> None:
         dock.ports.report()
         assert dock.heard(Ready) == [], "the next one may follow at once"
         dock.open(2)
-        dock.later(SETTLED)
+        dock.later(MORE_S)
         dock.ports.report()
         (ready,) = dock.heard(Ready)
         assert isinstance(ready, Ready)
@@ -328,7 +330,7 @@ def test_a_program_may_be_ready_without_a_listener_and_may_wait_with_one() -> No
     with a_dock() as dock:
         dock.ports.set_ready(False)
         dock.open(0)
-        dock.later(SETTLED)
+        dock.later(MORE_S)
         dock.ports.report()
         assert dock.heard(Ready) == []
         dock.ports.set_ready(True)
@@ -346,7 +348,7 @@ def test_what_a_full_line_does_not_take_is_said_later_and_in_order() -> None:
         while dock.ports.letterbox.say(Report(0)):
             pass
         dock.ports.close(port)
-        dock.ports.ask(Listen(0, "127.0.0.1", 80), lambda: None)
+        dock.ports.request(Listen(0, "127.0.0.1", 80), lambda: None)
         dock.heard()
         dock.ports.report()
         first, second, third = dock.heard()
@@ -375,11 +377,11 @@ def test_the_end_comes_when_the_last_connection_is_closed() -> None:
 
 def test_who_waits_for_an_address_is_told_that_there_will_be_none() -> None:
     with a_dock() as dock:
-        request = dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+        request = dock.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         dock.ports.hang_up()
         with pytest.raises(OSError, match="cannot open"):
             request.result()
-        late = dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+        late = dock.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         assert late.answer == Listening(late.wish.seq, errno.ESHUTDOWN)
 
 

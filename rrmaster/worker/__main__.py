@@ -20,7 +20,7 @@ import os
 from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
-from .boot import birth, leave_with_master, prepare, serve
+from .boot import exit_with_master, prepare, read_identity, serve
 from .loading import explain
 from .stacks import DUMP_SIGNAL
 
@@ -35,7 +35,7 @@ def main() -> int:
         return be_template(int(os.environ.pop("RRMASTER_TEMPLATE")), launch)
     letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     if is_program(launch.application):
-        leave_with_master(letterbox.fileno(), launch.graceful_timeout)
+        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         return _run_program(letterbox, launch)
     return serve(letterbox, launch, lambda: prepare(launch))
 
@@ -46,11 +46,11 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     from .programs.ports import Ports
     from .programs.run import run
 
-    facts, talk = birth()
+    identity, talk = read_identity()
     try:
         os.chdir(launch.chdir)
         ports = Ports(
-            EdgeTriggeredLetterbox.over(letterbox), facts, launch.heartbeat, talk, recall_after=launch.recall_after
+            EdgeTriggeredLetterbox.over(letterbox), identity, launch.heartbeat, talk, recall_after=launch.recall_after
         )
     except OSError as error:
         letterbox.say(wire.Failed(explain(error)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import define
 
 from .duty import Duty
-from .messages import MasterGone, Means, Speech
+from .messages import MasterGone, Messages, Waiter
 
 if TYPE_CHECKING:
     from ..protocol.proxy_header import Header
@@ -38,7 +38,7 @@ class CurrentWorker:
     """Set once no more connections will come and those that are open should end soon: ``await me.draining.wait()``,
     ``me.draining.is_set()``."""
     _duty: Duty
-    _speech: Speech | None
+    _messages: Messages | None
 
     async def send(self, value: Any) -> None:
         """Send a message to the program that runs the master, which is told of it by an event (`WorkerMessage`).
@@ -57,7 +57,7 @@ class CurrentWorker:
         Each message is given once; one iteration at a time (RuntimeError).  What came before stays in the kernel until
         it is asked for; when some hundred wait there, whoever sends waits.  Ends when the master does.
         """
-        return self._talk.messages()
+        return self._talk.receive()
 
     async def disconnect(self) -> None:
         """Leave: no more connections come, those that are open are finished, then this worker ends, and is replaced.
@@ -70,18 +70,18 @@ class CurrentWorker:
         await self.draining.wait()
 
     @property
-    def _talk(self) -> Speech:
-        if self._speech is None:
+    def _talk(self) -> Messages:
+        if self._messages is None:
             raise MasterGone("this worker was started without a talk line")
-        return self._speech
+        return self._messages
 
     def set_ready(self, ready: bool) -> None:
         """Take no connections for the time being (False), or again (True).  Those open are not touched.
 
         A few that are under way may still come: the master hears of it within some milliseconds.
         """
-        self._duty.willing = ready
-        self._duty.news()
+        self._duty.accepting = ready
+        self._duty.report_soon()
 
     def retire(self, reason: str = "") -> None:
         """Ask to be replaced: connections come until the replacement serves, then this worker is drained.
@@ -131,13 +131,13 @@ def header_of(sock: Any) -> Header | None:
     return found[1] if found is not None else None
 
 
-def enter(duty: Duty, draining: Draining, means: Means) -> None:
+def become_worker(duty: Duty, draining: Draining, waiter: Waiter) -> None:
     """Make it the current worker; called by the runtime, once."""
-    facts, speech = duty.facts, None if duty.talk is None else Speech(duty.talk, means)
-    become(CurrentWorker(facts.id, facts.slot, facts.generation, draining, duty, speech))
+    me, messages = duty.identity, None if duty.talk is None else Messages(duty.talk, waiter)
+    set_current_worker(CurrentWorker(me.id, me.slot, me.generation, draining, duty, messages))
 
 
-def become(worker: CurrentWorker) -> None:
+def set_current_worker(worker: CurrentWorker) -> None:
     """This is what the application is told of itself."""
     global _current
     _current = worker

@@ -19,12 +19,12 @@ from attrs import frozen
 from ..protocol import wire
 from ..protocol.channel import Letterbox, Talk
 from ..protocol.launch import Launch
-from .duty import Duty, Facts
+from .duty import Duty, Identity
 from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
 
-_FACTS = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
+_IDENTITY = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
 
 
 @frozen(eq=False)
@@ -47,30 +47,30 @@ def prepare(launch: Launch) -> Prepared:
 
 def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]) -> int:
     """Serve to the end, and return the exit status.  `prepared` gets the application, or raises."""
-    leave_with_master(letterbox.fileno(), launch.graceful_timeout)
+    exit_with_master(letterbox.fileno(), launch.graceful_timeout)
     try:
         ready = prepared()
         call_all()
     except BaseException as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1
-    facts, talk = birth()
+    identity, talk = read_identity()
     try:
-        ready.run(ready.application, Duty(letterbox, facts, launch.heartbeat, talk), ready.launch)
+        ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk), ready.launch)
     except CannotLoad as error:
         letterbox.say(wire.Failed(explain(error)))
         return 1
     return 0
 
 
-def birth() -> tuple[Facts, Talk | None]:
+def read_identity() -> tuple[Identity, Talk | None]:
     """Who this is, and its talk line if it was given one."""
     talk = os.environ.pop("RRMASTER_TALK", None)
-    facts = Facts(*(int(os.environ[name]) for name in _FACTS))
-    return facts, Talk.inherit(int(talk)) if talk else None
+    identity = Identity(*(int(os.environ[name]) for name in _IDENTITY))
+    return identity, Talk.inherit(int(talk)) if talk else None
 
 
-def leave_with_master(line: int, graceful: float) -> None:
+def exit_with_master(line: int, graceful: float) -> None:
     """End this process some time after the master has died, whatever the serving loop is doing.
 
     The loop itself sees the end of stream and drains; a blocked one sees nothing.  (PR_SET_PDEATHSIG kills healthy
@@ -88,4 +88,4 @@ def leave_with_master(line: int, graceful: float) -> None:
         time.sleep(graceful)
         os._exit(1)
 
-    threading.Thread(target=watch, name="rrmaster: leave with the master", daemon=True).start()
+    threading.Thread(target=watch, name="rrmaster: exit with the master", daemon=True).start()

@@ -23,33 +23,33 @@ def socket_of(taken: Taken, kind: type[_Kind]) -> _Kind:
 class Connection(socket.socket):
     """A connection that says when it is closed, or was given to libuv to close."""
 
-    over: Callable[[], None] | None = None
+    on_close: Callable[[], None] | None = None
 
     def close(self) -> None:
         """Close it; a file that was made of it keeps it open, and closes it then."""
         super().close()
         if self.fileno() < 0:
-            self._say()
+            self._notify()
 
     def detach(self) -> int:
         """Leave the descriptor to somebody else: uvloop's transports do so in the moment in which they close it."""
         fd = super().detach()
-        self._say()
+        self._notify()
         return fd
 
-    def _say(self) -> None:
-        over, self.over = self.over, None
-        if over is not None:
-            over()
+    def _notify(self) -> None:
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
 
 
-def left(error: BaseException, kind: type[Exception], is_clients: Callable[[object], bool]) -> bool:
+def is_disconnect(error: BaseException, kind: type[Exception], is_clients: Callable[[object], bool]) -> bool:
     """Whether an error, or each of a group, says no more than that the client has left.
 
     It is of this kind and was raised by a method of the client's own stream.  That of another connection which the
     application has, to its database, is the application's affair, and it is shown.
     """
     if isinstance(error, BaseExceptionGroup):
-        return all(left(one, kind, is_clients) for one in error.exceptions)
+        return all(is_disconnect(one, kind, is_clients) for one in error.exceptions)
     owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
     return isinstance(error, kind) and any(map(is_clients, owners))

@@ -33,14 +33,14 @@ BATCH = 8
 QUICK = 0.001
 """Seconds a connection may take to begin for the batch to grow: what is taken dies with us, or waits behind us."""
 
-SHORT_PAUSE = 0.05
+FULL_TABLE_S = 0.05
 """Seconds between looks at a full descriptor table."""
 
 _PAGE = resource.getpagesize()
 
 
 @frozen
-class Facts:
+class Identity:
     """What a worker is told about itself."""
 
     id: int
@@ -61,7 +61,7 @@ class Taken:
     probe: bool
 
 
-_NOBODY: tuple[Taken | None, None] = (None, None)
+_UNKNOWN: tuple[Taken | None, None] = (None, None)
 
 
 @define
@@ -77,34 +77,35 @@ class Duty:
     """What a worker owes its master: its counters, and its voice."""
 
     letterbox: Letterbox
-    facts: Facts
+    identity: Identity
     heartbeat: float
     """Seconds between two beats: `--heartbeat`."""
     talk: Talk | None = None
     """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None
     """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
-    stir: Callable[[], None] = lambda: None
+    on_requests_changed: Callable[[], None] = lambda: None
     """Called when a request has begun or ended; the runtime has `report_busy` follow within `BUSY_AFTER`."""
     taken: int = 0
     closed: int = 0
     requests: Requests | None = None
     """Where something counts them; None: each connection is one."""
-    stirred: bool = False
+    busy_report_due: bool = False
     """A request has begun or ended since `report_busy`, and `stir` was called: it need not be called again."""
-    willing: bool = True
-    able: bool = True
-    """There are descriptors left."""
+    accepting: bool = True
+    """Whether the application wants connections: `CurrentWorker.set_ready`."""
+    has_descriptors: bool = True
+    """Whether the descriptor table has room."""
     lag: float = 0.0
     """Seconds the loop was late, at worst since the last report."""
     clients: dict[int, tuple[Taken, Header]] = Factory(dict)
     """Who is at the other end, by descriptor, where a proxy has told: empty without the PROXY protocol."""
     _rss: int = 0
     _asides: int = 0
-    _told: int = 0
+    _reported_busy: int = 0
     """What was told of `busy` last."""
-    _leaving: wire.Retiring | None = None
-    has_news: bool = False
+    _retirement: wire.Retiring | None = None
+    report_due: bool = False
     """Something has changed since the last report."""
     _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
@@ -116,18 +117,18 @@ class Duty:
     @property
     def taking(self) -> bool:
         """Whether this worker wants connections."""
-        return self.willing and self.able
+        return self.accepting and self.has_descriptors
 
     def take(self) -> Taken | None:
         """One connection, or None if none waits or none can be taken now.  Raises HungUp: there will be no more."""
-        while self.able and self.wants_next():
+        while self.has_descriptors and self.wants_next():
             try:
                 found = self.letterbox.take()
             except DescriptorLost:
                 # It is closed already, and the client knows.  Count it as served, or its place is lost too.
                 self.taken += 1
                 self.closed += 1
-                self._run_short()
+                self._out_of_descriptors()
                 return None
             if found is None:
                 return None
@@ -136,7 +137,7 @@ class Duty:
                 return self._begin(message, fd)
             if isinstance(message, wire.Nudge | wire.Listening):
                 self._asides += 1
-                self.hear(message)
+                self.handle(message)
                 self.report()
         return None
 
@@ -145,35 +146,35 @@ class Duty:
         where the master can take it back."""
         return True
 
-    def hear(self, message: wire.Nudge | wire.Listening) -> None:
+    def handle(self, message: wire.Nudge | wire.Listening) -> None:
         """The master has said something that is no connection."""
 
     def _begin(self, handoff: wire.Handoff, fd: int) -> Taken:
         # Descriptors are given lowest first, so the number tells how full the table is.
         if fd >= self._limit - RESERVE:
-            self._run_short()
+            self._out_of_descriptors()
         if handoff.probe:
             # Outside all counters, and said at once: until then the master takes it for unread.
             self._asides += 1
             self.report()
         else:
             self.taken += 1
-            self.news()
+            self.report_soon()
         return Taken(fd, handoff.listener, handoff.family, handoff.probe)
 
     def finished(self, taken: Taken) -> None:
         """A connection was closed."""
         # A handler may have closed it earlier, and its number may be another's already.
-        if self.clients and self.clients.get(taken.fd, _NOBODY)[0] is taken:
+        if self.clients and self.clients.get(taken.fd, _UNKNOWN)[0] is taken:
             del self.clients[taken.fd]
         if not taken.probe:
             self.closed += 1
-            self.news()
+            self.report_soon()
 
-    def news(self) -> None:
+    def report_soon(self) -> None:
         """There is something to report."""
-        if not self.has_news:
-            self.has_news = True
+        if not self.report_due:
+            self.report_due = True
             self.wake()
 
     @property
@@ -181,16 +182,16 @@ class Duty:
         """Requests in progress."""
         return self.open if self.requests is None else self.requests.begun - self.requests.ended
 
-    def changed(self) -> None:
+    def requests_changed(self) -> None:
         """A request has begun or ended, and nobody has said so since `report_busy`."""
         # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
-        self.stirred = True
-        self.stir()
+        self.busy_report_due = True
+        self.on_requests_changed()
 
     def report_busy(self) -> None:
         """Report, if `busy` is not what was told last."""
-        self.stirred = False
-        if self.busy != self._told:
+        self.busy_report_due = False
+        if self.busy != self._reported_busy:
             self.report()
 
     def report(self) -> None:
@@ -200,31 +201,31 @@ class Duty:
         cpu = int(time.process_time() * 1e6)
         requests = self.closed if self.requests is None else self.requests.ended
         report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
-        self.has_news = not self.letterbox.say(report)
-        self._told = busy
+        self.report_due = not self.letterbox.say(report)
+        self._reported_busy = busy
         self.lag = 0.0
 
     def beat(self) -> None:
         """Look after descriptors and memory, and report.  Called every `heartbeat`."""
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.able = self._room_for_descriptors()
+        self.has_descriptors = self._room_for_descriptors()
         self._rss = resident()
-        if self._leaving is not None:
-            self.retire(self._leaving.reason, self._leaving.now)
+        if self._retirement is not None:
+            self.retire(self._retirement.reason, self._retirement.now)
         self.report()
 
     def retire(self, reason: str, now: bool = False) -> None:
         """Ask to be replaced, or to be let go now; said again with each beat if the line is full."""
         wish = wire.Retiring(reason, now)
-        self._leaving = None if self.letterbox.say(wish) else wish
+        self._retirement = None if self.letterbox.say(wish) else wish
 
     def ready(self) -> None:
         """Say that connections can come, of every listener."""
         self.letterbox.say(wire.Ready(os.getpid()))
 
-    def _run_short(self) -> None:
-        self.able = False
-        self.news()
+    def _out_of_descriptors(self) -> None:
+        self.has_descriptors = False
+        self.report_soon()
 
     def _room_for_descriptors(self) -> bool:
         try:

@@ -6,7 +6,7 @@
 
 Both are passed in the worker and have a deadline, so a client that is slow at them holds its place for some seconds at
 most, and one that fails costs its connection alone.  The master's own probes pass neither.  Where neither is asked for
-there is no `Arrival`, and the way is as short as it was.
+there is no `Intake`, and the way is as short as it was.
 
 This room knows no async library: whoever awaits brings its own way to wait.
 """
@@ -34,15 +34,15 @@ HANDSHAKE_S = 10.0
 """Seconds for the TLS handshake: two round trips, and some packets sent again on a bad mobile network.  nginx and
 asyncio have 60, in which whoever says nothing holds a descriptor."""
 
-GOODBYE_S = 1.0
+CLOSE_NOTIFY_S = 1.0
 """Seconds for saying goodbye in TLS (close_notify) at the end.  RFC 8446 does not ask to wait for the other side's, and
 asyncio's 30 would hold a drain for a client that is not there."""
 
-VIRGIN = 2.0
+FIRST_BYTE_S = 2.0
 """Seconds that a connection without a first byte is kept in a drain: many times a round trip to the other end of the
 world, and gunicorn's linger.  A browser's connection made in advance would hold the worker for ever."""
 
-COMPLAIN_EVERY = 10.0
+LOG_EVERY_S = 10.0
 """Seconds between two lines about connections that were refused: a scan of the port is no news."""
 
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -54,7 +54,7 @@ class Refused(Exception):
 
 
 @define(eq=False)
-class Complaints:
+class RefusalLog:
     """What is said of connections refused: a line, and then one in so many seconds."""
 
     say: Callable[[str], object] = sys.stderr.write
@@ -69,7 +69,7 @@ class Complaints:
             self._unsaid += 1
             return
         more = f" (and {self._unsaid} before it)" if self._unsaid else ""
-        self._silent_until, self._unsaid = now + COMPLAIN_EVERY, 0
+        self._silent_until, self._unsaid = now + LOG_EVERY_S, 0
         self.say(f"a connection from {_written(who)} was closed: {why}{more}\n")
 
 
@@ -78,7 +78,7 @@ def _written(who: object) -> str:
 
 
 @define(eq=False)
-class Arrival:
+class Intake:
     """The way from the letterbox to the application."""
 
     duty: Duty
@@ -86,10 +86,10 @@ class Arrival:
     versions: tuple[int, ...]
     """Of the PROXY protocol; none: it is off."""
     senders: proxy_header.Senders
-    complaints: Complaints = field(default=Factory(Complaints))
+    refusals: RefusalLog = field(default=Factory(RefusalLog))
 
     @classmethod
-    def of(cls, duty: Duty, launch: Launch, protocols: Sequence[str] = ()) -> Arrival | None:
+    def of(cls, duty: Duty, launch: Launch, protocols: Sequence[str] = ()) -> Intake | None:
         """As the launch says; None: nothing is to be passed.  `protocols` are offered in ALPN.  Raises CannotLoad."""
         try:
             context = tls.context(launch, protocols)
@@ -100,7 +100,7 @@ class Arrival:
             return None
         return cls(duty, context, versions, proxy_header.Senders.named(launch.proxy_allow_from))
 
-    async def announce(
+    async def read_header(
         self, sock: socket.socket, peer: object, taken: Taken, readable: Callable[[], Awaitable[object]]
     ) -> None:
         """Read the PROXY header, and remember whom it names.  Raises Refused, OSError; the deadline is the caller's.
@@ -130,12 +130,12 @@ class Arrival:
         have += sock.recv(min(count, len(seen)), _TAKE)
         return have, length == len(have)
 
-    def refuse(self, error: BaseException, taken: Taken, peer: object) -> None:
+    def report_refusal(self, error: BaseException, taken: Taken, peer: object) -> None:
         """Say why a connection is closed, if that is worth a line: to leave in the middle is a client's right."""
         why = reason(error)
         if why:
             _, header = self.duty.clients.get(taken.fd, (taken, None))
-            self.complaints.add(why, peer if header is None or header.source is None else header.source)
+            self.refusals.add(why, peer if header is None or header.source is None else header.source)
 
 
 def reason(error: BaseException) -> str:

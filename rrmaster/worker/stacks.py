@@ -15,7 +15,7 @@ MAX_TASK_LINES = 2_000
 """Lines of task stacks: ten thousand connections are ten thousand times the same."""
 
 
-def say_tasks_at(number: int, tasks: Callable[[], Iterable[str]]) -> None:
+def dump_tasks_at(number: int, tasks: Callable[[], Iterable[str]]) -> None:
     """After the stacks of the threads, which faulthandler writes, write these lines, if Python code still runs."""
     faulthandler.unregister(number)
     signal.signal(number, lambda *_: _write(2, tasks))

@@ -18,7 +18,7 @@ from rrmaster.events.bus import KEPT, KEPT_BYTES, Conversation, News, WorkerGone
 from rrmaster.events.events import EventsMissed, FleetScaled, WorkerMessage
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import Talk
-from rrmaster.worker.messages import MasterGone, Speech
+from rrmaster.worker.messages import MasterGone, Messages
 from rrmaster.worker.serving import on_asyncio as asyncio_side
 from rrmaster.worker.serving import on_trio as trio_side
 
@@ -233,45 +233,45 @@ def with_asyncio(talk: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(talk(), 5))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("run", "kind"), [(with_trio, trio_side.Means), (with_asyncio, asyncio_side.Means)])
+@pytest.mark.parametrize(("run", "kind"), [(with_trio, trio_side.Waiter), (with_asyncio, asyncio_side.Waiter)])
 def test_when_the_master_has_gone_messages_end_and_sending_is_an_error(run: Any, kind: Any) -> None:
     master, its = Talk.open()
 
-    class Means(kind):  # type: ignore[misc]  # the runtime's own
-        async def writable(self, fd: int) -> None:
+    class Waiter(kind):  # type: ignore[misc]  # the runtime's own
+        async def wait_writable(self, fd: int) -> None:
             """The line is full, and now its other end goes."""
             master.close()
-            await super().writable(fd)
+            await super().wait_writable(fd)
 
     async def talk() -> None:
-        speech = Speech(Talk(its), Means())
+        channel = Messages(Talk(its), Waiter())
         assert master.say(wire.encode_note("the last word"))
         with pytest.raises(MasterGone):
-            await send_for_ever(speech)
-        assert [message async for message in speech.messages()] == ["the last word"]
+            await send_for_ever(channel)
+        assert [message async for message in channel.receive()] == ["the last word"]
         with pytest.raises(MasterGone):
-            await speech.send("nobody hears this")
+            await channel.send("nobody hears this")
 
     with its:
         run(talk)
 
 
-async def send_for_ever(speech: Speech) -> None:
+async def send_for_ever(channel: Messages) -> None:
     for _ in range(10_000):  # a line that never fills would be a fault, too
-        await speech.send("x" * 1000)
+        await channel.send("x" * 1000)
 
 
 async def test_the_messages_are_given_to_one_at_a_time() -> None:
     with a_conversation() as ends, trio.fail_after(5):
-        speech = Speech(ends.its, trio_side.Means())
+        channel = Messages(ends.its, trio_side.Waiter())
         for number in range(2):
             await ends.conversation.send(number)
-        messages = speech.messages()
+        messages = channel.receive()
         assert await anext(messages) == 0
-        with pytest.raises(RuntimeError, match="somebody iterates"):
-            await anext(speech.messages())
+        with pytest.raises(RuntimeError, match="another iteration"):
+            await anext(channel.receive())
         await messages.aclose()
-        others = speech.messages()
+        others = channel.receive()
         assert await anext(others) == 1, "who comes after it goes on"
         await others.aclose()
 

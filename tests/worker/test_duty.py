@@ -19,8 +19,8 @@ from rrmaster.protocol.wire import REPORT_AFTER
 from rrmaster.worker import api
 from rrmaster.worker import duty as module
 from rrmaster.worker.api import CurrentWorker, current_worker, is_worker
-from rrmaster.worker.duty import BATCH, RESERVE, Duty, Facts, Requests
-from rrmaster.worker.serving.on_trio import SHORT_PAUSE, Handler, serve
+from rrmaster.worker.duty import BATCH, RESERVE, Duty, Identity, Requests
+from rrmaster.worker.serving.on_trio import FULL_TABLE_S, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
 
@@ -66,7 +66,7 @@ def on_duty(heartbeat: float = 0.5) -> Iterator[tuple[Master, Duty]]:
     with a_line(100) as (line, letterbox):
         master = Master(line)
         try:
-            yield master, Duty(letterbox, Facts(7, 3, 2), heartbeat)
+            yield master, Duty(letterbox, Identity(7, 3, 2), heartbeat)
         finally:
             master.close()
 
@@ -155,7 +155,7 @@ def test_news_wake_the_voice_once_until_they_are_told() -> None:
             finish(duty, one)
         assert len(woken) == 1
         duty.report()
-        duty.news()
+        duty.report_soon()
         assert len(woken) == 2
 
 
@@ -163,11 +163,11 @@ def test_what_is_taken_and_what_is_closed_is_news() -> None:
     with on_duty() as (master, duty):
         master.hand()
         one = take(duty)
-        assert duty.has_news
+        assert duty.report_due
         duty.report()
-        assert not duty.has_news
+        assert not duty.report_due
         finish(duty, one)
-        assert duty.has_news
+        assert duty.report_due
 
 
 def test_a_report_that_finds_the_line_full_is_not_forgotten() -> None:
@@ -178,7 +178,7 @@ def test_a_report_that_finds_the_line_full_is_not_forgotten() -> None:
         finish(duty, take(duty))
         duty.report()
         duty.retire("old age")
-        assert duty.has_news, "it is still to be told"
+        assert duty.report_due, "it is still to be told"
         master.heard()
         duty.beat()
         said = master.heard()
@@ -295,7 +295,7 @@ with test_duty.on_duty() as (master, duty):
     master.hand(1)
     relieve = fakes.fill_the_table()
     assert duty.take() is None
-    assert (duty.taken, duty.closed, duty.able) == (1, 1, False)
+    assert (duty.taken, duty.closed, duty.has_descriptors) == (1, 1, False)
     duty.report()
     report = master.report()
     assert (report.closed, report.taking) == (1, False)
@@ -578,13 +578,13 @@ async def test_short_of_descriptors_it_waits_and_comes_back_by_itself(limit: lis
         service.master.heard()
         service.master.hand(2)
         for _ in range(3):
-            mock_clock.jump(SHORT_PAUSE)
+            mock_clock.jump(FULL_TABLE_S)
             await wait_all_tasks_blocked()
         # One may have been on its way already; the other is not touched.
         assert service.master.line.unclaimed() >= 1
         assert all(not r.taking for r in service.master.heard() if isinstance(r, wire.Report))
         limit[0] = 1_000_000
-        mock_clock.jump(SHORT_PAUSE)
+        mock_clock.jump(FULL_TABLE_S)
         await wait_all_tasks_blocked()
         assert service.master.line.unclaimed() == 0
         assert service.duty.taking

@@ -15,8 +15,17 @@ from trio.testing import MockClock
 
 from rrmaster.protocol.channel import Letterbox
 from rrmaster.protocol.proxy_header import Header, Senders
-from rrmaster.worker.duty import Duty, Facts, Taken
-from rrmaster.worker.intake import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
+from rrmaster.worker.duty import Duty, Identity, Taken
+from rrmaster.worker.intake import (
+    FIRST_BYTE_S,
+    HANDSHAKE_S,
+    HEADER_S,
+    LOG_EVERY_S,
+    Intake,
+    RefusalLog,
+    Refused,
+    reason,
+)
 from rrmaster.worker.serving.on_asyncio import Connection, Streams
 from rrmaster.worker.serving.on_trio import Handlers
 from tests.fakes import DEADLINE
@@ -30,7 +39,7 @@ TOLD = Header(("192.0.2.7", 56324), ("198.51.100.1", 443))
 def duty() -> Iterator[Duty]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        yield Duty(Letterbox(theirs), Facts(1, 0, 1), 0.5)
+        yield Duty(Letterbox(theirs), Identity(1, 0, 1), 0.5)
 
 
 @pytest.fixture
@@ -43,10 +52,10 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield client, taken
 
 
-def way(duty: Duty, context: ssl.SSLContext | None = None, versions: tuple[int, ...] = (1, 2)) -> tuple[Arrival, list]:
+def way(duty: Duty, context: ssl.SSLContext | None = None, versions: tuple[int, ...] = (1, 2)) -> tuple[Intake, list]:
     """With what is complained."""
     said: list[str] = []
-    return Arrival(duty, context, versions, Senders.named("127.0.0.1"), Complaints(said.append)), said
+    return Intake(duty, context, versions, Senders.named("127.0.0.1"), RefusalLog(said.append)), said
 
 
 def as_taken(sock: socket.socket) -> Taken:
@@ -61,14 +70,14 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 
 
 def test_where_nothing_is_asked_for_nothing_stands_in_the_way(duty):
-    assert Arrival.of(duty, a_launch()) is None
+    assert Intake.of(duty, a_launch()) is None
 
 
 async def test_what_follows_the_header_is_left_where_it_is(duty, pair):
     client, taken = pair
-    arrival, _ = way(duty)
+    intake, _ = way(duty)
     client.sendall(V1 + b"\x16\x03\x01 the handshake")
-    await arrival.announce(taken, "", as_taken(taken), trio.lowlevel.checkpoint)
+    await intake.read_header(taken, "", as_taken(taken), trio.lowlevel.checkpoint)
     assert duty.clients[taken.fileno()][1] == TOLD
     assert taken.recv(100) == b"\x16\x03\x01 the handshake"
 
@@ -76,7 +85,7 @@ async def test_what_follows_the_header_is_left_where_it_is(duty, pair):
 async def test_an_incomplete_header_is_waited_for_once_a_piece(duty, pair):
     """What has been seen is taken, so the socket is not readable until more comes: no busy loop."""
     client, taken = pair
-    arrival, _ = way(duty)
+    intake, _ = way(duty)
     pieces = [V1[i : i + 7] for i in range(0, len(V1), 7)]
     waits = 0
 
@@ -87,42 +96,42 @@ async def test_an_incomplete_header_is_waited_for_once_a_piece(duty, pair):
             taken.recv(1)
         client.sendall(pieces.pop(0))
 
-    await arrival.announce(taken, "", as_taken(taken), readable)
+    await intake.read_header(taken, "", as_taken(taken), readable)
     assert duty.clients[taken.fileno()][1] == TOLD
     assert (waits, pieces) == (7, [])
 
 
 async def test_who_may_not_speak_is_not_listened_to(duty, pair):
     client, taken = pair
-    arrival, _ = way(duty)
+    intake, _ = way(duty)
     client.sendall(V1)
     with pytest.raises(Refused, match="--proxy-allow-from"):
-        await arrival.announce(taken, ("192.0.2.1", 9), as_taken(taken), trio.lowlevel.checkpoint)
+        await intake.read_header(taken, ("192.0.2.1", 9), as_taken(taken), trio.lowlevel.checkpoint)
     assert taken.recv(1) == b"P"
 
 
 @pytest.mark.parametrize("begun", [b"", V1[:11], V1[:11] + b"\r"])
 async def test_a_slow_header_has_five_seconds_on_trio(duty, begun):
-    arrival, said = way(duty)
-    assert HEADER_S <= await _seconds_until_closed(duty, arrival, begun) < HEADER_S + 1
+    intake, said = way(duty)
+    assert HEADER_S <= await _seconds_until_closed(duty, intake, begun) < HEADER_S + 1
     assert said == ["a connection from a unix socket was closed: no PROXY header in 5 s\n"]
     assert duty.clients == {}
 
 
 async def test_a_slow_handshake_has_ten_seconds_on_trio(duty, context):
-    arrival, said = way(duty, context, ())
-    assert HANDSHAKE_S <= await _seconds_until_closed(duty, arrival) < HANDSHAKE_S + 1
+    intake, said = way(duty, context, ())
+    assert HANDSHAKE_S <= await _seconds_until_closed(duty, intake) < HANDSHAKE_S + 1
     assert said == ["a connection from a unix socket was closed: no TLS handshake in 10 s\n"]
 
 
-async def _seconds_until_closed(duty: Duty, arrival: Arrival, begun: bytes = b"", drains_after: float = inf) -> float:
+async def _seconds_until_closed(duty: Duty, intake: Intake, begun: bytes = b"", drains_after: float = inf) -> float:
     """How long a connection is kept whose client has only begun, or says nothing; by trio's clock."""
     client, taken = socket.socketpair()
     clock = MockClock(autojump_threshold=0.01)
     client.sendall(begun)
 
     async def serve() -> float:
-        service = Handlers(duty, serve=_never, arrival=arrival)
+        service = Handlers(duty, serve=_never, intake=intake)
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service._serve_one, as_taken(taken))
@@ -143,25 +152,25 @@ async def _never(*streams: object) -> None:
 
 
 async def test_in_a_drain_it_has_two_seconds_on_trio(duty, context):
-    arrival, said = way(duty, context)
-    assert 1 + VIRGIN <= await _seconds_until_closed(duty, arrival, drains_after=1) < 2 + VIRGIN
+    intake, said = way(duty, context)
+    assert 1 + FIRST_BYTE_S <= await _seconds_until_closed(duty, intake, drains_after=1) < 2 + FIRST_BYTE_S
     assert said == []
 
 
 @pytest.mark.parametrize("what", ["header", "handshake"])
 @pytest.mark.parametrize("drains", [False, True])
 def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what, drains):
-    for name in ("VIRGIN",) if drains else ("HEADER_S", "HANDSHAKE_S"):
+    for name in ("FIRST_BYTE_S",) if drains else ("HEADER_S", "HANDSHAKE_S"):
         monkeypatch.setattr(f"rrmaster.worker.serving.on_asyncio.{name}", 0.05)
     client, theirs = socket.socketpair()
-    arrival, said = way(duty, *((None, (1,)) if what == "header" else (context, ())))
+    intake, said = way(duty, *((None, (1,)) if what == "header" else (context, ())))
 
     async def serve() -> None:
         connection = Connection(fileno=theirs.detach())
         connection.setblocking(False)
         over = asyncio.Event()
-        connection.over = over.set
-        server = Streams(_never, arrival)
+        connection.on_close = over.set
+        server = Streams(_never, intake)
         server.begin(connection, as_taken(connection))
         if drains:
             server.drain()
@@ -183,11 +192,11 @@ def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what, dra
 def test_many_refusals_are_one_line_and_a_number():
     said: list[str] = []
     now = 0.0
-    complaints = Complaints(said.append, lambda: now)
+    refusals = RefusalLog(said.append, lambda: now)
     for _ in range(1000):
-        complaints.add("why", ("192.0.2.1", 9))
-    now = COMPLAIN_EVERY
-    complaints.add("why", None)
+        refusals.add("why", ("192.0.2.1", 9))
+    now = LOG_EVERY_S
+    refusals.add("why", None)
     assert said == [
         "a connection from 192.0.2.1:9 was closed: why\n",
         "a connection from a unix socket was closed: why (and 999 before it)\n",

@@ -116,7 +116,7 @@ class Ports(Duty):
             if request.port is not None:
                 self.close(request.port)
 
-    def hear(self, message: wire.Nudge | wire.Listening) -> None:
+    def handle(self, message: wire.Nudge | wire.Listening) -> None:
         request = self._pending.pop(message.seq, None) if isinstance(message, wire.Listening) else None
         if request is not None and isinstance(message, wire.Listening):
             self._settle(request, message)
@@ -137,7 +137,7 @@ class Ports(Duty):
             elif not self._held_back:
                 self._wants_ready = True
                 self._ready_from = self.clock() + MORE_S
-                self.news()
+                self.report_soon()
         request.on_answer()
 
     def close(self, port: Port) -> None:
@@ -170,13 +170,13 @@ class Ports(Duty):
         with self.lock:
             neglected, self._unwanted_since = not self.taking, None
             if neglected:
-                self.news()
+                self.report_soon()
 
     @property
     def taking(self) -> bool:
         since = self._unwanted_since
         neglected = since is not None and self.clock() - since > self.recall_after
-        return self.willing and self.able and not neglected
+        return self.accepting and self.has_descriptors and not neglected
 
     def wants_next(self) -> bool:
         if self._wants_everything() or self._wants(self.letterbox.oldest()):
@@ -314,10 +314,10 @@ class Ports(Duty):
     def set_ready(self, ready: bool) -> None:
         """Carry out `CurrentWorker.set_ready`; the first True makes the worker ready."""
         with self.lock:
-            self.willing = ready
+            self.accepting = ready
             self._wants_ready = self._wants_ready or ready
             self._held_back = not ready and not self.reported_ready
-        self.news()
+        self.report_soon()
 
     def report(self) -> None:
         with self.lock:
@@ -329,7 +329,7 @@ class Ports(Duty):
                 self.reported_ready = not unready
             super().report()
             if self._unsent or unready:
-                self.has_news = True
+                self.report_due = True
 
     def _is_settled(self) -> bool:
         """Whether no more listeners are expected just now: a worker is ready with all of them."""
@@ -343,4 +343,4 @@ class Ports(Duty):
         """Send a message, or keep it for the next report if the line is full.  The order is kept."""
         if self._unsent or not self.letterbox.say(message):
             self._unsent.append(message)
-            self.news()
+            self.report_soon()

@@ -27,7 +27,7 @@ from ...protocol import wire
 from ...protocol.channel import HungUp
 from ...protocol.wire import REPORT_AFTER
 from ..connection import Connection, socket_of
-from ..duty import SHORT_PAUSE, Taken
+from ..duty import FULL_TABLE_S, Taken
 from .port import AddressRequest, Port, host_and_port
 from .ports import Ports
 from .program import current_program
@@ -46,13 +46,13 @@ class _NoLoop:
 
     lock: Any = None
 
-    async def readable(self, fd: int) -> None:
+    async def wait_readable(self, fd: int) -> None:
         raise RuntimeError("messages need a loop: call this on trio or asyncio")
 
-    async def writable(self, fd: int) -> None:
+    async def wait_writable(self, fd: int) -> None:
         raise RuntimeError("messages need a loop: call this on trio or asyncio")
 
-    async def turn(self) -> None:
+    async def checkpoint(self) -> None:
         raise RuntimeError("messages need a loop: call this on trio or asyncio")
 
 
@@ -73,7 +73,7 @@ class ThreadHost:
 
     ports: Ports
     loop: None = None
-    means: _NoLoop = Factory(_NoLoop)
+    waiter: _NoLoop = Factory(_NoLoop)
     draining: _Draining = Factory(lambda self: _Draining(self.ports), takes_self=True)
     _bell: int = Factory(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
     _stopped: bool = False
@@ -112,20 +112,20 @@ class ThreadHost:
         while not self._stopped:
             if not ports.hung_up and not self._take():
                 poll.unregister(ports.letterbox.fileno())
-            if ports.has_news:
+            if ports.report_due:
                 time.sleep(REPORT_AFTER)
                 ports.report()
-            if ports.able:
+            if ports.has_descriptors:
                 self._rest(poll, beat_at)
             else:
-                time.sleep(SHORT_PAUSE)
-            if time.monotonic() >= beat_at or not ports.able:
+                time.sleep(FULL_TABLE_S)
+            if time.monotonic() >= beat_at or not ports.has_descriptors:
                 ports.beat()
                 beat_at = time.monotonic() + ports.heartbeat
 
     def _rest(self, poll: select.poll, until: float) -> None:
         # With news the line is full.
-        pause = REPORT_AFTER if self.ports.has_news else until - time.monotonic()
+        pause = REPORT_AFTER if self.ports.report_due else until - time.monotonic()
         poll.poll(max(pause, 0.0) * 1000)
         try:
             os.eventfd_read(self._bell)
@@ -149,7 +149,7 @@ class _Accepted(Connection):
     left: Callable[[int], None]
 
     def detach(self) -> int:
-        fd, self.over = self.fileno(), None
+        fd, self.on_close = self.fileno(), None
         self.left(fd)
         return super().detach()
 
@@ -221,7 +221,7 @@ class ListeningSocket(socket.socket):
     def _next(self) -> tuple[socket.socket, Any] | None:
         while (taken := self._take()) is not None:
             connection = socket_of(taken, _Accepted)
-            connection.over = partial(self._ports.finished, taken)
+            connection.on_close = partial(self._ports.finished, taken)
             connection.left = partial(self._ports.watch_detached, taken=taken)
             try:
                 return connection, connection.getpeername()
@@ -242,7 +242,7 @@ class ListeningSocket(socket.socket):
             finally:
                 port.wanted -= 1
             taken = ports.pop(port)
-            if port.queue or (ports.able and ports.is_next(port)):
+            if port.queue or (ports.has_descriptors and ports.is_next(port)):
                 self._ring()
             else:
                 self._silence()

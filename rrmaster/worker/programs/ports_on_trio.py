@@ -19,8 +19,8 @@ from attrs import Factory, define, field
 from ...protocol import wire
 from ..connection import socket_of
 from ..duty import Taken
-from ..serving.on_trio import Means, Service, tasks
-from ..stacks import DUMP_SIGNAL, say_tasks_at
+from ..serving.on_trio import Service, Waiter, tasks
+from ..stacks import DUMP_SIGNAL, dump_tasks_at
 from .port import Port, PortSocket, host_and_port
 from .ports import Ports
 from .program import Program, current_program
@@ -35,7 +35,7 @@ class TrioHost(Service):
     """Serves the ports in a system task."""
 
     loop: trio.lowlevel.TrioToken = Factory(trio.lowlevel.current_trio_token)
-    means: Means = Factory(Means)
+    waiter: Waiter = Factory(Waiter)
     _main: trio.Nursery = field(init=False)
     _rest: trio.CancelScope = Factory(trio.CancelScope)
     _thread: int = Factory(threading.get_ident)
@@ -55,7 +55,7 @@ class TrioHost(Service):
         self.duty.wake = lambda: self.call(self.wake)
         self.ports.wake_host = lambda: self.call(self._rest.cancel)
         if threading.current_thread() is threading.main_thread():
-            say_tasks_at(DUMP_SIGNAL, tasks)
+            dump_tasks_at(DUMP_SIGNAL, tasks)
         trio.lowlevel.spawn_system_task(self._run, name="rrmaster: take and report")
 
     def stop(self) -> None:
@@ -143,9 +143,9 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
         self.socket = PortSocket(port)
         """With `getsockname()`, as `trio.SocketListener.socket` has it."""
         self._port, self._ports = port, ports
-        self._arrival = trio.lowlevel.ParkingLot()
+        self._arrived = trio.lowlevel.ParkingLot()
         self._closed = False
-        port.on_arrival = lambda: host.call(self._arrival.unpark_all)
+        port.on_arrival = lambda: host.call(self._arrived.unpark_all)
 
     async def accept(self) -> trio.SocketStream:
         """The next connection.  In a drain there is none any more, and this waits: what was accepted goes on.
@@ -161,7 +161,7 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
             self._port.wanted += 1
             self._ports.wake_host()
             try:
-                await self._arrival.park()
+                await self._arrived.park()
             finally:
                 self._port.wanted -= 1
         raise trio.ClosedResourceError
@@ -175,7 +175,7 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
         """The same, at once."""
         self._closed = True
         self._ports.close(self._port)
-        self._arrival.unpark_all()
+        self._arrived.unpark_all()
 
 
 # --- addresses

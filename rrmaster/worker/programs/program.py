@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from attrs import define
 
 from ..api import CurrentWorker, Draining, is_worker
-from ..messages import MasterGone, Means, Speech
+from ..messages import MasterGone, Messages, Waiter
 from .ports import Ports
 
 
@@ -24,7 +24,7 @@ class Host(Protocol):
 
     loop: Any
     """The loop, compared by identity.  None for a host with a thread of its own."""
-    means: Means
+    waiter: Waiter
     draining: Draining
 
     def lives(self) -> bool:
@@ -73,7 +73,7 @@ class Program:
         self.host = host = make(self.ports)
         host.start()
         # Reports that were due before there was a host have woken nothing.
-        if self.ports.has_news:
+        if self.ports.report_due:
             self.ports.wake()
         return host
 
@@ -147,10 +147,10 @@ class ProgramWorker(CurrentWorker):
         self._program.ports.set_ready(ready)
 
     @property
-    def _talk(self) -> Speech:
-        if self._speech is None:
+    def _talk(self) -> Messages:
+        if self._messages is None:
             host, talk = self._program.attach(), self._program.ports.talk
             if talk is None:
                 raise MasterGone("this worker was started without a talk line")
-            self._speech = Speech(talk, host.means)
-        return self._speech
+            self._messages = Messages(talk, host.waiter)
+        return self._messages

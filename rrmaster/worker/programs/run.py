@@ -1,4 +1,4 @@
-"""How does a program become a worker: ``rrmaster server.py ARGS`` or ``rrmaster -m package ARGS``?
+"""How does a program set_current_worker a worker: ``rrmaster server.py ARGS`` or ``rrmaster -m package ARGS``?
 
 It runs as ``__main__``, as Python would run it, and the loop is its own.  The first time it asks for an address, or for
 anything of `current_worker` that needs one, a host attaches to the loop that runs at that moment (see `program`).
@@ -18,7 +18,7 @@ import sys
 
 from ...protocol import wire
 from ...protocol.launch import MODULE, Launch, is_program
-from ..api import become
+from ..api import set_current_worker
 from ..loading import explain
 from .hosts import find_host
 from .ports import Ports
@@ -30,8 +30,8 @@ def run(launch: Launch, ports: Ports) -> int:
     program = Program(ports, find_host)
     become_program(program)
     ports.on_end = program.end
-    facts = ports.facts
-    become(ProgramWorker(facts.id, facts.slot, facts.generation, ProgramDraining(program), ports, None, program))
+    me = ports.identity
+    set_current_worker(ProgramWorker(me.id, me.slot, me.generation, ProgramDraining(program), ports, None, program))
     signal.signal(signal.SIGTERM, program.obey_term)
     try:
         _run_main(launch)

@@ -14,9 +14,9 @@ from typing import Any
 from attrs import Factory, define
 
 from ..connection import Connection
-from ..duty import SHORT_PAUSE, Taken
-from ..serving.on_asyncio import Means, Service, tasks_of
-from ..stacks import DUMP_SIGNAL, say_tasks_at
+from ..duty import FULL_TABLE_S, Taken
+from ..serving.on_asyncio import Service, Waiter, tasks_of
+from ..stacks import DUMP_SIGNAL, dump_tasks_at
 from .port import Port, PortSocket
 from .ports import Ports
 
@@ -30,7 +30,7 @@ little enough that a reload does not wait for a program that never ends."""
 class AsyncioHost(Service):
     """Serves the ports by callbacks of the program's loop, beside the program."""
 
-    means: Means = Factory(Means)
+    waiter: Waiter = Factory(Waiter)
     servers: set[Server] = Factory(set)
     """Those that are open."""
     _stopped: bool = False
@@ -50,7 +50,7 @@ class AsyncioHost(Service):
         self.duty.wake = lambda: self.call(self._wake)
         self.ports.wake_host = lambda: self.call(self._readable)
         if threading.current_thread() is threading.main_thread():  # only there can a signal handler be set
-            say_tasks_at(DUMP_SIGNAL, lambda: tasks_of(self.loop))
+            dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(self.loop))
         self._beat_at = self.clock() + self.duty.heartbeat
         self.loop.call_later(self.duty.heartbeat, self._beat)
         self.loop.add_reader(self.duty.letterbox.fileno(), self._readable)
@@ -93,14 +93,14 @@ class AsyncioHost(Service):
     def _readable(self) -> None:
         if self._stopped or self.draining.is_set():
             return
-        if self.duty.able:
+        if self.duty.has_descriptors:
             Service._readable(self)
             return
         # Without a free descriptor: each `accept` calls this too, and must not add a timer of its own.
         self.loop.remove_reader(self.duty.letterbox.fileno())
         if not self._pausing:
             self._pausing = True
-            self.loop.call_later(SHORT_PAUSE, self._look_again)
+            self.loop.call_later(FULL_TABLE_S, self._look_again)
 
     def _look_again(self) -> None:
         self._pausing = False
@@ -230,8 +230,8 @@ class Server(asyncio.AbstractServer):
     def _begin_all(self, port: Port) -> None:
         while self._serving and (taken := self._host.ports.pop(port)) is not None:
             connection = self._host.adopt(taken)
-            over = connection.over
-            connection.over = lambda connection=connection, over=over: self._ended(connection, over)
+            over = connection.on_close
+            connection.on_close = lambda connection=connection, over=over: self._ended(connection, over)
             self._connections[connection] = None
             task = self._host.loop.create_task(self._begin(connection))
             self._beginning.add(task)

@@ -60,8 +60,8 @@ class Counted:
             return
         requests, duty = self.requests, self.duty
         requests.begun += 1
-        if not duty.stirred:
-            duty.changed()
+        if not duty.busy_report_due:
+            duty.requests_changed()
         try:
             if kind == "websocket":
                 await self._hold(scope, receive, send)
@@ -71,8 +71,8 @@ class Counted:
                 await self.app(scope, receive, send)
         finally:
             requests.ended += 1
-            if not duty.stirred:
-                duty.changed()
+            if not duty.busy_report_due:
+                duty.requests_changed()
             if self.idle is not None and requests.begun == requests.ended:
                 self.idle()
 

@@ -9,7 +9,7 @@ and the drain:
 ========== ================================================ ===========================================================
 connection what it is                                       in the drain
 ========== ================================================ ===========================================================
-virgin     no byte has come                                 has `VIRGIN` seconds for its first request
+virgin     no byte has come                                 has `FIRST_BYTE_S` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
 HTTP/2     idle, or busy with its last answer               GOAWAY, behind the answer; at `LATEST` in any case
@@ -54,7 +54,7 @@ from ...protocol import tls
 from ...protocol.launch import Launch
 from ..api import header_of
 from ..duty import Duty, Taken
-from ..intake import GOODBYE_S, VIRGIN, Arrival
+from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, Counted, Message, Receive, Send
 from .http_limits import Limits
@@ -125,7 +125,7 @@ class Anycorn:
         self._for_clients = self._for_anycorn(self.counted.serve)
         self._for_probes = self._for_anycorn(self.uncounted.serve)
         self._lifespan = Lifespan(self._for_clients, self.config, self.state)
-        self.service = Handlers(self.duty, serve=self.serve, arrival=Arrival.of(self.duty, self.launch, tls.HTTP_2))
+        self.service = Handlers(self.duty, serve=self.serve, intake=Intake.of(self.duty, self.launch, tls.HTTP_2))
 
     async def run(self) -> str | None:
         """Serve until the last connection is done.  Why it could not begin, or nothing."""
@@ -227,7 +227,7 @@ class Anycorn:
     async def _drain(self) -> None:
         await self.service.draining.wait()
         latest = trio.current_time() + LATEST * self.launch.graceful_timeout
-        virgin = min(trio.current_time() + VIRGIN, latest)
+        virgin = min(trio.current_time() + FIRST_BYTE_S, latest)
         async with trio.open_nursery() as nursery:  # nobody waits for a client that does not read
             while (now := trio.current_time()) < latest:
                 for client in self.clients:
@@ -339,7 +339,7 @@ class _Client:
 
     async def _close(self) -> None:
         try:
-            with trio.move_on_after(GOODBYE_S):
+            with trio.move_on_after(CLOSE_NOTIFY_S):
                 await self.stream.aclose()
         except (OSError, trio.BrokenResourceError, trio.BusyResourceError):
             pass  # the client is gone; the socket is closed in any case
@@ -392,7 +392,7 @@ class _Client:
 
     def _go_away(self, h2: H2Protocol) -> bytes:
         self.left = True
-        self._reading.deadline = trio.current_time() + GOODBYE_S
+        self._reading.deadline = trio.current_time() + CLOSE_NOTIFY_S
         h2.connection.close_connection()
         return h2.connection.data_to_send()
 

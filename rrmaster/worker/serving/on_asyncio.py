@@ -25,13 +25,13 @@ from attrs import Factory, define
 from ...protocol.channel import HungUp
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
-from ..api import enter
+from ..api import become_worker
 from ..connection import Connection as Connection  # on_uvicorn finds it here
-from ..connection import left, socket_of
-from ..duty import BATCH, BUSY_AFTER, QUICK, SHORT_PAUSE, Duty, Taken
-from ..intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
+from ..connection import is_disconnect, socket_of
+from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
+from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..loading import Application
-from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, say_tasks_at
+from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
 BEGIN = 5
 """Turns of the loop after a batch, in which what was taken can begin: one for the task that makes its transport, one
@@ -68,7 +68,7 @@ class Server(Protocol):
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve an ``async def handler(reader, writer)``."""
-    run_server(lambda service: Streams(application.target, Arrival.of(duty, launch)), duty, launch)
+    run_server(lambda service: Streams(application.target, Intake.of(duty, launch)), duty, launch)
 
 
 def run_server(make: Callable[[Service], Server], duty: Duty, launch: Launch) -> None:
@@ -128,9 +128,9 @@ class Service:
     async def run(self) -> None:
         """Serve until the last connection is done."""
         loop, duty = self.loop, self.duty
-        say_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
-        duty.wake, duty.stir = self._wake, self._stir
-        enter(duty, self.draining, Means())
+        dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
+        duty.wake, duty.on_requests_changed = self._wake, self._stir
+        become_worker(duty, self.draining, Waiter())
         await self.server.start()  # a signal in the meantime ends it, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -178,9 +178,9 @@ class Service:
         if count:
             self._beginning = True
             self.loop.call_soon(self._begun, began, count, BEGIN)
-        elif not duty.able:
+        elif not duty.has_descriptors:
             self.loop.remove_reader(duty.letterbox.fileno())
-            self.loop.call_later(SHORT_PAUSE, self._look_again)
+            self.loop.call_later(FULL_TABLE_S, self._look_again)
 
     def _begun(self, began: float, count: int, turns: int) -> None:
         if turns > 1:
@@ -204,7 +204,7 @@ class Service:
         """The connection, which counts as open until it is closed."""
         connection = socket_of(taken, Connection)
         connection.setblocking(False)
-        connection.over = lambda: self._closed(connection, taken)
+        connection.on_close = lambda: self._closed(connection, taken)
         self.connections.add(connection)
         return connection
 
@@ -237,7 +237,7 @@ class Service:
 
     def _report(self) -> None:
         self.duty.report()
-        if self.duty.has_news:  # the line was full
+        if self.duty.report_due:  # the line was full
             self.loop.call_later(REPORT_AFTER, self._report)
 
     def _beat(self) -> None:
@@ -275,20 +275,20 @@ def tasks_of(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
 
 
 @define(eq=False)
-class Means:
+class Waiter:
     """How one waits on asyncio."""
 
     lock: Any = Factory(asyncio.Lock)
 
-    async def readable(self, fd: int) -> None:
+    async def wait_readable(self, fd: int) -> None:
         loop = asyncio.get_running_loop()
         await _until(fd, loop.add_reader, loop.remove_reader)
 
-    async def writable(self, fd: int) -> None:
+    async def wait_writable(self, fd: int) -> None:
         loop = asyncio.get_running_loop()
         await _until(fd, loop.add_writer, loop.remove_writer)
 
-    async def turn(self) -> None:
+    async def checkpoint(self) -> None:
         await asyncio.sleep(0)
 
 
@@ -319,23 +319,23 @@ def _frames(waiting: Any) -> Iterator[FrameType]:
 
 
 async def admit(
-    make: Callable[[], asyncio.BaseProtocol], connection: Connection, taken: Taken, arrival: Arrival | None
+    make: Callable[[], asyncio.BaseProtocol], connection: Connection, taken: Taken, intake: Intake | None
 ) -> asyncio.WriteTransport | None:
     """Give a connection to a protocol once it has passed what it has to; None: it did not, and is closed."""
     loop, peer, secure = asyncio.get_running_loop(), None, {}
     try:
-        if arrival is not None and not taken.probe:
+        if intake is not None and not taken.probe:
             peer = connection.getpeername()
-            if arrival.versions:
+            if intake.versions:
                 readable = partial(_until, connection.fileno(), loop.add_reader, loop.remove_reader)
                 async with asyncio.timeout(HEADER_S):
-                    await arrival.announce(connection, peer, taken, readable)
-            if arrival.context is not None:
-                secure = _secure(arrival.context)
+                    await intake.read_header(connection, peer, taken, readable)
+            if intake.context is not None:
+                secure = _secure(intake.context)
         transport, _ = await loop.connect_accepted_socket(make, connection, **secure)
     except (Refused, OSError) as error:
-        if arrival is not None:
-            arrival.refuse(error, taken, peer)
+        if intake is not None:
+            intake.report_refusal(error, taken, peer)
         connection.close()  # if whoever had it last has not done so
         return None
     except BaseException:
@@ -345,7 +345,7 @@ async def admit(
 
 
 def _secure(context: ssl.SSLContext) -> dict[str, Any]:
-    return {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": GOODBYE_S}
+    return {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": CLOSE_NOTIFY_S}
 
 
 # --- streams
@@ -363,7 +363,7 @@ class Streams:
     """Serves ``async def handler(reader, writer)``: one task for each connection, and what it raises stays in it."""
 
     handler: Handler
-    arrival: Arrival | None = None
+    intake: Intake | None = None
     _arriving: set[asyncio.Task[Any]] = Factory(set)
     """Of connections that no handler has yet."""
     _tasks: set[asyncio.Task[None]] = Factory(set)
@@ -388,7 +388,7 @@ class Streams:
                 await self.handler(reader, writer)
         except Exception as error:
             # The application's fault, and only this connection's affair; but a client may leave as it likes.
-            if not left(error, OSError, lambda owner: any(owner is one for one in (reader, writer, protocol))):
+            if not is_disconnect(error, OSError, lambda owner: any(owner is one for one in (reader, writer, protocol))):
                 traceback.print_exc()
         finally:
             if writer is not None:
@@ -400,17 +400,17 @@ class Streams:
         self, protocol: asyncio.StreamReaderProtocol, connection: Connection, taken: Taken
     ) -> asyncio.WriteTransport | None:
         task = asyncio.current_task()
-        if self.arrival is None or task is None:
+        if self.intake is None or task is None:
             return await admit(lambda: protocol, connection, taken, None)
         self._arriving.add(task)
         try:
-            return await admit(lambda: protocol, connection, taken, self.arrival)
+            return await admit(lambda: protocol, connection, taken, self.intake)
         finally:
             self._arriving.discard(task)
 
     def drain(self) -> None:
         """The handlers can see it for themselves, ``current_worker().draining``, if they have begun."""
-        asyncio.get_running_loop().call_later(VIRGIN, lambda: [task.cancel() for task in self._arriving])
+        asyncio.get_running_loop().call_later(FIRST_BYTE_S, lambda: [task.cancel() for task in self._arriving])
 
     def is_done(self) -> bool:
         """A handler ends before its connection is closed."""

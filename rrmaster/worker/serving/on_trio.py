@@ -21,12 +21,12 @@ from attrs import Factory, define, field
 from ...protocol.channel import HungUp
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
-from ..api import enter
-from ..connection import left, socket_of
-from ..duty import BATCH, BUSY_AFTER, QUICK, SHORT_PAUSE, Duty, Taken
-from ..intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
+from ..api import become_worker
+from ..connection import is_disconnect, socket_of
+from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
+from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..loading import Application
-from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, say_tasks_at
+from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
 Handler = Callable[[Any], Awaitable[object]]
 Serve = Callable[[Any, Taken], Awaitable[object]]
@@ -40,16 +40,16 @@ _TRIO = os.path.dirname(trio.__file__) + os.sep
 """Its own frames say nothing of the application."""
 
 
-async def serve(handler: Handler, duty: Duty, arrival: Arrival | None = None) -> None:
+async def serve(handler: Handler, duty: Duty, intake: Intake | None = None) -> None:
     """Take and serve connections until the master sends no more and those taken are done."""
-    service = Handlers(duty, serve=lambda stream, taken: handler(stream), arrival=arrival)
+    service = Handlers(duty, serve=lambda stream, taken: handler(stream), intake=intake)
     service.enter()
     await service.run()
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and what was taken is done.  Raises CannotLoad."""
-    trio.run(serve, application.target, duty, Arrival.of(duty, launch), strict_exception_groups=True)
+    trio.run(serve, application.target, duty, Intake.of(duty, launch), strict_exception_groups=True)
 
 
 def tasks() -> list[str]:
@@ -67,18 +67,18 @@ def tasks() -> list[str]:
 
 
 @define(eq=False)
-class Means:
+class Waiter:
     """How one waits on trio."""
 
     lock: Any = Factory(trio.StrictFIFOLock)
 
-    async def readable(self, fd: int) -> None:
+    async def wait_readable(self, fd: int) -> None:
         await trio.lowlevel.wait_readable(fd)
 
-    async def writable(self, fd: int) -> None:
+    async def wait_writable(self, fd: int) -> None:
         await trio.lowlevel.wait_writable(fd)
 
-    async def turn(self) -> None:
+    async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
 
 
@@ -120,10 +120,10 @@ class Service:
                         await trio.lowlevel.checkpoint()
                     quick = trio.current_time() - began < QUICK * count
                     batch = min(2 * batch, BATCH) if quick else 1
-                elif duty.able:
+                elif duty.has_descriptors:
                     await self.something()
                 else:
-                    await trio.sleep(SHORT_PAUSE)
+                    await trio.sleep(FULL_TABLE_S)
                     duty.beat()
         except HungUp:
             self.drain()
@@ -148,11 +148,11 @@ class Service:
         duty = self.duty
         while True:
             await trio.sleep(REPORT_AFTER)
-            if not duty.has_news or trio.current_time() >= beat_at:
+            if not duty.report_due or trio.current_time() >= beat_at:
                 break
             duty.report()
         self._news = trio.Event()
-        if duty.has_news:
+        if duty.report_due:
             self._news.set()
 
 
@@ -161,20 +161,20 @@ class Handlers(Service):
     """Serves connections, each in a task of its own, and minds signals."""
 
     serve: Serve = field(kw_only=True)
-    arrival: Arrival | None = field(default=None, kw_only=True)
+    intake: Intake | None = field(default=None, kw_only=True)
     _stirred: trio.Event = Factory(trio.Event)
     _arriving: set[trio.CancelScope] = Factory(set)
     """Connections that the application does not have yet."""
 
     def enter(self) -> None:
         """Be the current worker from now on: the application may ask for it when it starts."""
-        enter(self.duty, self.draining, Means())
+        become_worker(self.duty, self.draining, Waiter())
 
     async def run(self) -> None:
         """Serve until the last connection is done."""
-        say_tasks_at(DUMP_SIGNAL, tasks)
+        dump_tasks_at(DUMP_SIGNAL, tasks)
         self.duty.wake = self.wake
-        self.duty.stir = lambda: self._stirred.set()
+        self.duty.on_requests_changed = lambda: self._stirred.set()
         async with trio.open_nursery() as service:
             async with trio.open_nursery() as connections:
                 await service.start(self._mind_signals, connections.cancel_scope)
@@ -189,13 +189,13 @@ class Handlers(Service):
         sock = socket_of(taken, socket.socket)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         try:
-            if self.arrival is None or taken.probe:
+            if self.intake is None or taken.probe:
                 await self.serve(stream, taken)
             else:
-                await self._serve_arriving(self.arrival, taken, stream, sock)
+                await self._serve_arriving(self.intake, taken, stream, sock)
         except Exception as error:
             # The application's fault, and only this connection's affair; but a client may leave as it likes.
-            if not left(error, trio.BrokenResourceError, _is_over(stream)):
+            if not is_disconnect(error, trio.BrokenResourceError, _is_over(stream)):
                 traceback.print_exc()
         finally:
             trio.lowlevel.notify_closing(sock)
@@ -203,15 +203,15 @@ class Handlers(Service):
             self.duty.finished(taken)
 
     async def _serve_arriving(
-        self, arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
+        self, intake: Intake, taken: Taken, stream: trio.SocketStream, sock: socket.socket
     ) -> None:
         arrived: trio.SocketStream | trio.SSLStream[trio.SocketStream] | None = None
         with trio.CancelScope() as scope:
             if self.draining.is_set():
-                scope.deadline = trio.current_time() + VIRGIN
+                scope.deadline = trio.current_time() + FIRST_BYTE_S
             self._arriving.add(scope)
             try:
-                arrived = await _arrive(arrival, taken, stream, sock)
+                arrived = await _arrive(intake, taken, stream, sock)
             finally:
                 self._arriving.discard(scope)
         if arrived is None:
@@ -225,7 +225,7 @@ class Handlers(Service):
     def drain(self) -> None:
         super().drain()
         for scope in self._arriving:
-            scope.deadline = trio.current_time() + VIRGIN
+            scope.deadline = trio.current_time() + FIRST_BYTE_S
 
     async def _speak_of_requests(self) -> None:
         """Report how many are in progress, `BUSY_AFTER` after that has changed."""
@@ -254,20 +254,20 @@ class Handlers(Service):
 
 
 async def _arrive(
-    arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
+    intake: Intake, taken: Taken, stream: trio.SocketStream, sock: socket.socket
 ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream] | None:
     """Pass what has to be passed; None: it was not, and is to be closed."""
     peer: object = None
     try:
         peer = sock.getpeername()
-        if arrival.versions:
+        if intake.versions:
             with trio.fail_after(HEADER_S):
-                await arrival.announce(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
-        return stream if arrival.context is None else await _handshake(stream, arrival.context)
+                await intake.read_header(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
+        return stream if intake.context is None else await _handshake(stream, intake.context)
     except trio.TooSlowError:
-        arrival.refuse(TimeoutError(), taken, peer)
+        intake.report_refusal(TimeoutError(), taken, peer)
     except (Refused, OSError) as error:
-        arrival.refuse(error, taken, peer)
+        intake.report_refusal(error, taken, peer)
     return None
 
 
@@ -291,7 +291,7 @@ async def _handshake(stream: trio.SocketStream, context: ssl.SSLContext) -> trio
 
 async def _say_goodbye(secure: trio.SSLStream[trio.SocketStream]) -> None:
     try:
-        with trio.move_on_after(GOODBYE_S):
+        with trio.move_on_after(CLOSE_NOTIFY_S):
             await secure.aclose()
     except (OSError, trio.BrokenResourceError, trio.BusyResourceError):
         pass  # the client is gone, or OpenSSL is not sure of it; the socket is closed in any case

@@ -7,7 +7,7 @@ protocol, and the drain:
 ========== ================================================ ===========================================================
 connection what it is                                       in the drain
 ========== ================================================ ===========================================================
-virgin     no byte has come                                 has `VIRGIN` seconds for its first request
+virgin     no byte has come                                 has `FIRST_BYTE_S` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
 websocket                                                   closed with 1012 at `LATEST` of the graceful timeout
@@ -40,7 +40,7 @@ from ...protocol import tls
 from ...protocol.launch import Launch
 from ..api import header_of
 from ..duty import Duty, Taken
-from ..intake import VIRGIN, Arrival
+from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, Counted
 from .http_limits import Limits
@@ -163,7 +163,7 @@ class Uvicorn:
     counted: Counted = field(init=False)
     uncounted: Counted = field(init=False)
     """For probes."""
-    arrival: Arrival | None = field(init=False)
+    intake: Intake | None = field(init=False)
     _arriving: set[asyncio.Task[Any]] = Factory(set)
     """Connections that have no protocol yet: they are virgins, too."""
     _config: uvicorn.Config = field(init=False)
@@ -179,7 +179,7 @@ class Uvicorn:
         self.counted = Counted(app, duty, log)
         self.uncounted = Counted(app, duty, log)
         duty.requests = self.counted.requests
-        self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
+        self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
             self._config = configured(self.counted.serve, self.launch, self.more)
 
@@ -201,7 +201,7 @@ class Uvicorn:
     def begin(self, connection: Connection, taken: Taken) -> None:
         config = self._config_for_probes() if taken.probe else self._config
         task = self._spawn(self._begin(connection, taken, config))
-        if self.arrival is not None:
+        if self.intake is not None:
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
 
@@ -218,7 +218,7 @@ class Uvicorn:
             )  # type: ignore[call-arg]
             return made
 
-        await admit(protocol, connection, taken, self.arrival)
+        await admit(protocol, connection, taken, self.intake)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task = self.service.loop.create_task(coroutine)
@@ -234,7 +234,7 @@ class Uvicorn:
         self._closing.append(CLOSE)
         self.state.default_headers.append(CLOSE)
         latest = LATEST * self.launch.graceful_timeout
-        self.service.loop.call_later(min(VIRGIN, latest), self._close_virgins)
+        self.service.loop.call_later(min(FIRST_BYTE_S, latest), self._close_virgins)
         self.service.loop.call_later(latest, self._close_idle)
 
     def _close_virgins(self) -> None:

@@ -15,7 +15,7 @@ from attrs import Factory, define
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Line
 from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
-from rrmaster.worker.duty import BATCH, Facts
+from rrmaster.worker.duty import BATCH, Identity
 from rrmaster.worker.programs.letterbox import EdgeTriggeredLetterbox
 from rrmaster.worker.programs.port import Port
 from rrmaster.worker.programs.ports import LEAVE_S, MORE_S, Ports
@@ -96,7 +96,9 @@ class Dock:
 @contextmanager
 def a_dock() -> Iterator[Dock]:
     with a_line(100) as (line, letterbox):
-        ports = Ports(EdgeTriggeredLetterbox.over(letterbox), Facts(7, 3, 2), heartbeat=0.5, recall_after=RECALL_AFTER)
+        ports = Ports(
+            EdgeTriggeredLetterbox.over(letterbox), Identity(7, 3, 2), heartbeat=0.5, recall_after=RECALL_AFTER
+        )
         dock = Dock(line, ports)
         ports.clock = lambda: dock.now
 
@@ -429,11 +431,11 @@ def test_without_descriptors_nobody_is_told_that_he_could_accept() -> None:
         sock.setblocking(False)
         dock.hand(0)
         dock.work()
-        dock.ports.able = False
+        dock.ports.has_descriptors = False
         with pytest.raises(BlockingIOError):
             sock.accept()
         assert not select.select([sock], [], [], 0)[0]
-        dock.ports.able = True
+        dock.ports.has_descriptors = True
         dock.work()
         assert select.select([sock], [], [], 0)[0]
         sock.accept()[0].close()

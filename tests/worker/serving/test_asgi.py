@@ -116,7 +116,7 @@ def test_busy_is_told_once_for_many_changes() -> None:
     stirred = list[None]()
 
     async def act(app: Counted, duty: Duty) -> None:
-        duty.stir = lambda: stirred.append(None)
+        duty.on_requests_changed = lambda: stirred.append(None)
         for _ in range(100):
             await app.serve(HTTP, Played([END]).receive, Played().send)
         assert len(stirred) == 1

@@ -12,7 +12,8 @@
 
     asyncio.run(main())
 
-Alone (``python server.py``) these are asyncio's own; in a worker (``rrmaster server.py``) the master opens the address.
+Where no master runs (``python server.py``) these functions are asyncio's own.  In a worker (``rrmaster server.py``) the
+master opens the address and hands its connections to the workers.
 """
 
 from __future__ import annotations

@@ -15,56 +15,70 @@ if TYPE_CHECKING:
 
 
 class Draining(Protocol):
-    """Set once no more connections will come; what is open should end soon."""
+    """An event, set once no more connections come and the open ones should end soon.
+
+    The event of the library that serves (`trio.Event`, `asyncio.Event`), so it must be awaited in that library's loop.
+    """
 
     def is_set(self) -> bool:
-        """Whether it has begun."""
+        """Whether the drain has begun."""
 
     async def wait(self) -> object:
-        """Wait until it begins."""
+        """Wait until the drain begins."""
 
 
 @define(eq=False)
 class CurrentWorker:
-    """This worker, as its application sees it."""
+    """This worker, as its application sees it.  `current_worker` returns it; there is one in each worker's process.
+
+    It exists from just before the application's startup (its ASGI lifespan, or the first line of a program) until the
+    process ends.  The master never sees this object: what it does travels on the worker's line.
+
+    `send`, `messages`, `disconnect` and ``draining.wait()`` must be awaited in a task of the loop that serves.
+    `retire` and ``draining.is_set()`` may be called from any thread of the process.  So may `set_ready`, but for a
+    handler on trio, whose other threads call it by `trio.from_thread.run_sync`.
+
+    The idea, and the names `disconnect`, `send` and `id`, are those of ``cluster.worker`` in Node.
+    """
 
     id: int
-    """Counts up from 1 over the master's life, and is never used again."""
+    """A number that counts up from 1 over the master's life and is never used again."""
     slot: int
-    """0 to N-1; a replacement has the slot of the one it replaces."""
+    """0 to N-1.  A replacement has the slot of the worker that it replaces."""
     generation: int
     """1, and one more with each reload."""
     draining: Draining
-    """Set once no more connections will come and those that are open should end soon: ``await me.draining.wait()``,
-    ``me.draining.is_set()``."""
+    """Set once no more connections come and the open ones should end soon: because of a reload, a smaller fleet, a
+    recycling or the master's stop.  After the graceful timeout (`--graceful-timeout`, 30 s) the process is ended."""
     _duty: Duty
     _messages: Messages | None
 
     async def send(self, value: Any) -> None:
-        """Send a message to the program that runs the master, which is told of it by an event (`WorkerMessage`).
+        """Send a message to the program that runs the master, where it is an event (`WorkerMessage`).
 
-        `value` is a JSON value of up to 60 KiB; a key that is no text becomes one, and a tuple a list.  Waits while the
-        line is full.  Messages of one task arrive in their order, and in a drain too.
+        `value` is a JSON value of up to 60 KiB; a key that is no text becomes text, and a tuple a list.  Waits while
+        the line is full.  Messages of one task arrive in their order, also during a drain.
 
-        Raises NoteRefused (a ValueError) for what cannot be sent, MasterGone.  Cancelled, it has sent nothing.
-        The idea is Node's ``process.send``.
+        Raises NoteRefused (a ValueError) for a value that cannot be sent, MasterGone if the master has died or hung up.
+        If the task is cancelled while it waits, nothing has been sent.  The idea is that of ``process.send`` in Node.
         """
         await self._talk.send(value)
 
     def messages(self) -> AsyncGenerator[Any]:
-        """``async for message in me.messages()``: what the master's program sends to this worker, in order.
+        """Iterate over what the master's program sends to this worker: ``async for message in me.messages()``.
 
-        Each message is given once; one iteration at a time (RuntimeError).  What came before stays in the kernel until
-        it is asked for; when some hundred wait there, whoever sends waits.  Ends when the master does.
+        Messages come in order and each once, whichever task iterates; a second iteration at the same time raises
+        RuntimeError.  Messages that arrive before the first iteration wait in the kernel.  When some hundred wait
+        there, the sender waits.  The iteration ends when the master has died or hung up.
         """
         return self._talk.receive()
 
     async def disconnect(self) -> None:
-        """Leave: no more connections come, those that are open are finished, then this worker ends, and is replaced.
+        """Leave the fleet: no more connections come, the open ones are finished, and the process ends and is replaced.
 
-        Returns when the drain has begun, so that it can be called while serving a connection.  `retire` is kinder: the
-        replacement serves first.  Before this worker serves it is a failed start, with back-off and all, for who takes
-        its place would leave as well.
+        Returns when the drain has begun, so a handler may call it while it serves a connection.  `retire` is kinder to
+        clients: there the replacement serves first.  A worker that disconnects before it serves counts as a failed
+        start, with back-off, because its replacement would do the same.
         """
         self._duty.retire("it has disconnected", now=True)
         await self.draining.wait()
@@ -76,9 +90,11 @@ class CurrentWorker:
         return self._messages
 
     def set_ready(self, ready: bool) -> None:
-        """Take no connections for the time being (False), or again (True).  Those open are not touched.
+        """Take no connections for the time being (False), or take them again (True).  Open ones are not touched.
 
-        A few that are under way may still come: the master hears of it within some milliseconds.
+        The master hears of it within some milliseconds, so a few connections that are under way may still come.  In a
+        program that opens its own addresses the first True makes the worker ready, also without any address, and a
+        False before that holds readiness back.
         """
         self._duty.accepting = ready
         self._duty.report_soon()
@@ -86,7 +102,7 @@ class CurrentWorker:
     def retire(self, reason: str = "") -> None:
         """Ask to be replaced: connections come until the replacement serves, then this worker is drained.
 
-        `reason` is for the log.  Said again, it changes nothing.
+        `reason` is for the master's log.  A second call changes nothing.
         """
         self._duty.retire(reason)
 
@@ -95,22 +111,27 @@ _current: CurrentWorker | None = None
 
 
 def current_worker() -> CurrentWorker:
-    """This worker.  Raises RuntimeError outside of one: ask `is_worker`."""
+    """The worker that this code runs in.  From any thread.
+
+    Raises RuntimeError in any other process, and in a worker that does not serve yet: while the application is
+    imported, and in hooks of `on_fork`.  `is_worker` asks without an error.
+    """
     if _current is None:
         raise RuntimeError("this process is no worker of rrmaster, or does not serve yet")
     return _current
 
 
 def is_worker() -> bool:
-    """Whether this code runs in a worker."""
+    """Whether this code runs in a worker for which `current_worker` has an answer.  From any thread."""
     return _current is not None
 
 
 def client_address(stream: Any) -> tuple[str, int] | None:
-    """The address of the client at the other end of a stream (of trio, or a writer of asyncio); None: a unix socket's.
+    """The address of the client at the other end of a connection: host and port, or None for a unix socket's.
 
-    With the PROXY protocol it is what the proxy has told, while the socket itself only knows the proxy.  Raises OSError
-    for a stream that is closed.
+    `stream` is a trio stream, with TLS or without, or an asyncio.StreamWriter.  With the PROXY protocol the address is
+    the one that the proxy has sent; the socket itself knows only the proxy's.  To be called in the loop that serves,
+    while the stream is open: raises OSError once it is closed or the client has reset it.
     """
     if hasattr(stream, "get_extra_info"):
         sock = stream.get_extra_info("socket")
@@ -126,18 +147,18 @@ def client_address(stream: Any) -> tuple[str, int] | None:
 
 
 def header_of(sock: Any) -> Header | None:
-    """What the PROXY protocol's header has told of a connection; None: there was none."""
+    """The PROXY protocol's header of a connection, or None if there was none."""
     found = _current._duty.clients.get(sock.fileno()) if _current is not None else None
     return found[1] if found is not None else None
 
 
 def become_worker(duty: Duty, draining: Draining, waiter: Waiter) -> None:
-    """Make it the current worker; called by the runtime, once."""
+    """Make this process the worker of this duty; the runtime calls it once, before the application starts."""
     me, messages = duty.identity, None if duty.talk is None else Messages(duty.talk, waiter)
     set_current_worker(CurrentWorker(me.id, me.slot, me.generation, draining, duty, messages))
 
 
 def set_current_worker(worker: CurrentWorker) -> None:
-    """This is what the application is told of itself."""
+    """Set what `current_worker` returns."""
     global _current
     _current = worker

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from ..protocol.proxy_header import Header
 
 BUSY_AFTER = 0.02
-"""Seconds after which a change of the requests in progress is told.  Only the slow ones matter to who chooses, and on
-a busy worker it changes with every request."""
+"""Seconds after which a change of the requests in progress is reported.  Only slow requests matter to the choice of a
+worker, and on a busy worker the number changes with every request."""
 
 RESERVE = 16
 """Descriptors kept free for the application: a worker that takes connections up to its limit can open no file."""
 
 BATCH = 8
-"""Connections taken at once, at most, while each is begun quickly."""
+"""Connections taken at once, at most, while each begins quickly.  No option: `--window` limits what waits in the
+letterbox, this limits what is taken out of it before the loop serves."""
 
 QUICK = 0.001
-"""Seconds a connection may take to begin for the batch to grow: what is taken dies with us, or waits behind us."""
+"""Seconds a connection may take to begin for the batch to grow.  What is taken dies with this process, or waits for it;
+what is left in the letterbox can go to another worker."""
 
 FULL_TABLE_S = 0.05
 """Seconds between looks at a full descriptor table."""
@@ -41,19 +43,19 @@ _PAGE = resource.getpagesize()
 
 @frozen
 class Identity:
-    """What a worker is told about itself."""
+    """The numbers of this worker in its fleet."""
 
     id: int
     """Counts up from 1 over the master's life, never reused."""
     slot: int
-    """0 to N-1; a replacement has the slot of the one it replaces."""
+    """0 to N-1.  A replacement has the slot of the worker that it replaces."""
     generation: int
     """1, and one more with each reload."""
 
 
 @frozen
 class Taken:
-    """A connection in this worker's hands.  Whoever holds it closes the descriptor and calls `Duty.finished`."""
+    """A connection in this worker's hands.  Its holder owns the descriptor, closes it, and calls `Duty.finished`."""
 
     fd: int
     listener: int
@@ -66,7 +68,7 @@ _UNKNOWN: tuple[Taken | None, None] = (None, None)
 
 @define
 class Requests:
-    """What is counted where a connection carries many requests: those begun and not ended are in progress."""
+    """Counters where a connection carries many requests; those begun and not ended are in progress."""
 
     begun: int = 0
     ended: int = 0
@@ -74,7 +76,11 @@ class Requests:
 
 @define(eq=False)
 class Duty:
-    """What a worker owes its master: its counters, and its voice."""
+    """A worker's duty to its master: it takes connections, counts them, and reports.
+
+    A runtime drives it from its loop: `take` when the letterbox is readable, `finished` for each connection, `beat`
+    every `heartbeat` seconds, and `report` soon after `wake`.
+    """
 
     letterbox: Letterbox
     identity: Identity
@@ -83,28 +89,30 @@ class Duty:
     talk: Talk | None = None
     """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None
-    """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
+    """Set by the runtime.  Called when a report is due, which must follow within `REPORT_AFTER`."""
     on_requests_changed: Callable[[], None] = lambda: None
-    """Called when a request has begun or ended; the runtime has `report_busy` follow within `BUSY_AFTER`."""
+    """Set by the runtime.  Called when a request has begun or ended; `report_busy` must follow within `BUSY_AFTER`."""
     taken: int = 0
     closed: int = 0
     requests: Requests | None = None
-    """Where something counts them; None: each connection is one."""
+    """The server's counters of requests.  None: each connection is one request."""
     busy_report_due: bool = False
-    """A request has begun or ended since `report_busy`, and `stir` was called: it need not be called again."""
+    """`on_requests_changed` has been called since the last `report_busy`, and need not be called again."""
     accepting: bool = True
     """Whether the application wants connections: `CurrentWorker.set_ready`."""
     has_descriptors: bool = True
     """Whether the descriptor table has room."""
     lag: float = 0.0
-    """Seconds the loop was late, at worst since the last report."""
+    """Seconds by which the loop was late, the worst since the last report."""
     clients: dict[int, tuple[Taken, Header]] = Factory(dict)
-    """Who is at the other end, by descriptor, where a proxy has told: empty without the PROXY protocol."""
+    """The PROXY header of each open connection, by descriptor.  Empty without the PROXY protocol."""
     _rss: int = 0
     _asides: int = 0
+    """Messages read that are no connection of a client: nudges, answers and probes."""
     _reported_busy: int = 0
-    """What was told of `busy` last."""
+    """The number of `busy` requests in the last report."""
     _retirement: wire.Retiring | None = None
+    """A wish to be replaced that the full line has not taken yet."""
     report_due: bool = False
     """Something has changed since the last report."""
     _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -120,12 +128,13 @@ class Duty:
         return self.accepting and self.has_descriptors
 
     def take(self) -> Taken | None:
-        """One connection, or None if none waits or none can be taken now.  Raises HungUp: there will be no more."""
+        """One connection, or None if none waits or none can be taken now.  Raises HungUp: the master sends no more."""
         while self.has_descriptors and self.wants_next():
             try:
                 found = self.letterbox.take()
             except DescriptorLost:
-                # It is closed already, and the client knows.  Count it as served, or its place is lost too.
+                # The kernel has closed the connection, and its client has seen that.  It counts as served: the master
+                # counts it as handed over, and without a `closed` for it this worker would seem busier for ever.
                 self.taken += 1
                 self.closed += 1
                 self._out_of_descriptors()
@@ -142,19 +151,21 @@ class Duty:
         return None
 
     def wants_next(self) -> bool:
-        """Whether what lies next in the letterbox is to be taken, if anything does.  What is not stays in the kernel,
-        where the master can take it back."""
+        """Whether to take the next message of the letterbox, if there is one.
+
+        A message that is not taken stays in the kernel, where the master can take it back.
+        """
         return True
 
     def handle(self, message: wire.Nudge | wire.Listening) -> None:
-        """The master has said something that is no connection."""
+        """React to a message of the master that is no connection."""
 
     def _begin(self, handoff: wire.Handoff, fd: int) -> Taken:
-        # Descriptors are given lowest first, so the number tells how full the table is.
+        # The kernel gives the lowest free descriptor, so the number tells how full the table is.
         if fd >= self._limit - RESERVE:
             self._out_of_descriptors()
         if handoff.probe:
-            # Outside all counters, and said at once: until then the master takes it for unread.
+            # A probe is outside the counters of load, and reported at once: until then the master takes it for unread.
             self._asides += 1
             self.report()
         else:
@@ -163,8 +174,8 @@ class Duty:
         return Taken(fd, handoff.listener, handoff.family, handoff.probe)
 
     def finished(self, taken: Taken) -> None:
-        """A connection was closed."""
-        # A handler may have closed it earlier, and its number may be another's already.
+        """Count a connection as closed."""
+        # A handler may have closed it earlier, and its number may be that of another connection by now.
         if self.clients and self.clients.get(taken.fd, _UNKNOWN)[0] is taken:
             del self.clients[taken.fd]
         if not taken.probe:
@@ -172,7 +183,7 @@ class Duty:
             self.report_soon()
 
     def report_soon(self) -> None:
-        """There is something to report."""
+        """Have a report made within `REPORT_AFTER`; until then further changes join it."""
         if not self.report_due:
             self.report_due = True
             self.wake()
@@ -183,19 +194,20 @@ class Duty:
         return self.open if self.requests is None else self.requests.begun - self.requests.ended
 
     def requests_changed(self) -> None:
-        """A request has begun or ended, and nobody has said so since `report_busy`."""
-        # On a busy connection this happens thousands of times a second, and mostly says the same when it is told.
+        """Note that a request has begun or ended.  Not needed while `busy_report_due` is set."""
+        # On a busy connection requests change thousands of times a second, and mostly `busy` is the same again by the
+        # time of the report: so the server looks at the flag first and spares the call.
         self.busy_report_due = True
         self.on_requests_changed()
 
     def report_busy(self) -> None:
-        """Report, if `busy` is not what was told last."""
+        """Report, if `busy` differs from the last report."""
         self.busy_report_due = False
         if self.busy != self._reported_busy:
             self.report()
 
     def report(self) -> None:
-        """Report now.  Only the loop that serves may call it: silence is how the master learns that it does not."""
+        """Report now.  Only the loop that serves may call it: the master learns from silence that the loop is stuck."""
         busy = self.busy
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
@@ -206,8 +218,8 @@ class Duty:
         self.lag = 0.0
 
     def beat(self) -> None:
-        """Look after descriptors and memory, and report.  Called every `heartbeat`."""
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        """Look at descriptors and memory, and report.  Called every `heartbeat` seconds."""
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # the application may have changed it
         self.has_descriptors = self._room_for_descriptors()
         self._rss = resident()
         if self._retirement is not None:
@@ -215,12 +227,12 @@ class Duty:
         self.report()
 
     def retire(self, reason: str, now: bool = False) -> None:
-        """Ask to be replaced, or to be let go now; said again with each beat if the line is full."""
+        """Ask to be replaced, or with `now` to be drained at once.  If the line is full, each beat asks again."""
         wish = wire.Retiring(reason, now)
         self._retirement = None if self.letterbox.say(wish) else wish
 
     def ready(self) -> None:
-        """Say that connections can come, of every listener."""
+        """Tell the master that connections can come, of every listener."""
         self.letterbox.say(wire.Ready(os.getpid()))
 
     def _out_of_descriptors(self) -> None:

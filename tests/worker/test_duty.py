@@ -1,4 +1,4 @@
-"""The worker's side over a real line: what it counts and says, and how a handler is served on trio."""
+"""The worker's side over a real line: what it counts and reports, and how a handler is served on trio."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
 @define(eq=False)
 class Master:
-    """The other end: hands over connections, and hears what is said."""
+    """The master's end of the line: it hands over connections, and receives messages."""
 
     line: Line
     clients: list[socket.socket] = Factory(list)
 
     def hand(self, count: int = 1, probe: bool = False) -> None:
-        """Hand over so many connections, and keep the clients' ends."""
+        """Hand over `count` connections, and keep the clients' ends."""
         for _ in range(count):
             client, theirs = socket.socketpair()
             client.settimeout(DEADLINE)
@@ -42,7 +42,7 @@ class Master:
             self.clients.append(client)
 
     def heard(self) -> list[wire.Up]:
-        """All that was said since."""
+        """All messages since the last call."""
         found = []
         while (datagram := self.line.receive()) is not None:
             message = wire.decode_up(datagram)
@@ -51,7 +51,7 @@ class Master:
         return found
 
     def report(self) -> wire.Report:
-        """The one report that was made since."""
+        """The report, the only message since the last call."""
         (report,) = self.heard()
         assert isinstance(report, wire.Report)
         return report
@@ -72,7 +72,7 @@ def on_duty(heartbeat: float = 0.5) -> Iterator[tuple[Master, Duty]]:
 
 
 def take(duty: Duty) -> module.Taken:
-    """One connection; it is there."""
+    """Take one connection, which must wait there."""
     taken = duty.take()
     assert taken is not None
     return taken
@@ -83,7 +83,7 @@ def finish(duty: Duty, taken: module.Taken) -> None:
     duty.finished(taken)
 
 
-# --- counters and voice
+# --- counters and reports
 
 
 def test_what_is_taken_and_closed_is_counted() -> None:
@@ -102,15 +102,15 @@ def test_what_is_taken_and_closed_is_counted() -> None:
         assert (master.report().closed, duty.open) == (3, 0)
 
 
-def test_a_probe_stands_outside_the_counters() -> None:
+def test_a_probe_is_outside_the_counters_of_load() -> None:
     with on_duty() as (master, duty):
         master.hand(1, probe=True)
         finish(duty, take(duty))
         assert (duty.taken, duty.closed) == (0, 0)
-        assert master.report().asides == 1, "but it is told at once that it was read"
+        assert master.report().asides == 1, "it is reported at once as read"
 
 
-def test_busy_is_what_counts_it_if_something_does() -> None:
+def test_busy_is_the_servers_count_of_requests_if_there_is_one() -> None:
     with on_duty() as (master, duty):
         duty.requests = Requests(begun=12, ended=7)
         duty.report()
@@ -133,7 +133,7 @@ def test_a_nudge_is_answered_at_once() -> None:
         finish(duty, taken)
 
 
-def test_the_end_of_the_line_is_told_after_all_that_was_handed_over() -> None:
+def test_the_end_of_the_line_comes_after_all_that_was_handed_over() -> None:
     with on_duty() as (master, duty):
         master.hand(2)
         master.line.half_close()
@@ -145,7 +145,7 @@ def test_the_end_of_the_line_is_told_after_all_that_was_handed_over() -> None:
         assert master.report().closed == 2
 
 
-def test_news_wake_the_voice_once_until_they_are_told() -> None:
+def test_changes_wake_the_runtime_once_until_the_next_report() -> None:
     with on_duty() as (master, duty):
         woken: list[None] = []
         duty.wake = lambda: woken.append(None)
@@ -159,7 +159,7 @@ def test_news_wake_the_voice_once_until_they_are_told() -> None:
         assert len(woken) == 2
 
 
-def test_what_is_taken_and_what_is_closed_is_news() -> None:
+def test_a_report_is_due_after_a_take_and_after_a_close() -> None:
     with on_duty() as (master, duty):
         master.hand()
         one = take(duty)
@@ -178,22 +178,22 @@ def test_a_report_that_finds_the_line_full_is_not_forgotten() -> None:
         finish(duty, take(duty))
         duty.report()
         duty.retire("old age")
-        assert duty.report_due, "it is still to be told"
+        assert duty.report_due, "the report is still due"
         master.heard()
         duty.beat()
         said = master.heard()
         assert wire.Retiring("old age") in said
         assert [message.closed for message in said if isinstance(message, wire.Report)] == [1]
         duty.beat()
-        assert not [message for message in master.heard() if isinstance(message, wire.Retiring)], "it is said once"
+        assert not [message for message in master.heard() if isinstance(message, wire.Retiring)], "it is sent once"
 
 
-def test_a_dead_master_is_no_error_of_who_reports() -> None:
+def test_a_dead_master_is_no_error_for_a_worker_that_reports() -> None:
     with on_duty() as (master, duty):
         master.line.close()
         duty.ready()
         duty.report()
-        duty.retire("nobody listens")
+        duty.retire("no master receives this")
         duty.beat()
 
 
@@ -209,7 +209,7 @@ def test_a_beat_looks_at_memory_and_processor() -> None:
         assert master.report().lag_us == 0, "the worst since the last report"
 
 
-def test_a_worker_that_is_told_to_pause_says_so_at_once() -> None:
+def test_a_paused_worker_reports_it_at_once() -> None:
     with on_duty() as (master, duty):
         woken: list[None] = []
         duty.wake = lambda: woken.append(None)
@@ -243,7 +243,7 @@ else:
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The limit of descriptors as the worker sees it."""
+    """The limit of descriptors that the worker sees; the test may change it."""
     seen = [1_000_000]
     monkeypatch.setattr(module.resource, "getrlimit", lambda _: (seen[0], seen[0]))
     return seen
@@ -255,7 +255,7 @@ def lowest_free() -> int:
     return fd
 
 
-def test_a_worker_stops_before_its_table_is_full_and_says_so(limit: list[int]) -> None:
+def test_a_worker_stops_before_its_descriptor_table_is_full_and_reports_it(limit: list[int]) -> None:
     with on_duty() as (master, duty):
         master.hand(6)
         limit[0] = lowest_free() + 2 + RESERVE
@@ -263,7 +263,7 @@ def test_a_worker_stops_before_its_table_is_full_and_says_so(limit: list[int]) -
         master.heard()
         taken = [take(duty) for _ in range(3)]
         assert duty.take() is None, "the third reached into the reserve"
-        assert master.line.unclaimed() == 3, "the others stay where they can be taken back"
+        assert master.line.unclaimed() == 3, "the others stay where the master can take them back"
         duty.report()
         assert master.report().taking is False
         duty.beat()
@@ -277,7 +277,7 @@ def test_a_worker_stops_before_its_table_is_full_and_says_so(limit: list[int]) -
             finish(duty, one)
 
 
-def test_a_nudge_is_not_read_by_who_cannot_take(limit: list[int]) -> None:
+def test_a_worker_that_cannot_take_reads_no_nudge(limit: list[int]) -> None:
     with on_duty() as (master, duty):
         limit[0] = RESERVE
         duty.beat()
@@ -287,7 +287,7 @@ def test_a_nudge_is_not_read_by_who_cannot_take(limit: list[int]) -> None:
         assert (master.line.unclaimed(), master.heard()) == (1, [])
 
 
-def test_a_connection_lost_for_want_of_a_descriptor_does_not_cost_its_place_too() -> None:
+def test_a_connection_lost_for_want_of_a_descriptor_counts_as_closed() -> None:
     run_alone("""
 from tests import fakes
 from tests.worker import test_duty
@@ -310,7 +310,7 @@ with test_duty.on_duty() as (master, duty):
 
 @define(eq=False)
 class Service:
-    """A handler served on trio, with its master's end in the test's hands."""
+    """A handler that is served on trio, and the master's end of its line."""
 
     master: Master
     duty: Duty
@@ -344,7 +344,7 @@ async def echo(stream: trio.SocketStream) -> None:
 
 
 async def waits(stream: trio.SocketStream) -> None:
-    """Serves until its client leaves."""
+    """Serve until the client disconnects."""
     await stream.receive_some(1)
 
 
@@ -416,13 +416,13 @@ async def test_reports_are_gathered(mock_clock: MockClock) -> None:
     async with served(brief) as service:
         service.master.hand(20)
         await wait_all_tasks_blocked()
-        assert service.master.heard() == [], "not yet"
+        assert service.master.heard() == [], "the report is not due yet"
         mock_clock.jump(REPORT_AFTER)
         await wait_all_tasks_blocked()
         assert service.master.report().closed == 20
 
 
-async def test_a_worker_with_nothing_to_say_still_beats(autojump_clock: MockClock) -> None:
+async def test_an_idle_worker_still_beats(autojump_clock: MockClock) -> None:
     async with served(waits, heartbeat=0.5) as service:
         await trio.sleep(10.1)
         assert len(service.master.heard()) == 20
@@ -441,7 +441,7 @@ async def test_a_busy_worker_beats_too(autojump_clock: MockClock) -> None:
         assert rss > 0, "only a beat looks at memory"
 
 
-async def test_a_loop_that_was_late_says_by_how_much(mock_clock: MockClock) -> None:
+async def test_a_late_loop_reports_by_how_much(mock_clock: MockClock) -> None:
     async with served(waits, heartbeat=0.5) as service:
         mock_clock.jump(2.5)
         await wait_all_tasks_blocked()
@@ -473,7 +473,7 @@ async def test_the_batch_falls_to_one_when_a_handler_blocks(mock_clock: MockCloc
     async with served(sometimes_slow) as service:
         service.master.hand(22)
         await wait_all_tasks_blocked()
-    # The eleventh is in a batch of eight; what comes after it is taken singly, and trust grows again.
+    # The eleventh is in a batch of eight; those after it are taken one by one, and the batch grows again.
     assert [22 - count for count in left] == [1] + [3] * 2 + [7] * 4 + [15] * 8 + [16] + [18] * 2 + [22] * 4
 
 
@@ -487,10 +487,10 @@ async def test_a_blocked_handler_leaves_the_others_in_the_letterbox(mock_clock: 
     async with served(slow) as service:
         service.master.hand(6)
         await wait_all_tasks_blocked()
-    assert taken_while_slow == [1] * 6, "only one at a time is in hands that may die"
+    assert taken_while_slow == [1] * 6, "one at a time, so that the others can go to another worker"
 
 
-async def test_a_drain_waits_for_those_in_progress() -> None:
+async def test_a_drain_waits_for_open_connections() -> None:
     async with served(waits) as service:
         service.master.hand(3)
         service.master.line.half_close()
@@ -541,7 +541,7 @@ async def test_a_first_signal_asks_for_a_replacement_and_a_second_one_ends_it(nu
         service.master.hand()
         (client,) = service.master.clients
         os.kill(os.getpid(), number)
-        await eventually(lambda: has_word(service))
+        await eventually(lambda: has_message(service))
         assert wire.Retiring(number.name) in service.master.heard()
         client.send(b"still serving")
         await wait_all_tasks_blocked()
@@ -552,7 +552,7 @@ async def test_a_first_signal_asks_for_a_replacement_and_a_second_one_ends_it(nu
         assert client.recv(100) == b""
 
 
-def has_word(service: Service) -> bool:
+def has_message(service: Service) -> bool:
     try:
         service.master.line.ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -571,7 +571,9 @@ async def test_a_signal_in_a_drain_ends_it() -> None:
         assert service.master.clients[0].recv(1) == b""
 
 
-async def test_short_of_descriptors_it_waits_and_comes_back_by_itself(limit: list[int], mock_clock: MockClock) -> None:
+async def test_a_worker_short_of_descriptors_waits_and_goes_on_by_itself(
+    limit: list[int], mock_clock: MockClock
+) -> None:
     async with served(waits) as service:
         limit[0] = RESERVE
         service.duty.beat()
@@ -580,7 +582,7 @@ async def test_short_of_descriptors_it_waits_and_comes_back_by_itself(limit: lis
         for _ in range(3):
             mock_clock.jump(FULL_TABLE_S)
             await wait_all_tasks_blocked()
-        # One may have been on its way already; the other is not touched.
+        # The worker may have taken one before it saw the limit; the other is not touched.
         assert service.master.line.unclaimed() >= 1
         assert all(not r.taking for r in service.master.heard() if isinstance(r, wire.Report))
         limit[0] = 1_000_000
@@ -590,7 +592,7 @@ async def test_short_of_descriptors_it_waits_and_comes_back_by_itself(limit: lis
         assert service.duty.taking
 
 
-def test_a_letterbox_says_nothing_into_a_line_that_is_gone() -> None:
+def test_a_letterbox_sends_nothing_on_a_broken_line() -> None:
     with a_line() as (line, letterbox):
         line.close()
         assert isinstance(letterbox, Letterbox)

@@ -1,4 +1,4 @@
-"""The way to the application: a header or a handshake that does not come costs its connection, and seconds at most."""
+"""The intake: a header or a handshake that does not come costs its own connection, and some seconds at most."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.fakes import DEADLINE
 from tests.launches import a_launch
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"
-TOLD = Header(("192.0.2.7", 56324), ("198.51.100.1", 443))
+PARSED = Header(("192.0.2.7", 56324), ("198.51.100.1", 443))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def duty() -> Iterator[Duty]:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A client, and the connection as it was taken."""
+    """A client's socket, and the connection as a worker takes it."""
     client, taken = socket.socketpair()
     client.settimeout(DEADLINE)
     taken.setblocking(False)
@@ -52,10 +52,12 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield client, taken
 
 
-def way(duty: Duty, context: ssl.SSLContext | None = None, versions: tuple[int, ...] = (1, 2)) -> tuple[Intake, list]:
-    """With what is complained."""
-    said: list[str] = []
-    return Intake(duty, context, versions, Senders.named("127.0.0.1"), RefusalLog(said.append)), said
+def an_intake(
+    duty: Duty, context: ssl.SSLContext | None = None, versions: tuple[int, ...] = (1, 2)
+) -> tuple[Intake, list]:
+    """An intake, and the lines that it logs."""
+    logged: list[str] = []
+    return Intake(duty, context, versions, Senders.named("127.0.0.1"), RefusalLog(logged.append)), logged
 
 
 def as_taken(sock: socket.socket) -> Taken:
@@ -69,23 +71,23 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     return made
 
 
-def test_where_nothing_is_asked_for_nothing_stands_in_the_way(duty):
+def test_without_tls_and_proxy_protocol_there_is_no_intake(duty):
     assert Intake.of(duty, a_launch()) is None
 
 
-async def test_what_follows_the_header_is_left_where_it_is(duty, pair):
+async def test_bytes_behind_the_header_stay_in_the_socket(duty, pair):
     client, taken = pair
-    intake, _ = way(duty)
+    intake, _ = an_intake(duty)
     client.sendall(V1 + b"\x16\x03\x01 the handshake")
     await intake.read_header(taken, "", as_taken(taken), trio.lowlevel.checkpoint)
-    assert duty.clients[taken.fileno()][1] == TOLD
+    assert duty.clients[taken.fileno()][1] == PARSED
     assert taken.recv(100) == b"\x16\x03\x01 the handshake"
 
 
-async def test_an_incomplete_header_is_waited_for_once_a_piece(duty, pair):
-    """What has been seen is taken, so the socket is not readable until more comes: no busy loop."""
+async def test_an_incomplete_header_is_waited_for_once_for_each_piece(duty, pair):
+    """Bytes that were seen are consumed, so the socket is not readable until more come, and no loop spins."""
     client, taken = pair
-    intake, _ = way(duty)
+    intake, _ = an_intake(duty)
     pieces = [V1[i : i + 7] for i in range(0, len(V1), 7)]
     waits = 0
 
@@ -97,13 +99,13 @@ async def test_an_incomplete_header_is_waited_for_once_a_piece(duty, pair):
         client.sendall(pieces.pop(0))
 
     await intake.read_header(taken, "", as_taken(taken), readable)
-    assert duty.clients[taken.fileno()][1] == TOLD
+    assert duty.clients[taken.fileno()][1] == PARSED
     assert (waits, pieces) == (7, [])
 
 
-async def test_who_may_not_speak_is_not_listened_to(duty, pair):
+async def test_a_header_from_an_address_that_may_not_send_one_is_refused_unread(duty, pair):
     client, taken = pair
-    intake, _ = way(duty)
+    intake, _ = an_intake(duty)
     client.sendall(V1)
     with pytest.raises(Refused, match="--proxy-allow-from"):
         await intake.read_header(taken, ("192.0.2.1", 9), as_taken(taken), trio.lowlevel.checkpoint)
@@ -112,20 +114,20 @@ async def test_who_may_not_speak_is_not_listened_to(duty, pair):
 
 @pytest.mark.parametrize("begun", [b"", V1[:11], V1[:11] + b"\r"])
 async def test_a_slow_header_has_five_seconds_on_trio(duty, begun):
-    intake, said = way(duty)
+    intake, logged = an_intake(duty)
     assert HEADER_S <= await _seconds_until_closed(duty, intake, begun) < HEADER_S + 1
-    assert said == ["a connection from a unix socket was closed: no PROXY header in 5 s\n"]
+    assert logged == ["a connection from a unix socket was closed: no PROXY header in 5 s\n"]
     assert duty.clients == {}
 
 
 async def test_a_slow_handshake_has_ten_seconds_on_trio(duty, context):
-    intake, said = way(duty, context, ())
+    intake, logged = an_intake(duty, context, ())
     assert HANDSHAKE_S <= await _seconds_until_closed(duty, intake) < HANDSHAKE_S + 1
-    assert said == ["a connection from a unix socket was closed: no TLS handshake in 10 s\n"]
+    assert logged == ["a connection from a unix socket was closed: no TLS handshake in 10 s\n"]
 
 
 async def _seconds_until_closed(duty: Duty, intake: Intake, begun: bytes = b"", drains_after: float = inf) -> float:
-    """How long a connection is kept whose client has only begun, or says nothing; by trio's clock."""
+    """Seconds, by trio's clock, for which the connection of a silent client is kept; `begun` is all that it sends."""
     client, taken = socket.socketpair()
     clock = MockClock(autojump_threshold=0.01)
     client.sendall(begun)
@@ -148,22 +150,22 @@ async def _seconds_until_closed(duty: Duty, intake: Intake, begun: bytes = b"", 
 
 
 async def _never(*streams: object) -> None:
-    raise AssertionError("the application is not to see it")
+    raise AssertionError("the application must not get the connection")
 
 
-async def test_in_a_drain_it_has_two_seconds_on_trio(duty, context):
-    intake, said = way(duty, context)
+async def test_a_slow_client_has_two_seconds_in_a_drain_on_trio(duty, context):
+    intake, logged = an_intake(duty, context)
     assert 1 + FIRST_BYTE_S <= await _seconds_until_closed(duty, intake, drains_after=1) < 2 + FIRST_BYTE_S
-    assert said == []
+    assert logged == []
 
 
 @pytest.mark.parametrize("what", ["header", "handshake"])
 @pytest.mark.parametrize("drains", [False, True])
-def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what, drains):
+def test_a_slow_client_is_closed_on_asyncio(duty, context, monkeypatch, what, drains):
     for name in ("FIRST_BYTE_S",) if drains else ("HEADER_S", "HANDSHAKE_S"):
         monkeypatch.setattr(f"rrmaster.worker.serving.on_asyncio.{name}", 0.05)
     client, theirs = socket.socketpair()
-    intake, said = way(duty, *((None, (1,)) if what == "header" else (context, ())))
+    intake, logged = an_intake(duty, *((None, (1,)) if what == "header" else (context, ())))
 
     async def serve() -> None:
         connection = Connection(fileno=theirs.detach())
@@ -183,26 +185,26 @@ def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what, dra
     with client:
         assert client.recv(1) == b""
     if drains:
-        assert said == []
+        assert logged == []
         return
-    (line,) = said
+    (line,) = logged
     assert "no PROXY header in" in line if what == "header" else "no TLS handshake in" in line
 
 
-def test_many_refusals_are_one_line_and_a_number():
-    said: list[str] = []
+def test_many_refusals_are_one_line_with_a_count():
+    logged: list[str] = []
     now = 0.0
-    refusals = RefusalLog(said.append, lambda: now)
+    refusals = RefusalLog(logged.append, lambda: now)
     for _ in range(1000):
         refusals.add("why", ("192.0.2.1", 9))
     now = LOG_EVERY_S
     refusals.add("why", None)
-    assert said == [
+    assert logged == [
         "a connection from 192.0.2.1:9 was closed: why\n",
         "a connection from a unix socket was closed: why (and 999 before it)\n",
     ]
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError(), ssl.SSLEOFError(), Refused("")])
-def test_a_client_that_just_leaves_is_not_worth_a_line(error):
+def test_a_client_that_merely_disconnects_is_not_logged(error):
     assert reason(error) == ""

@@ -21,6 +21,11 @@ from .rounds import OURS, Record, number
 README = HOME.parent / "README.md"
 DOCS = HOME.parent / "docs"
 
+HERE = "https://github.com/rrmaster/rrmaster/blob/main"
+"""This repository.  The README is the package's description on the index too, where relative links lead nowhere."""
+
+IMAGES = "https://raw.githubusercontent.com/rrmaster/rrmaster/main"
+
 IN_README = ("balance", "latency")
 """The plots shown there."""
 
@@ -111,7 +116,7 @@ def table_of_results() -> str:
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
     lines.append("")
     lines.append(_weather(found))
-    lines += [f"\n![{name}: see bench/README.md](bench/plots/{name}.svg)" for name in IN_README]
+    lines += [f"\n![{name}: see bench/README.md]({IMAGES}/bench/plots/{name}.svg)" for name in IN_README]
     return "\n".join(lines) + "\n"
 
 
@@ -125,7 +130,7 @@ def _weather(found: dict[str, dict[str, Any]]) -> str:
         f"*({days}, {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel'].partition('-')[0]}, "
         f"Python {machine['python']}; {versions}. Medians of rounds in turns; - : cannot do it, or died. "
         "¹ gthread and Node have a trivial application. "
-        "[bench/](bench/README.md) has the rest, and how it is measured; `python -m bench` does it again.)*"
+        f"[bench/]({HERE}/bench/README.md) has the rest, and how it is measured; `python -m bench` does it again.)*"
     )
 
 

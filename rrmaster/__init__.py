@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import Health, Master, ReloadRefused, ReloadResult, Worker, open_master, serve
+    from .api.master import Master, ReloadRefused, ReloadResult, open_master, serve
+    from .api.worker import Health, Worker
     from .config.option import SettingsError
     from .config.settings import Settings
     from .dispatch.listeners import BindError
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     )
     from .protocol.wire import NoteRefused
     from .service.run import run
-    from .supervision.supervisor import Hopeless
+    from .supervision.crashes import Hopeless, NoWorkerReady
     from .worker.api import CurrentWorker, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
     from .worker.messages import MasterGone
@@ -72,6 +73,7 @@ __all__ = [
     "Hopeless",
     "Master",
     "MasterGone",
+    "NoWorkerReady",
     "NoteRefused",
     "ReloadCommitted",
     "ReloadRefused",
@@ -104,15 +106,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": (
-        "Health",
-        "Master",
-        "ReloadRefused",
-        "ReloadResult",
-        "Worker",
-        "open_master",
-        "serve",
-    ),
+    "api.master": ("Master", "ReloadRefused", "ReloadResult", "open_master", "serve"),
+    "api.worker": ("Health", "Worker"),
     "events.events": (
         "EventsMissed",
         "FleetScaled",
@@ -132,7 +127,7 @@ _HOMES = {
     "service.run": ("run",),
     "config.settings": ("Settings",),
     "config.option": ("SettingsError",),
-    "supervision.supervisor": ("Hopeless",),
+    "supervision.crashes": ("Hopeless", "NoWorkerReady"),
     "events.bus": ("WorkerGone",),
     "protocol.wire": ("NoteRefused",),
     "worker.api": (

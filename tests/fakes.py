@@ -12,25 +12,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, evolve, frozen
 from trio.testing import wait_all_tasks_blocked
 
 from rrmaster.config.parsing import Bind, Tcp
+from rrmaster.config.settings import Settings
 from rrmaster.dispatch.dispatcher import Dispatcher
 from rrmaster.dispatch.listeners import open_listeners
 from rrmaster.dispatch.load import LeastLoaded, Policy, Post
 from rrmaster.dispatch.recall import Link
+from rrmaster.processes.spawner import StartedWorker
+from rrmaster.processes.worker_environment import WorkerSpec
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import HungUp, Letterbox, Line
 from rrmaster.rules.backoff import Exit
-from rrmaster.rules.lifecycle import Patience, State
+from rrmaster.rules.lifecycle import State
 from rrmaster.rules.plan import Goal
-from rrmaster.supervision.supervisor import Birth, Born, Hopeless, Supervisor
+from rrmaster.supervision.crashes import NoWorkerReady
+from rrmaster.supervision.supervisor import Supervisor
 
 DEADLINE = 5.0
 """Real seconds that anything awaited here may take; on an idle machine it takes milliseconds."""
@@ -141,7 +146,7 @@ class FakeProcess:
 class Actor:
     """A worker, played by a script."""
 
-    birth: Birth
+    spec: WorkerSpec
     letterbox: Letterbox
     process: FakeProcess
     taken: int = 0
@@ -225,19 +230,19 @@ class Troupe:
     refuse: OSError | None = None
     """What the kernel says instead of a new process."""
 
-    async def spawn(self, birth: Birth) -> Born:
+    async def spawn(self, spec: WorkerSpec) -> StartedWorker:
         await trio.lowlevel.checkpoint()
         if self.refuse is not None:
             raise self.refuse
-        process = FakeProcess(10_000 + birth.id, self.deaf)
-        actor = Actor(birth, Letterbox.inherit(os.dup(birth.line)), process)
+        process = FakeProcess(10_000 + spec.id, self.deaf)
+        actor = Actor(spec, Letterbox.inherit(os.dup(spec.line)), process)
         self.actors.append(actor)
         self.nursery.start_soon(self._play, actor)
-        return Born(process)
+        return StartedWorker(process)
 
     async def _play(self, actor: Actor) -> None:
         """The script's end is the process's end, and the other way round."""
-        script = self.casting.get(actor.birth.id, self.script)
+        script = self.casting.get(actor.spec.id, self.script)
 
         async def perform() -> None:
             actor.process.end(await script(actor))
@@ -253,7 +258,7 @@ class Troupe:
 
     def actor(self, id_: int) -> Actor:
         """The worker with this id.  (`actors` is in the order of birth, which trio leaves to chance.)"""
-        return next(actor for actor in self.actors if actor.birth.id == id_)
+        return next(actor for actor in self.actors if actor.spec.id == id_)
 
     @property
     def living(self) -> list[Actor]:
@@ -270,25 +275,88 @@ async def everybody_left() -> None:
 
 
 @define(eq=False)
+class FakeSpawner:
+    """Behind the `Spawner` protocol: starts workers as the test says."""
+
+    spawn: Callable[[WorkerSpec], Awaitable[StartedWorker]]
+
+    def forget_slots_from(self, size: int) -> None:
+        pass  # no slot has an environment of its own here
+
+
+@define(eq=False)
+class FakeCode:
+    """Behind the `KeptCode` protocol: which generations could be restored, and what a rollback finds."""
+
+    restorable: set[int] = Factory(set)
+    previous: Settings | None = None
+    """The settings of the code before the last reload, if that is kept."""
+    committed_generations: list[int] = Factory(list)
+    abandoned_generations: list[int] = Factory(list)
+
+    def can_restore(self, generation: int) -> bool:
+        return generation in self.restorable
+
+    def go_back(self, generation: int) -> FakeImport | None:
+        return None if self.previous is None else FakeImport(self.previous)
+
+    def committed(self, generation: int, window: float) -> None:
+        self.committed_generations.append(generation)
+
+    def abandoned(self, generation: int) -> None:
+        self.abandoned_generations.append(generation)
+
+
+@frozen
+class FakeImport:
+    """Behind the `ImportedCode` protocol."""
+
+    settings: Settings
+    environment: Mapping[str, str] = Factory(dict)
+
+
+@define(eq=False)
+class FakeReconfigurer:
+    """Behind the `Reconfigurer` protocol: what the next reload brings, or why it cannot be."""
+
+    settings: Settings
+    coming: Settings | None = None
+    refusal: str = ""
+
+    def prepare(self, generation: int, code: object = None) -> str:
+        return self.refusal
+
+    def commit(self) -> Settings:
+        self.settings, self.coming = self.coming or self.settings, None
+        return self.settings
+
+    def abandon(self) -> None:
+        self.coming = None
+
+
+@define(eq=False)
 class Fleet:
     """A supervisor with a troupe for its workers, and a real dispatcher between them."""
 
     supervisor: Supervisor
     troupe: Troupe
+    spawner: FakeSpawner
+    code: FakeCode
+    reconfigurer: FakeReconfigurer
     dispatching: trio.CancelScope = Factory(trio.CancelScope)
     over: trio.Event = Factory(trio.Event)
     """Set when the supervisor's `run` has returned, or raised:"""
-    hopeless: Hopeless | None = None
+    failure: NoWorkerReady | None = None
 
     @property
     def serving(self) -> list[Actor]:
         """Those who get connections, by slot."""
-        found = {ward.id for ward in self.supervisor.wards.values() if ward.state is State.SERVING}
-        return sorted((a for a in self.troupe.actors if a.birth.id in found), key=lambda actor: actor.birth.slot)
+        found = {worker.id for worker in self.supervisor.workers.values() if worker.state is State.SERVING}
+        return sorted((a for a in self.troupe.actors if a.spec.id in found), key=lambda actor: actor.spec.slot)
 
     @property
     def slots(self) -> list[int]:
-        return [actor.birth.slot for actor in self.serving]
+        return [actor.spec.slot for actor in self.serving]
 
     async def until(self, condition: Callable[[], bool], within: float = 100.0) -> float:
         """Wait for it on the (autojumping) clock; returns how many of its seconds it took."""
@@ -298,11 +366,17 @@ class Fleet:
             await trio.sleep(0.01)
         return trio.current_time() - begun
 
+    def configure(self, **options: Any) -> None:
+        """Give the fleet other settings, as a committed reload does."""
+        self.reconfigurer.settings = evolve(self.reconfigurer.settings, **options)
+        self.supervisor.configure(self.reconfigurer.settings)
+        self.supervisor.reload.configure(self.reconfigurer.settings)
+
     async def _supervise(self) -> None:
         try:
             await self.supervisor.run()
-        except* Hopeless as group:
-            (self.hopeless,) = group.exceptions  # type: ignore[assignment]
+        except* NoWorkerReady as group:
+            (self.failure,) = group.exceptions  # type: ignore[assignment]
         finally:
             self.over.set()
 
@@ -316,20 +390,20 @@ async def a_fleet(
     size: int = 2,
     script: Script = serves,
     casting: dict[int, Script] | None = None,
-    patience: Patience | None = None,
     deaf: frozenset[int] = frozenset(),
     at_once: int = 100,
     complete: bool = True,
+    **options: Any,
 ) -> AsyncIterator[Fleet]:
-    """A supervised fleet, complete if it can be.  Unless told, nobody is killed for silence."""
+    """A supervised fleet, complete if it can be.  Unless the options say so, no worker is killed for silence."""
+    settings = Settings("shop:app", **{"hang_timeout": 0.0} | options)
     with a_real_deadline():
         async with trio.open_nursery() as nursery:
             troupe = Troupe(nursery, script, casting or {}, deaf)
             dispatcher = Dispatcher(LeastLoaded, lambda id_, what: supervisor.breached(id_, what), FAR)
-            supervisor = Supervisor(
-                dispatcher, troupe.spawn, Goal(size, surge=size, at_once=at_once), patience or Patience(hang=0.0)
-            )
-            fleet = Fleet(supervisor, troupe)
+            spawner, code, reconfigurer = FakeSpawner(troupe.spawn), FakeCode(), FakeReconfigurer(settings)
+            supervisor = Supervisor(dispatcher, spawner, code, reconfigurer, Goal(size, surge=size, at_once=at_once))
+            fleet = Fleet(supervisor, troupe, spawner, code, reconfigurer)
             nursery.start_soon(fleet._dispatch)
             nursery.start_soon(fleet._supervise)
             try:

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import evolve
 
 from rrmaster.config.settings import Settings
-from rrmaster.master import launch_of
+from rrmaster.processes.worker_environment import launch_of
 from rrmaster.protocol.launch import Launch
 
 

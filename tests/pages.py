@@ -1,6 +1,6 @@
 """What is in a page of the documentation: its blocks of code, in reading order.
 
-A block in an HTML comment is read like any other: it is what a page's test needs and its reader does not.
+A block in an HTML comment is read like any other: it holds what the page's test needs and its reader does not.
 
 ``python -m tests.pages`` renews what is generated in the pages.
 """
@@ -52,9 +52,9 @@ class Block:
         return named["name"] if named else None
 
     def commands(self) -> Iterator[tuple[str, list[str]]]:
-        """What is typed in a console, each with the lines that follow it as its output.
+        """The commands of a console, each with the lines of output that follow it.
 
-        Where any line begins with ``$ ``, only those are typed; else all are.  A comment is nobody's.
+        Where any line begins with ``$ ``, only such lines are typed; otherwise all lines are.  Comments are dropped.
         """
         lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
         prompted = any(line.startswith("$ ") for line in lines)
@@ -69,12 +69,12 @@ class Block:
 
 
 def name(page: Path) -> str:
-    """As a person calls it: ``docs/tutorial.md``."""
+    """The page's path in the repository: ``docs/tutorial.md``."""
     return str(page.relative_to(ROOT))
 
 
 def blocks(text: str, page: str = "") -> list[Block]:
-    """The blocks of a page, those in comments too."""
+    """The blocks of a page, including those in comments."""
     return [
         Block(
             found["language"].strip(),
@@ -111,7 +111,7 @@ GENERATED = {"architecture.md": ("law", as_table), "options.md": ("options", opt
 
 
 def renewed(page: str) -> str:
-    """The page as it should be."""
+    """The page's text with its generated part made anew."""
     mark, generate = GENERATED[page]
     before, rest = (DOCS / page).read_text().split(f"<!-- {mark} -->\n")
     _, after = rest.split(f"<!-- end of {mark} -->")

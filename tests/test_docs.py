@@ -1,4 +1,6 @@
-"""The documentation says what is so.  (What it tells its reader to do is done in whole/test_stories.py.)"""
+"""Does the documentation agree with the code?  Names, options, links, and what is generated.
+
+What a page tells its reader to do is done in whole/test_stories.py."""
 
 import argparse
 import ast
@@ -29,9 +31,10 @@ OTHERS = {
     "--watch": "PM2",
     "--limit-request-": "gunicorn",
     "--unix-socket": "curl",
-    "--wokers": "nobody: a mistake on purpose",
+    "--deploy-hook": "certbot",
+    "--wokers": "none: a mistake on purpose",
 }
-"""Options that are named and not ours, and whose they are."""
+"""Options that the pages name and that are not ours, each with its owner."""
 
 TABLE_OF_OTHERS = DOCS / "from-gunicorn.md"
 
@@ -96,7 +99,7 @@ OWNERS = {
 
 THEIRS = {"worker.kill(signal)", "worker.disconnect()", "worker.send(message)", "worker.process.pid",
           "worker.isConnected()", "worker.exitedAfterDisconnect", "worker.output"}  # fmt: skip
-"""Node's, and an event of the log."""
+"""Names of Node's API, and an event of the log."""
 
 MODULES = {"demo", "lifecycle", "rollout", "toml", "py", "service", "sock", "settings", "example"}
 """``rrmaster.demo:hello`` and ``rrmaster.toml`` are no public names."""
@@ -112,7 +115,7 @@ def dotted_names(text: str) -> set[tuple[str, str]]:
 
 
 @by_name(PAGES)
-def test_every_name_that_is_spoken_of_exists(page):
+def test_every_name_on_a_page_exists(page):
     for owner, attribute in dotted_names(page.read_text()):
         if owner == "rrmaster" and attribute in MODULES:
             continue
@@ -137,7 +140,7 @@ def test_every_public_name_is_in_the_reference_once():
 
 
 def undocumented(thing: type) -> set[str]:
-    """Its public attributes and methods that say nothing about themselves."""
+    """The public attributes and methods of a class that have no docstring."""
     body = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0].body
     bare = set()
     for statement, following in zip(body, [*body[1:], ast.Pass()], strict=True):
@@ -180,17 +183,59 @@ def test_every_page_is_in_the_navigation_once_and_no_other():
 
 @by_name(PAGES)
 def test_every_link_leads_to_a_page_and_a_heading(page):
-    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)\s]*)\)", page.read_text())):
-        if "://" in target:
+    for target, _, anchor in (link.partition("#") for link in links_in(page.read_text())):
+        led = file_behind(target, page)
+        if led is None:
             continue
-        led = (page.parent / target).resolve() if target else page
         assert led.exists(), target
         if anchor:
             assert anchor in anchors(led), f"{target}#{anchor}"
 
 
+def links_in(text: str) -> list[str]:
+    """The targets of links and images."""
+    return re.findall(r"\]\(([^)\s]*)\)", text)
+
+
+HERE = (
+    "https://github.com/rrmaster/rrmaster/blob/main/",
+    "https://github.com/rrmaster/rrmaster/tree/main/",
+    "https://raw.githubusercontent.com/rrmaster/rrmaster/main/",
+)
+"""Addresses of this repository's files."""
+
+
+def file_behind(target: str, page: Path) -> Path | None:
+    """The file of this repository that a link on `page` leads to.  None for an address elsewhere."""
+    for base in HERE:
+        if target.startswith(base):
+            return ROOT / target.removeprefix(base)
+    if "://" in target:
+        return None
+    return (page.parent / target).resolve() if target else page
+
+
+def test_the_readmes_links_are_absolute():
+    """It is the description of the package on the index too, where a relative link leads nowhere."""
+    readme = (ROOT / "README.md").read_text()
+    assert [target for target in links_in(readme) if "://" not in target] == []
+    assert sum(file_behind(target, ROOT / "README.md") is not None for target in links_in(readme)) > 10
+
+
+@pytest.mark.parametrize(
+    ("target", "file"),
+    [
+        ("https://github.com/rrmaster/rrmaster/blob/main/docs/no_page.md", "docs/no_page.md"),
+        ("https://raw.githubusercontent.com/rrmaster/rrmaster/main/bench/plots/no.svg", "bench/plots/no.svg"),
+        ("https://www.python.org/", None),
+    ],
+)
+def test_an_address_of_this_repository_is_checked_as_a_file_of_it(target, file):
+    assert file_behind(target, ROOT / "README.md") == (ROOT / file if file else None)
+
+
 def anchors(page: Path) -> set[str]:
-    """Of its headings, as GitHub and the site make them."""
+    """The anchors of a page's headings, as GitHub and the site make them."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -21,7 +21,7 @@ HELD = {
     "dispatch/test_dispatcher": {
         "test_a_connections_own_trouble_costs_the_next_one_nothing": "accept-fail",
     },
-    "test_api": {
+    "api/test_worker": {
         "test_to_disconnect_is_safe_in_every_state_and_returns_at_the_end": (
             "worker-destroy worker-isconnected worker-isdead disconnect-before-exit disconnect-idle-worker "
             "disconnect-unshared-tcp disconnect-exitedAfterDisconnect-race"
@@ -44,7 +44,9 @@ HELD = {
         "test_a_listener_of_an_abandoned_request_is_closed_again": "test-net-server-close-before-ipc-response",
     },
     "supervision/test_supervisor": {
-        "test_who_does_not_finish_is_terminated_at_the_graceful_timeout": "worker-no-exit",
+        "test_a_worker_that_does_not_finish_is_terminated_at_the_graceful_timeout": "worker-no-exit",
+    },
+    "supervision/test_crashes": {
         "test_a_worker_that_never_gets_ready_again_is_not_started_over_and_over": "worker-disconnect-on-error",
     },
     "whole/test_faults": {

@@ -25,16 +25,15 @@ from ..config.option import flag
 from ..config.parsing import Between
 from ..config.settings import Settings
 from ..control.socket_paths import DEFAULT_NAME
-from ..master import environment, worker_environment
 from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
+from ..processes.worker_environment import WorkerSpec, generation_environment, worker_environment
 from ..protocol import template_wire, wire
 from ..protocol.channel import Line, Talk
 from ..protocol.fork_safety import asked_for, in_words
 from ..protocol.launch import is_program
 from ..rules.lifecycle import Patience
-from ..supervision.reconfigure import environment_of, look_at_certificate
-from ..supervision.supervisor import STACKS_S
-from ..supervision.worker_record import Birth
+from ..supervision.lifecycle_runner import STACKS_S
+from ..supervision.reconfigure import check_certificate, environment_of
 
 NO_PORT = 65535
 """What a program is told that asks for any free port."""
@@ -77,13 +76,13 @@ def start_application(settings: Settings) -> str:
 
     What it prints goes to stderr.  Raises SettingsError for files that cannot be.
     """
-    look_at_certificate(settings)
+    check_certificate(settings)
     line = Line.open(1)
     talk, its = Talk.open()  # what it says there is heard by nobody, and may be said all the same
-    birth = Birth(1, 0, 1, line.key.fileno(), its.fileno())
-    environ = worker_environment(settings, os.getcwd(), birth, 1, environment_of(settings))
+    spec = WorkerSpec(1, 0, 1, line.key.fileno(), its.fileno())
+    environ = worker_environment(settings, os.getcwd(), spec, environment_of(settings))
     try:
-        with _a_child(settings, environ, (birth.line, birth.talk)) as (child, pidfd):
+        with _a_child(settings, environ, (spec.line, spec.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
             line.half_close()  # in peace: what has started may have something to finish
             _ended(pidfd, 0.0 if trouble else Patience().term)
@@ -106,7 +105,9 @@ def how_workers_begin(settings: Settings) -> tuple[str, str]:
         return f"{alone}: --preload is off", ""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fd = its.fileno()
-    environ = environment(settings, os.getcwd(), 1, environment_of(settings)) | {"RRMASTER_TEMPLATE": str(fd)}
+    environ = generation_environment(settings, os.getcwd(), 1, environment_of(settings)) | {
+        "RRMASTER_TEMPLATE": str(fd)
+    }
     with ours, its, _a_child(settings, environ, (fd,)) as (_, pidfd):
         said = _first_words(ours, pidfd, settings.ready_timeout)
     match said:

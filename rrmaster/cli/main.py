@@ -141,7 +141,7 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
 
     from ..logs.log import begin
     from ..processes.process import raise_descriptor_limit
-    from ..service.run import BindError, CannotStart, Hopeless, run_with_signals
+    from ..service.run import BindError, CannotStart, NoWorkerReady, run_with_signals
 
     raise_descriptor_limit()
     end_log = begin(settings)
@@ -153,7 +153,7 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     except CannotStart as error:
         end_log()
         return _complain(f"{error}", ERROR)
-    except Hopeless as error:
+    except NoWorkerReady as error:
         end_log()
         return _complain(f"no worker became ready; {settings.application} says:\n{error}", NEVER_READY)
     finally:

@@ -34,9 +34,8 @@ import trio
 from attrs import Factory, define, field
 
 from ..logs.log import Entry, logger, subscribe
-from ..rules.rollout import Rollout
 from ..status.model import Snapshot, to_json
-from ..supervision.reload import Busy
+from ..supervision.reload_progress import Busy, Reload
 from .socket_paths import peer_of
 
 MAX_REQUEST = 4 * 1024
@@ -67,9 +66,6 @@ MOST_WORKERS = 1024
 QUIET_S, STACKS_S = 0.3, 3.0
 """Seconds: stacks are complete when nothing more has come for the first; and are not coming after the second."""
 
-PROGRESS_S = 0.1
-"""Seconds between looks at a reload that somebody watches; its phases take seconds."""
-
 BUSY = 13
 """Exit status: something else is under way that excludes this."""
 
@@ -97,10 +93,10 @@ class Operator(Protocol):
     def automatic_size(self) -> int:
         """How many workers `auto` is."""
 
-    def begin_reload(self, supersede: bool = False) -> Rollout:
+    def begin_reload(self, supersede: bool = False) -> Reload:
         """Replace all workers.  Raises Busy when another reload runs."""
 
-    def begin_rollback(self, supersede: bool = False) -> Rollout:
+    def begin_rollback(self, supersede: bool = False) -> Reload:
         """The same with the code of the previous generation.  Raises Busy, and LookupError if that is not kept."""
 
     def restart(self, slot: int) -> None:
@@ -359,19 +355,14 @@ class Control:
 
     async def _reload(self, visitor: Visitor, request: dict[str, Any]) -> dict[str, Any]:
         begin = self.operator.begin_rollback if request["do"] == "rollback" else self.operator.begin_reload
-        rollout = begin(request.get("supersede") is True)
+        reload = begin(request.get("supersede") is True)
 
         async def tell() -> None:
-            told = 0
-            while True:
-                while told < len(rollout.lines):
-                    told += 1
-                    await visitor.say({"line": rollout.lines[told - 1], "progress": round(rollout.progress, 3)})
-                if rollout.status is not None:
-                    return
-                await trio.sleep(PROGRESS_S)
+            async for line, progress in reload.progress():
+                await visitor.say({"line": line, "progress": round(progress, 3)})
 
         await self._flow(visitor, tell)
+        rollout = await reload.ended()
         done = {"status": rollout.status, "generation": rollout.generation, "text": rollout.reason}
         return done if rollout.status == 0 else done | {"error": rollout.reason}
 

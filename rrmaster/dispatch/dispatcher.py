@@ -29,6 +29,7 @@ from typing import Any
 import trio
 from attrs import Factory, define
 
+from ..config.settings import Settings
 from ..logs.log import logger
 from ..protocol import wire
 from ..protocol.channel import Line
@@ -198,6 +199,10 @@ class Dispatcher:
         """Read all reports that wait.  Nobody is judged for his silence before."""
         self._hearing.catch_up()
         self._stir()
+
+    def configure(self, settings: Settings) -> None:
+        """Behave as these settings say; the policy is changed by `adopt`."""
+        self.recall.lateness.after = settings.recall_after
 
     def adopt(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on."""

@@ -20,6 +20,7 @@ from logging import DEBUG
 
 from attrs import Factory, define
 
+from ..config.settings import Settings
 from ..logs.log import tell
 from ..protocol import wire
 from .acceptor import Door
@@ -45,6 +46,14 @@ class Openings:
     over: bool = False
     """The master stops: nothing is opened any more."""
     _doors: dict[Key, Door] = Factory(dict)
+
+    def configure(self, settings: Settings) -> None:
+        """Open addresses as these settings say, where the program does not say otherwise."""
+        self.backlog, self.unix_mode = settings.backlog, settings.unix_mode
+
+    def stop(self) -> None:
+        """Open no more addresses: the master stops."""
+        self.over = True
 
     def asked(self, link: Link, wish: wire.Listen | wire.Attend) -> None:
         """A worker asks for an address, or says whether it attends to one.  Raises Breach."""

@@ -1,9 +1,9 @@
-"""How a worker's process is started, signalled and awaited: three verbs, pid, wait and signal.
+"""How a worker's process is started, signalled and awaited.
 
-A worker is a fresh interpreter (exec, never a bare fork of the master: no descriptor, thread or lock of ours goes with
-it) or was forked from a template (see `template`), and became our child as its parent ended: `adopting`.  In either
-case it has a process group of its own, so that Ctrl-C in a terminal reaches only the master and so that a dead worker's
-children can be ended with it.
+A worker is either a fresh interpreter, started by exec so that no descriptor, thread or lock of the master goes with
+it, or was forked from a template (see `template`) and became the master's child when its parent ended (see `adopting`).
+In both cases it has a process group of its own: Ctrl-C in a terminal reaches only the master, and the children of a
+dead worker can be killed with it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from attrs import define
 from ..rules.backoff import Exit
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
-"""A worker answers it by writing the stacks of its threads to stderr (faulthandler, in C: a blocked loop does too).
-A real-time signal, so that none of those an application may want is taken."""
+"""A worker answers it by writing the stacks of its threads to stderr, by faulthandler: in C, so a blocked loop answers
+too.  A real-time signal, so that no signal an application may want is taken."""
 
 REAP_AGAIN = 0.05
-"""Seconds until the dead are looked at again, when the first of them was one of ours; who waits for it needs 1 ms."""
+"""Seconds until zombies are looked at again, if the first one belongs to a task here, which needs 1 ms to reap it."""
 
 _PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016)
-"""Seconds between looks at the orphans of a worker that has ended.  A killed process needs less than the first."""
+"""Seconds between looks at the orphans of a worker that has ended.  A killed process is a zombie before the first."""
 
 _SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37
 """linux/prctl.h"""
 
 OWN_S = 0.5
-"""Seconds without a death after which the dead of our own process group are nobody's: who waits for a child is woken
-by its death."""
+"""Seconds without a death after which a zombie of the master's own process group belongs to no task: a task that waits
+for a child is woken by its death."""
 
 
 class NotStarted(Exception):
@@ -53,28 +53,32 @@ class Process(Protocol):
     pid: int
 
     async def wait(self) -> Exit:
-        """Wait for its end.  Its process group is dead when this returns."""
+        """Wait for its end.  Its whole process group is dead when this returns."""
 
     def signal(self, number: int, group: bool = False) -> None:
-        """Send a signal to it, or to its whole process group; nothing happens if it is gone."""
+        """Send a signal to it, or to its whole process group; nothing happens if it has ended."""
 
 
 @define(eq=False)
 class Child:
-    """A child process of ours, watched through a pidfd: EOF and SIGCHLD may lie, a pidfd does not."""
+    """A child of the master, watched through a pidfd.
+
+    An end of file on a pipe may come from a grandchild that holds it, and one SIGCHLD may stand for several children;
+    a pidfd tells the end of exactly this process, and its number cannot be reused meanwhile.
+    """
 
     pid: int
     _pidfd: int
-    """Ours to close."""
+    """Owned: closed when the process has been reaped."""
     _popen: subprocess.Popen[bytes] | None = None
-    """What started it, if we did."""
+    """The object that started it, if the master did."""
     _over: bool = False
 
     async def wait(self) -> Exit:
         await trio.lowlevel.wait_readable(self._pidfd)
         self._over = True
-        # While it is a zombie its number is nobody else's: this reaches its orphans, and only them.
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # none left, or all of another user
+        # A zombie still holds its number, so the signal reaches this worker's orphans and no other process group.
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # none are left, or all have another user
             os.killpg(self.pid, signal.SIGKILL)
         how = self._reap()
         os.close(self._pidfd)
@@ -86,7 +90,7 @@ class Child:
         try:
             found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         except ChildProcessError:
-            found = None  # somebody in this program waits for whoever ends; subprocess says 0 then, too
+            found = None  # another part of this program reaps all children; subprocess also reports 0 then
         status = found.si_status if found is not None else 0
         exited = found is None or found.si_code == os.CLD_EXITED
         if self._popen is not None:
@@ -94,14 +98,14 @@ class Child:
         return Exit(code=status) if exited else Exit(signal=status)
 
     def disown(self) -> None:
-        """It is nobody's, and will not be waited for here."""
+        """Give it up: its end is not waited for here."""
         self._over = True
         os.close(self._pidfd)
 
     def signal(self, number: int, group: bool = False) -> None:
         if self._over:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended, or become another user
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended, or changed its user
             if group:
                 os.killpg(self.pid, number)
             else:
@@ -109,7 +113,7 @@ class Child:
 
 
 async def outlive(process: Process) -> Exit:
-    """Wait until it has ended.  Cancelled, it is killed with its group first: nothing outlives the master's own end."""
+    """Wait until it has ended.  If cancelled, kill it and its group first: no process outlives the task."""
     try:
         return await process.wait()
     except trio.Cancelled:
@@ -120,15 +124,15 @@ async def outlive(process: Process) -> Exit:
 
 
 def adopted(pidfd: int, pid: int) -> Child:
-    """The process behind a pidfd, which is ours from now on, if it is a child of ours and has this number.
+    """The child behind a pidfd that another process sent; takes ownership of the descriptor.
 
-    Raises ValueError if it is not, and the descriptor is closed.
+    Raises ValueError, with the descriptor closed, if it is no child of this process or has another number than `pid`.
     """
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         other = os.pidfd_open(pid)
         try:
-            # In a container with the machine's /proc they have other numbers there, but the same.
+            # In a container with the machine's /proc both numbers differ from `pid`, and are equal all the same.
             same = _number(pidfd) == _number(other)
         finally:
             os.close(other)
@@ -136,21 +140,21 @@ def adopted(pidfd: int, pid: int) -> Child:
             raise ValueError(f"it is not process {pid}")
     except (OSError, StopIteration, ValueError) as error:
         os.close(pidfd)
-        raise ValueError(f"that is no child of ours: {error}") from None
+        raise ValueError(f"that is no child of the master: {error}") from None
     return Child(pid, pidfd)
 
 
 def _number(pidfd: int) -> int:
-    """What /proc calls the process."""
+    """The process's number in /proc."""
     with open(f"/proc/self/fdinfo/{pidfd}") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
 
 
 @contextlib.contextmanager
 def adopting() -> Iterator[bool]:
-    """Be the parent of all orphans among our descendants, as prctl(2) has it with PR_SET_CHILD_SUBREAPER.
+    """Become the parent of all orphans among this process's descendants: prctl(2), PR_SET_CHILD_SUBREAPER.
 
-    False if that cannot be.  Afterwards it is as it was before.
+    Yields False if that is not possible.  Leaving the block restores what was before.
     """
     try:
         import ctypes
@@ -170,7 +174,7 @@ def adopting() -> Iterator[bool]:
 async def start(
     argv: Sequence[str], environ: Mapping[str, str], inherit: Sequence[int], stdout: int, stderr: int, cwd: str
 ) -> Child:
-    """Start a process that inherits these descriptors.  They stay the caller's, as do all others.
+    """Start a process that inherits these descriptors, which stay the caller's.
 
     Raises OSError (EAGAIN at a process limit, ENOMEM, ENOENT, ...).
     """
@@ -187,40 +191,40 @@ async def start(
             process_group=0,
         )
 
-    # In a thread: exec of a fresh interpreter takes milliseconds, which the dispatcher has a use for.
+    # In a thread: fork and exec take milliseconds, in which the dispatcher must go on.
     try:
         child = await trio.to_thread.run_sync(launch)
-    except RuntimeError as error:  # no thread to be had: the same limit, met a moment earlier
+    except RuntimeError as error:  # no thread can be started: the same limit, met a moment earlier
         raise OSError(errno.EAGAIN, str(error)) from None
     try:
         return Child(child.pid, os.pidfd_open(child.pid), child)
-    except OSError:  # no descriptor left: it cannot be watched, so it cannot be
+    except OSError:  # no descriptor is left: a process that cannot be watched must not live
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         raise
 
 
 async def _reap_group(leader: int) -> None:
-    """Wait for those of a dead leader's group that have become ours (see `adopting`): they were killed with it.
+    """Reap the processes of a dead leader's group that this process has adopted: they were killed with it.
 
-    Who takes longer to die is left to `reap_strangers`, or to our own end.
+    Those that take longer to die are left to `reap_strangers`, or to the end of this process.
     """
     for pause in _PAUSES:
         try:
             while os.waitid(os.P_PGID, leader, os.WEXITED | os.WNOHANG):
                 pass
-        except ChildProcessError:  # there is none, as always where nobody is adopted
+        except ChildProcessError:  # there is none, as always where this process does not adopt orphans
             return
         await trio.sleep(pause)
 
 
 async def reap_strangers(ours: Callable[[], Collection[int] | None]) -> None:
-    """Wait for the dead whom nobody here knows: as process 1 of a container, or as a subreaper, we inherit orphans.
+    """Reap the zombies that no task waits for: process 1 of a container, and a subreaper, inherit orphans.
 
-    `ours` says for which children somebody here waits; None: one is being started, and its number is not known yet.
-    They are looked at first and left alone: whoever is waited for here has lost his exit status.  Who is in our own
-    process group may be a child that something in this program has started, and has `OWN_S` to be waited for.  Where
-    nobody is adopted this finds nobody.  In the main thread, until cancelled.
+    `ours` returns the children that a task waits for, or None while one is being started and its number is not known.
+    Those are left alone, because reaping one here would lose its exit status.  A zombie of this process's own group may
+    be a child that something else in this program has started, so it is left for `OWN_S`.  Where no orphans are adopted
+    this finds none.  Runs in the main thread, until cancelled.
     """
     died = trio.current_time()
     with trio.open_signal_receiver(signal.SIGCHLD) as deaths:
@@ -232,8 +236,10 @@ async def reap_strangers(ours: Callable[[], Collection[int] | None]) -> None:
 
 
 def _reap_strangers(ours: Callable[[], Collection[int] | None], patient: bool) -> float:
-    """Seconds until to look again, if whoever is, or may be, ours stands before whoever else is dead: the kernel shows
-    one at a time."""
+    """Reap what may be reaped; returns the seconds until the next look.
+
+    The kernel shows one zombie at a time, so one that must be left alone hides those behind it.
+    """
     with contextlib.suppress(ChildProcessError):  # there is no child at all
         while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             known = ours()
@@ -246,7 +252,7 @@ def _reap_strangers(ours: Callable[[], Collection[int] | None], patient: bool) -
 
 
 def worker_command(title: Sequence[str]) -> list[str]:
-    """The interpreter that runs this package's worker; the title is for `ps`."""
+    """The command line of a worker of this package; the title is for ``ps``."""
     return [sys.executable, "-m", "rrmaster.worker", *title]
 
 
@@ -256,21 +262,21 @@ def package_root() -> str:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one, for us and the workers; returns it."""
+    """Raise the soft limit of open files to the hard one, for the master and its workers; returns it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Processors this process may use: its affinity mask, and its control group's quota rounded up; at least 1."""
+    """The number of processors this process may use: affinity mask, and cgroup quota rounded up; at least 1."""
     cpus = len(os.sched_getaffinity(0))
     quota = _cgroup_quota(cgroup)
     return max(min(cpus, math.ceil(quota)) if quota else cpus, 1)
 
 
 def _cgroup_quota(root: Path) -> float | None:
-    """The smallest quota on the way from our control group up to the root (cgroup v2, cpu.max)."""
+    """The smallest quota on the way from this process's cgroup up to the root (cgroup v2, cpu.max)."""
     try:
         entry = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):

@@ -1,11 +1,18 @@
-"""How does a worker begin without importing the application again?  It is forked from a template that has.
+"""How a worker begins without importing the application again: it is forked from a template that has.
 
-The template is a process of its own (`worker.template`), started like a worker, with a line of its own (`births`).  It
-runs the application's code, so it is believed no more than a worker is: what it says is bounded, who it says it has
-forked must be a child of ours, and for each order it has `FORK_S`.  Who is in any way too late or too strange is lost:
-it is killed, which costs no worker, and whoever wanted a worker from it starts one in another way.
+::
 
-A newborn that nobody waits for any more ends by itself, at the end of its leash: so no worker is ever there twice.
+    master ── Order: descriptors, environment ──► template ── fork ──► worker
+           ◄── Newborn: number, pid and pidfd ───                        │ waits for one byte on its leash
+           ── that byte ─────────────────────────────────────────────────┘
+
+The template is a process of its own (`worker.template`), started like a worker, with a line of its own
+(`template_wire`).  It runs the application's code, so the master trusts it no more than a worker: what it says is
+bounded, what it says it has forked must be a child of the master, and each order has `FORK_S`.  A template that is late
+or strange is lost: it is killed, which costs no worker, and the next worker is started in another way.
+
+A forked worker that the master no longer waits for ends by itself at the end of its leash, so there are never two
+workers on one line.
 """
 
 from __future__ import annotations
@@ -30,50 +37,50 @@ from ..rules.backoff import Exit
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
 
 FORK_S = 1.0
-"""Seconds for one fork.  It takes 3 to 10 ms; a machine that needs longer is swapping, and exec would not be faster."""
+"""Seconds for one fork.  It takes 3 to 10 ms; on a machine that needs longer because it swaps, exec is no faster."""
 
 AT_ONCE = 64
-"""Messages read from a template in one turn.  It says two for each order; more is garbage."""
+"""Messages read from a template in one turn.  It sends two for each order; more is garbage."""
 
 STACKS_S = 0.3
 """Seconds for the stacks of a template whose import hangs; they take a few milliseconds."""
 
 _CONTROL = 256
-"""Bytes of control buffer: for more descriptors than come, so that those beyond the first are seen, and closed."""
+"""Bytes of control buffer: room for more descriptors than must come, so that those beyond the first can be closed."""
 
 
 class Lost(Exception):
-    """This template forks nobody any more; the message says what has become of it."""
+    """This template forks no workers, now or for good; the message says why."""
 
 
 @define(eq=False)
 class Template:
-    """One template's process, and its line, which it owns."""
+    """One template's process, and the master's end of its line, which it owns."""
 
     process: Process
     line: socket.socket
     outputs: tuple[int, ...] = ()
-    """Descriptors of what it prints."""
+    """The read ends of its stdout and stderr."""
     generation: int = 1
     loaded: Loaded | None = None
     unloadable: Unloadable | None = None
     weight: Weighed | None = None
     fate: str = ""
-    """What has become of it, if it is lost."""
+    """Why it is lost; empty while it can fork."""
     own_fault: bool = False
-    """It has ended, or hung, without anybody's doing."""
+    """It ended by itself, or hung: the application's doing, and not a kill from outside."""
     _decided: trio.Event = Factory(trio.Event)
-    """It is loaded, or never will be."""
+    """Set when the import has succeeded or failed."""
     _answers: dict[int, Child | str] = Factory(dict)
     _expected: int = 0
     _news: trio.Event = Factory(trio.Event)
     _turn: trio.Lock = Factory(trio.Lock)
     _last: int = 0
 
-    # --- its life
+    # --- from the import to the end
 
     async def run(self) -> Exit:
-        """Watch it until it has ended.  Cancelled, it is killed."""
+        """Watch it until it has ended.  If cancelled, kill it."""
         try:
             async with trio.open_nursery() as nursery:
                 for fd, stream in zip(self.outputs, ("stdout", "stderr"), strict=False):
@@ -96,7 +103,7 @@ class Template:
         return how
 
     def lose(self, why: str) -> None:
-        """It is of no use any more: whoever waits for it is told, and it is killed."""
+        """Give it up and kill it; the tasks that wait for it get `Lost`."""
         if not self.fate:
             self.fate = why
             self._decided.set()
@@ -104,7 +111,7 @@ class Template:
             self.process.signal(signal.SIGKILL, group=True)
 
     async def settled(self, patience: float) -> None:
-        """Wait until it is loaded, or never will be.  If it hangs, where it does so is printed."""
+        """Wait `patience` seconds for the import to succeed or fail; one that hangs prints its stacks and is killed."""
         with trio.move_on_after(patience):
             await self._decided.wait()
             return
@@ -120,12 +127,12 @@ class Template:
     async def worker(self, fds: Sequence[int], environ: Mapping[str, str], title: Sequence[str]) -> Process:
         """Fork a worker that has these descriptors: line, talk line, stdout, stderr.  They stay the caller's.
 
-        Raises Lost.  When cancelled there is no worker.
+        Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """
         return await self._fork(fds, lambda number: Order(number, template_wire.WORKER, environ, tuple(title)))
 
     async def another(self) -> Template:
-        """Fork another template.  Raises Lost, and OSError for want of descriptors."""
+        """Fork another template, to be the spare.  Raises Lost, and OSError if no descriptors are left."""
         ours, its = _line()
         try:
             with its:
@@ -166,7 +173,7 @@ class Template:
         return answer
 
     def _forget_answers(self) -> None:
-        """Who was born too late has no leash, and ends."""
+        """Disown workers that were forked too late: their leash has ended, and so do they."""
         for answer in self._answers.values():
             if isinstance(answer, Child):
                 answer.disown()
@@ -178,19 +185,19 @@ class Template:
                 socket.send_fds(self.line, [datagram], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self.line)
-            except OSError as error:  # it has died; or this user has too many descriptors in flight
-                raise Lost(f"nothing can be said to it: {error.strerror}") from None
+            except OSError as error:  # it has died, or this user has too many descriptors in flight
+                raise Lost(f"no order can be sent to it: {error.strerror}") from None
             else:
                 return
 
-    # --- what it says
+    # --- its messages
 
     async def _listen(self) -> None:
         while self._hear_all() and not self.fate:
             await trio.lowlevel.wait_readable(self.line)
 
     def _hear_all(self) -> bool:
-        """Hear what it has said.  Whether there may be more."""
+        """Read all waiting messages.  Returns whether more may come."""
         for _ in range(AT_ONCE):
             try:
                 found = _receive(self.line)
@@ -201,7 +208,7 @@ class Template:
             except ValueError as error:
                 self.lose(str(error))
                 return False
-            if found is None:  # it has hung up, and its end will be told by its process
+            if found is None:  # it has closed its line; its process tells the rest
                 return False
             self._heard(*found)
         self.lose("it says too much")
@@ -224,7 +231,7 @@ class Template:
                 self.unloadable = message
                 self._decided.set()
             case _:
-                pass  # an answer that nobody waits for any more
+                pass  # an answer to an order that was given up
         if fd is not None:
             os.close(fd)
 
@@ -241,7 +248,7 @@ class Template:
 
 
 async def start_template(generation: int, argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Template:
-    """Start one that is to import an application.  Raises OSError."""
+    """Start a template, which imports the application that `environ` names.  Raises OSError."""
     ours, its = _line()
     with contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
         mine.callback(ours.close)
@@ -259,7 +266,7 @@ async def start_template(generation: int, argv: Sequence[str], environ: Mapping[
 
 
 def _line() -> tuple[socket.socket, socket.socket]:
-    """Our end, and the template's."""
+    """The master's end of a new line, and the template's."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     return ours, its
@@ -267,7 +274,10 @@ def _line() -> tuple[socket.socket, socket.socket]:
 
 @contextlib.contextmanager
 def _leash() -> Iterator[tuple[int, Callable[[], object]]]:
-    """What a newborn is held by until it is let go; one that is not, ends."""
+    """A pipe that holds a forked worker back until one byte comes; at its end of file the worker exits.
+
+    Yields the read end, for the worker, and the function that lets it go.
+    """
     held, ours = os.pipe2(os.O_CLOEXEC)
     try:
         yield held, lambda: os.write(ours, b"!")
@@ -277,9 +287,9 @@ def _leash() -> Iterator[tuple[int, Callable[[], object]]]:
 
 
 def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | None:
-    """One message, and the first of its descriptors, which is the caller's.  None: there will be no more.
+    """One message, and the first of its descriptors, which the caller owns; None at the end of the stream.
 
-    Raises OSError, BlockingIOError if there is none now, ValueError for what is no message.
+    Raises OSError (BlockingIOError if no message waits), ValueError for a datagram that is no message.
     """
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     datagram, ancillary, _, _ = line.recvmsg(template_wire.MAX, _CONTROL, flags)
@@ -299,7 +309,7 @@ def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | 
 
 
 def _print(generation: int, pid: int, stream: str, line: str) -> None:
-    """What the application says while it is imported."""
+    """Log what the application prints while it is imported."""
     level = WARNING if stream == "stderr" else INFO
     facts = {"pid": pid, "generation": generation, "stream": stream}
     tell("template.output", f"template {generation} (pid {pid}) | {line}", level=level, **facts)

@@ -11,12 +11,12 @@ import os
 import pwd
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from logging import INFO
 from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import frozen
 
 from .._version import __version__
 from ..config.option import SettingsError
@@ -25,10 +25,11 @@ from ..control.server import Control
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from ..dispatch.listeners import BindError
 from ..logs.log import give_to, logger, reopen, tell
-from ..master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
+from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
+from ..processes.worker_environment import NOT_FOR_WORKERS
+from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
-from ..supervision.supervisor import Hopeless
 from .systemd import Notifier
 
 
@@ -43,8 +44,8 @@ def run(application: str | Settings | Callable[..., Any], **options: Any) -> int
     TERM and INT finish what is in hand and end, a second one ends now, QUIT ends fast; HUP replaces the workers; TTIN
     and TTOU add and remove one.  So it needs the main thread.  Nothing is logged unless the program has set up logging.
 
-    Raises SettingsError, BindError, CannotStart (privileges, pid file, control socket), and Hopeless if no worker ever
-    becomes ready.
+    Raises SettingsError, BindError, CannotStart (privileges, PID file, control socket), and NoWorkerReady if no worker
+    ever becomes ready.
     """
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     return trio.run(run_with_signals, settings)
@@ -55,7 +56,7 @@ async def run_with_signals(
 ) -> int:
     """What `run` does.  0: stopped as asked; 1: something had to be killed.
 
-    Raises BindError, CannotStart, SettingsError, Hopeless.
+    Raises BindError, CannotStart, SettingsError, NoWorkerReady.
     """
     with contextlib.ExitStack() as cleanup:
         # First of all, and last to go: a signal that ended us in between would leave files behind.
@@ -73,9 +74,9 @@ async def run_with_signals(
         if place is not None:
             cleanup.callback(place.close)
         name = settings.name or (place.path.stem if place is not None else DEFAULT_NAME)
-        master = Master(settings, fleet_size(settings), listeners, name, reread=reread, alone=True)
+        announce = partial(_tell_service_manager, notifier)
+        master = RunningMaster(settings, listeners, name, reread=reread, owns_process=True, announce=announce)
         cleanup.callback(master.close)
-        master.told = _Telling(master, notifier)
         _greet(master)
         try:
             await _run_obeying(master, place, notifier, signals)
@@ -99,7 +100,9 @@ def _claim_place(settings: Settings) -> Place | None:
         return None
 
 
-async def _run_obeying(master: Master, place: Place | None, notifier: Notifier, signals: AsyncIterator[int]) -> None:
+async def _run_obeying(
+    master: RunningMaster, place: Place | None, notifier: Notifier, signals: AsyncIterator[int]
+) -> None:
     async with trio.open_nursery() as nursery:
         if place is not None:
             nursery.start_soon(Control(master, place.socket).serve)
@@ -117,7 +120,7 @@ _SIGNALS = (
 )  # fmt: skip
 
 
-def _greet(master: Master) -> None:
+def _greet(master: RunningMaster) -> None:
     workers = "1 worker" if master.size == 1 else f"{master.size} workers"
     addresses, chosen = ", ".join(master.addresses), master.settings
     where = f" on {addresses}" if addresses else ""  # a program's are told as they are opened
@@ -126,38 +129,32 @@ def _greet(master: Master) -> None:
     tell("master.started", f"{text}, {chosen.policy_name}", level=INFO, version=__version__, pid=os.getpid(), **facts)
 
 
-async def _say_when_ready(master: Master, notifier: Notifier) -> None:
+async def _say_when_ready(master: RunningMaster, notifier: Notifier) -> None:
     await master.supervisor.complete.wait()
     serving = master.supervisor.serving
     tell("master.ready", f"ready: {serving} of {master.size} workers serve", serving=serving)
     notifier.ready(_state(master))
 
 
-def _state(master: Master) -> str:
+def _state(master: RunningMaster) -> str:
     """A line for `systemctl status`."""
     addresses = ", ".join(master.addresses)
-    refused = "; code on disk was refused" if master.supervisor.refused else ""
+    refused = "; code on disk was refused" if master.supervisor.reload.refused else ""
     where = f" on {addresses}" if addresses else ""
-    return f"{master.supervisor.serving} of {master.supervisor.goal.size} workers serve{where}{refused}"
+    return f"{master.supervisor.serving} of {master.supervisor.reload.goal.size} workers serve{where}{refused}"
 
 
-@frozen(eq=False)
-class _Telling:
-    """Passes a master's news on to systemd."""
-
-    master: Master
-    notifier: Notifier
-
-    def __call__(self, what: str) -> None:
-        if what == "reloading":
-            self.notifier.reloading()
-        elif what == "stopping":
-            self.notifier.stopping()
-        else:
-            self.notifier.ready(_state(self.master))
+def _tell_service_manager(notifier: Notifier, master: RunningMaster, what: str) -> None:
+    """Pass a master's news on to systemd."""
+    if what == "reloading":
+        notifier.reloading()
+    elif what == "stopping":
+        notifier.stopping()
+    else:
+        notifier.ready(_state(master))
 
 
-async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
+async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
     async with trio.open_nursery() as nursery:
         asked = False
         async for number in signals:
@@ -168,9 +165,9 @@ async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
                 case signal.SIGUSR1:
                     reopen()
                 case signal.SIGTTIN:
-                    master.scale(master.supervisor.goal.size + 1)
+                    master.scale(master.supervisor.reload.goal.size + 1)
                 case signal.SIGTTOU:
-                    master.scale(master.supervisor.goal.size - 1)
+                    master.scale(master.supervisor.reload.goal.size - 1)
                 case signal.SIGQUIT:
                     master.hurry(graceful=0.0)
                     nursery.start_soon(master.stop)
@@ -263,4 +260,4 @@ def _replace_pid_file(path: str) -> None:
         raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
 
 
-__all__ = ["BindError", "CannotStart", "Hopeless", "drop_privileges", "run", "run_with_signals"]
+__all__ = ["BindError", "CannotStart", "NoWorkerReady", "drop_privileges", "run", "run_with_signals"]

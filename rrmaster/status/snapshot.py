@@ -18,9 +18,10 @@ from .._version import __version__
 from ..config.settings import Settings
 from ..dispatch.acceptor import Door
 from ..dispatch.dispatcher import Dispatcher
-from ..processes.generations import Lineage, Stem
+from ..processes.generation_templates import GenerationTemplates
+from ..processes.generations import Generations
 from ..supervision.supervisor import Supervisor
-from ..supervision.worker_record import Ward
+from ..supervision.worker_record import WorkerRecord
 from .model import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 
 _TCP_INFO_LIMIT = struct.Struct("=28xI")
@@ -28,11 +29,17 @@ _TCP_INFO_LIMIT = struct.Struct("=28xI")
 
 
 def survey(
-    name: str, settings: Settings, supervisor: Supervisor, dispatcher: Dispatcher, lineage: Lineage, began: float
+    name: str,
+    settings: Settings,
+    supervisor: Supervisor,
+    dispatcher: Dispatcher,
+    generations: Generations,
+    began: float,
 ) -> Snapshot:
     """Everything, now.  `began` is when the master started, on trio's clock."""
     now = trio.current_time()
     recall = dispatcher.recall
+    workers = sorted(supervisor.workers.values(), key=lambda worker: (worker.slot, worker.id))
     return Snapshot(
         name=name,
         pid=os.getpid(),
@@ -41,46 +48,46 @@ def survey(
         policy=settings.policy_name,
         time=time.time(),
         uptime_s=now - began,
-        size=supervisor.goal.size,
-        generation=supervisor.goal.generation,
+        size=supervisor.reload.goal.size,
+        generation=supervisor.reload.goal.generation,
         accepted=dispatcher.accepted,
         recalled_from_late=recall.from_late,
         recalled_from_dead=recall.from_dead,
         suspensions=recall.suspensions,
         breaches=dispatcher.breaches,
-        lost=supervisor.aftermath.lost,
-        crash_loop=supervisor.aftermath.restarts.looping(now),
-        refused=supervisor.refused,
-        gone_back=supervisor.renewal.gone_back,
+        lost=supervisor.crashes.lost,
+        crash_loop=supervisor.crashes.backoff.looping(now),
+        refused=supervisor.reload.refused,
+        gone_back=supervisor.reload.gone_back,
         reload=_reload(supervisor),
         listeners=tuple(_listener(door, settings.backlog) for door in dispatcher.doors),
-        workers=tuple(
-            _worker(ward, supervisor, now) for ward in sorted(supervisor.wards.values(), key=lambda w: (w.slot, w.id))
-        ),
-        templates=tuple(_templates(lineage, now)),
+        workers=tuple(_worker(worker, supervisor, now) for worker in workers),
+        templates=tuple(_templates(generations, now)),
     )
 
 
-def _templates(lineage: Lineage, now: float) -> Iterator[TemplateStatus]:
-    for generation, stem in sorted(lineage.stems.items()):
-        yield _template(generation, stem, stem.state, now)
-    if lineage.previous is not None and lineage.previous not in lineage.stems.values():
-        previous = lineage.previous
-        yield _template(previous.generation, previous, "previous", now, max(lineage.kept_until - now, 0.0))
+def _templates(generations: Generations, now: float) -> Iterator[TemplateStatus]:
+    for generation, templates in sorted(generations.by_number.items()):
+        yield _template(generation, templates, templates.state, now)
+    if generations.previous is not None and generations.previous not in generations.by_number.values():
+        previous = generations.previous
+        yield _template(previous.generation, previous, "previous", now, max(generations.kept_until - now, 0.0))
 
 
-def _template(generation: int, stem: Stem, state: str, now: float, kept: float | None = None) -> TemplateStatus:
-    pid = stem.template.process.pid if stem.template is not None else None
-    spare = stem.spare.process.pid if stem.spare is not None else None
-    found = TemplateStatus(generation, pid, state, now - stem.since, spare, kept_s=kept)
-    weight = stem.weight
+def _template(
+    generation: int, templates: GenerationTemplates, state: str, now: float, kept: float | None = None
+) -> TemplateStatus:
+    pid = templates.template.process.pid if templates.template is not None else None
+    spare = templates.spare.process.pid if templates.spare is not None else None
+    found = TemplateStatus(generation, pid, state, now - templates.since, spare, kept_s=kept)
+    weight = templates.weight
     return found if weight is None else evolve(found, uss=weight.uss, pss=weight.pss, rss=weight.rss)
 
 
 def _reload(supervisor: Supervisor) -> ReloadStatus | None:
-    rollout = supervisor.rollout
-    if rollout is None:
+    if supervisor.reload.latest is None:
         return None
+    rollout = supervisor.reload.latest.rollout
     return ReloadStatus(rollout.phase.value, rollout.generation, rollout.status, rollout.reason)
 
 
@@ -92,16 +99,16 @@ def _listener(door: Door, asked: int) -> ListenerStatus:
     return ListenerStatus(door.listener.name, door.queued(), limit, len(door.policy.members))
 
 
-def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:
-    post, report = ward.link.post, ward.report
+def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerStatus:
+    post, report = worker.link.post, worker.report
     return WorkerStatus(
-        slot=ward.slot,
-        id=ward.id,
-        pid=ward.process.pid if ward.process is not None else None,
-        generation=ward.generation,
-        state=ward.state.value,
-        state_s=now - ward.since,
-        uptime_s=None if ward.served_since is None else now - ward.served_since,
+        slot=worker.slot,
+        id=worker.id,
+        pid=worker.process.pid if worker.process is not None else None,
+        generation=worker.generation,
+        state=worker.state.value,
+        state_s=now - worker.since,
+        uptime_s=None if worker.served_since is None else now - worker.served_since,
         open=post.load,
         unclaimed=post.recount(),
         handed=post.handed,
@@ -113,7 +120,7 @@ def _worker(ward: Ward, supervisor: Supervisor, now: float) -> WorkerStatus:
         cpu_us=report.cpu_us if report else None,
         taking=report is None or report.taking,
         suspended=post.suspended,
-        leaving=ward.leaving,
-        restarts=supervisor.aftermath.counts.get(ward.slot, 0),
-        last_exit=supervisor.aftermath.last_exits.get(ward.slot, ""),
+        leaving=worker.leaving,
+        restarts=supervisor.crashes.replacements.get(worker.slot, 0),
+        last_exit=supervisor.crashes.last_exits.get(worker.slot, ""),
     )

@@ -1,15 +1,19 @@
-"""What is told of a worker's life: a line in the log for each change, and an event for who has subscribed."""
+"""What is announced of workers and of the fleet: a line in the log, and an event for each subscriber."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from logging import DEBUG, INFO, WARNING
+from logging import DEBUG, ERROR, INFO, WARNING
 from typing import Any
 
 from attrs import Factory, define
 
 from ..events.bus import News
 from ..events.events import (
+    FleetScaled,
+    ReloadCommitted,
+    ReloadRolledBack,
+    ReloadStarted,
     WorkerChanged,
     WorkerDisconnected,
     WorkerExited,
@@ -22,47 +26,86 @@ from ..logs.log import tell
 from ..rules.backoff import Exit
 from ..rules.lifecycle import State
 from ..rules.plan import STAYING
-from .worker_record import Ward
+from ..rules.rollout import Rollout
+from .worker_record import WorkerRecord
+
+SUPERSEDED = "superseded by another reload"
+"""Why a reload failed that was given up for a newer one."""
 
 
 @define(eq=False)
-class Chronicle:
-    """Tells."""
+class Announcements:
+    """Writes log lines and publishes events; decides nothing."""
 
+    addresses: Callable[[WorkerRecord], tuple[str, ...]] = lambda worker: ()
+    """The addresses of the listeners that a worker serves."""
     news: News = Factory(News)
-    addresses: Callable[[Ward], tuple[str, ...]] = lambda ward: ()
-    """Of the listeners that a worker serves."""
+    """Where a program subscribes."""
 
-    def forked(self, ward: Ward) -> None:
-        """It exists, and its process is being started."""
-        self.news.tell(WorkerForked(*ward.key))
+    def forked(self, worker: WorkerRecord) -> None:
+        """The worker is recorded, and its process is being started."""
+        self.news.tell(WorkerForked(*worker.key))
 
-    def online(self, ward: Ward, pid: int) -> None:
-        """Its process runs."""
-        self.news.tell(WorkerOnline(*ward.key, pid))
+    def online(self, worker: WorkerRecord, pid: int) -> None:
+        """The worker's process runs."""
+        self.news.tell(WorkerOnline(*worker.key, pid))
 
-    def heard(self, ward: Ward, message: Any, size: int) -> None:
-        """Its application has something to say to the master's."""
-        self.news.tell(WorkerMessage(*ward.key, message), size)
+    def message(self, worker: WorkerRecord, message: Any, size: int) -> None:
+        """The worker's application sent a message of `size` bytes to the program that runs the master."""
+        self.news.tell(WorkerMessage(*worker.key, message), size)
 
-    def changed(self, ward: Ward, before: State, why: str, hushed: bool = False) -> None:
-        """It has entered another state.  Hushed: its own words follow, and say more."""
+    def changed(self, worker: WorkerRecord, before: State, why: str, quiet: bool = False) -> None:
+        """The worker entered another state.  `quiet`: its own words follow, and say more than the line would."""
         level = INFO
-        if ward.state in (State.KILLED, State.STOPPING) or (ward.state is State.GONE and not ward.asked):
+        if worker.state in (State.KILLED, State.STOPPING) or (worker.state is State.GONE and not worker.asked):
             level = WARNING
-        elif ward.state is State.PROVING:
+        elif worker.state is State.PROVING:
             level = DEBUG
-        old, new = before.value, ward.state.value
-        text, level = f"{ward.name}: {old} -> {new}, {why}", DEBUG if hushed else level
-        tell("worker.state", text, level=level, **ward.facts, before=old, state=new, why=why)
-        self.news.tell(WorkerChanged(*ward.key, old, new, why))
-        if ward.state is State.SERVING:
-            self.news.tell(WorkerListening(*ward.key, self.addresses(ward)))
-        elif ward.state not in STAYING and not ward.left_out:
-            ward.left_out = True
-            self.news.tell(WorkerDisconnected(*ward.key))
+        old, new = before.value, worker.state.value
+        text, level = f"{worker.name}: {old} -> {new}, {why}", DEBUG if quiet else level
+        tell("worker.state", text, level=level, **worker.facts, before=old, state=new, why=why)
+        self.news.tell(WorkerChanged(*worker.key, old, new, why))
+        if worker.state is State.SERVING:
+            self.news.tell(WorkerListening(*worker.key, self.addresses(worker)))
+        elif worker.state not in STAYING and worker.disconnect():
+            self.news.tell(WorkerDisconnected(*worker.key))
 
-    def exited(self, ward: Ward, how: Exit | None) -> None:
-        """Its process has ended, or has never been."""
+    def exited(self, worker: WorkerRecord, how: Exit | None) -> None:
+        """The worker's process has ended; `how` is None if it was never started."""
         code, number = (how.code, how.signal) if how is not None else (None, None)
-        self.news.tell(WorkerExited(*ward.key, code, number, ward.asked, ward.reason))
+        self.news.tell(WorkerExited(*worker.key, code, number, worker.asked, worker.failure))
+
+    # --- the fleet
+
+    def scaled(self, before: int, size: int) -> None:
+        """The fleet has another size from now on."""
+        tell("scale", f"scaling from {before} to {size} workers", size=size)
+        self.news.tell(FleetScaled(size))
+
+    def scaling_waits(self, size: int) -> None:
+        """Another size was asked for during a reload."""
+        tell("scale.waits", f"scaling to {size} workers waits until the reload is decided", size=size)
+
+    def reload_progress(self, line: str) -> None:
+        """A reload has taken a step, told in a line for people."""
+        tell("reload.progress", f"reload: {line}")
+
+    def reload_started(self, rollout: Rollout) -> None:
+        """The first workers of a new generation are being started."""
+        self.news.tell(ReloadStarted(rollout.generation))
+
+    def reload_committed(self, rollout: Rollout) -> None:
+        """The new generation serves alone from now on."""
+        self.news.tell(ReloadCommitted(rollout.generation))
+
+    def reload_failed(self, rollout: Rollout, serves: bool) -> None:
+        """A reload was refused, rolled back or given up.  `serves`: whether any worker serves at this moment."""
+        facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
+        own_lines = "\n" if "\n" in rollout.reason else " "  # a traceback begins on a line of its own
+        text = f"reload {rollout.phase.value}:{own_lines}{rollout.reason}"
+        if rollout.reason == SUPERSEDED:  # no failure of the code
+            tell("reload.failed", text, level=INFO, why=rollout.reason, **facts)
+            return
+        text += f"\ngeneration {rollout.before.generation} serves on" if serves else "\nno worker serves"
+        tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
+        self.news.tell(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))

@@ -1,6 +1,7 @@
-"""What follows from a worker's end: was it a crash, when may its place be filled, is there any hope?
+"""What follows from a worker's end: whether it was a crash, when its slot may be filled, when to give up.
 
-Takes the counts and the reasons, asks `restarts` about the time, and says things once.  It starts and ends nobody.
+This module keeps the counts and the reasons, asks `backoff` for the time to wait, and logs each thing once.  It starts
+and ends no worker.
 """
 
 from __future__ import annotations
@@ -14,148 +15,172 @@ from attrs import Factory, define
 from ..logs.log import tell
 from ..rules.backoff import STABLE_S, Exit, Restarts, is_crash
 from ..rules.lifecycle import State
-from .worker_record import Ward
+from .worker_record import WorkerRecord
 
 ENOUGH = 3
-"""Crashes in a row, in development, after which only other code is tried.  One may be chance; three are the code."""
+"""Crashes in a row, in development, after which only changed code is tried.  One may be chance; three are the code."""
+
+
+class NoWorkerReady(Exception):
+    """No worker ever became ready.  The message is the application's own, mostly its traceback."""
+
+
+Hopeless = NoWorkerReady
+"""The name of `NoWorkerReady` in version 0.1."""
 
 
 @define(eq=False)
-class Aftermath:
-    """What the dead have left to do."""
+class Crashes:
+    """The ends of workers that the master did not ask for, by slot."""
 
     random: random.Random = Factory(random.Random)
-    restarts: Restarts = Factory(Restarts)
+    backoff: Restarts = Factory(Restarts)
     lost: int = 0
     """Connections that died in workers' hands."""
-    counts: dict[int, int] = Factory(dict)
-    """How often a slot was filled again after an end that nobody had asked for, by slot."""
-    awaits_code: bool = False
-    """In development: what fails does so until its code has changed, and is not tried again before."""
-    gave_up: bool = False
-    """It failed, and its code has not changed yet."""
+    replacements: dict[int, int] = Factory(dict)
+    """By slot, how often it was filled again after such an end."""
     last_exits: dict[int, str] = Factory(dict)
-    """How the last worker of a slot ended."""
+    """By slot, how its last worker ended."""
+    gave_up: bool = False
+    """In development: the code failed, and has not changed since."""
+    _awaits_code: bool = False
+    """In development: code that failed is not tried again before it has changed."""
     _vacant: set[int] = Factory(set)
-    """Slots whose worker died without having been asked to."""
+    """Slots whose worker ended unasked."""
     _crashed: set[int] = Factory(set)
-    """Slots to be filled when the back-off is over."""
+    """Slots that may be filled when the back-off is over."""
     _failed_first: dict[int, str] = Factory(dict)
-    """Slots whose first worker failed before anybody was ready, and why."""
+    """By slot, why its first worker failed, as long as no worker has ever been ready."""
     _told: set[str] = Factory(set)
+    """Failures that the log already has."""
 
-    def ended(self, ward: Ward, before: State, how: Exit | None, expected: bool, now: float) -> None:
-        """It is gone; expected, if somebody wanted it so."""
-        self.lost += ward.link.lost
-        self.last_exits[ward.slot] = str(how or ward.reason)
+    def configure(self, development: bool) -> None:
+        """Behave as ``--reload`` wants it, or as a service does."""
+        self._awaits_code = development
+
+    @property
+    def awaits_code(self) -> bool:
+        """Whether failed code is left alone until it changes, as ``--reload`` wants it."""
+        return self._awaits_code
+
+    # --- a worker has ended, or is as good as ended
+
+    def ended(self, worker: WorkerRecord, before: State, how: Exit | None, expected: bool, now: float) -> None:
+        """A worker's process has ended.  `before` is the state it was in; `expected`: the master wanted it to go."""
+        self.lost += worker.link.lost
+        self.last_exits[worker.slot] = str(how or worker.failure)
         if not expected:
-            self._vacant.add(ward.slot)
-        if ward.link.lost:
-            text = f"{ward.name} had up to {ward.link.lost} connections in its hands; they are lost"
-            tell("worker.lost", text, level=WARNING, lost=ward.link.lost, **ward.facts)
-        if expected or ward.judged:
+            self._vacant.add(worker.slot)
+        if worker.link.lost:
+            text = f"{worker.name} had up to {worker.link.lost} connections in its hands; they are lost"
+            tell("worker.lost", text, level=WARNING, lost=worker.link.lost, **worker.facts)
+        if expected or worker.judged:
             return
-        if how is None or before is State.KILLED or is_crash(how, ward.served_since is not None):
-            self.crashed(ward, now)
+        if how is None or before is State.KILLED or is_crash(how, worker.served_since is not None):
+            self.crashed(worker, now)
 
-    def crashed(self, ward: Ward, now: float) -> None:
-        """It has crashed, or is as good as that: its place may be filled when the back-off is over."""
-        ward.judged = True
-        delay = self.restarts.crashed(now, ward.served_for(now), self.random.random())
-        self._crashed.add(ward.slot)
-        if self.restarts.looping(now):
-            crashes = len(self.restarts.crashes)
+    def crashed(self, worker: WorkerRecord, now: float) -> None:
+        """Count a crash, or what is as bad as one: the slot may be filled when the back-off is over."""
+        worker.judge()
+        delay = self.backoff.crashed(now, worker.served_for(now), self.random.random())
+        self._crashed.add(worker.slot)
+        if self.backoff.looping(now):
+            crashes = len(self.backoff.crashes)
             tell("crash_loop", f"crash loop: {crashes} crashes in the last minute", level=ERROR, crashes=crashes)
-        if self.awaits_code and (ward.served_since is None or self.restarts.streak >= ENOUGH):
+        if self._awaits_code and (worker.served_since is None or self.backoff.streak >= ENOUGH):
             self.give_up()
         elif delay:
-            text = f"worker {ward.slot} is started again in {delay:.1f} s"
-            tell("worker.back_off", text, level=WARNING, delay=round(delay, 3), **ward.facts)
+            text = f"worker {worker.slot} is started again in {delay:.1f} s"
+            tell("worker.back_off", text, level=WARNING, delay=round(delay, 3), **worker.facts)
 
-    def failed_at_first(self, ward: Ward, how: Exit | None) -> None:
-        """It is gone, and nobody has ever been ready."""
-        self.last_exits[ward.slot] = str(how or ward.reason)
-        self._failed_first[ward.slot] = ward.reason or f"the worker {how} before it was ready"
+    def failed_at_first(self, worker: WorkerRecord, how: Exit | None) -> None:
+        """A worker has ended, and none has ever been ready."""
+        self.last_exits[worker.slot] = str(how or worker.failure)
+        self._failed_first[worker.slot] = worker.failure or f"the worker {how} before it was ready"
 
     def verdict(self, size: int) -> str | None:
-        """The application's words, if each slot has had its try and nobody was ever ready."""
+        """The application's own words, if the first worker of each slot has failed and none was ever ready."""
         return next(iter(self._failed_first.values())) if len(self._failed_first) >= size else None
 
     def give_up(self, why: str = "") -> None:
-        """In development: nobody is started before the code has changed.  Said once."""
+        """In development: start no worker before the code has changed.  Logged once."""
         if not self.gave_up:
             self.gave_up = True
-            text = "nobody is started before the code changes"
+            text = "no worker is started before the code changes"
             tell("code.awaited", f"no worker became ready:\n{why}\n{text}" if why else text, level=ERROR)
 
-    def tell(self, ward: Ward) -> None:
-        """Why it could not start, in the application's own words, once."""
-        if ward.reason and ward.reason not in self._told:
-            self._told.add(ward.reason)
-            text = f"worker {ward.slot} could not start:\n{ward.reason}"
-            tell("worker.failed", text, level=ERROR, reason=ward.reason, **ward.facts)
+    def log_failure(self, worker: WorkerRecord) -> None:
+        """Log why a worker could not start, in the application's own words, once for each reason."""
+        if worker.failure and worker.failure not in self._told:
+            self._told.add(worker.failure)
+            text = f"worker {worker.slot} could not start:\n{worker.failure}"
+            tell("worker.failed", text, level=ERROR, reason=worker.failure, **worker.facts)
 
-    def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
-        """Slots in which nobody may be started yet."""
+    # --- a slot is filled again
+
+    def held(self, now: float, ever_ready: bool, fleet_serves: bool) -> set[int]:
+        """The slots in which no worker may be started yet."""
         held = set() if ever_ready else set(self._failed_first)
-        if self.wait(now, anybody_serves) > 0:
+        if self.wait(now, fleet_serves) > 0:
             return held | self._crashed
-        if self.restarts.streak > 1:
-            held |= set(sorted(self._crashed)[1:])  # in a loop, one tries for all
+        if self.backoff.streak > 1:
+            # In a crash loop one start tries for all: eight at once would fail for the same reason eight times.
+            held |= set(sorted(self._crashed)[1:])
         return held
 
     def begun(self, slot: int, now: float) -> bool:
-        """Somebody was started in a slot.  Whether in the place of one that crashed."""
-        if slot in self._vacant:
-            self._vacant.discard(slot)
-            self.counts[slot] = self.counts.get(slot, 0) + 1
+        """A worker was started in this slot.  Returns whether it fills a crashed worker's place."""
+        self._fill(slot)
         retry = slot in self._crashed
         if retry:
             self._crashed.discard(slot)
-            self.restarts.tried(now)
+            self.backoff.tried(now)
         return retry
 
     def filled(self, slot: int) -> bool:
-        """Somebody stood there before its last worker had ended.  Whether that end counts as a crash."""
-        if slot in self._vacant:
-            self._vacant.discard(slot)
-            self.counts[slot] = self.counts.get(slot, 0) + 1
+        """A replacement was there before the last worker ended.  Returns whether that end counts as a crash."""
+        self._fill(slot)
         crashed = slot in self._crashed
         self._crashed.discard(slot)
         return crashed
 
     def settle(self, slots: Iterable[int]) -> None:
-        """Somebody stands there."""
+        """Take note that these slots are filled."""
         for slot in slots:
             self.filled(slot)
 
-    def lasted(self, ward: Ward, now: float) -> None:
-        """If it has filled a crashed worker's place for long enough, the loop is over."""
-        if now >= self.stable_at(ward):
-            ward.retry = False
-            self.restarts.calm()
+    def _fill(self, slot: int) -> None:
+        if slot in self._vacant:
+            self._vacant.discard(slot)
+            self.replacements[slot] = self.replacements.get(slot, 0) + 1
+
+    def lasted(self, worker: WorkerRecord, now: float) -> None:
+        """End the crash loop if a worker in a crashed one's place has served long enough."""
+        if now >= self.stable_at(worker):
+            worker.fill_crashed_place(False)
+            self.backoff.calm()
 
     @staticmethod
-    def stable_at(ward: Ward) -> float:
-        """When a worker that fills a crashed one's place has lasted."""
-        return ward.served_since + STABLE_S if ward.retry and ward.served_since is not None else float("inf")
+    def stable_at(worker: WorkerRecord) -> float:
+        """When a worker in a crashed one's place has served long enough; infinity for all others."""
+        return worker.served_since + STABLE_S if worker.retry and worker.served_since is not None else float("inf")
 
-    def wait(self, now: float, anybody_serves: bool) -> float:
-        """Seconds until the place of one that crashed may be filled; 0: now, or there is none."""
-        return self.restarts.wait(now, anybody_serves) if self._crashed else 0.0
+    def wait(self, now: float, fleet_serves: bool) -> float:
+        """Seconds until a crashed worker's slot may be filled; 0 if now, or if there is none."""
+        return self.backoff.wait(now, fleet_serves) if self._crashed else 0.0
 
     def forget_slots_from(self, size: int) -> None:
-        """The fleet is smaller: places beyond are not to be filled."""
+        """The fleet has `size` slots: those beyond are not filled again."""
         self._crashed = {slot for slot in self._crashed if slot < size}
 
     def forget(self, slot: int) -> None:
-        """Nobody is to be started in this slot."""
+        """This slot stays empty until the program asks for a worker in it."""
         self._crashed.discard(slot)
         self._vacant.discard(slot)
 
-    def calm(self) -> None:
-        """Forget past crashes: the code is another."""
+    def reset(self) -> None:
+        """Forget past crashes: new code is about to be tried."""
         self.gave_up = False
-        self.restarts.calm()
+        self.backoff.calm()
         self._crashed.clear()
         self._failed_first.clear()

@@ -1,8 +1,8 @@
-"""Is this very worker well?  A question put to one exact worker, through its letterbox.
+"""Is this very worker well?  A health check of one exact worker, through its letterbox.
 
-A check by URL on the shared port tests whoever answers, which during a reload is the old code.  Here one end of a
-socket pair is handed over like a client, marked as a probe, and the question is asked at the other end.  It stands
-outside window and counters; taken back unread from a late worker, it counts as failed.
+A check by URL on the shared port reaches any worker, which during a reload is one of the old code.  Here one end of a
+socket pair is handed over like a client's connection, marked as a probe, and the question is asked at the other end.  A
+probe stands outside window and counters; one that is recalled unread from a late worker counts as failed.
 """
 
 from __future__ import annotations
@@ -14,72 +14,100 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import frozen
 
+from ..config.callables import load_callable
+from ..config.settings import Settings
 from ..dispatch.listeners import CAPACITY_TROUBLE
 from ..dispatch.recall import Link
 from ..protocol import wire
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]
-"""Asks at the other end of a connection to the worker.  Raises, or returns False, if the answer is not good."""
+"""Asks at the other end of a connection to the worker.  Raises, or returns False, if the worker is not well."""
 
 MAX_LINE = 4096
 """Bytes of an HTTP status line."""
 
 
-@frozen
-class Probing:
-    """How often a worker is asked whether it is well, and how often it may not be."""
-
-    interval: float = 10.0
-    """Seconds between two probes; Kubernetes' periodSeconds."""
-    timeout: float = 2.0
-    """Seconds for an answer."""
-    failures: int = 3
-    """In a row; Kubernetes' failureThreshold."""
-    successes: int = 1
-    """In a row, before a new worker counts as well; Kubernetes' successThreshold."""
-
-
 HASTE_S = 1.0
-"""Seconds between two probes of a worker of whom it is not known yet whether it is well."""
+"""Seconds between two probes of a worker whose health is not established."""
+
+
+@frozen
+class HealthCheck:
+    """What is asked, how often, and what follows: the four numbers are those of Kubernetes' probes."""
+
+    question: Question
+    interval: float
+    """Seconds between two probes; periodSeconds."""
+    timeout: float
+    """Seconds for an answer; timeoutSeconds."""
+    failures: int
+    """Failures in a row after which a worker is not well; failureThreshold."""
+    successes: int
+    """Successes in a row before a new worker counts as well; successThreshold."""
+
+
+def check_of(settings: Settings) -> HealthCheck | None:
+    """The health check that ``--probe`` asks for, if it does.  Raises SettingsError."""
+    question = _question_of(settings)
+    if question is None:
+        return None
+    return HealthCheck(
+        question,
+        settings.probe_interval,
+        settings.probe_timeout,
+        settings.probe_failures,
+        settings.probe_successes,
+    )
+
+
+def _question_of(settings: Settings) -> Question | None:
+    if settings.probe is None:
+        return None
+    if settings.probe == "tcp":
+        return tcp
+    if settings.probe.startswith("http:"):
+        return http(settings.probe.removeprefix("http:"))
+    question: Question = load_callable(settings, "probe", settings.probe)
+    return question
 
 
 class Unwell(Exception):
     """The answer was not good."""
 
 
-async def keep_asking(
+async def keep_checking(
     link: Link,
-    question: Question,
-    probing: Probing,
+    check: HealthCheck,
     wanted: Callable[[], bool],
     proved: Callable[[], bool],
-    found: Callable[[str], None],
+    judged: Callable[[str], None],
 ) -> None:
     """Probe a worker as long as that is `wanted`.
 
-    `found` is told why it counts as unwell, or nothing when it counts as well.  Until it is `proved` well, and while it
-    fails, it is asked in haste.
+    `judged` is called with the reason why the worker counts as not well, or with nothing when it counts as well.  Until
+    it is `proved` well, and while its probes fail, they follow each other in haste.
     """
     failures = successes = 0
     while wanted():
-        unwell = await ask(link, question, probing.timeout)
+        unwell = await ask(link, check.question, check.timeout)
         if unwell is None:
             await trio.sleep(HASTE_S)
             continue
         failures, successes = (failures + 1, 0) if unwell else (0, successes + 1)
         if not wanted():
             return
-        if failures >= probing.failures:
-            found(unwell)
-        elif successes >= probing.successes:
-            found("")
-        await trio.sleep(min(probing.interval, HASTE_S) if failures or not proved() else probing.interval)
+        if failures >= check.failures:
+            judged(unwell)
+        elif successes >= check.successes:
+            judged("")
+        await trio.sleep(min(check.interval, HASTE_S) if failures or not proved() else check.interval)
 
 
 async def ask(link: Link, question: Question, timeout: float) -> str | None:
-    """Probe a worker: why it is unwell, or nothing.  Never raises for what the worker does.
+    """Probe a worker once; returns why it is not well, or nothing.  Never raises for what the worker does.
 
-    None: it could not be asked, for want of something of our own, which says nothing of the worker.
+    Returns None if the probe could not be handed over because the master lacks descriptors or memory, which says
+    nothing about the worker.
     """
     try:
         ours = _hand_over(link)
@@ -118,15 +146,17 @@ def _hand_over(link: Link) -> socket.socket:
 
 
 async def tcp(stream: trio.SocketStream) -> bool:
-    """It takes connections: it says something, or closes when the client has nothing to say."""
+    """The worker takes connections: it sends something, or closes when the client sends nothing."""
     await stream.send_eof()
     await stream.receive_some(1)
     return True
 
 
 def http(path: str) -> Question:
-    """It answers a GET with a status of 200 to 399.  The status line is all that is read of HTTP, by hand: a client
-    library would bring more than the whole of it."""
+    """The worker answers a GET of this path with a status of 200 to 399.
+
+    Only the status line is read, by hand: an HTTP client library would be larger than the rest of the master.
+    """
 
     async def question(stream: trio.SocketStream) -> bool:
         request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: rrmaster-probe\r\nConnection: close\r\n\r\n"

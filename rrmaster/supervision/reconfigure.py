@@ -1,24 +1,38 @@
-"""What a reload changes besides the code: settings, the workers' environment, addresses.
+"""What a reload changes besides the code: settings, the workers' environment, addresses, policies.
 
-All that can fail is done before anything starts: the configuration is read, files are parsed, new addresses opened.
-Until the reload is committed the old ones are served, and the new sockets only hold what comes.
+::
+
+    prepare ──► commit      the prepared settings are in force, new addresses are served, dropped ones closed
+            └─► abandon     what was prepared is closed again
+
+Everything that can fail is done in `prepare`, before any worker starts: the configuration is read, files are parsed,
+new addresses are opened.  Until the commit the old addresses are served, and the new sockets only hold what arrives.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from attrs import Factory, define, fields
+import trio
+from attrs import Factory, define, evolve, fields
 
+from ..config.callables import load_callable
 from ..config.option import SettingsError
-from ..config.parsing import Inherited, parse_bind
+from ..config.parsing import POLICIES, Inherited, parse_bind
 from ..config.settings import Settings
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.dynamic_listeners import Openings
 from ..dispatch.listeners import Listener, activated, adopt, open_listeners
+from ..dispatch.load import Policy, UserPolicy, policy_named
 from ..logs.log import logger
 from ..protocol import tls
+from .collaborators import ImportedCode
+from .health_check import check_of
 
 FIXED = (
     "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
@@ -29,21 +43,91 @@ FIXED = (
 
 @define(eq=False)
 class Change:
-    """What will be when a reload is committed.  It owns the new listeners until then."""
+    """What a committed reload brings.  It owns the new listeners until then."""
 
     settings: Settings
     environment: dict[str, str] = Factory(dict)
     opened: list[Listener] = Factory(list)
+    generation: int = 0
 
     def undo(self) -> None:
-        """The reload has failed: close what was opened."""
+        """Close the new listeners."""
         for listener in self.opened:
             listener.close()
         self.opened.clear()
 
 
+@define(eq=False)
+class Reconfigurer:
+    """The owner of the settings in force, and of those that a reload under way will bring."""
+
+    settings: Settings
+    dispatcher: Dispatcher
+    dynamic_listeners: Openings
+    reread: Callable[[], Settings] | None = None
+    """Reads the configuration again.  Raises SettingsError.  None: it cannot change."""
+    announce: Callable[[str], None] = lambda what: None
+    """Called with "reloading" and "reloaded", for a service manager."""
+    environment: dict[str, str] = Factory(lambda self: environment_of(self.settings), takes_self=True)
+    """What the workers have in their environment beside the master's."""
+    _change: Change | None = None
+
+    def of_generation(self, generation: int) -> tuple[Settings, Mapping[str, str]]:
+        """The settings and the additional environment that the workers of a generation start with."""
+        change = self._change
+        if change is not None and change.generation == generation:
+            return change.settings, change.environment
+        return self.settings, self.environment
+
+    def prepare(self, generation: int, code: ImportedCode | None = None) -> str:
+        """Read the new configuration, or take that of the kept code, and open what is new.
+
+        Returns why it cannot be, or nothing.
+        """
+        self.announce("reloading")
+        try:
+            if code is not None:
+                change = prepare(self.settings, code.settings, code.environment)
+            else:
+                change = prepare(self.settings, self.reread() if self.reread is not None else self.settings)
+        except Exception as error:  # nothing in a new configuration may end a master that serves
+            self.announce("reloaded")
+            return str(error) or type(error).__name__
+        self._change = evolve(change, generation=generation)
+        return ""
+
+    def commit(self) -> Settings:
+        """Put the prepared settings into force, and return them."""
+        self.announce("reloaded")
+        change, self._change = self._change, None
+        if change is None:
+            return self.settings
+        old, self.settings, self.environment = self.settings, change.settings, change.environment
+        for listener in change.opened:
+            self.dispatcher.open(listener)
+        dropped = set(old.bind) - set(self.settings.bind)
+        for door in [door for door in self.dispatcher.doors if door.listener.bind in dropped]:
+            self.dispatcher.shut(door)
+        if old.policy != self.settings.policy:
+            self.dispatcher.adopt(policies_of(self.settings))
+        self.dispatcher.configure(self.settings)
+        self.dynamic_listeners.configure(self.settings)
+        return self.settings
+
+    def abandon(self) -> None:
+        """Close what was prepared: the reload has failed."""
+        self.announce("reloaded")
+        self.close()
+
+    def close(self) -> None:
+        """Close what was prepared and not committed."""
+        change, self._change = self._change, None
+        if change is not None:
+            change.undo()
+
+
 def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None = None) -> Change:
-    """Open what is new, and read the workers' environment, if it is not given.
+    """Open what is new, load what is named, and read the workers' environment if it is not given.
 
     Raises SettingsError, BindError, with nothing left open.
     """
@@ -51,13 +135,37 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
         if field.name in FIXED and getattr(current, field.name) != getattr(new, field.name):
             logger.warning("reload: %s has changed; it takes a restart of the master to follow", field.name)
     change = Change(new, environment_of(new) if environ is None else dict(environ))
-    look_at_certificate(new)
+    check_certificate(new)
+    policies_of(new), check_of(new)
     try:
-        change.opened += open_all(new, [bind for bind in new.bind if bind not in current.bind])
+        change.opened.extend(open_all(new, [bind for bind in new.bind if bind not in current.bind]))
     except BaseException:
         change.undo()
         raise
     return change
+
+
+def policies_of(settings: Settings) -> Callable[[], Policy]:
+    """What makes the policy of each listener.  Raises SettingsError."""
+    policy = settings.policy
+    if isinstance(policy, str) and policy in POLICIES:
+        return partial(policy_named, policy, random.Random())
+    rule = load_callable(settings, "policy", policy) if isinstance(policy, str) else policy
+    return partial(UserPolicy, rule=rule, complain=_once_a_second(logger.error))
+
+
+def _once_a_second(log: Callable[[str], None]) -> Callable[[str], None]:
+    """A policy that fails for each connection must not fill the disk."""
+    last = float("-inf")
+
+    def log_sometimes(text: str) -> None:
+        nonlocal last
+        now = trio.current_time()
+        if now - last >= 1.0:
+            last = now
+            log(text)
+
+    return log_sometimes
 
 
 def open_all(settings: Settings, binds: Iterable[str]) -> list[Listener]:
@@ -101,8 +209,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def look_at_certificate(settings: Settings) -> None:
-    """See whether the workers will be able to load it.  Raises SettingsError."""
+def check_certificate(settings: Settings) -> None:
+    """Check that the workers will be able to load the certificate.  Raises SettingsError."""
     try:
         tls.context(settings)
     except tls.CannotSpeakTLS as error:
@@ -110,7 +218,7 @@ def look_at_certificate(settings: Settings) -> None:
 
 
 def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
-    """Open all addresses.  Sockets passed by systemd come first, and replace a bind that nobody asked for.
+    """Open all addresses.  Sockets passed by systemd come first, and replace the default address.
 
     Raises BindError, with nothing left open.
     """
@@ -118,7 +226,7 @@ def listen(settings: Settings, explicit: bool = True) -> list[Listener]:
     named = [bind.fd for bind in settings.binds if isinstance(bind, Inherited)] if explicit else []
     with _all_or_none() as opened:
         for fd in sorted(set(passed) - set(named)):
-            opened.append(adopt(fd))  # one that fails must find the others in the list, to be closed
+            opened.append(adopt(fd))  # if one fails, the list must hold the others, so that they are closed
         if explicit or not passed:
             opened.extend(open_all(settings, settings.bind))
     return opened

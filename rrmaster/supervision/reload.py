@@ -1,308 +1,345 @@
-"""How a fleet that runs is changed: reload, scaling, recycling.
+"""How a running fleet changes: reload, rollback, scaling, recycling, stop.  `ReloadController` alone writes the goal.
 
-They exclude one another, in this order: while a reload is undecided the size stays and nobody is recycled; a size asked
-for meanwhile is taken when it is over; recycling replaces one worker at a time, and none while the fleet grows.  Each
-of them only changes the goal, or marks a worker as leaving; `plan` says what follows.
+::
+
+    begin ──► Reconfigurer: can the new settings be? ──► goal: a new generation ──► plan starts its workers
+                                                                                        │
+    commit ◄── Rollout: ready, probation, soak ◄── what the workers of the new generation do
+    or fail: the goal of before again
+
+The changes exclude one another, in this order: while a reload is undecided the size stays and no worker is recycled; a
+size asked for meanwhile is taken when it is over; recycling replaces one worker at a time, and none while the fleet is
+incomplete.  Each of them only changes the goal, or marks a worker as leaving; `plan` says what follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from logging import ERROR, INFO
-from typing import Protocol
+from logging import INFO
 
 import trio
-from attrs import Factory, define, evolve
+from attrs import define, evolve, field
 
-from ..events.bus import News
-from ..events.events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
+from ..config.settings import Settings
 from ..logs.log import tell
+from ..processes.process import usable_cpus
 from ..rules.autoscaler import SYNC_S, Autoscaler
 from ..rules.lifecycle import Event, State
 from ..rules.plan import Goal
 from ..rules.rollout import Phase, Rollout, Trial
-from .announcements import Chronicle
-from .worker_record import Ward
+from ..rules.sizing import autoscaler_of, fleet_size, surge_of
+from .announcements import SUPERSEDED
+from .collaborators import Fleet, KeptCode, Lifecycles, Reconfigurer, Reports, Spawner
+from .reload_progress import Busy, Reload
+from .worker_record import WorkerRecord
 
 SILENT = 3
-"""Heartbeats without a report that a new worker may keep in its probation.  It has no traffic to be busy with."""
-
-
-SUPERSEDED = "superseded by another reload"
-
-
-class Busy(Exception):
-    """Another reload runs."""
-
-
-class Fleet(Protocol):
-    """What is changed; the supervisor."""
-
-    goal: Goal
-    wards: dict[int, Ward]
-    chronicle: Chronicle
-
-    def happens(self, ward: Ward, event: Event, why: str = "") -> None:
-        """Something happened to a worker."""
-
-    def catch_up(self) -> None:
-        """Read all reports that wait."""
-
-    def changed(self) -> None:
-        """Ask the plan again."""
-
-    def calm(self) -> None:
-        """Forget past crashes: the code is another."""
+"""Heartbeats without a report that a new worker may miss in its probation.  It has no traffic to be busy with."""
 
 
 @define(eq=False)
-class Renewal:
-    """The changes under way."""
+class ReloadController:
+    """The owner of the fleet's goal."""
 
     fleet: Fleet
-    surge: Callable[[int], int] = lambda size: size
-    """How many more than so many may live at once."""
-    trial: Trial = Factory(Trial)
-    heartbeat: float = 0.5
-    autoscaler: Autoscaler | None = None
-    prepare: Callable[[], str] = lambda: ""
-    """Called before anything starts: reads the configuration again.  Why it must not be, or nothing."""
-    can_restore: Callable[[int], bool] = lambda generation: False
-    """Whether there can be more workers of this very code, whatever lies on the disk."""
-    decided: Callable[[Rollout], None] = lambda rollout: None
-    """Called when a reload that had been prepared is over."""
-    rollout: Rollout | None = None
+    lifecycles: Lifecycles
+    reports: Reports
+    spawner: Spawner
+    code: KeptCode
+    reconfigurer: Reconfigurer
+    _goal: Goal
+    latest: Reload | None = None
     """The reload that runs, or ran last."""
     refused: str = ""
-    """Why the code on disk was refused, if the last reload to it was."""
+    """Why the code on the disk was refused, if the last reload to it was."""
     gone_back: bool = False
-    """What serves is older than what lies on the disk, for somebody wanted it so."""
+    """A rollback was committed: what serves is older than what lies on the disk."""
     _generation: int = 1
     _again: bool = False
-    _size: int | None = None
-    """Asked for during a reload."""
+    """Another reload follows the one that runs."""
+    _size_later: int | None = None
+    """A size asked for during a reload."""
     _sampled: float = float("-inf")
+    """When the autoscaler last looked."""
+    _trial: Trial = field(init=False)
+    _heartbeat: float = field(init=False)
+    _autoscaler: Autoscaler | None = field(init=False)
+    _settings: Settings = field(init=False)
 
-    # --- what others ask for
+    def __attrs_post_init__(self) -> None:
+        self.configure(self.reconfigurer.settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Behave as these settings say, from the next reload on."""
+        self._settings = settings
+        self._trial = Trial(settings.probation, settings.soak, settings.reload_timeout)
+        self._heartbeat = settings.heartbeat
+        self._autoscaler = autoscaler_of(settings)
+        self._goal = evolve(self._goal, surge=surge_of(settings, self._goal.size))
+
+    # --- what others read
 
     @property
-    def wanted(self) -> int:
-        """How many workers there are to be, once a reload that runs is decided."""
-        return self.fleet.goal.size if self._size is None else self._size
+    def goal(self) -> Goal:
+        """What the fleet should be."""
+        return self._goal
+
+    @property
+    def size_wanted(self) -> int:
+        """The number of workers, once a reload that runs is decided."""
+        return self._goal.size if self._size_later is None else self._size_later
 
     @property
     def undecided(self) -> Rollout | None:
-        """The reload that runs."""
-        return None if self.rollout is None or self.rollout.over else self.rollout
+        """The rollout of the reload that runs."""
+        return None if self.latest is None or self.latest.rollout.over else self.latest.rollout
 
     @property
-    def has_the_disks(self) -> bool:
-        """Whether what serves is what lies on the disk, as far as that is known here."""
+    def disk_is_current(self) -> bool:
+        """Whether the code on the disk is the code that serves, as far as the master knows."""
         return not self.refused and not self.gone_back
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the whole fleet must go."""
+        return self._goal.size == 0
+
+    # --- what others ask for
+
     def reload(self) -> None:
-        """Begin a reload, or have another one follow the one that runs: the code may have changed since it began."""
+        """Begin a reload, or let one follow the one that runs: the code may have changed since that began."""
         if self.undecided is not None:
             self._again = True
-        elif self.fleet.goal.size:
+        elif not self.stopping:
             self.begin()
 
-    def begin(self, supersede: bool = False, back: Callable[[int], str] | None = None) -> Rollout:
-        """Begin a reload.  Raises Busy when one runs, unless that one is to be given up for it.
+    def begin(self, supersede: bool = False, back: bool = False) -> Reload:
+        """Begin a reload; with `back`, to the code before the last one, from memory.
 
-        With `back` it is one to code that has served before: that is called with the number of the new generation
-        instead of `prepare`.
+        Raises Busy if the master stops, or if a reload runs and must not be superseded.
         """
-        if self.fleet.goal.size == 0:
+        if self.stopping:
             raise Busy("the master is stopping")
         now = trio.current_time()
-        if self.undecided is not None:
-            if not supersede:
-                raise Busy(f"a reload runs already: {self.undecided.phase.value}")
-            self.undecided.fail(SUPERSEDED, now)
-            self._follow(now)
-        goal = self.fleet.goal
-        for ward in self.fleet.wards.values():
-            if ward.generation > goal.generation:  # of one given up, and not yet gone: these go first
-                ward.leaving = ward.asked = True
-        self._generation += 1
-        batch = min(goal.surge, goal.size)
-        self.rollout = Rollout(
-            self._generation, goal, self.trial, now, batch, since=now, tell=_tell, back=back is not None
-        )
-        if refusal := self.prepare() if back is None else back(self._generation):
-            self.rollout.fail(refusal, now)
-            self._say_failed(self.rollout)
-            return self.rollout
-        self.fleet.calm()
-        self._news.tell(ReloadStarted(self._generation))
-        self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
-        whose = "the previous code, as " if self.rollout.back else ""
-        self.rollout.say(f"starting {whose}generation {self._generation} beside generation {goal.generation}")
-        if goal.surge < goal.size and not self.can_restore(goal.generation):
-            self.rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
-        self.fleet.changed()
-        return self.rollout
+        self._make_way(supersede, now)
+        before, self._generation = self._goal, self._generation + 1
+        batch, log = min(before.surge, before.size), self.fleet.announcements.reload_progress
+        rollout = Rollout(self._generation, before, self._trial, now, batch, since=now, tell=log, back=back)
+        self.latest = Reload(rollout)
+        if refusal := self._prepare(rollout):
+            rollout.fail(refusal, now)
+            self._say_failed(rollout)
+        else:
+            self._start(rollout)
+        self.latest.wake()
+        return self.latest
 
     def scale(self, size: int) -> None:
-        """Have so many workers; at least one."""
+        """Set the fleet's size, at least 1; during a reload, as soon as that is decided."""
         size = max(size, 1)
         if self.undecided is not None:
-            self._size = size
-            tell("scale.waits", f"scaling to {size} workers waits until the reload is decided", size=size)
-        elif self.fleet.goal.size not in (0, size):
-            tell("scale", f"scaling from {self.fleet.goal.size} to {size} workers", size=size)
-            self._news.tell(FleetScaled(size))
-            self.fleet.goal = evolve(self.fleet.goal, size=size, surge=self.surge(size))
-            self.fleet.changed()
+            self._size_later = size
+            self.fleet.announcements.scaling_waits(size)
+        elif self._goal.size not in (0, size):
+            self.fleet.announcements.scaled(self._goal.size, size)
+            self.spawner.forget_slots_from(size)
+            self._goal = evolve(self._goal, size=size, surge=surge_of(self._settings, size))
+            self.fleet.plan_again()
 
     def stop(self) -> None:
-        """Nothing is to be renewed any more."""
+        """Let all workers finish and go, for good; a reload that runs has failed."""
         if self.undecided is not None:
             rollout = self.undecided
             rollout.fail("the master stops", trio.current_time())
-            self.decided(rollout)
-        self._again, self._size, self.autoscaler = False, None, None
+            self._abandon(rollout)
+        self._again, self._size_later, self._autoscaler = False, None, None
+        self._goal = evolve(self._goal, size=0, committed=None)
+        self.fleet.plan_again()
 
-    # --- what follows
+    # --- a reload begins
 
-    def look(self, now: float) -> None:
-        """See what is to be done now."""
-        if self.fleet.goal.size == 0:
+    def _make_way(self, supersede: bool, now: float) -> None:
+        running = self.undecided
+        if running is not None:
+            if not supersede:
+                raise Busy(f"a reload runs already: {running.phase.value}")
+            running.fail(SUPERSEDED, now)
+            self._follow(running)
+        for worker in self.fleet.workers.values():
+            if worker.generation > self._goal.generation:  # of a reload that was given up: these go first
+                worker.leave()
+
+    def _prepare(self, rollout: Rollout) -> str:
+        """Read the new settings; returns why the reload cannot begin, or nothing."""
+        code = self.code.go_back(rollout.generation) if rollout.back else None
+        if rollout.back and code is None:
+            return "the code before the last reload is no longer in memory"
+        refusal = self.reconfigurer.prepare(rollout.generation, code)
+        if refusal and rollout.back:
+            self.code.abandoned(rollout.generation)
+        return refusal
+
+    def _start(self, rollout: Rollout) -> None:
+        before = rollout.before
+        self.fleet.forget_crashes()
+        self.fleet.announcements.reload_started(rollout)
+        self._goal = evolve(before, generation=rollout.generation, committed=0)
+        whose = "the previous code, as " if rollout.back else ""
+        rollout.say(f"starting {whose}generation {rollout.generation} beside generation {before.generation}")
+        if before.surge < before.size and not self.code.can_restore(before.generation):
+            rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
+        self.fleet.plan_again()
+
+    # --- a reload goes on
+
+    def advance(self, now: float) -> None:
+        """Take the next step of whatever is under way.  Called before each look at the plan."""
+        if self.stopping:
             return
-        if self.undecided is not None:
-            self._mind_fallback(self.undecided)
-            self._step(now)
+        rollout = self.undecided
+        if rollout is not None:
+            self._keep_fallback(rollout)
+            self._step(rollout, now)
         if self.undecided is None:
-            if self._again:
-                self._again = False
-                self.begin()
-                return
-            if self._size is not None:
-                size, self._size = self._size, None
-                self.scale(size)
-            self._autoscale(now)
-            self._recycle()
+            self._between_reloads(now)
 
     def due(self) -> float:
-        """When to look again, whatever happens."""
-        if self.undecided is not None:
-            due = self.undecided.due()
-            if self.undecided.phase is Phase.PROBATION:
-                due = min([due, *(ward.heard + SILENT * self.heartbeat for ward in self._fresh(State.PROVING))])
-            return due
-        return self._sampled + SYNC_S if self.autoscaler is not None else float("inf")
-
-    def proved(self, ward: Ward) -> bool:
-        """A worker is ready and well.  Whether it has to wait for the others of its generation."""
+        """When `advance` must be called again, whatever happens."""
         rollout = self.undecided
-        if rollout is None or rollout.generation != ward.generation:
+        if rollout is None:
+            return self._sampled + SYNC_S if self._autoscaler is not None else float("inf")
+        if rollout.phase is not Phase.PROBATION:
+            return rollout.due()
+        new = self._in_state(rollout, State.PROVING)
+        return min([rollout.due(), *(worker.heard + SILENT * self._heartbeat for worker in new)])
+
+    def proved(self, worker: WorkerRecord) -> bool:
+        """A worker is ready and well.  Returns whether it must wait for the others of its generation."""
+        rollout = self.undecided
+        if rollout is None or rollout.generation != worker.generation:
             return False
-        rollout.one_ready(ward.name)
+        rollout.one_ready(worker.name)
+        self._wake()
         return True
 
-    def failed(self, ward: Ward, why: str) -> None:
-        """A worker that should have stayed has gone, or goes."""
+    def worker_failed(self, worker: WorkerRecord, why: str) -> None:
+        """A worker that should have stayed has ended, or must go."""
         rollout = self.undecided
-        if rollout is not None and ward.generation == rollout.generation:
-            now = trio.current_time()
-            rollout.fail(why, now)
-            self._follow(now)
+        if rollout is not None and worker.generation == rollout.generation:
+            rollout.fail(why, trio.current_time())
+            self._follow(rollout)
 
-    def _fresh(self, state: State) -> list[Ward]:
-        assert self.rollout is not None
-        generation = self.rollout.generation
-        return [w for w in self.fleet.wards.values() if w.generation == generation and w.state is state]
-
-    def _step(self, now: float) -> None:
-        rollout = self.rollout
-        assert rollout is not None
-        if rollout.phase is Phase.PROBATION and not self._all_speak(now):
-            return
-        ready = [w for w in self._fresh(State.PROVING) if w.probed and not w.link.post.suspended]
-        while rollout.look(now, len(ready), len(self._fresh(State.SERVING))):
-            self._follow(now)
-            ready = [] if rollout.phase is Phase.SOAKING else ready
-
-    def _mind_fallback(self, rollout: Rollout) -> None:
-        """Whoever dies of the old ones is replaced in kind for as long as that can be."""
+    def _keep_fallback(self, rollout: Rollout) -> None:
+        """As long as old code can be restored, an old worker that dies in a reload is replaced in kind."""
         before = rollout.before.generation
-        fallback = before if self.can_restore(before) else None
-        if self.fleet.goal.fallback != fallback:
-            self.fleet.goal = evolve(self.fleet.goal, fallback=fallback)
+        fallback = before if self.code.can_restore(before) else None
+        if self._goal.fallback != fallback:
+            self._goal = evolve(self._goal, fallback=fallback)
 
-    def _all_speak(self, now: float) -> bool:
-        """Whether nobody has been silent for too long; who has, has failed."""
-        self.fleet.catch_up()
-        for ward in self._fresh(State.PROVING):
-            if now >= ward.heard + SILENT * self.heartbeat:
-                self.fleet.happens(ward, Event.TIMEOUT, f"silent for {now - ward.heard:.1f} s in its probation")
+    def _step(self, rollout: Rollout, now: float) -> None:
+        if rollout.phase is Phase.PROBATION and not self._all_report(rollout, now):
+            return
+        proving = self._in_state(rollout, State.PROVING)
+        ready = sum(worker.proved and not worker.link.post.suspended for worker in proving)
+        while rollout.look(now, ready, len(self._in_state(rollout, State.SERVING))):
+            self._follow(rollout)
+            if rollout.phase is Phase.SOAKING:
+                ready = 0
+
+    def _all_report(self, rollout: Rollout, now: float) -> bool:
+        """Whether all new workers report in time in their probation; one that does not has failed."""
+        self.reports.catch_up()
+        for worker in self._in_state(rollout, State.PROVING):
+            if now >= worker.heard + SILENT * self._heartbeat:
+                silent = f"silent for {now - worker.heard:.1f} s in its probation"
+                self.lifecycles.happens(worker, Event.TIMEOUT, silent)
                 return False
         return True
 
-    def _follow(self, now: float) -> None:
+    def _in_state(self, rollout: Rollout, state: State) -> list[WorkerRecord]:
+        """The new workers in this state."""
+        workers = self.fleet.workers.values()
+        return [worker for worker in workers if worker.generation == rollout.generation and worker.state is state]
+
+    def _follow(self, rollout: Rollout) -> None:
         """Do what the phase just entered says."""
-        rollout = self.rollout
-        assert rollout is not None
         match rollout.phase:
             case Phase.SOAKING:
-                for ward in self._fresh(State.PROVING):
-                    self.fleet.happens(ward, Event.PASSED)
-                    rollout.lines.append(f"{ward.name} serves")
+                for worker in self._in_state(rollout, State.PROVING):
+                    self.lifecycles.happens(worker, Event.PASSED)
+                    rollout.lines.append(f"{worker.name} serves")
             case Phase.STARTING:
-                self.fleet.goal = evolve(self.fleet.goal, committed=rollout.approved)
+                self._goal = evolve(self._goal, committed=rollout.approved)
             case Phase.COMMITTED:
-                self.fleet.goal = evolve(self.fleet.goal, committed=None, fallback=None)
-                self.gone_back = rollout.back and not self.gone_back  # back from what had been gone back to
-                self.refused = self.refused if rollout.back else ""
-                self._news.tell(ReloadCommitted(rollout.generation))
-                self.decided(rollout)
+                self._commit(rollout)
             case Phase.REFUSED | Phase.ROLLED_BACK | Phase.OUT_OF_TIME:
-                # `size` was not changed meanwhile; whoever was retired on the way is replaced by the plan.
-                self.fleet.goal = rollout.before
+                # The size did not change meanwhile; the plan replaces the old workers that were retired on the way.
+                self._goal = rollout.before
                 self._say_failed(rollout)
-                self.decided(rollout)
-        self.fleet.changed()
+                self._abandon(rollout)
+        self._wake()
+        self.fleet.plan_again()
+
+    def _commit(self, rollout: Rollout) -> None:
+        self._goal = evolve(self._goal, committed=None, fallback=None)
+        self.gone_back = rollout.back and not self.gone_back  # a rollback of a rollback is the disk's code again
+        self.refused = self.refused if rollout.back else ""
+        self.fleet.announcements.reload_committed(rollout)
+        before, settings = self._settings, self.reconfigurer.commit()
+        self.code.committed(rollout.generation, settings.rollback_window)
+        self.fleet.configure(settings)
+        self.configure(settings)
+        if before.workers != settings.workers:
+            self.scale(fleet_size(settings, usable_cpus()))
+
+    def _abandon(self, rollout: Rollout) -> None:
+        self.reconfigurer.abandon()
+        self.code.abandoned(rollout.generation)
+        self._wake()
 
     def _say_failed(self, rollout: Rollout) -> None:
-        if not rollout.back and rollout.reason != SUPERSEDED:
+        if not rollout.back and rollout.reason != SUPERSEDED:  # superseding says nothing of the code
             self.refused = rollout.reason
-        facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
-        own_lines = "\n" if "\n" in rollout.reason else " "  # a traceback begins on a line of its own
-        text = f"reload {rollout.phase.value}:{own_lines}{rollout.reason}"
-        if rollout.reason == SUPERSEDED:  # nobody's failure
-            tell("reload.failed", text, level=INFO, why=rollout.reason, **facts)
-            return
-        serves = any(ward.state is State.SERVING for ward in self.fleet.wards.values())
-        text += f"\ngeneration {rollout.before.generation} serves on" if serves else "\nnobody serves"
-        tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
-        self._news.tell(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))
+        serves = any(worker.state is State.SERVING for worker in self.fleet.workers.values())
+        self.fleet.announcements.reload_failed(rollout, serves)
 
-    @property
-    def _news(self) -> News:
-        return self.fleet.chronicle.news
+    def _wake(self) -> None:
+        if self.latest is not None:
+            self.latest.wake()
+
+    # --- between reloads
+
+    def _between_reloads(self, now: float) -> None:
+        if self._again:
+            self._again = False
+            self.begin()
+            return
+        if self._size_later is not None:
+            size, self._size_later = self._size_later, None
+            self.scale(size)
+        self._autoscale(now)
+        self._recycle()
 
     def _recycle(self) -> None:
-        """Let one go that should, if no other is going and the fleet is whole."""
-        serving = [w for w in self.fleet.wards.values() if w.state is State.SERVING]
-        if any(w.leaving for w in serving) or len(serving) < self.fleet.goal.size:
+        """Let one worker go that should be replaced, if no other is leaving and the fleet is complete."""
+        serving = self._serving()
+        if any(worker.leaving for worker in serving) or len(serving) < self._goal.size:
             return
-        ward = next((w for w in serving if w.wish), None)
-        if ward is not None:
-            tell("worker.recycled", f"{ward.name} is replaced: {ward.wish}", level=INFO, why=ward.wish, **ward.facts)
-            ward.leaving = ward.asked = True
-            self.fleet.changed()
+        worker = next((worker for worker in serving if worker.recycle_reason), None)
+        if worker is not None:
+            why = worker.recycle_reason
+            tell("worker.recycled", f"{worker.name} is replaced: {why}", level=INFO, why=why, **worker.facts)
+            worker.leave()
+            self.fleet.plan_again()
 
     def _autoscale(self, now: float) -> None:
-        if self.autoscaler is None or now < self._sampled + SYNC_S:
+        if self._autoscaler is None or now < self._sampled + SYNC_S:
             return
         self._sampled = now
-        self.fleet.catch_up()
-        serving = [w for w in self.fleet.wards.values() if w.state is State.SERVING]
+        self.reports.catch_up()
+        serving = self._serving()
         if serving:
-            busy = sum(w.link.post.load > 0 for w in serving) / len(serving)
-            self.scale(self.autoscaler.sample(now, self.fleet.goal.size, busy))
+            busy = sum(worker.link.post.load > 0 for worker in serving) / len(serving)
+            self.scale(self._autoscaler.sample(now, self._goal.size, busy))
 
-
-def _tell(line: str) -> None:
-    tell("reload.progress", f"reload: {line}")
+    def _serving(self) -> list[WorkerRecord]:
+        return [worker for worker in self.fleet.workers.values() if worker.state is State.SERVING]

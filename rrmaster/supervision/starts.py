@@ -1,88 +1,153 @@
-"""Who may be started now, and until when must the others wait?
+"""Which workers may be started now, until when the others wait, and what the master needs for a new one.
 
 ::
 
-    a place is free ──► has it crashed (aftermath)? ──► too many in a second? ──► has the machine room? ──► begin
+    a free slot ──► has it crashed (`crashes`)? ──► too many in a second? ──► has the machine room? ──► start
 
-What has to wait is noted where that was decided, with the time at which the plan is to be asked again: asked for later,
-the time may just have passed, and nobody would be waited for.
+A start that must wait is noted here with the time at which the plan must be asked again.  To ask for that time later
+would be wrong: it may have passed in between, and the start would be forgotten.
 
-It starts nobody.
+A new worker's lines and its record are made here; its process is started by the `lifecycle_runner`.
 """
 
 from __future__ import annotations
 
+import random
 import socket
 from logging import ERROR
+from typing import Protocol
 
-from attrs import Factory, define
+from attrs import Factory, define, field
 
+from ..config.settings import Settings
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.load import Post
+from ..events.bus import Conversation
 from ..logs.log import tell
+from ..protocol import wire
 from ..protocol.channel import Line, Talk
-from .crashes import Aftermath
+from ..rules.recycling import Limits, Wear
+from .announcements import Announcements
+from .crashes import Crashes
+from .worker_record import WorkerRecord
 
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""
 
 Lines = tuple[Line, tuple[Talk, socket.socket]]
-"""Both lines to a new worker; of the second its own end, too."""
+"""The line to a new worker, and the talk line: the master's end, and the worker's."""
+
+
+class Reader(Protocol):
+    """What is told of a worker's messages; the `lifecycle_runner`."""
+
+    def read(self, worker: WorkerRecord, message: wire.Up) -> None:
+        """A worker's message was read from its line."""
+
+    def breached(self, worker: WorkerRecord, what: str) -> None:
+        """A worker broke the protocol of its line."""
 
 
 @define(eq=False)
 class Starts:
-    """What stands between a free place and a worker in it."""
+    """The conditions between a free slot and a worker in it."""
 
-    aftermath: Aftermath
+    crashes: Crashes
+    dispatcher: Dispatcher
+    announcements: Announcements
+    reader: Reader
+    _settings: Settings
+    random: random.Random
     withheld_until: float = float("inf")
-    """When to ask the plan again, for somebody could not be started yet."""
+    """When the plan must be asked again because a start was withheld; infinity if none was."""
     _not_before: float = 0.0
     """When to try again after the machine had no room for another line."""
     _newest: dict[int, int] = Factory(dict)
-    """The newest generation that has been begun in a slot."""
+    """By slot, the newest generation that was started in it."""
+    _last_id: int = 0
+    _window: int = field(init=False)
+    _worker_connections: int = field(init=False)
+    _limits: Limits = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.configure(self._settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Start workers as these settings say; those that live keep what they were started with."""
+        self._settings = settings
+        self._window, self._worker_connections = settings.window, settings.worker_connections
+        self._limits = Limits(settings.max_requests, settings.max_age, settings.max_memory)
+
+    # --- whether
 
     def look(self, size: int, now: float) -> bool:
-        """The plan is asked: whether anybody may be started at all.  Slots from `size` on are no more."""
-        self.aftermath.forget_slots_from(size)
+        """Begin a look at the plan; returns whether any worker may be started at all."""
+        self.crashes.forget_slots_from(size)
         self._newest = {slot: newest for slot, newest in self._newest.items() if slot < size}
         possible = now >= self._not_before
         self.withheld_until = float("inf") if possible else self._not_before
         return possible
 
-    def held(self, now: float, ever_ready: bool, anybody_serves: bool) -> set[int]:
-        """Slots in which nobody may be started yet, for whoever was there has crashed."""
-        wait = self.aftermath.wait(now, anybody_serves)
+    def held(self, now: float, ever_ready: bool, fleet_serves: bool) -> set[int]:
+        """The slots in which no worker may be started yet, because the last one crashed."""
+        wait = self.crashes.wait(now, fleet_serves)
         if wait > 0:
             self.withheld_until = min(self.withheld_until, now + wait)
-        return self.aftermath.held(now, ever_ready, anybody_serves)
+        return self.crashes.held(now, ever_ready, fleet_serves)
 
     def may(self, slot: int, generation: int, now: float) -> bool:
-        """Whether somebody may be started here, as far as the pace goes.
+        """Whether a worker may be started here, as far as the pace of starts goes.
 
-        That is for whoever is replaced, and replaced again.  The first of a slot, or of a new generation in it, is what
-        somebody has asked for, and once: how many of these boot at a time is for the plan alone to say.
+        The pace holds for replacements.  The first worker of a slot, and the first of a new generation in it, was asked
+        for once by the operator; how many of those boot at a time is for the plan alone to say.
         """
         if self._is_first(slot, generation):
             return True
-        wait = self.aftermath.restarts.pace(now)
+        wait = self.crashes.backoff.pace(now)
         if wait > 0:
             self.withheld_until = min(self.withheld_until, now + wait)
         return wait <= 0
 
-    def begun(self, slot: int, generation: int, now: float) -> bool:
-        """Somebody was started.  Whether in the place of one that crashed."""
-        if self._is_first(slot, generation):
-            self._newest[slot] = generation
-        else:
-            self.aftermath.restarts.started(now)
-        return self.aftermath.begun(slot, now)
-
     def _is_first(self, slot: int, generation: int) -> bool:
         return generation > self._newest.get(slot, 0)
 
-    def lines(self, slot: int, window: int, now: float) -> Lines | None:
-        """The lines to a new worker, the caller's to close; None: there is no room for them now."""
+    # --- how
+
+    def open(self, slot: int, generation: int, now: float) -> tuple[WorkerRecord, socket.socket] | None:
+        """The record of a new worker, and its end of the talk line, which the caller owns.
+
+        The dispatcher listens to its line from now on.  None if there is no room for another line now.
+        """
+        lines = self._lines(slot, now)
+        if lines is None:
+            return None
+        line, (talk, its_talk_end) = lines
+        self._last_id += 1
+        post = Post(self._last_id, slot, line.unclaimed, self._window, self._worker_connections)
+        # The callbacks use `worker` before it is bound; they are called in the dispatcher's next turn, which is later.
+        link = self.dispatcher.connect(post, line, lambda message: self.reader.read(worker, message))
+        conversation = Conversation(
+            talk,
+            lambda message, size: self.announcements.message(worker, message, size),
+            lambda what: self.reader.breached(worker, what),
+        )
+        wear = Wear(self._limits.of_one(self.random.random()))
+        worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear)
+        worker.fill_crashed_place(self._begun(slot, generation, now))
+        return worker, its_talk_end
+
+    def _begun(self, slot: int, generation: int, now: float) -> bool:
+        """A worker is started here.  Returns whether it fills a crashed worker's place."""
+        if self._is_first(slot, generation):
+            self._newest[slot] = generation
+        else:
+            self.crashes.backoff.started(now)
+        return self.crashes.begun(slot, now)
+
+    def _lines(self, slot: int, now: float) -> Lines | None:
+        """Both lines to a new worker; None if there is no room for them now."""
         try:
-            return _open(window)
+            return _open(self._window)
         except OSError as error:
             text = f"cannot start worker {slot}: {error.strerror}; trying again"
             tell("worker.no_line", text, level=ERROR, slot=slot)
@@ -92,7 +157,7 @@ class Starts:
 
 
 def _open(window: int) -> Lines:
-    """Raises OSError, and then leaves none open."""
+    """Open both, or neither.  Raises OSError."""
     line = Line.open(window)
     try:
         return line, Talk.open()

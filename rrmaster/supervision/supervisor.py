@@ -1,466 +1,307 @@
-"""How many workers live, and what becomes of each: asks `plan`, `LAW` and `restarts`, and obeys.
+"""Which workers live: asks `plan`, and starts, retires and replaces workers as it says.
 
 ::
 
-    what happens (a message, an exit, a deadline) ── LAW ──► state, actions ── done ──► plan ──► spawn, retire
+    ReloadController: the goal ──┐
+    LifecycleRunner: the states ─┴──► plan ──► start, retire ──► LifecycleRunner
 
-Nothing is decided here.  Each happening is an `Event` for one worker; the table answers; if a state changed, the plan
-is asked again.  A worker exists as BOOTING before its process does, so that the plan counts it.
+Nothing is decided here.  The goal belongs to the `reload` controller, what becomes of one worker to the
+`lifecycle_runner`, crashes and the pace of starts to `crashes` and `starts`.  If any of them changes something, the
+plan is asked again.  A worker exists as BOOTING before its process does, so the plan counts it.
 """
 
 from __future__ import annotations
 
 import random
-import signal
-import socket
-from collections.abc import Awaitable, Callable
-from logging import ERROR, WARNING
+from logging import WARNING
 
 import trio
-from attrs import Factory, define, evolve
+from attrs import Factory, define, field
 
+from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.load import Post
 from ..dispatch.recall import GAP
-from ..events.bus import Conversation
-from ..logs.capture import relay
-from ..logs.log import tell, worker_lines
-from ..processes.process import DUMP_SIGNAL, NotStarted, outlive
-from ..protocol import wire
-from ..rules.backoff import BRIEF_S, Exit
-from ..rules.lifecycle import Action, Event, Patience, State, step
+from ..logs.log import tell
+from ..processes.process import DUMP_SIGNAL
+from ..processes.worker_environment import WorkerSpec
+from ..rules.backoff import Exit
+from ..rules.lifecycle import Event, State
 from ..rules.plan import STAYING, Goal, Member, plan
-from ..rules.recycling import Limits, Wear
-from ..rules.rollout import Rollout
-from .announcements import Chronicle
-from .crashes import Aftermath
-from .health_check import Probing, Question, keep_asking
-from .reload import Renewal
+from .announcements import Announcements
+from .collaborators import KeptCode, Reconfigurer, Spawner
+from .crashes import Crashes, NoWorkerReady
+from .lifecycle_runner import GOING, LifecycleRunner
+from .reload import ReloadController
 from .starts import Starts
-from .worker_record import Birth, Born, Ward
-
-STACKS_S = 0.5
-"""Seconds between asking a hung worker for its stacks and killing it; they take a few milliseconds."""
-
-
-class Hopeless(Exception):
-    """No worker ever became ready.  The message is the application's own."""
+from .worker_record import WorkerRecord
 
 
 @define(eq=False)
 class Supervisor:
-    """Keeps a fleet as its goal says."""
+    """Keeps a fleet as its goal says.  One task runs it; everything else calls it from the same thread."""
 
     dispatcher: Dispatcher
-    spawn: Callable[[Birth], Awaitable[Born]]
-    goal: Goal
-    patience: Patience = Factory(Patience)
-    window: int = 8
-    limit: int = 10_000
+    spawner: Spawner
+    code: KeptCode
+    reconfigurer: Reconfigurer
+    goal_at_start: Goal
+    announcements: Announcements = Factory(Announcements)
+    respawn: bool = True
+    """Whether a worker that has ended is replaced."""
     random: random.Random = Factory(random.Random)
-    aftermath: Aftermath = Factory(Aftermath)
-    starts: Starts = Factory(lambda self: Starts(self.aftermath), takes_self=True)
-    wards: dict[int, Ward] = Factory(dict)
-    killed_while_stopping: int = 0
-    """Workers that had to be killed once everybody was to go."""
+    crashes: Crashes = Factory(Crashes)
+    workers: dict[int, WorkerRecord] = Factory(dict)
+    """All that have not gone, by id."""
     ever_ready: bool = False
     complete: trio.Event = Factory(trio.Event)
-    """Set once as many serve as were wanted."""
-    question: Question | None = None
-    """What a worker is asked to see whether it is well."""
-    probing: Probing = Factory(Probing)
-    limits: Limits = Factory(Limits)
-    """When a worker has served, lived or grown enough."""
-    renewal: Renewal = Factory(Renewal, takes_self=True)
-    chronicle: Chronicle = Factory(Chronicle)
-    respawn: bool = True
-    """Whether who is gone is replaced."""
-    vacated: set[int] = Factory(set)
-    """Slots in which nobody is to be started any more, until somebody asks for it."""
-    _last_id: int = 0
+    """Set once as many workers serve as the goal wants."""
+    killed_while_stopping: int = 0
+    """Workers that had to be killed after the fleet was told to stop."""
+    starts: Starts = field(init=False)
+    reload: ReloadController = field(init=False)
+    runner: LifecycleRunner = field(init=False)
+    _vacated: set[int] = Factory(set)
+    """Slots that stay empty until the program asks for a worker in one of them."""
     _verdict: str | None = None
-    _recalls: bool = True
     _news: trio.Event = Factory(trio.Event)
-    _nursery: trio.Nursery | None = None
 
-    # --- what others ask for
+    def __attrs_post_init__(self) -> None:
+        settings = self.reconfigurer.settings
+        self.runner = LifecycleRunner(self.dispatcher, self.spawner, self.announcements, self, settings)
+        self.starts = Starts(self.crashes, self.dispatcher, self.announcements, self.runner, settings, self.random)
+        self.reload = ReloadController(
+            self, self.runner, self.dispatcher, self.spawner, self.code, self.reconfigurer, self.goal_at_start
+        )
+        self.crashes.configure(development=settings.reload)
+
+    def configure(self, settings: Settings) -> None:
+        """Behave as these settings say.  Raises SettingsError."""
+        self.crashes.configure(development=settings.reload)
+        self.starts.configure(settings)
+        self.runner.configure(settings)
+
+    # --- the fleet as a whole
 
     async def run(self) -> None:
-        """Keep the fleet until cancelled, or, once stopped, until the last worker has gone.  Raises Hopeless."""
+        """Keep the fleet until cancelled or, once stopped, until the last worker has gone.  Raises NoWorkerReady."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self.runner.open(nursery)
             nursery.start_soon(self._keep_time)
-            while (self.goal.size or self.wards) and self._verdict is None:
+            while (self.reload.goal.size or self.workers) and self._verdict is None:
                 self._news = trio.Event()
                 self._replan()
                 await self._news.wait()
             nursery.cancel_scope.cancel()
         if self._verdict is not None:
-            raise Hopeless(self._verdict)
-
-    def scale(self, size: int) -> None:
-        """Have so many workers from now on; at least one."""
-        self.renewal.scale(size)
-
-    def reload(self) -> None:
-        """Replace all workers by new ones, if those are good.  Asked while one runs, another one follows."""
-        self.renewal.reload()
-
-    def begin_reload(self, supersede: bool = False) -> Rollout:
-        """The same, to be watched.  Raises Busy when one runs, unless that is to be given up for it."""
-        return self.renewal.begin(supersede)
-
-    @property
-    def rollout(self) -> Rollout | None:
-        """The reload that runs, or ran last."""
-        return self.renewal.rollout
-
-    @property
-    def refused(self) -> str:
-        """Why the code on disk was refused, if it was."""
-        return self.renewal.refused
-
-    def restart(self, slot: int) -> None:
-        """Replace the worker in this slot: the new one first.  Raises LookupError."""
-        self.in_slot(slot).wish = "the operator asked for it"
-        self.changed()
-
-    retire = restart
-
-    def stacks(self, slot: int) -> None:
-        """Have the worker in this slot write its stacks into the log.  Raises LookupError."""
-        self._signal(self.in_slot(slot), DUMP_SIGNAL)
-
-    def in_slot(self, slot: int) -> Ward:
-        """Who serves in this slot.  Raises LookupError."""
-        found = [ward for ward in self.wards.values() if ward.slot == slot and ward.state is State.SERVING]
-        if not found:
-            raise LookupError(f"nobody serves in slot {slot}")
-        return max(found, key=lambda ward: ward.id)
+            raise NoWorkerReady(self._verdict)
 
     def stop(self) -> None:
-        """Let everybody finish and go.  `run` returns when they have."""
-        self._recalls = False
-        self.renewal.stop()
-        self.goal = evolve(self.goal, size=0, committed=None)
-        self.changed()
+        """Let all workers finish and go.  `run` returns when they have."""
+        self.runner.stop_recalling()
+        self.reload.stop()
 
     def hurry(self, graceful: float, term: float) -> None:
-        """Lower what patience there is with those who are to go."""
-        self.patience = evolve(
-            self.patience, graceful=min(self.patience.graceful, graceful), term=min(self.patience.term, term)
-        )
-        self.changed()
+        """Lower the deadlines of workers that must go, in seconds before SIGTERM and before SIGKILL."""
+        self.runner.hurry(graceful, term)
+        self.plan_again()
 
     @property
     def serving(self) -> int:
-        """How many serve."""
-        return sum(ward.state is State.SERVING for ward in self.wards.values())
+        """The number of workers that serve."""
+        return sum(worker.state is State.SERVING for worker in self.workers.values())
+
+    def plan_again(self) -> None:
+        """Ask the plan what follows, when the present task has finished its step."""
+        self._news.set()
+
+    # --- one worker, by its slot
+
+    def in_slot(self, slot: int) -> WorkerRecord:
+        """The worker that serves in this slot.  Raises LookupError."""
+        found = [worker for worker in self.workers.values() if worker.slot == slot and worker.state is State.SERVING]
+        if not found:
+            raise LookupError(f"no worker serves in slot {slot}")
+        return max(found, key=lambda worker: worker.id)
+
+    def restart(self, slot: int) -> None:
+        """Replace the worker in this slot, its replacement first.  Raises LookupError."""
+        self.in_slot(slot).recycle("the operator asked for it")
+        self.plan_again()
+
+    def stacks(self, slot: int) -> None:
+        """Let the worker in this slot write its stacks into the log.  Raises LookupError."""
+        self.runner.signal(self.in_slot(slot), DUMP_SIGNAL)
+
+    # --- slots that a program leaves empty
 
     @property
-    def _stopping(self) -> bool:
-        return self.goal.size == 0
+    def vacated_slot(self) -> int | None:
+        """The lowest slot that stays empty until the program asks for a worker in it."""
+        return min((slot for slot in self._vacated if slot < self.reload.size_wanted), default=None)
+
+    def fill(self, slot: int) -> None:
+        """Start workers in this slot again."""
+        self._vacated.discard(slot)
+        self.plan_again()
+
+    def fill_all(self) -> None:
+        """Start workers in all slots again."""
+        self._vacated.clear()
+        self.plan_again()
+
+    def vacate_all(self) -> None:
+        """Start no worker in any slot before the program asks for one."""
+        self._vacated.update(range(self.reload.goal.size))
+
+    def forget_crashes(self) -> None:
+        """Forget past crashes, and fill all slots: new code is about to be tried."""
+        self.crashes.reset()
+        self._vacated.clear()
 
     # --- the plan
 
     def _replan(self) -> None:
         now = trio.current_time()
-        self.renewal.look(now)
-        if self.goal.fallback is None:  # whoever was to be restored in a reload has found a successor in it
-            self.aftermath.settle(w.slot for w in self.wards.values() if w.state in STAYING and not w.leaving)
-        members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.wards.values()]
-        orders = plan(self.goal, members, self._held(now))
-        fallback = self.goal.fallback or self.goal.generation
+        self.reload.advance(now)
+        goal = self.reload.goal
+        if goal.fallback is None:  # the replacement of an old worker that died in a reload is a new one
+            self.crashes.settle(w.slot for w in self.workers.values() if w.state in STAYING and not w.leaving)
+        members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.workers.values()]
+        orders = plan(goal, members, self._held(now))
+        fallback = goal.fallback or goal.generation
         for slot, generation in [
             *((slot, fallback) for slot in orders.restore),
-            *((slot, self.goal.generation) for slot in orders.spawn),
+            *((slot, goal.generation) for slot in orders.spawn),
         ]:
             if self.starts.may(slot, generation, now):
-                self._begin(slot, generation)
+                self._start(slot, generation)
         for id_ in orders.retire:
-            self.happens(self.wards[id_], Event.RETIRE, self._why_retire(self.wards[id_]))
+            self.runner.happens(self.workers[id_], Event.RETIRE, self._why_retire(self.workers[id_]))
 
-    def _why_retire(self, ward: Ward) -> str:
-        if self._stopping:
+    def _why_retire(self, worker: WorkerRecord) -> str:
+        goal = self.reload.goal
+        if self.reload.stopping:
             return "the master stops"
-        if ward.leaving:
-            return "superseded" if ward.served_since is None else "its replacement serves"
-        if ward.generation > self.goal.generation:
+        if worker.leaving:
+            return "superseded" if worker.served_since is None else "its replacement serves"
+        if worker.generation > goal.generation:
             return "its generation failed"
-        return "reload" if ward.generation < self.goal.generation else "scaled down"
+        return "reload" if worker.generation < goal.generation else "scaled down"
 
     def _held(self, now: float) -> set[int]:
-        """Slots in which nobody may be started yet."""
-        if not self.starts.look(self.goal.size, now) or self._awaits_code:
-            return set(range(self.goal.size))
-        # Whoever is on its way out before it ever served has not been counted yet.
-        going = {w.slot for w in self.wards.values() if w.served_since is None and not w.asked and w.state in _GOING}
-        return going | self.vacated | self.starts.held(now, self.ever_ready, self.serving > 0)
+        """The slots in which no worker may be started yet."""
+        size = self.reload.goal.size
+        if not self.starts.look(size, now) or self._awaits_code:
+            return set(range(size))
+        # The end of a worker that must go before it ever served has not been counted as a crash yet.
+        going = {w.slot for w in self.workers.values() if w.served_since is None and not w.asked and w.state in GOING}
+        return going | self._vacated | self.starts.held(now, self.ever_ready, self.serving > 0)
 
     @property
     def _awaits_code(self) -> bool:
-        """In development: whether what is on disk has failed, and nobody is to be started from it."""
-        good = self.renewal.can_restore(self.goal.generation)  # a template has what was good, whatever the disk has
-        failed = self.aftermath.gave_up or (bool(self.renewal.refused) and not good)
-        return self.aftermath.awaits_code and failed and self.renewal.undecided is None
+        """In development: whether the code on the disk has failed, so no worker is started from it."""
+        good = self.code.can_restore(
+            self.reload.goal.generation
+        )  # a template has the last good code, whatever the disk has
+        failed = self.crashes.gave_up or (bool(self.reload.refused) and not good)
+        return self.crashes.awaits_code and failed and self.reload.undecided is None
 
-    def _begin(self, slot: int, generation: int) -> None:
-        now = trio.current_time()
-        lines = self.starts.lines(slot, self.window, now)
-        if lines is None:
+    def _start(self, slot: int, generation: int) -> None:
+        found = self.starts.open(slot, generation, trio.current_time())
+        if found is None:
             return
-        line, (talk, its) = lines
-        self._last_id += 1
-        post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
-        # `ward` is bound before the dispatcher's next turn can hear anything.
-        link = self.dispatcher.connect(post, line, lambda message: self._told_by(ward, message))
-        conversation = Conversation(
-            talk,
-            lambda message, size: self.chronicle.heard(ward, message, size),
-            lambda what: self.breached(ward.id, what),
-        )
-        wear = Wear(self.limits.of_one(self.random.random()))
-        ward = Ward(self._last_id, slot, generation, link, conversation, now, now, wear=wear)
-        ward.retry = self.starts.begun(slot, generation, now)
-        self.wards[ward.id] = ward
-        self.chronicle.forked(ward)
-        assert self._nursery is not None
-        self._nursery.start_soon(self._live, ward, its)
+        worker, its_talk_end = found
+        self.workers[worker.id] = worker
+        self.announcements.forked(worker)
+        goal, line = self.reload.goal, worker.link.line.key.fileno()
+        spec = WorkerSpec(
+            worker.id, slot, generation, line, its_talk_end.fileno(), goal.size,
+            serves_now=generation == goal.generation, disk_is_current=self.reload.disk_is_current,
+        )  # fmt: skip
+        self.runner.start(worker, spec, its_talk_end)
 
-    # --- one worker
-
-    async def _live(self, ward: Ward, its: socket.socket) -> None:
-        birth = Birth(ward.id, ward.slot, ward.generation, ward.link.line.key.fileno(), its.fileno())
-        how: Exit | None = None
-        why = "it was never started"
-        try:
-            with its, trio.CancelScope(shield=True):  # or a process would be started that nobody knows
-                born = await self.spawn(birth)
-        except (OSError, ValueError) as error:  # ValueError: something that no environment can hold
-            why = ward.reason = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
-        except NotStarted as error:
-            ward.reason = ward.reason or ("" if ward.asked else str(error))
-            self.happens(ward, Event.FAILED)
-        else:
-            ward.process, ward.outcome = born.process, born.outcome
-            if ward.ready:
-                self._fit(ward)
-            if ward.state is State.BOOTING:  # a template that could not be used may have had much of its time
-                ward.since = trio.current_time()
-            self.chronicle.online(ward, born.process.pid)
-            if ward.state in _GOING:  # it was given up before it had a process to tell
-                self._act(ward, Action.KILL if ward.state is State.KILLED else Action.TERMINATE)
-            how = await self._outlive(ward, born)
-        finally:
-            ward.conversation.bury()
-        self.happens(ward, Event.EXIT, str(how or why), how)
-
-    async def _outlive(self, ward: Ward, born: Born) -> Exit:
-        async with trio.open_nursery() as nursery:
-            for fd, stream in zip(born.outputs, ("stdout", "stderr"), strict=False):
-                nursery.start_soon(relay, fd, worker_lines(ward.slot, born.process.pid, ward.generation, stream))
-            nursery.start_soon(ward.conversation.listen)
-            how = await outlive(born.process)
-            nursery.cancel_scope.cancel()
-        return how
-
-    def _told_by(self, ward: Ward, message: wire.Up) -> None:
-        ward.heard = trio.current_time()
-        match message:
-            case wire.Report():
-                self._reported(ward, message)
-            case wire.Ready(listeners=listeners):
-                if self.dispatcher.declared(ward.link, listeners):
-                    self.happens(ward, Event.READY)
-            case wire.Failed(reason):
-                ward.reason = reason
-                self.happens(ward, Event.FAILED)
-            case wire.Retiring(reason, now=True) if ward.served_since is None:
-                # It would do so again, and again: that is a start that fails, whatever the worker calls it.
-                ward.reason = ward.reason or f"{reason} before it served"
-                self.happens(ward, Event.FAILED, ward.reason)
-            case wire.Retiring(reason, now=True):
-                if ward.state is State.SERVING and not ward.leaving and ward.served_for(ward.heard) < BRIEF_S:
-                    self._drops_out(ward, f"{ward.name}: {reason} as soon as it served")
-                self.happens(ward, Event.RETIRE, reason)
-            case wire.Retiring(reason):
-                ward.wish = ward.wish or reason
-                self.happens(ward, Event.RETIRING, reason)
-
-    def _reported(self, ward: Ward, report: wire.Report) -> None:
-        ward.report = report
-        if ward.state is State.SERVING and not ward.wish and ward.heard - ward.sampled >= self.renewal.heartbeat:
-            ward.sampled = ward.heard
-            ward.wish = ward.wear.reason(report.requests, ward.served_for(ward.heard), report.rss)
-            if ward.wish:
-                self.changed()
+    # --- what happens to workers
 
     def breached(self, id_: int, what: str) -> None:
-        """The dispatcher says that a worker broke the rules."""
-        ward = self.wards[id_]
-        tell("worker.breach", f"{ward.name} broke the protocol: {what}", level=ERROR, **ward.facts)
-        self.happens(ward, Event.BREACH)
+        """The dispatcher found that a worker broke the protocol of its line."""
+        self.runner.breached(self.workers[id_], what)
 
-    def happens(self, ward: Ward, event: Event, why: str = "", how: Exit | None = None) -> None:
-        """Something happened to a worker: the law says what becomes of it."""
-        before = ward.state
-        law = step(before, event)
-        if event is Event.RETIRE:
-            ward.asked = True
-        if event is Event.TIMEOUT:
-            self._ran_out(ward)
-        if law.state is not before:
-            self._enter(ward, law.state, why or event.value)
-        for action in law.actions:
-            self._act(ward, action)
-        if event is Event.READY and law.state is State.PROVING:
-            ward.ready = True
-            self._fit(ward)
-            self._prove(ward)
-        if before in STAYING and law.state not in STAYING and not ward.asked:
-            self._drops_out(ward, ward.reason or f"{ward.name}: {why or event.value}")
-        if before is not State.GONE and law.state is State.GONE:
-            self.chronicle.exited(ward, how)
-            self._ended(ward, before, how)
-            ward.gone.set()
-        if law.state is not before or law.actions:
-            self.changed()
-
-    def _drops_out(self, ward: Ward, why: str) -> None:
-        """It should have stayed, and goes, or has gone.  Once it has served somebody may take its place before it is
-        gone, so if that is a crash it is one now."""
-        self.renewal.failed(ward, why)
-        if ward.served_since is not None and ward.state is not State.GONE and not self._expected(ward):
-            self.aftermath.crashed(ward, trio.current_time())
-
-    def _expected(self, ward: Ward) -> bool:
-        """Whether its end is nobody's crash: it was asked to go, or its generation was given up."""
-        return ward.asked or ward.generation not in (self.goal.generation, self.goal.fallback)
-
-    def _enter(self, ward: Ward, state: State, why: str) -> None:
-        before, ward.state, ward.since = ward.state, state, trio.current_time()
-        if not self.respawn and state not in STAYING and self._heir(ward) is None:
-            self.vacated.add(ward.slot)
-        self.chronicle.changed(ward, before, why, hushed=not self.ever_ready and bool(ward.reason))
-        if state is State.KILLED and self._stopping:
+    def entered(self, worker: WorkerRecord) -> None:
+        """A worker entered another state."""
+        if not self.respawn and worker.state not in STAYING and self._successor(worker) is None:
+            self._vacated.add(worker.slot)
+        if worker.state is State.KILLED and self.reload.stopping:
             self.killed_while_stopping += 1
 
-    def _ran_out(self, ward: Ward) -> None:
-        """Its time is up; where the law has it stay in its state, the time begins anew."""
-        ward.since = trio.current_time()
-        if ward.state is State.BOOTING and not ward.reason:
-            ward.reason = f"it was not ready after {self.patience.ready:g} s (--ready-timeout)"
+    def enlisted(self, worker: WorkerRecord) -> None:
+        """A worker serves from now on."""
+        self.ever_ready = True
+        if self.serving >= self.reload.goal.size:
+            self.complete.set()
 
-    def _fit(self, ward: Ward) -> None:
-        """It was well started."""
-        if ward.outcome(True):
-            self.aftermath.restarts.calm()
-            self.changed()
+    def started_well(self, worker: WorkerRecord) -> None:
+        """A worker became ready, and the crashes before it are known to be no fault of the code."""
+        self.crashes.backoff.calm()
+        self.plan_again()
 
-    def _unfit(self, ward: Ward, before: State, how: Exit | None) -> bool:
-        """It has died before it was ready.  Whether that is to be blamed on how it was started."""
-        outside = how is not None and how.killed and before in STAYING  # says nothing of it
-        return not (ward.ready or ward.asked or outside) and ward.outcome(False)
+    def dropped_out(self, worker: WorkerRecord, why: str) -> None:
+        """A worker that should have stayed goes, or has gone.
 
-    def _prove(self, ward: Ward) -> None:
-        """It says that it is ready: see whether it is well, and go on seeing."""
-        if self.question is not None:
-            assert self._nursery is not None
-            self._nursery.start_soon(self._probe, ward, self.question)
-        else:
-            self._proved(ward)
+        One that has served may be replaced before its process has ended, so if that is a crash it is counted now.
+        """
+        self.reload.worker_failed(worker, why)
+        if worker.served_since is not None and worker.state is not State.GONE and not self._expected(worker):
+            self.crashes.crashed(worker, trio.current_time())
 
-    def _proved(self, ward: Ward) -> None:
-        if not ward.probed:
-            ward.probed = True
-            # In a reload the whole generation is looked at together.
-            if not self.renewal.proved(ward):
-                self.happens(ward, Event.PASSED)
-            self.changed()
-
-    async def _probe(self, ward: Ward, question: Question) -> None:
-        def found(unwell: str) -> None:
-            if unwell:
-                ward.reason = unwell
-                self.happens(ward, Event.FAILED, unwell)
-            else:
-                self._proved(ward)
-
-        def wanted() -> bool:
-            return ward.state in (State.PROVING, State.SERVING)
-
-        await keep_asking(ward.link, question, self.probing, wanted, lambda: ward.probed, found)
-
-    def _act(self, ward: Ward, action: Action) -> None:
-        match action:
-            case Action.ENLIST:
-                self.ever_ready = True
-                ward.served_since = trio.current_time()
-                self.dispatcher.enlist(ward.link)
-                if self.serving >= self.goal.size:
-                    self.complete.set()
-            case Action.DISMISS:
-                assert self._nursery is not None
-                self.dispatcher.leave_out(ward.link)
-                self._nursery.start_soon(self.dispatcher.dismiss, ward.link, self._recalls)
-            case Action.REPLACE:
-                ward.wish = ward.wish or "it asked for it"
-            case Action.TERMINATE:
-                # Ready and never given anything, it would take SIGTERM for a wish to be replaced; at the end of the
-                # stream it goes by itself.
-                ward.link.line.half_close()
-                self._signal(ward, signal.SIGTERM)
-            case Action.STACKS:
-                ward.dumping = True
-                self._signal(ward, DUMP_SIGNAL)
-            case Action.KILL:
-                self.dispatcher.leave_out(ward.link)
-                assert self._nursery is not None
-                self._nursery.start_soon(self._kill, ward, STACKS_S if ward.dumping else 0.0)
-                ward.dumping = False
-            case Action.RECALL:
-                ward.link.lost = self.dispatcher.bury(ward.link)
-            case Action.BURY:
-                del self.wards[ward.id]
-
-    def _signal(self, ward: Ward, number: int) -> None:
-        if ward.process is not None:
-            ward.process.signal(number)
-
-    async def _kill(self, ward: Ward, after: float) -> None:
-        await trio.sleep(after)
-        if ward.process is not None:
-            ward.process.signal(signal.SIGKILL, group=True)
-
-    def _ended(self, ward: Ward, before: State, how: Exit | None) -> None:
-        """It is gone: what follows from it?"""
-        if not self.ever_ready and not ward.asked and ward.generation == self.goal.generation:
-            self.aftermath.failed_at_first(ward, how)
-            verdict = self.aftermath.verdict(self.goal.size) if self.respawn and not self._stopping else None
-            if verdict is not None and self.aftermath.awaits_code:
-                self.aftermath.give_up(verdict)
-            else:
-                self._verdict = verdict
+    def ended(self, worker: WorkerRecord, before: State, how: Exit | None) -> None:
+        """A worker's process has ended."""
+        if not self.ever_ready and not worker.asked and worker.generation == self.reload.goal.generation:
+            self._failed_at_first(worker, how)
             return
-        expected = self._expected(ward)
-        ward.judged = ward.judged or self._unfit(ward, before, how)
-        if self.renewal.refused != ward.reason:
-            self.aftermath.tell(ward)
-        self.aftermath.ended(ward, before, how, expected, trio.current_time())
-        if ward.slot in self.vacated:
-            self.aftermath.forget(ward.slot)
+        expected = self._expected(worker)
+        if not worker.judged and self._badly_started(worker, before, how):
+            worker.judge()
+        if self.reload.refused != worker.failure:
+            self.crashes.log_failure(worker)
+        self.crashes.ended(worker, before, how, expected, trio.current_time())
+        if worker.slot in self._vacated:
+            self.crashes.forget(worker.slot)
         if self._awaits_code and not expected:
-            self.aftermath.give_up()
-        # Who is killed for a hang or a breach is replaced before he has ended.
-        heir = self._heir(ward)
-        if heir is not None and self.aftermath.filled(ward.slot):
-            heir.retry = True
+            self.crashes.give_up()
+        # A worker killed for a hang or a breach is replaced before its process has ended.
+        successor = self._successor(worker)
+        if successor is not None and self.crashes.filled(worker.slot):
+            successor.fill_crashed_place(True)
 
-    def _heir(self, ward: Ward) -> Ward | None:
-        """Who stands in its place already."""
-        kin = ward.generation if self.goal.fallback is not None else None  # in a reload each generation has its own
-        staying = (w for w in self.wards.values() if w.slot == ward.slot and w.state in STAYING and not w.leaving)
-        return next((w for w in staying if kin in (None, w.generation)), None)
+    def remove(self, worker: WorkerRecord) -> None:
+        """A worker's record is no longer needed."""
+        del self.workers[worker.id]
+
+    def _failed_at_first(self, worker: WorkerRecord, how: Exit | None) -> None:
+        """A worker has ended, and none was ever ready: if that is true of every slot, it is the verdict."""
+        self.crashes.failed_at_first(worker, how)
+        replaced = self.respawn and not self.reload.stopping
+        verdict = self.crashes.verdict(self.reload.goal.size) if replaced else None
+        if verdict is not None and self.crashes.awaits_code:
+            self.crashes.give_up(verdict)
+        else:
+            self._verdict = verdict
+
+    def _expected(self, worker: WorkerRecord) -> bool:
+        """Whether its end is no crash: the master asked it to go, or its generation was given up."""
+        return worker.asked or worker.generation not in (self.reload.goal.generation, self.reload.goal.fallback)
+
+    def _badly_started(self, worker: WorkerRecord, before: State, how: Exit | None) -> bool:
+        """Whether it died before it was ready because of how it was started, and not of its code."""
+        killed_from_outside = how is not None and how.killed and before in STAYING  # says nothing about the code
+        return not (worker.ready or worker.asked or killed_from_outside) and worker.report_start(False)
+
+    def _successor(self, worker: WorkerRecord) -> WorkerRecord | None:
+        """The worker that has taken its place already."""
+        goal = self.reload.goal
+        generation = worker.generation if goal.fallback is not None else None  # in a reload each has its own
+        staying = (w for w in self.workers.values() if w.slot == worker.slot and w.state in STAYING and not w.leaving)
+        return next((w for w in staying if generation in (None, w.generation)), None)
 
     # --- time
 
@@ -472,45 +313,30 @@ class Supervisor:
                 await self._news.wait()
                 continue
             now = trio.current_time()
-            # Reports that wait prove life: nobody is judged before they are read.
-            self.dispatcher.catch_up()
+            self.dispatcher.catch_up()  # reports that wait prove life
             if now - due > GAP:
-                self._start_afresh(now)
-            for ward in list(self.wards.values()):
-                if self._deadline(ward) <= now:
-                    self.happens(ward, Event.TIMEOUT, _TIMEOUTS[ward.state])
-                self.aftermath.lasted(ward, now)
-            self.changed()
+                self._restart_deadlines(now)
+            for worker in list(self.workers.values()):
+                if self.runner.deadline(worker) <= now:
+                    self.runner.happens(worker, Event.TIMEOUT, _TIMEOUTS[worker.state])
+                self.crashes.lasted(worker, now)
+            self.plan_again()
 
     def _due(self) -> float:
-        due = min((self._deadline(ward) for ward in self.wards.values()), default=float("inf"))
-        stable = min((self.aftermath.stable_at(ward) for ward in self.wards.values()), default=float("inf"))
-        return min(due, stable, self.renewal.due(), self.starts.withheld_until)
+        """When something must be done, whatever happens."""
+        deadlines = (self.runner.deadline(worker) for worker in self.workers.values())
+        stable = (self.crashes.stable_at(worker) for worker in self.workers.values())
+        infinity = float("inf")
+        times = min(deadlines, default=infinity), min(stable, default=infinity)
+        return min(*times, self.reload.due(), self.starts.withheld_until)
 
-    def _deadline(self, ward: Ward) -> float:
-        return self.patience.deadline(ward.state, ward.since, ward.heard)
-
-    def _start_afresh(self, now: float) -> None:
-        """We were away (stopped, asleep): everybody gets the whole time again."""
+    def _restart_deadlines(self, now: float) -> None:
+        """The master itself was stopped or asleep: no worker may be blamed for that time."""
         tell("master.slept", "the master was stopped or asleep; all deadlines start afresh", level=WARNING)
-        for ward in self.wards.values():
-            ward.since = ward.heard = now
-
-    def calm(self) -> None:
-        """Forget past crashes: the code is another, and everybody is started anew."""
-        self.aftermath.calm()
-        self.vacated.clear()
-
-    def catch_up(self) -> None:
-        """Read all reports that wait."""
-        self.dispatcher.catch_up()
-
-    def changed(self) -> None:
-        """Ask the plan again."""
-        self._news.set()
+        for worker in self.workers.values():
+            worker.restart_deadlines(now)
 
 
-_GOING = frozenset({State.STOPPING, State.KILLED})
 _TIMEOUTS = {
     State.BOOTING: "not ready in time",
     State.PROVING: "silent for too long",

@@ -1,47 +1,27 @@
-"""What is known of one worker: what it is to be, what has become of it, and what it says."""
+"""What the master knows of one worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import trio
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 
 from ..dispatch.recall import Link
 from ..events.bus import Conversation
 from ..processes.process import Process
 from ..protocol import wire
 from ..rules.lifecycle import State
-from ..rules.recycling import Limits, Wear
-
-
-@frozen
-class Birth:
-    """What a new worker is to be."""
-
-    id: int
-    slot: int
-    generation: int
-    line: int
-    """The descriptor to inherit; it stays the supervisor's, ..."""
-    talk: int
-    """... as does the other one."""
-
-
-@frozen
-class Born:
-    """A new worker's process, and the descriptors of its output, now the supervisor's."""
-
-    process: Process
-    outputs: tuple[int, ...] = ()
-    outcome: Callable[[bool], bool] = lambda ready: False
-    """To be told once: whether it has become ready, or has died before.  True: not the application is to blame for who
-    died, but how they were started, and the next ones are started in another way."""
+from ..rules.recycling import Wear
 
 
 @define(eq=False)
-class Ward:
-    """One worker, as the supervisor knows it."""
+class WorkerRecord:
+    """One worker, from the decision to start it until its process has ended.
+
+    Only its own methods write it.  They are called by the `lifecycle_runner`, which carries out what the law says, and
+    by those that judge its end (`crashes`, `supervisor`); the rest of the master reads it.
+    """
 
     id: int
     slot: int
@@ -49,57 +29,155 @@ class Ward:
     link: Link
     conversation: Conversation
     since: float
-    """When it entered its state."""
+    """When it entered its state, on trio's clock."""
     heard: float
-    """When it was last heard."""
+    """When its last message was read."""
+    wear: Wear
+    """How it stands against the limits of --max-requests, --max-age and --max-memory."""
     state: State = State.BOOTING
     process: Process | None = None
-    leaving: bool = False
-    """It is to be replaced; it serves until its replacement does."""
-    wish: str = ""
-    """Why it should be replaced, when its turn comes."""
+    """None until its process has started."""
+    report_start: Callable[[bool], bool] = lambda ready: False
+    """See `spawner.StartedWorker`."""
+    report: wire.Report | None = None
+    """Its last report."""
     gone: trio.Event = Factory(trio.Event)
-    """Set when it has ended and is buried."""
-    left_out: bool = False
-    """It is given nothing any more, and that has been told."""
-    asked: bool = False
-    """We wanted it gone, so its end is no crash."""
-    probed: bool = False
-    """It is ready, and has answered its probe if there is one."""
-    served_since: float | None = None
+    """Set when its process has ended and everything that follows from that is done."""
+
+    # --- how far it has come
+
     ready: bool = False
-    """It has said so."""
-    outcome: Callable[[bool], bool] = lambda ready: False
-    """As in `Born`."""
+    """It has said that it can take connections."""
+    proved: bool = False
+    """It is ready, and has passed its health check if there is one."""
+    served_since: float | None = None
+    """When it entered SERVING; None if it never has."""
+
+    # --- how it leaves
+
+    leaving: bool = False
+    """A replacement is wanted; it serves until that serves."""
+    asked: bool = False
+    """The master asked it to go, or let it go, so its end is no crash."""
+    recycle_reason: str = ""
+    """Why it should be replaced when its turn comes; empty if it should not."""
+    disconnected: bool = False
+    """It receives no more connections, and that has been announced."""
+    dumping: bool = False
+    """It was just asked for its stacks, which take a moment to be written."""
+    failure: str = ""
+    """Why it could not start, in its own words."""
+
+    # --- what its end means
+
     judged: bool = False
-    """It is decided whether its end is a crash."""
+    """It is decided whether its end counts as a crash."""
     retry: bool = False
     """It fills a crashed worker's place: if it lasts, the crash loop is over."""
-    dumping: bool = False
-    """It was just asked for its stacks; they take a moment."""
-    reason: str = ""
-    """Why it could not start, in its own words."""
-    report: wire.Report | None = None
-    wear: Wear = Factory(lambda: Wear(Limits()))
     sampled: float = float("-inf")
     """When its wear was last looked at."""
 
     def served_for(self, now: float) -> float:
-        """Seconds since it began to serve; 0: it has not."""
+        """Seconds since it began to serve; 0 if it never has."""
         return 0.0 if self.served_since is None else now - self.served_since
+
+    # --- what happens to it
+
+    def enter(self, state: State, now: float) -> None:
+        """Enter another state."""
+        self.state, self.since = state, now
+
+    def started(self, process: Process, report_start: Callable[[bool], bool], now: float) -> None:
+        """Its process runs.
+
+        Its time to become ready begins now, for a template that failed may have used up much of it.
+        """
+        self.process, self.report_start = process, report_start
+        if self.state is State.BOOTING:
+            self.since = now
+
+    def heard_from(self, now: float) -> None:
+        """A message of its was read."""
+        self.heard = now
+
+    def reported(self, report: wire.Report, heartbeat: float) -> bool:
+        """It has sent a report.  Returns whether it should be replaced for its wear, which was not known before."""
+        self.report = report
+        if self.state is not State.SERVING or self.recycle_reason or self.heard - self.sampled < heartbeat:
+            return False
+        self.sampled = self.heard
+        self.recycle_reason = self.wear.reason(report.requests, self.served_for(self.heard), report.rss)
+        return bool(self.recycle_reason)
+
+    def became_ready(self) -> None:
+        """It has said that it can take connections."""
+        self.ready = True
+
+    def passed(self) -> None:
+        """It has passed its health check, or has none."""
+        self.proved = True
+
+    def served(self, now: float) -> None:
+        """It receives connections from now on."""
+        self.served_since = now
+
+    def failed(self, reason: str) -> None:
+        """It could not start, or is not well, for this reason."""
+        self.failure = reason
+
+    def extend(self, now: float) -> None:
+        """Let the time of its state begin anew."""
+        self.since = now
+
+    def restart_deadlines(self, now: float) -> None:
+        """Let all its deadlines begin anew: the master itself was away, and could not hear it."""
+        self.since = self.heard = now
+
+    # --- how it leaves
+
+    def recycle(self, reason: str) -> None:
+        """Replace it when its turn comes; the first reason stays."""
+        self.recycle_reason = self.recycle_reason or reason
+
+    def leave(self) -> None:
+        """Let it leave at the master's wish: it serves until its replacement does."""
+        self.leaving = self.asked = True
+
+    def ask_to_go(self) -> None:
+        """The master wants it to go, so its end is no crash."""
+        self.asked = True
+
+    def disconnect(self) -> bool:
+        """It receives no more connections.  Returns whether that is new."""
+        new, self.disconnected = not self.disconnected, True
+        return new
+
+    def dump(self, pending: bool) -> None:
+        """Its stacks are being written (`pending`), or no longer."""
+        self.dumping = pending
+
+    # --- what its end means
+
+    def judge(self) -> None:
+        """It is decided whether its end counts as a crash."""
+        self.judged = True
+
+    def fill_crashed_place(self, fills: bool) -> None:
+        """It stands in a crashed worker's place, or the crash loop is over."""
+        self.retry = fills
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Who it is, for the events of the library."""
+        """Id, slot and generation: how events name it."""
         return self.id, self.slot, self.generation
 
     @property
     def facts(self) -> dict[str, object]:
-        """For the events."""
+        """The fields of a structured log entry."""
         pid = self.process.pid if self.process else None
         return {"id": self.id, "slot": self.slot, "pid": pid, "generation": self.generation}
 
     @property
     def name(self) -> str:
-        """For the log."""
+        """The name in the log."""
         return f"worker {self.slot} (pid {self.process.pid if self.process else '-'})"

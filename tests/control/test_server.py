@@ -45,7 +45,7 @@ from rrmaster.logs.log import Entry
 from rrmaster.rules.plan import Goal
 from rrmaster.rules.rollout import Phase, Rollout, Trial
 from rrmaster.status.model import Snapshot, from_json
-from rrmaster.supervision.reload import Busy
+from rrmaster.supervision.reload_progress import Busy, Reload
 from tests.fakes import DEADLINE
 
 US = os.geteuid()
@@ -59,7 +59,7 @@ class FakeOperator:
 
     asked: list[object] = Factory(list)
     snapshot: Snapshot = EMPTY
-    rollout: Rollout = Factory(lambda: Rollout(2, Goal(2), Trial(), 0.0, 2))
+    reload: Reload = Factory(lambda: Reload(Rollout(2, Goal(2), Trial(2.0, 2.0, 600.0), 0.0, 2)))
     busy: bool = False
     broken: bool = False
     stopping: trio.Event = Factory(trio.Event)
@@ -76,14 +76,14 @@ class FakeOperator:
     def automatic_size(self) -> int:
         return 7
 
-    def begin_reload(self, supersede: bool = False) -> Rollout:
+    def begin_reload(self, supersede: bool = False) -> Reload:
         if self.busy and not supersede:
             raise Busy("a reload runs already: soaking")
-        return self.rollout
+        return self.reload
 
     def restart(self, slot: int) -> None:
         if slot > 3:
-            raise LookupError(f"nobody serves in slot {slot}")
+            raise LookupError(f"no worker serves in slot {slot}")
         self.asked.append(("restart", slot))
 
     def retire(self, slot: int) -> None:
@@ -252,7 +252,7 @@ async def test_restart_and_retire_name_a_slot_that_is_there(tmp_path: Path) -> N
     async with a_desk(tmp_path) as desk:
         assert (await desk.end_of(do="restart", slot=2))["status"] == 0
         assert (await desk.end_of(do="retire", slot=1))["status"] == 0
-        assert await desk.end_of(do="restart", slot=9) == {"status": 1, "error": "nobody serves in slot 9"}
+        assert await desk.end_of(do="restart", slot=9) == {"status": 1, "error": "no worker serves in slot 9"}
         assert (await desk.end_of(do="restart", slot="2"))["status"] == 2
         assert desk.operator.asked == [("restart", 2), ("retire", 1)]
 
@@ -296,14 +296,16 @@ async def test_a_fault_of_ours_ends_nothing(tmp_path: Path) -> None:
 )
 async def test_a_reload_tells_its_progress_and_ends_with_its_result(tmp_path: Path, phase: Phase, status: int) -> None:
     async with a_desk(tmp_path) as desk:
-        rollout = desk.operator.rollout
+        reload, rollout = desk.operator.reload, desk.operator.reload.rollout
         rollout.say("starting")
         guest = await desk.visit(do="reload")
         assert (await guest.line())["line"] == "starting"
         rollout.say("half way")
+        reload.wake()
         assert (await guest.line())["line"] == "half way"
         rollout.phase, rollout.reason = phase, "because" if status else ""
         rollout.say("over")
+        reload.wake()
         assert (await guest.line())["line"] == "over"
         (last,) = await guest.answer()
         assert last["status"] == status
@@ -313,7 +315,7 @@ async def test_a_reload_tells_its_progress_and_ends_with_its_result(tmp_path: Pa
 async def test_a_second_reload_is_told_that_another_runs_unless_it_supersedes(tmp_path: Path) -> None:
     async with a_desk(tmp_path) as desk:
         desk.operator.busy = True
-        desk.operator.rollout.phase = Phase.COMMITTED
+        desk.operator.reload.rollout.phase = Phase.COMMITTED
         assert await desk.end_of(do="reload") == {"status": 13, "error": "a reload runs already: soaking"}
         assert (await desk.end_of(do="reload", supersede=True))["status"] == 0
 

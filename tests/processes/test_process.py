@@ -78,14 +78,14 @@ async def test_an_exit_by_a_signal_tells_the_signal(number: int) -> None:
         assert await child.wait() == Exit(signal=number)
 
 
-async def test_a_signal_to_who_is_gone_is_nothing() -> None:
+async def test_a_signal_to_a_process_that_is_gone_does_nothing() -> None:
     async with a_child("exit 0") as (child, _, _):
         await child.wait()
         child.signal(signal.SIGTERM)
         child.signal(signal.SIGKILL, group=True)
 
 
-async def test_a_signal_to_one_who_has_ended_and_was_not_waited_for_is_nothing() -> None:
+async def test_a_signal_to_a_zombie_does_nothing() -> None:
     async with a_child("exit 0") as (child, output, _):
         assert await line_from(output) == ""  # the end of its output: it has exited, or will in a moment
         await trio.lowlevel.wait_readable(child._pidfd)

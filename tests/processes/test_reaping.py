@@ -1,4 +1,4 @@
-"""The dead whom a process 1 inherits: they are waited for, and ours are left to those who know them."""
+"""The zombies that a process 1 inherits: they are reaped, and children with a waiting task are left to it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ trio.run(main)
     )
 
 
-def test_nobody_is_touched_while_a_child_of_ours_is_being_started() -> None:
+def test_no_zombie_is_reaped_while_a_child_is_being_started() -> None:
     run_alone(
         PREPARE
         + """
@@ -95,7 +95,7 @@ trio.run(main)
     )
 
 
-def test_one_of_ours_that_nobody_has_waited_for_yet_holds_nobody_up_for_long() -> None:
+def test_a_child_that_its_task_has_not_reaped_yet_delays_the_others_shortly() -> None:
     run_alone(
         PREPARE
         + """

@@ -1,4 +1,4 @@
-"""A template as the master sees it: what it is given and what it must not do, with a process that plays one."""
+"""A template as the master sees it: what it receives and what it must not do; the test plays the process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FakeProcess:
 
 @define(eq=False)
 class Player:
-    """The other end of a template's line, in our hands."""
+    """The other end of a template's line, in the test's hands."""
 
     template: Template
     line: socket.socket
@@ -65,8 +65,8 @@ class Player:
         datagram = message if isinstance(message, bytes) else template_wire.encode(message)
         socket.send_fds(self.line, [datagram], fds)
 
-    def bear(self, number: int) -> subprocess.Popen[bytes]:
-        """Somebody who is our child, as one adopted would be."""
+    def fork(self, number: int) -> subprocess.Popen[bytes]:
+        """A child of this process, as an adopted worker would be."""
         child = subprocess.Popen(["/bin/sleep", "60"], process_group=0)
         self.children.append(child)
         pidfd = os.pidfd_open(child.pid)
@@ -103,7 +103,7 @@ async def ordered(player: Player, null: int, found: list[object]) -> None:
         found.append(str(lost))
 
 
-async def test_an_order_brings_descriptors_and_words_and_a_newborn_is_let_go(null: int) -> None:
+async def test_an_order_brings_descriptors_and_environment_and_the_forked_worker_is_let_go(null: int) -> None:
     async with a_player() as player:
         found: list[object] = []
         async with trio.open_nursery() as nursery:
@@ -114,16 +114,16 @@ async def test_an_order_brings_descriptors_and_words_and_a_newborn_is_let_go(nul
             os.set_blocking(fds[-1], False)
             with pytest.raises(BlockingIOError):
                 os.read(fds[-1], 1)
-            newborn = player.bear(order.number)
+            forked = player.fork(order.number)
         (child,) = found
         assert isinstance(child, Child)
-        assert child.pid == newborn.pid
+        assert child.pid == forked.pid
         assert os.read(fds[-1], 1), "only now"
         for fd in fds:
             os.close(fd)
-        newborn.kill()
+        forked.kill()
         assert await child.wait() == Exit(signal=signal.SIGKILL)
-        newborn.returncode = -signal.SIGKILL
+        forked.returncode = -signal.SIGKILL
 
 
 async def test_one_that_cannot_fork_says_why_and_is_asked_again(null: int) -> None:
@@ -142,7 +142,7 @@ async def test_one_that_cannot_fork_says_why_and_is_asked_again(null: int) -> No
         assert player.template.weight == Weighed(1, 2, 3)
 
 
-async def test_one_that_does_not_answer_is_lost_and_its_newborn_ends_at_the_end_of_its_leash(
+async def test_a_template_that_does_not_answer_is_lost_and_its_worker_ends_with_its_leash(
     null: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FORK_S", 0.05)
@@ -192,7 +192,7 @@ async def test_one_that_says_too_much_is_lost() -> None:
         assert player.template.fate == "it says too much"
 
 
-async def test_who_is_no_child_of_ours_or_another_is_not_believed(null: int) -> None:
+async def test_a_process_that_is_no_child_or_another_child_is_refused(null: int) -> None:
     async with a_player() as player:
         found: list[object] = []
         async with trio.open_nursery() as nursery:
@@ -202,7 +202,7 @@ async def test_who_is_no_child_of_ours_or_another_is_not_believed(null: int) -> 
             player.say(Newborn(order.number, 1), init)
             os.close(init)
         assert found == [player.template.fate]
-        assert "no child of ours" in player.template.fate
+        assert "no child of the master" in player.template.fate
         for fd in fds:
             os.close(fd)
     one, other = (subprocess.Popen(["/bin/sleep", "60"]) for _ in range(2))
@@ -235,7 +235,7 @@ def test_where_there_is_no_proc_nothing_is_forked() -> None:
 
 
 @pytest.mark.parametrize("hangs", [True, False])
-async def test_a_template_whose_master_has_died_leaves(hangs: bool, tmp_path: Path) -> None:
+async def test_a_template_whose_master_has_died_exits(hangs: bool, tmp_path: Path) -> None:
     """While it imports, and when it waits for orders."""
     begun = tmp_path / "begun"
     code = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)\n"

@@ -307,7 +307,7 @@ def test_the_old_go_only_as_far_as_the_goal_is_committed(size, committed, chance
 
 @LAW
 @given(sizes, st.integers(1, 8), st.integers(1, 60), chances)
-def test_a_release_that_cannot_boot_costs_nobody(size, at_once, tries, chance):
+def test_a_release_that_cannot_boot_costs_no_worker(size, at_once, tries, chance):
     """However often it is tried, and then given up."""
     world = World.at_rest(size, at_once=at_once)
     old = set(world.members)

@@ -77,7 +77,7 @@ async def test_the_answer_decides_and_no_counter_moves(answer: bytes, verdict: s
         assert open_descriptors() == before
 
 
-async def test_what_a_question_raises_is_told_and_costs_nobody_else_anything() -> None:
+async def test_what_a_health_check_raises_is_logged_and_stays_with_its_worker() -> None:
     async def raises(stream: trio.SocketStream) -> None:
         raise LookupError("no such page")
 
@@ -88,7 +88,7 @@ async def test_what_a_question_raises_is_told_and_costs_nobody_else_anything() -
         taken(house.players[0]).close()
 
 
-async def test_who_does_not_answer_in_time_is_unwell(autojump_clock: MockClock) -> None:
+async def test_a_worker_that_does_not_answer_in_time_is_unwell(autojump_clock: MockClock) -> None:
     async with a_house(1) as house:
         asked = Asked()
         await asked.ask(house.players[0], never_ends, 3.0)
@@ -107,7 +107,7 @@ async def test_a_probe_that_is_taken_back_from_the_late_has_failed(mock_clock: M
         heir = house.hire()
         mock_clock.jump(LATE + 0.001)
         await eventually(lambda: asked.verdicts == ["it was too late to take its probe"])
-        assert heir.seen == [], "nobody else is asked in its place"
+        assert heir.seen == [], "no other worker is asked in its place"
         late.take()
         late.report()
         await house.settle()
@@ -155,7 +155,7 @@ async def test_what_the_machine_has_no_room_for_says_nothing_of_the_worker(numbe
         assert open_descriptors() == before
 
 
-async def test_who_refuses_its_probe_is_unwell() -> None:
+async def test_a_worker_that_refuses_its_probe_is_unwell() -> None:
     async with a_house(0) as house:
         player = house.hire(kind=Refusing)
         player.line.number = errno.EPIPE  # type: ignore[attr-defined]

@@ -19,7 +19,8 @@ text         nothing
 Lines of output are compared without their numbers (times and pids are never the same), others may stand between
 them, and ``...`` is anything.
 Port 8000 is a free port.  A reload does not wait for the usual seconds.  ``pip install`` is not done; what it names
-exists.  What follows something until it is interrupted (`rrmaster events`) is only parsed.
+exists.  No virtual environment is made or activated.  What follows something until it is interrupted
+(`rrmaster events`) is only parsed.
 """
 
 from __future__ import annotations
@@ -188,6 +189,8 @@ class Story:
             _parsed(words)
         elif words[:3] == ["python", "-m", "pytest"] and len(words) == 3:
             pass  # these very tests
+        elif words[:3] == ["python3", "-m", "venv"] or words[0] == ".":
+            pass  # a virtual environment: the test has its own
         else:
             self.told_to_end |= bool(re.match(r"rrmaster stop|kill -TERM", command))
             await self._run(command, lines, may_fail)

@@ -95,7 +95,7 @@ async def test_without_a_template_broken_code_is_not_even_tried(tmp_path: Path):
         save(tmp_path, BROKEN)
         await master.said("generation 1 serves on")
         os.kill(next(iter(master.workers)), SIGKILL)
-        await master.said("nobody is started before the code changes")
+        await master.said("no worker is started before the code changes")
         # Mended it takes over, and whoever came meanwhile is answered.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serves, master, b"new")
@@ -148,14 +148,14 @@ async def test_a_first_start_that_fails_waits_for_the_code_and_keeps_who_comes(t
     save(tmp_path, BROKEN)
     (tmp_path / "shop.py").touch()
     async with developing(tmp_path, workers=2, ready=False) as master:
-        await master.said("nobody is started before the code changes")
+        await master.said("no worker is started before the code changes")
         assert master.text.count("RuntimeError: bad code") == 1
         answers: Counter[str] = Counter()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, master.port, b"?", answers)
             save(tmp_path, "def answer(:\n")  # another mistake
             await master.said("SyntaxError")
-            await master.said("nobody serves")
+            await master.said("no worker serves")
             save(tmp_path, CODE.format("good"))
         assert answers == {"answered": 1}
         await master.said("ready: 2 of 2 workers serve")
@@ -167,7 +167,7 @@ async def test_a_crash_loop_ends_until_the_code_changes(tmp_path: Path):
     dies = "import os, threading\nthreading.Timer(0.2, os._exit, (7,)).start()\n" + CODE.format("dies")
     save(tmp_path, dies)
     async with developing(tmp_path, ready=False) as master:
-        await master.said("nobody is started before the code changes")
+        await master.said("no worker is started before the code changes")
         deaths = master.text.count("exited with status 7")
         assert deaths <= 4
         save(tmp_path, CODE.format("good"))

@@ -16,7 +16,7 @@ import trio
 
 import rrmaster
 from rrmaster import WorkerExited
-from rrmaster.api import Master
+from rrmaster.api.master import Master
 from tests.pages import DOCS, blocks
 from tests.whole.harness import PATIENCE, ask, connect
 

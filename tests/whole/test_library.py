@@ -30,7 +30,7 @@ from rrmaster import (
     WorkerMessage,
     WorkerOnline,
 )
-from rrmaster.api import Master
+from rrmaster.api.master import Master
 from tests.whole.harness import PATIENCE, PROGRAMS, ask, closed, gone, is_free
 
 

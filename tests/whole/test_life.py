@@ -105,7 +105,7 @@ async def test_a_killed_worker_is_replaced_in_its_slot():
 
 
 @pytest.mark.parametrize("how", ["signal", "itself"])
-async def test_who_asks_to_retire_is_replaced_first_and_then_drained(how: str):
+async def test_a_worker_that_asks_to_retire_is_replaced_first_and_then_drained(how: str):
     async with running("handlers:ill", workers=1) as master:
         old = next(iter(master.workers))
         if how == "signal":

@@ -161,7 +161,7 @@ async def test_a_worker_is_replaced_before_it_goes(path: Path):
             assert old[0] in master.workers
             done = await order(path, verb, "9")
             assert done.returncode == 1
-            assert done.stderr == "rrmaster: nobody serves in slot 9\n"
+            assert done.stderr == "rrmaster: no worker serves in slot 9\n"
 
 
 async def test_stop_lets_everybody_finish_and_waits_for_the_end(path: Path):

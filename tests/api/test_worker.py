@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.api import Worker
+from rrmaster.api.worker import Worker
 from rrmaster.events.bus import Subscription, WorkerGone
 from rrmaster.events.events import (
     WorkerChanged,
@@ -20,7 +20,8 @@ from rrmaster.events.events import (
     WorkerOnline,
 )
 from rrmaster.rules.backoff import Exit
-from rrmaster.rules.lifecycle import Patience, State
+from rrmaster.rules.lifecycle import State
+from rrmaster.supervision.health_check import HealthCheck
 from tests.fakes import Actor, Fleet, a_fleet, boots_for_ever, falls_silent
 
 DEAF = frozenset({signal.SIGTERM, signal.SIGKILL})
@@ -35,19 +36,20 @@ async def brought_to(state: State, fleet: Fleet, nursery: trio.Nursery) -> Worke
     """A second worker, in this state.  It ends when the test says so."""
     supervisor = fleet.supervisor
     fleet.troupe.script = boots_for_ever if state is State.BOOTING else falls_silent
-    supervisor.question = never_answered if state is State.PROVING else None
-    supervisor.scale(2)
+    if state is State.PROVING:
+        supervisor.runner.health_check = HealthCheck(never_answered, 10.0, 2.0, 3, 1)
+    supervisor.reload.scale(2)
     staying = state in (State.BOOTING, State.PROVING, State.SERVING)
     await fleet.until(lambda: len(fleet.troupe.actors) == 2)
-    ward = supervisor.wards[2]
-    await fleet.until(lambda: ward.state is (state if staying else State.SERVING))
-    worker = Worker(ward, supervisor)
+    worker_record = supervisor.workers[2]
+    await fleet.until(lambda: worker_record.state is (state if staying else State.SERVING))
+    worker = Worker(worker_record, supervisor)
     if not staying:
         nursery.start_soon(worker.disconnect)
         if state is State.GONE:
             await wait_all_tasks_blocked()
             fleet.troupe.actor(2).process.end(Exit(code=0))
-        await fleet.until(lambda: ward.state is state)
+        await fleet.until(lambda: worker_record.state is state)
     return worker
 
 
@@ -64,9 +66,8 @@ async def test_to_disconnect_is_safe_in_every_state_and_returns_at_the_end(
     state: State, autojump_clock: MockClock
 ) -> None:
     """Twice at once, and killed beside; it is told once, and a replacement comes."""
-    patience = Patience(graceful=30, term=5, hang=0)
-    async with a_fleet(1, deaf=DEAF, patience=patience) as fleet, trio.open_nursery() as nursery:
-        async with fleet.supervisor.chronicle.news.subscribe() as events:
+    async with a_fleet(1, deaf=DEAF, graceful_timeout=30.0) as fleet, trio.open_nursery() as nursery:
+        async with fleet.supervisor.announcements.news.subscribe() as events:
             worker = await brought_to(state, fleet, nursery)
             returned: list[float] = []
 
@@ -103,14 +104,14 @@ async def dies_at_boot(actor: Actor) -> Exit:
     return Exit(code=1)
 
 
-async def test_one_that_dies_of_its_own_new_code_was_not_asked_to_go(autojump_clock: MockClock) -> None:
-    async with a_fleet(1) as fleet, fleet.supervisor.chronicle.news.subscribe() as events:
+async def test_a_worker_that_dies_of_its_new_code_was_not_asked_to_go(autojump_clock: MockClock) -> None:
+    async with a_fleet(1) as fleet, fleet.supervisor.announcements.news.subscribe() as events:
         fleet.troupe.script = dies_at_boot
-        fleet.supervisor.reload()
-        await fleet.until(lambda: 2 in fleet.supervisor.wards)
-        ward = fleet.supervisor.wards[2]
-        await ward.gone.wait()
+        fleet.supervisor.reload.reload()
+        await fleet.until(lambda: 2 in fleet.supervisor.workers)
+        worker_record = fleet.supervisor.workers[2]
+        await worker_record.gone.wait()
         events.end()
         (told_of_it,) = [event async for event in events if isinstance(event, WorkerExited)]
-        asked = Worker(ward, fleet.supervisor).exited_after_disconnect
+        asked = Worker(worker_record, fleet.supervisor).exited_after_disconnect
         assert (told_of_it.exited_after_disconnect, asked) == (False, False)

@@ -1,0 +1,29 @@
+"""The operator's own callables: how what ``--policy`` and ``--probe`` name is loaded.
+
+They run in the master, unlike the application, so they should be small.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from .option import SettingsError
+from .settings import Settings
+
+
+def load_callable(settings: Settings, option: str, name: str) -> Any:
+    """The callable behind ``module:attribute``, found as the application is.  Raises SettingsError."""
+    module, _, attribute = name.partition(":")
+    directory = os.path.abspath(settings.app_dir or "")
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise SettingsError(f"--{option} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise SettingsError(f"--{option} {name!r} is no callable")
+    return found

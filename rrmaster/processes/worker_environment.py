@@ -1,0 +1,79 @@
+"""What a worker's process is started with: its environment, and the title that ``ps`` shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from ..config.settings import Settings
+from ..protocol.launch import FIELDS, Launch, is_program
+
+NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""systemd's messages to the master.  A worker that inherits them would answer systemd in the master's name."""
+
+
+@frozen
+class WorkerSpec:
+    """What a new worker must be.  The descriptors stay the caller's."""
+
+    id: int
+    """Counts up from 1; no two workers of one master share it."""
+    slot: int
+    generation: int
+    line: int
+    """The descriptor of the worker's end of the line."""
+    talk: int
+    """The descriptor of the worker's end of the talk line."""
+    fleet_size: int = 1
+    """The worker's ``RRMASTER_WORKER_COUNT``."""
+    serves_now: bool = True
+    """The generation is the one that the fleet wants, so the code on the disk may stand for it."""
+    disk_is_current: bool = True
+    """The code on the disk is that generation's, as far as the master knows."""
+
+
+def title_of(settings: Settings, spec: WorkerSpec) -> list[str]:
+    """The arguments that ``ps`` shows for a worker."""
+    return ["--slot", str(spec.slot), settings.application]
+
+
+def worker_environment(settings: Settings, cwd: str, spec: WorkerSpec, more: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker that starts as a process of its own, in the directory `cwd`."""
+    lines = {"RRMASTER_LINE": str(spec.line), "RRMASTER_TALK": str(spec.talk)}
+    return generation_environment(settings, cwd, spec.generation, more) | lines | own_environment(spec)
+
+
+def generation_environment(settings: Settings, cwd: str, generation: int, more: Mapping[str, str]) -> dict[str, str]:
+    """The environment that all workers of a generation share."""
+    environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS} | dict(more)
+    return environ | {
+        "PYTHONUNBUFFERED": "1",
+        "RRMASTER_LAUNCH": launch_of(settings, cwd).encode(),
+        "RRMASTER_GENERATION": str(generation),
+    }
+
+
+def own_environment(spec: WorkerSpec) -> dict[str, str]:
+    """The variables that differ between workers.
+
+    Their names are those of `template_wire.OWN_TO_EACH`, and the generation: a rollback brings the same code back
+    under another number.
+    """
+    return {
+        "RRMASTER_WORKER_ID": str(spec.id),
+        "RRMASTER_WORKER_SLOT": str(spec.slot),
+        "RRMASTER_WORKER_COUNT": str(spec.fleet_size),
+        "RRMASTER_GENERATION": str(spec.generation),
+    }
+
+
+def launch_of(settings: Settings, cwd: str) -> Launch:
+    """The part of the settings that a worker is told."""
+    same: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
+    # A program finds the modules beside it, as with `python server.py`; those of the working directory only if asked.
+    nowhere = settings.app_dir is None and is_program(settings.application)
+    app_dir = "" if nowhere else os.path.normpath(os.path.join(cwd, settings.app_dir or "."))
+    return Launch(**same | {"app_dir": app_dir, "chdir": cwd})

@@ -1,0 +1,316 @@
+"""What becomes of one worker: the law's answers are carried out here.
+
+::
+
+    a message, an exit, a deadline, the plan ──► Event ── LAW ──► state, actions ──► dispatcher, process, fleet
+
+Nothing is decided here.  `rules.lifecycle` says what an event means in a worker's state; the supervisor says what the
+fleet does about it.  One runner serves all workers; each has a task of its own, from its start to its end.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from logging import ERROR
+from typing import Protocol
+
+import trio
+from attrs import define, evolve, field
+
+from ..config.settings import Settings
+from ..dispatch.dispatcher import Dispatcher
+from ..logs.capture import relay
+from ..logs.log import tell, worker_lines
+from ..processes.process import DUMP_SIGNAL, NotStarted, outlive
+from ..processes.spawner import StartedWorker
+from ..processes.worker_environment import WorkerSpec
+from ..protocol import wire
+from ..rules.backoff import BRIEF_S, Exit
+from ..rules.lifecycle import Action, Event, Patience, State, step
+from ..rules.plan import STAYING
+from .announcements import Announcements
+from .collaborators import Spawner
+from .health_check import HealthCheck, check_of, keep_checking
+from .worker_record import WorkerRecord
+
+STACKS_S = 0.5
+"""Seconds between asking a hung worker for its stacks and killing it; the stacks take a few milliseconds."""
+
+GOING = frozenset({State.STOPPING, State.KILLED})
+"""The states of a worker that was told to end now."""
+
+
+class Gate(Protocol):
+    """Where new workers wait for each other; the `reload` controller."""
+
+    def proved(self, worker: WorkerRecord) -> bool:
+        """A worker is ready and well.  Returns whether it must wait for the others of its generation."""
+
+
+class Outcomes(Protocol):
+    """What the fleet makes of the things that happen to a worker; `supervision.supervisor`."""
+
+    ever_ready: bool
+
+    @property
+    def reload(self) -> Gate: ...
+
+    def entered(self, worker: WorkerRecord) -> None:
+        """A worker entered another state."""
+
+    def enlisted(self, worker: WorkerRecord) -> None:
+        """A worker serves from now on."""
+
+    def dropped_out(self, worker: WorkerRecord, why: str) -> None:
+        """A worker that should have stayed goes, or has gone."""
+
+    def started_well(self, worker: WorkerRecord) -> None:
+        """A worker became ready, which settles a doubt about how workers are started."""
+
+    def ended(self, worker: WorkerRecord, before: State, how: Exit | None) -> None:
+        """A worker's process has ended."""
+
+    def remove(self, worker: WorkerRecord) -> None:
+        """A worker's record is no longer needed."""
+
+    def plan_again(self) -> None:
+        """Ask the plan what follows."""
+
+
+@define(eq=False)
+class LifecycleRunner:
+    """Runs the workers' lives.  `start` needs the nursery that `open` was given."""
+
+    dispatcher: Dispatcher
+    spawner: Spawner
+    announcements: Announcements
+    fleet: Outcomes
+    _settings: Settings
+    patience: Patience = field(init=False)
+    health_check: HealthCheck | None = field(init=False)
+    _heartbeat: float = field(init=False)
+    _recalls: bool = True
+    """Whether connections that wait in a dismissed worker's letterbox go to others; not when all must go."""
+    _nursery: trio.Nursery | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.configure(self._settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Behave as these settings say, also towards workers that live.  Raises SettingsError."""
+        self._settings = settings
+        self.patience = Patience(settings.ready_timeout, settings.graceful_timeout, settings.hang_timeout)
+        self.health_check = check_of(settings)
+        self._heartbeat = settings.heartbeat
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Run the workers' tasks in this nursery."""
+        self._nursery = nursery
+
+    def stop_recalling(self) -> None:
+        """All workers must go: each finishes what its letterbox holds."""
+        self._recalls = False
+
+    def hurry(self, graceful: float, term: float) -> None:
+        """Lower the deadlines of workers that must go, in seconds before SIGTERM and before SIGKILL."""
+        self.patience = evolve(
+            self.patience, graceful=min(self.patience.graceful, graceful), term=min(self.patience.term, term)
+        )
+
+    def deadline(self, worker: WorkerRecord) -> float:
+        """When the worker's patience in its state ends, on trio's clock."""
+        return self.patience.deadline(worker.state, worker.since, worker.heard)
+
+    # --- a worker's task
+
+    def start(self, worker: WorkerRecord, spec: WorkerSpec, its_talk_end: socket.socket) -> None:
+        """Begin a worker's life in a task of its own, which closes `its_talk_end` once the process has it."""
+        self._in_background(self._live, worker, spec, its_talk_end)
+
+    async def _live(self, worker: WorkerRecord, spec: WorkerSpec, its_talk_end: socket.socket) -> None:
+        how: Exit | None = None
+        why = "it was never started"
+        try:
+            with its_talk_end, trio.CancelScope(shield=True):  # a cancelled start would leave an unknown process
+                started = await self.spawner.spawn(spec)
+        except (OSError, ValueError) as error:  # ValueError: a value that no environment can hold
+            why = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
+            worker.failed(why)
+        except NotStarted as error:
+            worker.failed(worker.failure or ("" if worker.asked else str(error)))
+            self.happens(worker, Event.FAILED)
+        else:
+            self._began(worker, started)
+            how = await self._outlive(worker, started)
+        finally:
+            worker.conversation.bury()
+        self.happens(worker, Event.EXIT, str(how or why), how)
+
+    def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:
+        worker.started(started.process, started.report_start, trio.current_time())
+        if worker.ready:  # its Ready was read before the spawner returned
+            self._started_well(worker)
+        self.announcements.online(worker, started.process.pid)
+        if worker.state in GOING:  # it was given up before it had a process to signal
+            self._act(worker, Action.KILL if worker.state is State.KILLED else Action.TERMINATE)
+
+    async def _outlive(self, worker: WorkerRecord, started: StartedWorker) -> Exit:
+        pid = started.process.pid
+        async with trio.open_nursery() as nursery:
+            for fd, stream in zip(started.outputs, ("stdout", "stderr"), strict=False):
+                nursery.start_soon(relay, fd, worker_lines(worker.slot, pid, worker.generation, stream))
+            nursery.start_soon(worker.conversation.listen)
+            how = await outlive(started.process)
+            nursery.cancel_scope.cancel()
+        return how
+
+    def _in_background(self, task: Callable[..., object], *arguments: object) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(task, *arguments)  # type: ignore[arg-type]  # a coroutine function, as trio wants it
+
+    # --- what a worker says
+
+    def read(self, worker: WorkerRecord, message: wire.Up) -> None:
+        """A worker's message was read from its line."""
+        worker.heard_from(trio.current_time())
+        match message:
+            case wire.Report():
+                if worker.reported(message, self._heartbeat):
+                    self.fleet.plan_again()
+            case wire.Ready(listeners=listeners):
+                if self.dispatcher.declared(worker.link, listeners):
+                    self.happens(worker, Event.READY)
+            case wire.Failed(reason):
+                worker.failed(reason)
+                self.happens(worker, Event.FAILED)
+            case wire.Retiring(reason, now=True) if worker.served_since is None:
+                # Its replacement would do the same, and the next one: a start that fails, whatever the worker calls it.
+                worker.failed(worker.failure or f"{reason} before it served")
+                self.happens(worker, Event.FAILED, worker.failure)
+            case wire.Retiring(reason, now=True):
+                if worker.state is State.SERVING and not worker.leaving and worker.served_for(worker.heard) < BRIEF_S:
+                    self.fleet.dropped_out(worker, f"{worker.name}: {reason} as soon as it served")
+                self.happens(worker, Event.RETIRE, reason)
+            case wire.Retiring(reason):
+                worker.recycle(reason)
+                self.happens(worker, Event.RETIRING, reason)
+
+    def breached(self, worker: WorkerRecord, what: str) -> None:
+        """A worker broke the protocol of its line."""
+        tell("worker.breach", f"{worker.name} broke the protocol: {what}", level=ERROR, **worker.facts)
+        self.happens(worker, Event.BREACH)
+
+    # --- what the law says of it
+
+    def happens(self, worker: WorkerRecord, event: Event, why: str = "", how: Exit | None = None) -> None:
+        """Apply the law to an event; `how` is the end of the process, if that is the event."""
+        before = worker.state
+        law = step(before, event)
+        if event is Event.RETIRE:
+            worker.ask_to_go()
+        if event is Event.TIMEOUT:
+            self._ran_out(worker)
+        if law.state is not before:
+            self._enter(worker, law.state, why or event.value)
+        for action in law.actions:
+            self._act(worker, action)
+        if event is Event.READY and law.state is State.PROVING:
+            worker.became_ready()
+            self._started_well(worker)
+            self._prove(worker)
+        if before in STAYING and law.state not in STAYING and not worker.asked:
+            self.fleet.dropped_out(worker, worker.failure or f"{worker.name}: {why or event.value}")
+        if before is not State.GONE and law.state is State.GONE:
+            self.announcements.exited(worker, how)
+            self.fleet.ended(worker, before, how)
+            worker.gone.set()
+        if law.state is not before or law.actions:
+            self.fleet.plan_again()
+
+    def _enter(self, worker: WorkerRecord, state: State, why: str) -> None:
+        before = worker.state
+        worker.enter(state, trio.current_time())
+        # Before the first worker is ready the fleet itself reports a failure, in the application's words.
+        quiet = not self.fleet.ever_ready and bool(worker.failure)
+        self.announcements.changed(worker, before, why, quiet)
+        self.fleet.entered(worker)
+
+    def _ran_out(self, worker: WorkerRecord) -> None:
+        """Its time is up; where the law lets it stay in its state, the time begins anew."""
+        worker.extend(trio.current_time())
+        if worker.state is State.BOOTING and not worker.failure:
+            worker.failed(f"it was not ready after {self.patience.ready:g} s (--ready-timeout)")
+
+    def _started_well(self, worker: WorkerRecord) -> None:
+        if worker.report_start(True):
+            self.fleet.started_well(worker)
+
+    def _act(self, worker: WorkerRecord, action: Action) -> None:
+        match action:
+            case Action.ENLIST:
+                worker.served(trio.current_time())
+                self.dispatcher.enlist(worker.link)
+                self.fleet.enlisted(worker)
+            case Action.DISMISS:
+                self.dispatcher.leave_out(worker.link)
+                self._in_background(self.dispatcher.dismiss, worker.link, self._recalls)
+            case Action.REPLACE:
+                worker.recycle("it asked for it")
+            case Action.TERMINATE:
+                # A worker that is ready and was given nothing would take SIGTERM for a wish to be replaced.  At the end
+                # of the stream it goes by itself.
+                worker.link.line.half_close()
+                self.signal(worker, signal.SIGTERM)
+            case Action.STACKS:
+                worker.dump(pending=True)
+                self.signal(worker, DUMP_SIGNAL)
+            case Action.KILL:
+                self.dispatcher.leave_out(worker.link)
+                self._in_background(self._kill, worker, STACKS_S if worker.dumping else 0.0)
+                worker.dump(pending=False)
+            case Action.RECALL:
+                self.dispatcher.bury(worker.link)
+            case Action.BURY:
+                self.fleet.remove(worker)
+
+    def signal(self, worker: WorkerRecord, number: int) -> None:
+        """Send a signal to a worker's process; nothing happens if there is none yet."""
+        if worker.process is not None:
+            worker.process.signal(number)
+
+    async def _kill(self, worker: WorkerRecord, after: float) -> None:
+        await trio.sleep(after)
+        if worker.process is not None:
+            worker.process.signal(signal.SIGKILL, group=True)
+
+    # --- whether it is well
+
+    def _prove(self, worker: WorkerRecord) -> None:
+        """A worker says that it is ready: check its health, and go on checking while it serves."""
+        if self.health_check is not None:
+            self._in_background(self._keep_checking, worker, self.health_check)
+        else:
+            self._proved(worker)
+
+    def _proved(self, worker: WorkerRecord) -> None:
+        if not worker.proved:
+            worker.passed()
+            # In a reload the new workers begin to serve together, or not at all.
+            if not self.fleet.reload.proved(worker):
+                self.happens(worker, Event.PASSED)
+            self.fleet.plan_again()
+
+    async def _keep_checking(self, worker: WorkerRecord, check: HealthCheck) -> None:
+        def judged(unwell: str) -> None:
+            if unwell:
+                worker.failed(unwell)
+                self.happens(worker, Event.FAILED, unwell)
+            else:
+                self._proved(worker)
+
+        def wanted() -> bool:
+            return worker.state in (State.PROVING, State.SERVING)
+
+        await keep_checking(worker.link, check, wanted, lambda: worker.proved, judged)

@@ -37,7 +37,7 @@ _KINDS = (
 
 
 @frozen
-class Held:
+class OpenDescriptor:
     """One open descriptor."""
 
     number: int
@@ -52,7 +52,7 @@ class Traces:
 
     threads: tuple[str, ...] = ()
     """The names of all but the main one."""
-    held: frozenset[Held] = frozenset()
+    held: frozenset[OpenDescriptor] = frozenset()
     children: int = 0
     timer: bool = False
     """An interval timer runs."""
@@ -88,13 +88,13 @@ def _beyond(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
     return left
 
 
-def _bad(held: Held) -> bool:
+def _bad(held: OpenDescriptor) -> bool:
     if held.target.startswith("/") and not held.target.startswith("/memfd:"):
         return held.writable and held.target not in HARMLESS
     return True
 
 
-def _opened(held: Held) -> str:
+def _opened(held: OpenDescriptor) -> str:
     for beginning, what in _KINDS:
         if held.target.startswith(beginning):
             named = f" {held.target}" if held.target.startswith("/") else ""

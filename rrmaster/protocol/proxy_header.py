@@ -12,7 +12,7 @@ Our own, and not the package `proxy-protocol` (0.11.3 of April 2024, 2,500 lines
 alone reads, it takes a port of ``+8_0`` for 80 and a family that does not exist for an unknown one, and a length that
 does not fit comes out as struct.error.
 
-This module knows bytes and addresses.  It knows no socket, and believes nobody: `Senders` says who may tell.
+This module knows bytes and addresses.  It knows no socket, and believes nobody: `TrustedSenders` says who may tell.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ADDRESSES = {
 Address = tuple[str, int]
 
 
-class Malformed(Exception):
+class MalformedHeader(Exception):
     """What came is no such header, and why."""
 
 
@@ -69,22 +69,22 @@ class Header:
 
 
 @frozen
-class Senders:
+class TrustedSenders:
     """From whom a header is believed."""
 
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
-    everybody: bool = False
+    everyone: bool = False
 
     @classmethod
-    def named(cls, text: str) -> Senders:
-        """Addresses and networks, separated by commas; ``*``: everybody."""
+    def named(cls, text: str) -> TrustedSenders:
+        """Addresses and networks, separated by commas; ``*``: everyone."""
         words = [word.strip() for word in text.split(",") if word.strip()]
         networks = tuple(ipaddress.ip_network(word) for word in words if word != "*")
         return cls(networks, "*" in words)
 
     def include(self, host: str | None) -> bool:
         """Whether this one is believed.  None is a unix socket: its file's permissions say who may connect."""
-        if self.everybody or host is None:
+        if self.everyone or host is None:
             return True
         address = ipaddress.ip_address(host.partition("%")[0])
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
@@ -95,13 +95,13 @@ class Senders:
 def size(seen: bytes, versions: tuple[int, ...] = (1, 2)) -> int | None:
     """How many bytes the header has that begins so; None: more must be seen, and all that was seen belongs to it.
 
-    Raises Malformed as soon as it cannot be one.
+    Raises MalformedHeader as soon as it cannot be one.
     """
     if 2 in versions and seen.startswith(_SIGNATURE[: len(seen)]):
         return _size_of_binary(seen)
     if 1 in versions and seen.startswith(_LINE[: len(seen)]):
         return _size_of_line(seen)
-    raise Malformed("no PROXY header" if len(versions) == 2 else f"no PROXY header of version {versions[0]}")
+    raise MalformedHeader("no PROXY header" if len(versions) == 2 else f"no PROXY header of version {versions[0]}")
 
 
 def _size_of_line(seen: bytes) -> int | None:
@@ -109,7 +109,7 @@ def _size_of_line(seen: bytes) -> int | None:
     if end >= 0:
         return end + 1
     if len(seen) >= LONGEST_LINE:
-        raise Malformed(f"a PROXY line without an end in {LONGEST_LINE} bytes")
+        raise MalformedHeader(f"a PROXY line without an end in {LONGEST_LINE} bytes")
     return None
 
 
@@ -118,12 +118,12 @@ def _size_of_binary(seen: bytes) -> int | None:
         return None
     length = _FIXED + int.from_bytes(seen[14:16], "big")
     if length > LONGEST:
-        raise Malformed(f"a PROXY header of {length} bytes, and {LONGEST} are the most")
+        raise MalformedHeader(f"a PROXY header of {length} bytes, and {LONGEST} are the most")
     return length
 
 
 def parse(header: bytes) -> Header:
-    """Read a whole header, as long as `size` has said.  Raises Malformed."""
+    """Read a whole header, as long as `size` has said.  Raises MalformedHeader."""
     return _parse_binary(header) if header.startswith(_SIGNATURE) else _parse_line(header)
 
 
@@ -131,14 +131,14 @@ def _parse_line(header: bytes) -> Header:
     try:
         line = header.decode("ascii")
     except UnicodeDecodeError:
-        raise Malformed("a PROXY line that is not ASCII") from None
+        raise MalformedHeader("a PROXY line that is not ASCII") from None
     if not line.startswith("PROXY ") or not line.endswith("\r\n"):
-        raise Malformed("a PROXY line that does not end with CR LF")
+        raise MalformedHeader("a PROXY line that does not end with CR LF")
     words = line[:-2].split(" ")[1:]
     if words[0] == "UNKNOWN":
         return Header()  # whatever else the line says is to be ignored
     if words[0] not in _HOST or len(words) != 5:
-        raise Malformed("a PROXY line that is not `TCP4|TCP6 source destination port port`")
+        raise MalformedHeader("a PROXY line that is not `TCP4|TCP6 source destination port port`")
     family, source, destination, source_port, destination_port = words
     return Header(_address(family, source, source_port), _address(family, destination, destination_port))
 
@@ -147,25 +147,25 @@ def _address(family: str, host: str, port: str) -> Address:
     try:
         address = _HOST[family](host)
     except ValueError:
-        raise Malformed(f"a PROXY line whose address is none of {family}") from None
+        raise MalformedHeader(f"a PROXY line whose address is none of {family}") from None
     if "%" in host or _PORT.fullmatch(port) is None or int(port) > 65535:
-        raise Malformed("a PROXY line whose address or port is none")
+        raise MalformedHeader("a PROXY line whose address or port is none")
     return str(address), int(port)
 
 
 def _parse_binary(header: bytes) -> Header:
     version, command, family = header[12] >> 4, header[12] & 15, header[13]
     if version != 2 or command > 1:
-        raise Malformed(f"a PROXY header of version {version} with command {command}")
+        raise MalformedHeader(f"a PROXY header of version {version} with command {command}")
     if command == 0:
         return Header()  # LOCAL: the proxy speaks for itself
     if family not in _ADDRESSES:
-        raise Malformed(f"a PROXY header of a family that does not exist: {family:#04x}")
+        raise MalformedHeader(f"a PROXY header of a family that does not exist: {family:#04x}")
     form = _ADDRESSES[family]
     if form is None:
         return Header()
     if len(header) < _FIXED + form.size:
-        raise Malformed("a PROXY header that is too short for its addresses")
+        raise MalformedHeader("a PROXY header that is too short for its addresses")
     if family >> 4 == 3:
         return Header()  # a unix socket on the proxy's machine has no address to tell
     source, destination, source_port, destination_port = form.unpack_from(header, _FIXED)

@@ -4,11 +4,11 @@
 
     master             the template's line        template (one process a generation; see `worker.template`)
       | <---------- Loaded --------------- |  the application is imported, and this was in the way of a fork
-      | <---------- Unloadable ----------- |  it cannot be, and this is why
-      | ----------- Order + fds ---------> |  fork a worker, or another template, that owns these
-      | <---------- Newborn + pidfd ------ |  said by the new process itself: here I am
-      | <---------- Barren --------------- |  nobody could be forked, and this is why
-      | <---------- Weighed -------------- |  so much memory is mine
+      | <---------- LoadFailed ----------- |  it cannot be, and this is why
+      | ----------- ForkRequest + fds ---------> |  fork a worker, or another template, that owns these
+      | <---------- Forked + pidfd ------ |  said by the new process itself: here I am
+      | <---------- ForkFailed --------------- |  nobody could be forked, and this is why
+      | <---------- MemoryUse -------------- |  so much memory is mine
 
 One message is one datagram of JSON, a line each way like a worker's, and bounded.  A newborn does nothing before a byte
 comes through its *leash*, a pipe; at the end of that it ends: so who was given up for lost never serves.
@@ -54,7 +54,7 @@ class Loaded:
 
 
 @frozen
-class Unloadable:
+class LoadFailed:
     """It cannot be imported, and this is why."""
 
     reason: str
@@ -63,7 +63,7 @@ class Unloadable:
 
 
 @frozen
-class Order:
+class ForkRequest:
     """Fork."""
 
     number: int
@@ -75,7 +75,7 @@ class Order:
 
 
 @frozen
-class Newborn:
+class Forked:
     """The order has been carried out; a pidfd comes with it."""
 
     number: int
@@ -83,7 +83,7 @@ class Newborn:
 
 
 @frozen
-class Barren:
+class ForkFailed:
     """It could not be."""
 
     number: int
@@ -91,7 +91,7 @@ class Barren:
 
 
 @frozen
-class Weighed:
+class MemoryUse:
     """The memory of a template, in bytes: its own alone, its share of what is shared, all that is mapped."""
 
     uss: int
@@ -99,9 +99,11 @@ class Weighed:
     rss: int
 
 
-Message = Loaded | Unloadable | Order | Newborn | Barren | Weighed
+Message = Loaded | LoadFailed | ForkRequest | Forked | ForkFailed | MemoryUse
 
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Loaded, Unloadable, Order, Newborn, Barren, Weighed)}
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Loaded, LoadFailed, ForkRequest, Forked, ForkFailed, MemoryUse)
+}
 
 
 def encode(message: Message) -> bytes:
@@ -125,13 +127,13 @@ def decode(datagram: bytes) -> Message:
 def _fits(message: Message) -> bool:
     """Whether its fields are what they should be: a template runs an application's code, and is not believed."""
     match message:
-        case Weighed(uss, pss, rss):
+        case MemoryUse(uss, pss, rss):
             return all(type(value) is int and value >= 0 for value in (uss, pss, rss))
-        case Newborn(number, pid):
+        case Forked(number, pid):
             return type(number) is int and type(pid) is int
-        case Barren(number, reason):
+        case ForkFailed(number, reason):
             return type(number) is int and isinstance(reason, str)
-        case Unloadable(reason, asked):
+        case LoadFailed(reason, asked):
             return isinstance(reason, str) and all(isinstance(name, str) for name in asked)
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)

@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import _SO_PASSRIGHTS, DescriptorLost, HungUp, Letterbox, Line, weight
+from rrmaster.protocol.channel import _SO_PASSRIGHTS, DescriptorLost, HungUp, Letterbox
+from rrmaster.protocol.line import Line, message_cost
 from tests.fakes import a_line, run_alone
 
 
@@ -86,7 +87,7 @@ def test_a_nudge_weighs_as_much_as_a_handoff() -> None:
         assert line.unclaimed() == 1
         hand(line, fds[0])
         assert line.unclaimed() == 2
-        assert weight() > 0
+        assert message_cost() > 0
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 8, 50, 250])
@@ -116,13 +117,13 @@ def test_a_window_fits_and_the_line_is_writable_again_when_half_of_it_is_taken(w
 def test_a_line_may_be_cut_for_less_and_again_for_all(window: int) -> None:
     with a_line(window) as (line, letterbox), numbered(1) as fds, closing(select.epoll()) as poll:
         poll.register(line.fileno(), select.EPOLLOUT)
-        line.cut(2)
+        line.set_window(2)
         for _ in range(2):
             hand(line, fds[0])
         assert poll.poll(0) == [], "full, for a window of 2"
         assert taken(letterbox) == 0
         assert poll.poll(0) != []
-        line.cut(window)
+        line.set_window(window)
         for _ in range(window - 1):
             hand(line, fds[0])
         assert line.unclaimed() == window
@@ -269,7 +270,7 @@ def test_a_half_close_delivers_everything_and_then_the_end() -> None:
         for _ in range(2):
             with pytest.raises(HungUp):
                 letterbox.take()
-        assert letterbox.say(wire.Report(5)), "it can still report"
+        assert letterbox.send(wire.Report(5)), "it can still report"
         assert line.receive() == wire.encode(wire.Report(5))
 
 
@@ -288,12 +289,12 @@ def test_a_dead_master_leaves_the_worker_what_it_had_handed_over(unread: int) ->
         for fd in fds:
             hand(line, fd)
         for _ in range(unread):  # unread reports make the kernel say ECONNRESET first
-            letterbox.say(wire.Report(0))
+            letterbox.send(wire.Report(0))
         line.close()
         assert [taken(letterbox) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(HungUp):
             letterbox.take()
-        assert not letterbox.say(wire.Report(3))
+        assert not letterbox.send(wire.Report(3))
     letterbox.close()
 
 
@@ -301,8 +302,8 @@ def test_a_dead_worker_shows_its_master_its_last_words_and_no_end() -> None:
     with a_line() as (line, letterbox), numbered(2) as fds:
         for fd in fds:
             hand(line, fd)
-        letterbox.say(wire.Report(1))
-        letterbox.say(wire.Report(2))
+        letterbox.send(wire.Report(1))
+        letterbox.send(wire.Report(2))
         letterbox.close()
         assert line.receive() == wire.encode(wire.Report(1))
         assert line.receive() == wire.encode(wire.Report(2))

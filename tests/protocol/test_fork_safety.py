@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.protocol.fork_safety import HARMLESS, Held, Traces, hindrances, in_words
+from rrmaster.protocol.fork_safety import HARMLESS, OpenDescriptor, Traces, hindrances, in_words
 
-BEFORE = Traces(("one",), frozenset({Held(0, "/dev/null", False), Held(3, "socket:[1]", True)}), 1)
+BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), 1)
 
 
 def after(**what: object) -> Traces:
@@ -28,16 +28,22 @@ def test_what_was_there_before_is_in_nobodys_way() -> None:
     [
         ({"threads": ("one", "a-poller")}, "started a thread (a-poller)"),
         ({"threads": ("one", "one")}, "started a thread (one)"),
-        ({"held": [Held(7, "socket:[2]", True)]}, "opened a socket (descriptor 7)"),
-        ({"held": [Held(3, "socket:[2]", True)]}, "opened a socket (descriptor 3)"),
-        ({"held": [Held(7, "pipe:[2]", False)]}, "opened a pipe (descriptor 7)"),
-        ({"held": [Held(7, "/srv/shop.db", True)]}, "opened /srv/shop.db for writing (descriptor 7)"),
-        ({"held": [Held(7, "/dev/ttyS0", True)]}, "opened a device /dev/ttyS0 (descriptor 7)"),
-        ({"held": [Held(7, "/dev/shm/x", True)]}, "opened shared memory /dev/shm/x (descriptor 7)"),
-        ({"held": [Held(7, "/memfd:x (deleted)", False)]}, "opened shared memory /memfd:x (deleted) (descriptor 7)"),
-        ({"held": [Held(7, "anon_inode:[eventpoll]", True)]}, "made an event loop (descriptor 7)"),
-        ({"held": [Held(7, "anon_inode:inotify", True)]}, "watches files (descriptor 7)"),
-        ({"held": [Held(7, "anon_inode:[timerfd]", True)]}, "opened something of the kernel's (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "socket:[2]", True)]}, "opened a socket (descriptor 7)"),
+        ({"held": [OpenDescriptor(3, "socket:[2]", True)]}, "opened a socket (descriptor 3)"),
+        ({"held": [OpenDescriptor(7, "pipe:[2]", False)]}, "opened a pipe (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/srv/shop.db", True)]}, "opened /srv/shop.db for writing (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/dev/ttyS0", True)]}, "opened a device /dev/ttyS0 (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/dev/shm/x", True)]}, "opened shared memory /dev/shm/x (descriptor 7)"),
+        (
+            {"held": [OpenDescriptor(7, "/memfd:x (deleted)", False)]},
+            "opened shared memory /memfd:x (deleted) (descriptor 7)",
+        ),
+        ({"held": [OpenDescriptor(7, "anon_inode:[eventpoll]", True)]}, "made an event loop (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "anon_inode:inotify", True)]}, "watches files (descriptor 7)"),
+        (
+            {"held": [OpenDescriptor(7, "anon_inode:[timerfd]", True)]},
+            "opened something of the kernel's (descriptor 7)",
+        ),
         ({"children": 2}, "started a process"),
         ({"timer": True}, "started an interval timer"),
         ({"looping": True}, "left an event loop running"),
@@ -50,16 +56,20 @@ def test_what_a_fork_would_share_or_lose_is(left: dict[str, object], words: str)
 
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))
 def test_what_is_open_for_reading_is_not(path: str) -> None:
-    assert hindrances(BEFORE, after(held=[Held(9, path, False)])) == ()
+    assert hindrances(BEFORE, after(held=[OpenDescriptor(9, path, False)])) == ()
 
 
 @pytest.mark.parametrize("device", sorted(HARMLESS))
 def test_nor_is_a_device_without_a_state(device: str) -> None:
-    assert hindrances(BEFORE, after(held=[Held(9, device, True)])) == ()
+    assert hindrances(BEFORE, after(held=[OpenDescriptor(9, device, True)])) == ()
 
 
 def test_all_of_it_is_told_once_each_in_one_line() -> None:
-    left = after(threads=("one", "a\nb"), held=[Held(8, "socket:[2]", True), Held(9, "socket:[3]", True)], timer=True)
+    left = after(
+        threads=("one", "a\nb"),
+        held=[OpenDescriptor(8, "socket:[2]", True), OpenDescriptor(9, "socket:[3]", True)],
+        timer=True,
+    )
     found = hindrances(BEFORE, left)
     assert len(found) == 4
     for used in (False, True):

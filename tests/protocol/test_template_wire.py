@@ -13,13 +13,13 @@ from rrmaster.protocol.template_wire import (
     MAX,
     TEMPLATE,
     WORKER,
-    Barren,
+    Forked,
+    ForkFailed,
+    ForkRequest,
     Loaded,
+    LoadFailed,
+    MemoryUse,
     Message,
-    Newborn,
-    Order,
-    Unloadable,
-    Weighed,
     bounded,
     decode,
     encode,
@@ -28,12 +28,12 @@ from rrmaster.protocol.template_wire import (
 MESSAGES: list[Message] = [
     Loaded(),
     Loaded(("started a thread (x)", "ä")),
-    Unloadable("Traceback\n  ...", ("RRMASTER_WORKER_SLOT",)),
-    Order(3, WORKER, {"NAME": "välue"}, ("--slot", "0", "shop:app")),
-    Order(4, TEMPLATE),
-    Newborn(3, 4711),
-    Barren(3, "Cannot allocate memory"),
-    Weighed(1, 2, 3),
+    LoadFailed("Traceback\n  ...", ("RRMASTER_WORKER_SLOT",)),
+    ForkRequest(3, WORKER, {"NAME": "välue"}, ("--slot", "0", "shop:app")),
+    ForkRequest(4, TEMPLATE),
+    Forked(3, 4711),
+    ForkFailed(3, "Cannot allocate memory"),
+    MemoryUse(1, 2, 3),
 ]
 
 
@@ -80,7 +80,7 @@ def test_what_has_not_the_right_shape_is_refused(fields: object) -> None:
 @given(st.text(max_size=300) | st.characters(), st.integers(0, 30_000))
 def test_the_longest_reason_fits_and_keeps_its_end(text: str, times: int) -> None:
     long = text * times
-    assert len(encode(Unloadable(bounded(long)))) <= MAX
+    assert len(encode(LoadFailed(bounded(long)))) <= MAX
     assert bounded(long).endswith(long[-1000:])
     assert bounded(text) == text
 

@@ -1,6 +1,6 @@
 """How busy is an ASGI application, and how do its websockets end in a drain?  The same for every server.
 
-`Counted` stands between the server and the application: it counts requests and websockets in progress, whatever the
+`CountedApp` stands between the server and the application: it counts requests and websockets in progress, whatever the
 server is, and remembers the websockets, so that they can be closed with 1012 (service restart) while there is time for
 a client to come back.  It knows no async library: all it awaits is the application's and the server's.
 """
@@ -25,13 +25,13 @@ SERVICE_RESTART = 1012
 """The close code (IANA's registry for RFC 6455) that has clients come back, to another worker."""
 
 
-class WorkerLeaves(OSError):
+class WorkerDraining(OSError):
     """The websocket was closed because its worker is to go.  ASGI has servers raise an OSError at a send after the
     end, and frameworks take it for the client's leaving."""
 
 
 @define(eq=False)
-class Counted:
+class CountedApp:
     """An application whose requests and websockets are counted."""
 
     app: ASGI
@@ -43,7 +43,7 @@ class Counted:
     """Called when nothing is in progress any more; set it when somebody waits for that."""
     startup: str = ""
     """What the application said when its startup failed."""
-    websockets: set[_WebSocket] = Factory(set)
+    websockets: set[_CountedWebSocket] = Factory(set)
 
     @property
     def active(self) -> int:
@@ -77,7 +77,7 @@ class Counted:
                 self.idle()
 
     async def _hold(self, scope: Message, receive: Receive, send: Send) -> None:
-        websocket = _WebSocket(send)
+        websocket = _CountedWebSocket(send)
         self.websockets.add(websocket)
         began = time.monotonic()
         try:
@@ -119,7 +119,7 @@ class Counted:
 
 
 @define(eq=False)
-class _WebSocket:
+class _CountedWebSocket:
     """One websocket, as the application sends to it."""
 
     server: Send
@@ -133,7 +133,7 @@ class _WebSocket:
         if self.ours:
             if message["type"] == "websocket.close":
                 return  # it is what the application wants, too
-            raise WorkerLeaves("the websocket was closed, because its worker is to go")
+            raise WorkerDraining("the websocket was closed, because its worker is to go")
         if message["type"] == "websocket.accept":
             self.status = 101
         elif message["type"] == "websocket.http.response.start":

@@ -1,7 +1,7 @@
 """How large may the head of a request be?
 
 The options are gunicorn's, and off by default.  A head that is whole is judged here, the same for every server, before
-the application sees it.  What an unfinished one may hold in memory is the server's to bound: `Limits.head` is for that.
+the application sees it.  What an unfinished one may hold in memory is the server's to bound: `HttpLimits.head` is for that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AROUND_TARGET = 10
 
 
 @frozen
-class Limits:
+class HttpLimits:
     """Bytes and numbers; 0: no limit."""
 
     line: int
@@ -29,7 +29,7 @@ class Limits:
     field_size: int
 
     @classmethod
-    def of(cls, launch: Launch) -> Limits:
+    def of(cls, launch: Launch) -> HttpLimits:
         """What the options say."""
         return cls(launch.limit_request_line, launch.limit_request_fields, launch.limit_request_field_size)
 

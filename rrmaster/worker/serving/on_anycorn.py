@@ -3,7 +3,7 @@
 anycorn, and not hypercorn whose fork it is: hypercorn has had one release in eighteen months, and anycorn 0.20 has that
 one's code with a dozen of its open bugs repaired (a response lost at a keep-alive limit, errors that left their
 connection, leaks of reset streams); it costs 4.7 MiB more.  Its protocols, task group and lifespan are used, and its
-`TCPServer` is not: that has one way to end, which drops whoever has not spoken.  What stands here instead is `_Client`,
+`TCPServer` is not: that has one way to end, which drops whoever has not spoken.  What stands here instead is `AnycornConnection`,
 and the drain:
 
 ========== ================================================ ===========================================================
@@ -12,11 +12,11 @@ connection what it is                                       in the drain
 virgin     no byte has come                                 has `VIRGIN` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
-HTTP/2     idle, or busy with its last answer               GOAWAY, behind the answer; at `LATEST` in any case
-websocket                                                   closed with 1012 at `LATEST` of the graceful timeout
+HTTP/2     idle, or busy with its last answer               GOAWAY, behind the answer; at `IDLE_SHARE` in any case
+websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout
 ========== ================================================ ===========================================================
 
-At `LATEST` those that are idle or virgin are closed too.  A busy connection of HTTP/2 is not told GOAWAY at once: what
+At `IDLE_SHARE` those that are idle or virgin are closed too.  A busy connection of HTTP/2 is not told GOAWAY at once: what
 Python has for clients (h2, httpx) then gives up the requests that are in progress.  Told in one write with the end of
 the last answer, it loses nothing; told to an idle one it may cross the next request, which a client may then send again
 elsewhere, for GOAWAY says that it was not begun.  So only those are told so that have been idle for `SETTLED`.
@@ -55,11 +55,11 @@ from ...protocol.launch import Launch
 from .. import Duty, Taken, header_of
 from ..intake import GOODBYE_S, VIRGIN, Arrival
 from ..loading import Application, CannotLoad
-from .asgi import ASGI, Counted, Message, Receive, Send
-from .http_limits import Limits
-from .on_trio import Handlers
+from .asgi import ASGI, CountedApp, Message, Receive, Send
+from .http_limits import HttpLimits
+from .on_trio import TrioServer
 
-LATEST = 0.5
+IDLE_SHARE = 0.5
 """The part of the graceful timeout after which nobody is waited for who does nothing, as in `on_uvicorn`."""
 
 SETTLED = 0.1
@@ -76,7 +76,7 @@ CLOSE = (b"connection", b"close")
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
-    failed = trio.run(Anycorn(application.target, duty, launch).run, strict_exception_groups=True)
+    failed = trio.run(AnycornServer(application.target, duty, launch).run, strict_exception_groups=True)
     if failed is not None:
         raise CannotLoad(failed)
 
@@ -90,26 +90,26 @@ def configured(launch: Launch) -> Config:
     config.keep_alive_max_requests = sys.maxsize
     # The master minds both.
     config.startup_timeout = config.shutdown_timeout = math.inf
-    if head := Limits.of(launch).head:
+    if head := HttpLimits.of(launch).head:
         config.h11_max_incomplete_size = config.h2_max_header_list_size = head
     return config
 
 
 @define(eq=False)
-class Anycorn:
+class AnycornServer:
     """Serves connections by anycorn's protocols."""
 
     app: ASGI
     duty: Duty
     launch: Launch
-    service: Handlers = field(init=False)
-    counted: Counted = field(init=False)
-    uncounted: Counted = field(init=False)
+    service: TrioServer = field(init=False)
+    counted: CountedApp = field(init=False)
+    uncounted: CountedApp = field(init=False)
     """For probes."""
     config: Config = field(init=False)
     context: WorkerContext = Factory(lambda: WorkerContext(None))
     state: dict[str, Any] = Factory(dict)
-    clients: set[_Client] = Factory(set)
+    clients: set[AnycornConnection] = Factory(set)
     _for_clients: Any = field(init=False)
     _for_probes: Any = field(init=False)
     _lifespan: Lifespan = field(init=False)
@@ -118,13 +118,13 @@ class Anycorn:
     def __attrs_post_init__(self) -> None:
         log = self.launch.access_log
         self.config = configured(self.launch)
-        app = Limits.of(self.launch).around(self.app)
-        self.counted, self.uncounted = Counted(app, self.duty, log), Counted(app, self.duty, log)
+        app = HttpLimits.of(self.launch).around(self.app)
+        self.counted, self.uncounted = CountedApp(app, self.duty, log), CountedApp(app, self.duty, log)
         self.duty.requests = self.counted.requests
         self._for_clients = self._for_anycorn(self.counted.serve)
         self._for_probes = self._for_anycorn(self.uncounted.serve)
         self._lifespan = Lifespan(self._for_clients, self.config, self.state)
-        self.service = Handlers(self.duty, serve=self.serve, arrival=Arrival.of(self.duty, self.launch, tls.HTTP_2))
+        self.service = TrioServer(self.duty, serve=self.serve, arrival=Arrival.of(self.duty, self.launch, tls.HTTP_2))
 
     async def run(self) -> str | None:
         """Serve until the last connection is done.  Why it could not begin, or nothing."""
@@ -177,12 +177,12 @@ class Anycorn:
         secure = isinstance(stream, trio.SSLStream)
         sock = stream.transport_stream.socket if secure else stream.socket
         client, server = _ends(sock)
-        facts = build_tls_extension(self.config, cast("Any", _Facts(stream))) if secure else None
+        facts = build_tls_extension(self.config, cast("Any", _TLSAttributes(stream))) if secure else None
         alpn = stream.selected_alpn_protocol() if secure else None
         async with TaskGroup() as group:
             app = self._for_probes if taken.probe else self._for_clients
             state = ConnectionState(self.state)
-            served = _Client(self.launch.keep_alive, stream, self.service.draining)
+            served = AnycornConnection(self.launch.keep_alive, stream, self.service.draining)
             served.protocol = ProtocolWrapper(
                 app, self.config, self.context, group, state, client, server, served.send, facts, alpn
             )
@@ -225,12 +225,12 @@ class Anycorn:
 
     async def _drain(self) -> None:
         await self.service.draining.wait()
-        latest = trio.current_time() + LATEST * self.launch.graceful_timeout
-        virgin = min(trio.current_time() + VIRGIN, latest)
+        latest = trio.current_time() + IDLE_SHARE * self.launch.graceful_timeout
+        fresh_until = min(trio.current_time() + VIRGIN, latest)
         async with trio.open_nursery() as nursery:  # nobody waits for a client that does not read
             while (now := trio.current_time()) < latest:
                 for client in self.clients:
-                    over = now >= virgin if client.virgin else client.has_settled(now)
+                    over = now >= fresh_until if client.is_fresh else client.has_settled(now)
                     if over:
                         nursery.start_soon(client.leave)
                 await trio.sleep(LOOK)
@@ -258,7 +258,7 @@ def _ends(sock: Any) -> tuple[Any, Any]:
 
 
 @define(eq=False)
-class _Client:
+class AnycornConnection:
     """One connection."""
 
     keep_alive: float
@@ -351,7 +351,7 @@ class _Client:
         return self.protocol.protocol if isinstance(self.protocol.protocol, H2Protocol) else None
 
     @property
-    def virgin(self) -> bool:
+    def is_fresh(self) -> bool:
         """Whether its first request is still to come."""
         return self.silent or (self.h2 is not None and not self.h2.connection.highest_inbound_stream_id)
 
@@ -385,7 +385,7 @@ class _Client:
     def _farewell(self) -> bytes:
         """GOAWAY, if what is just written is the end of the last answer of a connection that is to go."""
         h2 = self.h2
-        if h2 is None or self.left or not self.draining.is_set() or self.virgin or h2.connection.open_inbound_streams:
+        if h2 is None or self.left or not self.draining.is_set() or self.is_fresh or h2.connection.open_inbound_streams:
             return b""
         return self._go_away(h2)
 
@@ -396,7 +396,7 @@ class _Client:
         return h2.connection.data_to_send()
 
 
-class _Facts:
+class _TLSAttributes:
     """What anycorn asks of an anyio stream about TLS, of one of trio."""
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:

@@ -39,7 +39,7 @@ _TRIO = os.path.dirname(trio.__file__) + os.sep
 
 async def serve(handler: Handler, duty: Duty, arrival: Arrival | None = None) -> None:
     """Take and serve connections until the master sends no more and those taken are done."""
-    service = Handlers(duty, serve=lambda stream, taken: handler(stream), arrival=arrival)
+    service = TrioServer(duty, serve=lambda stream, taken: handler(stream), arrival=arrival)
     service.enter()
     await service.run()
 
@@ -64,7 +64,7 @@ def tasks() -> list[str]:
 
 
 @define(eq=False)
-class Means:
+class TrioWaiter:
     """How one waits on trio."""
 
     lock: Any = Factory(trio.StrictFIFOLock)
@@ -80,7 +80,7 @@ class Means:
 
 
 @define(eq=False)
-class Service:
+class TrioWorker:
     """What the loop does beside serving: it takes, reports and beats."""
 
     duty: Duty
@@ -154,7 +154,7 @@ class Service:
 
 
 @define(eq=False)
-class Handlers(Service):
+class TrioServer(TrioWorker):
     """Serves connections, each in a task of its own, and minds signals."""
 
     serve: Serve = field(kw_only=True)
@@ -165,7 +165,7 @@ class Handlers(Service):
 
     def enter(self) -> None:
         """Be the current worker from now on: the application may ask for it when it starts."""
-        enter(self.duty, self.draining, Means())
+        enter(self.duty, self.draining, TrioWaiter())
 
     async def run(self) -> None:
         """Serve until the last connection is done."""

@@ -10,10 +10,10 @@ connection what it is                                       in the drain
 virgin     no byte has come                                 has `VIRGIN` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
-websocket                                                   closed with 1012 at `LATEST` of the graceful timeout
+websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout
 ========== ================================================ ===========================================================
 
-At `LATEST` those that are idle or virgin are closed too.  A streaming response has the whole graceful timeout, and then
+At `IDLE_SHARE` those that are idle or virgin are closed too.  A streaming response has the whole graceful timeout, and then
 the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
 
 Of uvicorn this uses names that its documentation does not promise, all of them here: `Config.http_protocol_class`,
@@ -39,13 +39,15 @@ from uvicorn.server import ServerState
 from ...protocol import tls
 from ...protocol.launch import Launch
 from .. import Duty, Taken, header_of
+from ..connection import Connection
 from ..intake import VIRGIN, Arrival
 from ..loading import Application, CannotLoad
-from .asgi import ASGI, Counted
-from .http_limits import Limits
-from .on_asyncio import Connection, Service, admit, run_server
+from .asgi import ASGI, CountedApp
+from .asyncio_worker import AsyncioWorker, run_server
+from .http_limits import HttpLimits
+from .on_asyncio import admit
 
-LATEST = 0.5
+IDLE_SHARE = 0.5
 """The part of the graceful timeout after which nobody is waited for who does nothing, and websockets are closed: the
 rest is for what is in progress, and for clients to come back."""
 
@@ -65,12 +67,12 @@ def warm_up(application: Application, launch: Launch) -> None:
 
 def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
     """The same for any ASGI application.  What is in `more` goes to uvicorn's Config."""
-    run_server(lambda service: Uvicorn(service, app, launch, more), duty, launch)
+    run_server(lambda service: UvicornServer(service, app, launch, more), duty, launch)
 
 
 def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
     """uvicorn's configuration, loaded."""
-    head = Limits.of(launch).head
+    head = HttpLimits.of(launch).head
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -85,16 +87,16 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         **more,
     )
     config.load()
-    told = (_Proxied,) if launch.proxy_protocol != "off" else ()
-    bounded = (_Bounded,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
+    told = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
+    bounded = (_WithBoundedHead,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
     if told or bounded:
         config.http_protocol_class = type("Client", (*bounded, *told, config.http_protocol_class), {"head": head})
     if config.ws_protocol_class is not None:
-        config.ws_protocol_class = type("WebSocket", (_WebSocket, *told, config.ws_protocol_class), {})
+        config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *told, config.ws_protocol_class), {})
     return config
 
 
-def _is_virgin(client: Any) -> bool:
+def _is_fresh(client: Any) -> bool:
     """Whether a client of HTTP has not said a byte.  Seen from outside: to note each read would cost every request."""
     if client.scope is not None:  # since the first byte with httptools, since the end of the headers with h11
         return False
@@ -102,7 +104,7 @@ def _is_virgin(client: Any) -> bool:
     return h11 is None or not h11.trailing_data[0]
 
 
-class _Proxied:
+class _WithProxyHeader:
     """Added to both with the PROXY protocol: the addresses are what the proxy has told."""
 
     client: tuple[str, int] | None
@@ -115,7 +117,7 @@ class _Proxied:
             self.client, self.server = header.source, header.destination
 
 
-class _Bounded:
+class _WithBoundedHead:
     """Added to uvicorn's protocol with httptools, which keeps a head that never ends; h11 has a bound of its own."""
 
     head: int
@@ -142,7 +144,7 @@ class _Bounded:
                 self.send_400_response("Request head too large.")  # type: ignore[attr-defined]
 
 
-class _WebSocket:
+class _UvicornWebSocket:
     """Added to uvicorn's protocol for websockets: its handshake says ``Connection: Upgrade``, and nothing else."""
 
     def __init__(self, config: Any, server_state: ServerState, app_state: dict[str, Any]) -> None:
@@ -151,16 +153,16 @@ class _WebSocket:
 
 
 @define(eq=False)
-class Uvicorn:
+class UvicornServer:
     """Serves connections by uvicorn's protocols."""
 
-    service: Service
+    service: AsyncioWorker
     app: ASGI
     launch: Launch
     more: dict[str, Any]
     state: ServerState = Factory(ServerState)
-    counted: Counted = field(init=False)
-    uncounted: Counted = field(init=False)
+    counted: CountedApp = field(init=False)
+    uncounted: CountedApp = field(init=False)
     """For probes."""
     arrival: Arrival | None = field(init=False)
     _arriving: set[asyncio.Task[Any]] = Factory(set)
@@ -174,9 +176,9 @@ class Uvicorn:
 
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
-        app = Limits.of(self.launch).around(self.app)
-        self.counted = Counted(app, duty, log)
-        self.uncounted = Counted(app, duty, log)
+        app = HttpLimits.of(self.launch).around(self.app)
+        self.counted = CountedApp(app, duty, log)
+        self.uncounted = CountedApp(app, duty, log)
         duty.requests = self.counted.requests
         self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
@@ -232,15 +234,15 @@ class Uvicorn:
         self.counted.idle = self.uncounted.idle = self._idle
         self._closing.append(CLOSE)
         self.state.default_headers.append(CLOSE)
-        latest = LATEST * self.launch.graceful_timeout
-        self.service.loop.call_later(min(VIRGIN, latest), self._close_virgins)
+        latest = IDLE_SHARE * self.launch.graceful_timeout
+        self.service.loop.call_later(min(VIRGIN, latest), self._close_fresh)
         self.service.loop.call_later(latest, self._close_idle)
 
-    def _close_virgins(self) -> None:
+    def _close_fresh(self) -> None:
         for task in self._arriving:
             task.cancel()
         for client in self._clients():
-            if _is_virgin(client):
+            if _is_fresh(client):
                 client.shutdown()
 
     def _close_idle(self) -> None:
@@ -252,7 +254,7 @@ class Uvicorn:
                 self._spawn(websocket.leave())
 
     def _clients(self) -> list[Any]:
-        return [connection for connection in self.state.connections if not isinstance(connection, _WebSocket)]
+        return [connection for connection in self.state.connections if not isinstance(connection, _UvicornWebSocket)]
 
     def is_done(self) -> bool:
         """Whether no call of the application is in progress: what it does after its answer counts, too."""

@@ -1,6 +1,6 @@
 """Serve a WSGI application in threads, by uvicorn and a2wsgi.
 
-a2wsgi turns the application into one of ASGI, streaming both ways.  Around it, `Attended` minds what it leaves open
+a2wsgi turns the application into one of ASGI, streaming both ways.  Around it, `Watched` minds what it leaves open
 (seen in 1.10.10): a client that goes away in the middle of a response is told to nobody, so that a stream without end
 holds its thread for ever; an error of the server in the middle of a response leaves the thread waiting for a queue that
 nobody reads; a request cut short looks whole; `readline` with a limit returns nothing; errors go to stdout.
@@ -25,29 +25,29 @@ from .on_uvicorn import warm_up as warm_up  # runtimes finds it here
 
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-_ATTENTION = "rrmaster.attention"
+_REQUEST = "rrmaster.request"
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and what was taken is done."""
     # Lifespan is ASGI's, and a websocket cannot be served by a call that returns its answer.
-    serve(attended(application.target, launch.threads), duty, evolve(launch, lifespan="off"), ws="none")
+    serve(watched(application.target, launch.threads), duty, evolve(launch, lifespan="off"), ws="none")
 
 
-def attended(app: WSGI, threads: int) -> ASGI:
+def watched(app: WSGI, threads: int) -> ASGI:
     """An ASGI application that calls a WSGI one in so many threads."""
-    inner: Any = WSGIMiddleware(_Whole(app), workers=threads)  # type: ignore[arg-type]  # it has types of its own
+    inner: Any = WSGIMiddleware(_CompleteApp(app), workers=threads)  # type: ignore[arg-type]  # it has types of its own
 
-    async def attend(scope: Message, receive: Receive, send: Send) -> None:
-        attention = _Attention(receive, send, _has_body(scope))
+    async def call(scope: Message, receive: Receive, send: Send) -> None:
+        request = _Request(receive, send, _has_body(scope))
         try:
-            await inner({**scope, _ATTENTION: attention}, attention.receive, attention.send)
+            await inner({**scope, _REQUEST: request}, request.receive, request.send)
         finally:
-            attention.end()
-        if attention.error is not None:
-            raise attention.error
+            request.end()
+        if request.error is not None:
+            raise request.error
 
-    return attend
+    return call
 
 
 def _has_body(scope: Message) -> bool:
@@ -56,7 +56,7 @@ def _has_body(scope: Message) -> bool:
 
 
 @define(eq=False)
-class _Attention:
+class _Request:
     """One request, in the loop's thread."""
 
     server_receive: Receive
@@ -86,7 +86,7 @@ class _Attention:
             self._watch = asyncio.get_running_loop().create_task(self._until_gone())
         try:
             await self.server_send(message)
-        except Exception as error:  # raised here, it would leave the thread waiting; `attend` raises it
+        except Exception as error:  # raised here, it would leave the thread waiting; `call` raises it
             self.error, self.gone = error, True
 
     async def _until_gone(self) -> None:
@@ -101,13 +101,13 @@ class _Attention:
 
 
 @define(eq=False)
-class _Whole:
+class _CompleteApp:
     """The WSGI application with an environment that is whole, and a stream that ends when nobody wants it any more."""
 
     app: WSGI
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
-        attention: _Attention = environ["asgi.scope"].pop(_ATTENTION)
+        request: _Request = environ["asgi.scope"].pop(_REQUEST)
         environ["wsgi.input"] = _Input(environ["wsgi.input"])
         environ["wsgi.input_terminated"] = True  # it ends where the request does, chunked or not
         environ["wsgi.errors"] = sys.stderr
@@ -115,7 +115,7 @@ class _Whole:
         try:
             for chunk in chunks:
                 yield chunk
-                if attention.gone:
+                if request.gone:
                     return
         finally:
             getattr(chunks, "close", lambda: None)()

@@ -11,8 +11,8 @@ import pytest
 from attrs import Factory, define
 
 from rrmaster.worker import Duty, Requests
-from rrmaster.worker.serving.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
-from rrmaster.worker.serving.wsgi import attended
+from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining
+from rrmaster.worker.serving.wsgi import watched
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import on_duty
 
@@ -60,9 +60,9 @@ def run(act: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
-def counted(app: ASGI, act: Callable[[Counted, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
+def counted(app: ASGI, act: Callable[[CountedApp, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
     with on_duty() as (_, duty):
-        serves, serves_probes = Counted(app, duty, **more), Counted(app, duty, **more)
+        serves, serves_probes = CountedApp(app, duty, **more), CountedApp(app, duty, **more)
         duty.requests = serves.requests
         run(lambda: act(serves_probes if probe else serves, duty))
 
@@ -85,7 +85,7 @@ async def begun(*tasks: asyncio.Task[None]) -> None:
 def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_them() -> None:
     idle = list[None]()
 
-    async def act(app: Counted, duty: Duty) -> None:
+    async def act(app: CountedApp, duty: Duty) -> None:
         servers = [Played() for _ in range(3)]
         scopes = [HTTP, WEBSOCKET, {**HTTP, "raise": ZeroDivisionError()}]
         tasks = [asyncio.create_task(app.serve(s, p.receive, p.send)) for s, p in zip(scopes, servers, strict=True)]  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_the
 
 
 def test_a_probe_is_served_and_not_counted() -> None:
-    async def act(app: Counted, duty: Duty) -> None:
+    async def act(app: CountedApp, duty: Duty) -> None:
         server = Played([END])
         await app.serve(HTTP, server.receive, server.send)
         assert (app.requests.ended, app.active) == (1, 0)
@@ -115,7 +115,7 @@ def test_a_probe_is_served_and_not_counted() -> None:
 def test_busy_is_told_once_for_many_changes() -> None:
     stirred = list[None]()
 
-    async def act(app: Counted, duty: Duty) -> None:
+    async def act(app: CountedApp, duty: Duty) -> None:
         duty.stir = lambda: stirred.append(None)
         for _ in range(100):
             await app.serve(HTTP, Played([END]).receive, Played().send)
@@ -134,7 +134,7 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_mor
         await send({"type": "websocket.close", "code": 1000})
         await send({"type": "websocket.send", "text": "still there?"})
 
-    async def act(app: Counted, duty: Duty) -> None:
+    async def act(app: CountedApp, duty: Duty) -> None:
         server = Played()
         task = asyncio.create_task(app.serve(WEBSOCKET, server.receive, server.send))  # type: ignore[arg-type]
         await begun(task)
@@ -145,7 +145,7 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_mor
             ("websocket.accept", None), ("websocket.close", 1012),
         ]  # fmt: skip
         server.say({"type": "websocket.disconnect", "code": 1012})
-        with pytest.raises(WorkerLeaves, match="its worker is to go"):
+        with pytest.raises(WorkerDraining, match="its worker is to go"):
             await task
         assert len(server.heard) == 2, "what it closes itself is closed already"
         assert app.websockets == set()
@@ -159,7 +159,7 @@ def test_the_access_log_says_who_asked_what_and_how_it_was_answered(capsys: pyte
         await send({"type": "http.response.body", "body": b"12345", "more_body": True})
         await send({"type": "http.response.body", "body": b"678"})
 
-    async def act(app: Counted, duty: Duty) -> None:
+    async def act(app: CountedApp, duty: Duty) -> None:
         await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, Played().receive, Played().send)
 
     counted(answers, act, access_log=True)
@@ -180,7 +180,7 @@ def test_what_an_application_says_when_it_cannot_start_is_kept(end: Any, words: 
             raise end
         await send(end)
 
-    async def act(app: Counted, duty: Duty) -> None:
+    async def act(app: CountedApp, duty: Duty) -> None:
         await asyncio.gather(app.serve({"type": "lifespan"}, Played().receive, Played().send), return_exceptions=True)
         assert words in app.startup
         assert duty.requests == Requests(0, 0)
@@ -192,7 +192,7 @@ def test_what_an_application_says_when_it_cannot_start_is_kept(end: Any, words: 
 
 
 def in_threads(app: Callable[..., Iterable[bytes]], server: Played, **scope: Any) -> Awaitable[None]:
-    return attended(app, threads=1)({**HTTP, **scope}, server.receive, server.send)
+    return watched(app, threads=1)({**HTTP, **scope}, server.receive, server.send)
 
 
 def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:

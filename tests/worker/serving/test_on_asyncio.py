@@ -18,7 +18,8 @@ from attrs import Factory, define
 from rrmaster import worker as module
 from rrmaster.protocol import wire
 from rrmaster.worker import BATCH, RESERVE, current_worker
-from rrmaster.worker.serving.on_asyncio import Handler, Service, Streams, tasks_of
+from rrmaster.worker.serving.asyncio_worker import AsyncioWorker, tasks_of
+from rrmaster.worker.serving.on_asyncio import Handler, StreamServer
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import Master, on_duty
 
@@ -30,7 +31,7 @@ class Stage:
     """A handler that is served, with its master's end in the test's hands."""
 
     master: Master
-    service: Service
+    service: AsyncioWorker
     running: asyncio.Task[None]
     news: list[wire.Up] = Factory(list)
 
@@ -85,7 +86,7 @@ def play(
     """Serve the handler, and act."""
 
     async def main() -> None:
-        service = Service(duty, Streams(handler), **more)
+        service = AsyncioWorker(duty, lambda _: StreamServer(handler), **more)
         stage = Stage(master, service, asyncio.get_running_loop().create_task(service.run()))
         await stage.heard(lambda message: isinstance(message, wire.Ready))
         try:
@@ -245,7 +246,7 @@ def test_short_of_descriptors_it_waits_and_comes_back_by_itself(loop: str, monke
 
 @define
 class Clock:
-    """What `Service` takes for the time."""
+    """What `AsyncioWorker` takes for the time."""
 
     now: float = 0.0
 

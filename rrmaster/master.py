@@ -273,7 +273,7 @@ class Master:
             try:
                 await self.supervisor.run()
             finally:
-                self.supervisor.chronicle.news.end()
+                self.supervisor.chronicle.news.close()
             nursery.cancel_scope.cancel()
 
     def _code_changed(self, files: list[str]) -> None:

@@ -25,7 +25,7 @@ from attrs import Factory, define
 from ..config.settings import Settings
 from ..logs.log import tell
 from ..protocol.fork_safety import asked_for, in_words
-from ..protocol.template_wire import Weighed
+from ..protocol.template_wire import MemoryUse
 from ..rules.template_health import Trust
 from .process import NotStarted, Process
 from .template import Lost, Template
@@ -68,7 +68,7 @@ class Stem:
     _news: trio.Event = Factory(trio.Event)
 
     @property
-    def weight(self) -> Weighed | None:
+    def weight(self) -> MemoryUse | None:
         """What its template takes of the memory."""
         return self.template.weight if self.template is not None else None
 

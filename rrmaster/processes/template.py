@@ -22,10 +22,10 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
-from ..logs.capture import Lines, open_pipe, relay
+from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
 from ..protocol import template_wire
-from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
+from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
 
@@ -56,8 +56,8 @@ class Template:
     """Descriptors of what it prints."""
     generation: int = 1
     loaded: Loaded | None = None
-    unloadable: Unloadable | None = None
-    weight: Weighed | None = None
+    unloadable: LoadFailed | None = None
+    weight: MemoryUse | None = None
     fate: str = ""
     """What has become of it, if it is lost."""
     own_fault: bool = False
@@ -77,7 +77,9 @@ class Template:
         try:
             async with trio.open_nursery() as nursery:
                 for fd, stream in zip(self.outputs, ("stdout", "stderr"), strict=False):
-                    nursery.start_soon(relay, fd, Lines(partial(_print, self.generation, self.process.pid, stream)))
+                    nursery.start_soon(
+                        capture_output, fd, LineSplitter(partial(_print, self.generation, self.process.pid, stream))
+                    )
                 nursery.start_soon(self._listen)
                 how = await self._end()
                 nursery.cancel_scope.cancel()
@@ -122,14 +124,14 @@ class Template:
 
         Raises Lost.  When cancelled there is no worker.
         """
-        return await self._fork(fds, lambda number: Order(number, template_wire.WORKER, environ, tuple(title)))
+        return await self._fork(fds, lambda number: ForkRequest(number, template_wire.WORKER, environ, tuple(title)))
 
     async def another(self) -> Template:
         """Fork another template.  Raises Lost, and OSError for want of descriptors."""
         ours, its = _line()
         try:
             with its:
-                order = partial(Order, kind=template_wire.TEMPLATE)
+                order = partial(ForkRequest, kind=template_wire.TEMPLATE)
                 process = await self._fork([its.fileno()], order)
         except BaseException:
             ours.close()
@@ -138,7 +140,7 @@ class Template:
         made._decided.set()
         return made
 
-    async def _fork(self, fds: Sequence[int], order: Callable[[int], Order]) -> Process:
+    async def _fork(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
         async with self._turn:
             with _leash() as (held, let_go):
                 with trio.move_on_after(FORK_S):
@@ -148,7 +150,7 @@ class Template:
             self.lose(f"it has not forked within {FORK_S:g} s")
             raise Lost(self.fate)
 
-    async def _order(self, fds: Sequence[int], order: Callable[[int], Order]) -> Process:
+    async def _order(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
         self._last += 1
         number = self._expected = self._last
         try:
@@ -209,18 +211,18 @@ class Template:
 
     def _heard(self, message: template_wire.Message, fd: int | None) -> None:
         match message:
-            case Newborn(number, pid) if fd is not None and number == self._expected:
+            case Forked(number, pid) if fd is not None and number == self._expected:
                 self._born(number, fd, pid)
                 return
-            case Barren(number, reason) if number == self._expected:
+            case ForkFailed(number, reason) if number == self._expected:
                 self._answers[number] = reason
                 self._stir()
-            case Weighed():
+            case MemoryUse():
                 self.weight = message
             case Loaded() if self.loaded is None:
                 self.loaded = message
                 self._decided.set()
-            case Unloadable() if self.loaded is None:
+            case LoadFailed() if self.loaded is None:
                 self.unloadable = message
                 self._decided.set()
             case _:

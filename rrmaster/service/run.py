@@ -24,7 +24,8 @@ from ..config.settings import Settings
 from ..control.server import Control
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from ..dispatch.listeners import BindError
-from ..logs.log import give_to, logger, reopen, tell
+from ..logs.log import logger, tell
+from ..logs.setup import give_ownership, reopen_files
 from ..master import NOT_FOR_WORKERS, Master, fleet_size, unwrapped
 from ..processes.process import reap_strangers
 from ..supervision.reconfigure import listen
@@ -166,7 +167,7 @@ async def _obey(master: Master, signals: AsyncIterator[int]) -> None:
                 case signal.SIGHUP:
                     master.reload()
                 case signal.SIGUSR1:
-                    reopen()
+                    reopen_files()
                 case signal.SIGTTIN:
                     master.scale(master.supervisor.goal.size + 1)
                 case signal.SIGTTOU:
@@ -187,7 +188,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     if user is None and group is None:
         return
     uid, gid, name = _who(user, group)
-    give_to(uid, gid)
+    give_ownership(uid, gid)
     try:
         # In this order: without root neither the groups nor the group can be left any more.
         if name is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from ..events.bus import News
+from ..events.bus import EventBus
 from ..events.events import (
     WorkerChanged,
     WorkerDisconnected,
@@ -29,21 +29,21 @@ from .worker_record import Ward
 class Chronicle:
     """Tells."""
 
-    news: News = Factory(News)
+    news: EventBus = Factory(EventBus)
     addresses: Callable[[Ward], tuple[str, ...]] = lambda ward: ()
     """Of the listeners that a worker serves."""
 
     def forked(self, ward: Ward) -> None:
         """It exists, and its process is being started."""
-        self.news.tell(WorkerForked(*ward.key))
+        self.news.publish(WorkerForked(*ward.key))
 
     def online(self, ward: Ward, pid: int) -> None:
         """Its process runs."""
-        self.news.tell(WorkerOnline(*ward.key, pid))
+        self.news.publish(WorkerOnline(*ward.key, pid))
 
     def heard(self, ward: Ward, message: Any, size: int) -> None:
         """Its application has something to say to the master's."""
-        self.news.tell(WorkerMessage(*ward.key, message), size)
+        self.news.publish(WorkerMessage(*ward.key, message), size)
 
     def changed(self, ward: Ward, before: State, why: str, hushed: bool = False) -> None:
         """It has entered another state.  Hushed: its own words follow, and say more."""
@@ -55,14 +55,14 @@ class Chronicle:
         old, new = before.value, ward.state.value
         text, level = f"{ward.name}: {old} -> {new}, {why}", DEBUG if hushed else level
         tell("worker.state", text, level=level, **ward.facts, before=old, state=new, why=why)
-        self.news.tell(WorkerChanged(*ward.key, old, new, why))
+        self.news.publish(WorkerChanged(*ward.key, old, new, why))
         if ward.state is State.SERVING:
-            self.news.tell(WorkerListening(*ward.key, self.addresses(ward)))
+            self.news.publish(WorkerListening(*ward.key, self.addresses(ward)))
         elif ward.state not in STAYING and not ward.left_out:
             ward.left_out = True
-            self.news.tell(WorkerDisconnected(*ward.key))
+            self.news.publish(WorkerDisconnected(*ward.key))
 
     def exited(self, ward: Ward, how: Exit | None) -> None:
         """Its process has ended, or has never been."""
         code, number = (how.code, how.signal) if how is not None else (None, None)
-        self.news.tell(WorkerExited(*ward.key, code, number, ward.asked, ward.reason))
+        self.news.publish(WorkerExited(*ward.key, code, number, ward.asked, ward.reason))

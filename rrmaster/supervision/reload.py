@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 from attrs import Factory, define, evolve
 
-from ..events.bus import News
+from ..events.bus import EventBus
 from ..events.events import FleetScaled, ReloadCommitted, ReloadRolledBack, ReloadStarted
 from ..logs.log import tell
 from ..rules.autoscaler import SYNC_S, Autoscaler
@@ -135,7 +135,7 @@ class Renewal:
             self._say_failed(self.rollout)
             return self.rollout
         self.fleet.calm()
-        self._news.tell(ReloadStarted(self._generation))
+        self._news.publish(ReloadStarted(self._generation))
         self.fleet.goal = evolve(goal, generation=self._generation, committed=0)
         whose = "the previous code, as " if self.rollout.back else ""
         self.rollout.say(f"starting {whose}generation {self._generation} beside generation {goal.generation}")
@@ -152,7 +152,7 @@ class Renewal:
             tell("scale.waits", f"scaling to {size} workers waits until the reload is decided", size=size)
         elif self.fleet.goal.size not in (0, size):
             tell("scale", f"scaling from {self.fleet.goal.size} to {size} workers", size=size)
-            self._news.tell(FleetScaled(size))
+            self._news.publish(FleetScaled(size))
             self.fleet.goal = evolve(self.fleet.goal, size=size, surge=self.surge(size))
             self.fleet.changed()
 
@@ -255,7 +255,7 @@ class Renewal:
                 self.fleet.goal = evolve(self.fleet.goal, committed=None, fallback=None)
                 self.gone_back = rollout.back and not self.gone_back  # back from what had been gone back to
                 self.refused = self.refused if rollout.back else ""
-                self._news.tell(ReloadCommitted(rollout.generation))
+                self._news.publish(ReloadCommitted(rollout.generation))
                 self.decided(rollout)
             case Phase.REFUSED | Phase.ROLLED_BACK | Phase.OUT_OF_TIME:
                 # `size` was not changed meanwhile; whoever was retired on the way is replaced by the plan.
@@ -276,10 +276,10 @@ class Renewal:
         serves = any(ward.state is State.SERVING for ward in self.fleet.wards.values())
         text += f"\ngeneration {rollout.before.generation} serves on" if serves else "\nnobody serves"
         tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
-        self._news.tell(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))
+        self._news.publish(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))
 
     @property
-    def _news(self) -> News:
+    def _news(self) -> EventBus:
         return self.fleet.chronicle.news
 
     def _recycle(self) -> None:

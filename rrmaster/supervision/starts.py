@@ -18,13 +18,14 @@ from logging import ERROR
 from attrs import Factory, define
 
 from ..logs.log import tell
-from ..protocol.channel import Line, Talk
+from ..protocol.channel import TalkLine
+from ..protocol.line import Line
 from .crashes import Aftermath
 
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""
 
-Lines = tuple[Line, tuple[Talk, socket.socket]]
+Lines = tuple[Line, tuple[TalkLine, socket.socket]]
 """Both lines to a new worker; of the second its own end, too."""
 
 
@@ -95,7 +96,7 @@ def _open(window: int) -> Lines:
     """Raises OSError, and then leaves none open."""
     line = Line.open(window)
     try:
-        return line, Talk.open()
+        return line, TalkLine.open()
     except BaseException:
         line.close()
         raise

@@ -22,9 +22,10 @@ from attrs import Factory, define, evolve
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.load import Post
 from ..dispatch.recall import GAP
-from ..events.bus import Conversation
-from ..logs.capture import relay
-from ..logs.log import tell, worker_lines
+from ..events.bus import MessageChannel
+from ..logs.capture import capture_output
+from ..logs.log import tell
+from ..logs.worker_output import worker_output
 from ..processes.process import DUMP_SIGNAL, NotStarted, outlive
 from ..protocol import wire
 from ..rules.backoff import BRIEF_S, Exit
@@ -214,7 +215,7 @@ class Supervisor:
         post = Post(self._last_id, slot, line.unclaimed, self.window, self.limit)
         # `ward` is bound before the dispatcher's next turn can hear anything.
         link = self.dispatcher.connect(post, line, lambda message: self._told_by(ward, message))
-        conversation = Conversation(
+        conversation = MessageChannel(
             talk,
             lambda message, size: self.chronicle.heard(ward, message, size),
             lambda what: self.breached(ward.id, what),
@@ -252,14 +253,16 @@ class Supervisor:
                 self._act(ward, Action.KILL if ward.state is State.KILLED else Action.TERMINATE)
             how = await self._outlive(ward, born)
         finally:
-            ward.conversation.bury()
+            ward.conversation.close_after_exit()
         self.happens(ward, Event.EXIT, str(how or why), how)
 
     async def _outlive(self, ward: Ward, born: Born) -> Exit:
         async with trio.open_nursery() as nursery:
             for fd, stream in zip(born.outputs, ("stdout", "stderr"), strict=False):
-                nursery.start_soon(relay, fd, worker_lines(ward.slot, born.process.pid, ward.generation, stream))
-            nursery.start_soon(ward.conversation.listen)
+                nursery.start_soon(
+                    capture_output, fd, worker_output(ward.slot, born.process.pid, ward.generation, stream)
+                )
+            nursery.start_soon(ward.conversation.receive)
             how = await outlive(born.process)
             nursery.cancel_scope.cancel()
         return how

@@ -8,7 +8,7 @@ import trio
 from attrs import Factory, define, frozen
 
 from ..dispatch.recall import Link
-from ..events.bus import Conversation
+from ..events.bus import MessageChannel
 from ..processes.process import Process
 from ..protocol import wire
 from ..rules.lifecycle import State
@@ -47,7 +47,7 @@ class Ward:
     slot: int
     generation: int
     link: Link
-    conversation: Conversation
+    conversation: MessageChannel
     since: float
     """When it entered its state."""
     heard: float

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import Factory, define, frozen
 
 from ..protocol import wire
-from ..protocol.channel import DescriptorLost, HungUp, Letterbox, Talk
+from ..protocol.channel import DescriptorLost, HungUp, Letterbox, TalkLine
 from ..protocol.wire import REPORT_AFTER
 from .messages import MasterGone, Means, Speech
 
@@ -218,7 +218,7 @@ class Duty:
     facts: Facts
     heartbeat: float = 0.5
     """Seconds."""
-    talk: Talk | None = None
+    talk: TalkLine | None = None
     """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None
     """Called when there is news to report; the runtime sees to it that `report` follows within `REPORT_AFTER`."""
@@ -338,7 +338,7 @@ class Duty:
         cpu = int(time.process_time() * 1e6)
         requests = self.closed if self.requests is None else self.requests.ended
         report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
-        self.has_news = not self.letterbox.say(report)
+        self.has_news = not self.letterbox.send(report)
         self._told = busy
         self.lag = 0.0
 
@@ -354,11 +354,11 @@ class Duty:
     def retire(self, reason: str, now: bool = False) -> None:
         """Ask to be replaced, or to be let go now; said again with each beat if the line is full."""
         wish = wire.Retiring(reason, now)
-        self._leaving = None if self.letterbox.say(wish) else wish
+        self._leaving = None if self.letterbox.send(wish) else wish
 
     def ready(self) -> None:
         """Say that connections can come, of every listener."""
-        self.letterbox.say(wire.Ready(os.getpid()))
+        self.letterbox.send(wire.Ready(os.getpid()))
 
     def _run_short(self) -> None:
         self.able = False

@@ -50,7 +50,7 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
         os.chdir(launch.chdir)
         ports = Ports(Watched.over(letterbox), facts, launch.heartbeat, talk)
     except OSError as error:
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     return run(launch, ports)
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 from attrs import frozen
 
 from ..protocol import wire
-from ..protocol.channel import Letterbox, Talk
+from ..protocol.channel import Letterbox, TalkLine
 from ..protocol.launch import Launch
 from . import Duty, Facts
 from .hooks import call_all
@@ -52,22 +52,22 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
         ready = prepared()
         call_all()
     except BaseException as error:
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     facts, talk = birth()
     try:
         ready.run(ready.application, Duty(letterbox, facts, launch.heartbeat, talk), ready.launch)
     except CannotLoad as error:
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     return 0
 
 
-def birth() -> tuple[Facts, Talk | None]:
+def birth() -> tuple[Facts, TalkLine | None]:
     """Who this is, and its talk line if it was given one."""
     talk = os.environ.pop("RRMASTER_TALK", None)
     facts = Facts(*(int(os.environ[name]) for name in _FACTS))
-    return facts, Talk.inherit(int(talk)) if talk else None
+    return facts, TalkLine.inherit(int(talk)) if talk else None
 
 
 def leave_with_master(line: int, graceful: float) -> None:

@@ -85,7 +85,7 @@ class Arrival:
     context: ssl.SSLContext | None
     versions: tuple[int, ...]
     """Of the PROXY protocol; none: it is off."""
-    senders: proxy_header.Senders
+    senders: proxy_header.TrustedSenders
     complaints: Complaints = field(default=Factory(Complaints))
 
     @classmethod
@@ -98,7 +98,7 @@ class Arrival:
         versions = proxy_header.MODES[launch.proxy_protocol]
         if context is None and not versions:
             return None
-        return cls(duty, context, versions, proxy_header.Senders.named(launch.proxy_allow_from))
+        return cls(duty, context, versions, proxy_header.TrustedSenders.named(launch.proxy_allow_from))
 
     async def announce(
         self, sock: socket.socket, peer: object, taken: Taken, readable: Callable[[], Awaitable[object]]
@@ -117,7 +117,7 @@ class Arrival:
                 except BlockingIOError:
                     await readable()
             self.duty.clients[taken.fd] = (taken, proxy_header.parse(have))
-        except proxy_header.Malformed as error:
+        except proxy_header.MalformedHeader as error:
             raise Refused(str(error)) from None
 
     def _look(self, sock: socket.socket, have: bytes) -> tuple[bytes, bool]:

@@ -1,6 +1,6 @@
 """What does the application say to the master's program, and hear from it?
 
-Messages travel on the talk line, beside the connections (see `channel.Talk`).  What has not been asked for stays in the
+Messages travel on the talk line, beside the connections (see `channel.TalkLine`).  What has not been asked for stays in the
 kernel, which keeps some hundred messages: then whoever sends, on either side, waits.  How one waits is the runtime's
 affair (`Means`), so that this serves trio and asyncio alike.
 """
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from attrs import define, field
 
 from ..protocol import wire
-from ..protocol.channel import HungUp, Talk
+from ..protocol.channel import HungUp, TalkLine
 
 AT_ONCE = 16
 """Messages after which the loop's others have their turn, which costs as much as two or three messages."""
@@ -43,7 +43,7 @@ class Means(Protocol):
 class Speech:
     """This worker's end of the talk line."""
 
-    talk: Talk
+    talk: TalkLine
     means: Means
     _heard: bool = field(default=False, init=False)
     _run: int = field(default=0, init=False)
@@ -61,10 +61,10 @@ class Speech:
         note = wire.encode_note(value)
         await self._turn()
         try:
-            if not self.means.lock.locked() and self.talk.say(note):
+            if not self.means.lock.locked() and self.talk.send(note):
                 return
             async with self.means.lock:
-                while not self.talk.say(note):
+                while not self.talk.send(note):
                     await self.means.writable(self.talk.fileno())
         except HungUp:
             raise MasterGone("the master has gone, and did not get this message") from None
@@ -78,7 +78,7 @@ class Speech:
             while True:
                 await self._turn()  # cancelled here, nothing has been taken off the line
                 try:
-                    datagram = self.talk.hear()
+                    datagram = self.talk.receive()
                 except HungUp:
                     return
                 if datagram is None:

@@ -30,9 +30,9 @@ from typing import Any
 
 from ..protocol import template_wire
 from ..protocol.channel import Letterbox
-from ..protocol.fork_safety import Held, Traces, hindrances
+from ..protocol.fork_safety import OpenDescriptor, Traces, hindrances
 from ..protocol.launch import Launch
-from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
+from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from .boot import Prepared, prepare, serve
 from .loading import explain
 from .serving.runtimes import warm_up
@@ -55,7 +55,7 @@ def be_template(line: int, launch: Launch) -> int:
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
-        _say(master, Unloadable(template_wire.bounded(explain(error)), tuple(asked)))
+        _say(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
         os._exit(1)
     gc.collect()
     gc.freeze()
@@ -82,7 +82,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared) -> int:
         master = socket.socket(fileno=line)
 
 
-def _serve(master: socket.socket, order: Order, fds: list[int], prepared: Prepared) -> int:
+def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared) -> int:
     """In the newborn: become a worker.  The descriptors of the order are ours."""
     line, talk, out, err, leash = fds
     master.close()
@@ -110,7 +110,7 @@ def _say(master: socket.socket, message: template_wire.Message, fds: tuple[int, 
         os._exit(0)
 
 
-def _next(master: socket.socket) -> tuple[Order, list[int]]:
+def _next(master: socket.socket) -> tuple[ForkRequest, list[int]]:
     """The next order, and its descriptors, ours to close.  The process ends here if there will be none."""
     while True:
         try:
@@ -122,12 +122,12 @@ def _next(master: socket.socket) -> tuple[Order, list[int]]:
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)
-        if isinstance(order, Order) and len(fds) == template_wire.FDS[order.kind]:
+        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind]:
             return order, fds
         for fd in fds:  # no free place for all of them
             os.close(fd)
-        if isinstance(order, Order):
-            _say(master, Barren(order.number, os.strerror(errno.EMFILE)))
+        if isinstance(order, ForkRequest):
+            _say(master, ForkFailed(order.number, os.strerror(errno.EMFILE)))
 
 
 @contextmanager
@@ -146,18 +146,18 @@ def _ending_with(master: socket.socket) -> Iterator[None]:
 # --- forking
 
 
-def _fork(master: socket.socket, order: Order, fds: list[int]) -> bool:
+def _fork(master: socket.socket, order: ForkRequest, fds: list[int]) -> bool:
     """Carry out an order.  True in the newborn."""
     try:
         middle = _fork_quietly()
     except OSError as error:
-        _say(master, Barren(order.number, str(error.strerror)))
+        _say(master, ForkFailed(order.number, str(error.strerror)))
         return False
     if middle:
         _, status = os.waitpid(middle, 0)
         if status:
             why = os.strerror(os.waitstatus_to_exitcode(status)) if os.WIFEXITED(status) else "it was killed"
-            _say(master, Barren(order.number, why))
+            _say(master, ForkFailed(order.number, why))
         return False
     middle = os.getpid()
     try:
@@ -177,7 +177,7 @@ def _fork_quietly() -> int:
         return os.fork()
 
 
-def _begin_anew(master: socket.socket, order: Order, middle: int) -> None:
+def _begin_anew(master: socket.socket, order: ForkRequest, middle: int) -> None:
     """In the newborn: a process group of its own, the master's child, and known to it."""
     os.setpgid(0, 0)
     deadline = time.monotonic() + ADOPTED_S
@@ -186,7 +186,7 @@ def _begin_anew(master: socket.socket, order: Order, middle: int) -> None:
             os._exit(1)
         time.sleep(0.0001)
     pidfd = os.pidfd_open(os.getpid())
-    _say(master, Newborn(order.number, os.getpid()), (pidfd,))
+    _say(master, Forked(order.number, os.getpid()), (pidfd,))
     os.close(pidfd)
 
 
@@ -275,14 +275,14 @@ def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
     )
 
 
-def _held() -> Iterator[Held]:
+def _held() -> Iterator[OpenDescriptor]:
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
             flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
         except OSError:
             continue  # it was that of the listing
-        yield Held(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
+        yield OpenDescriptor(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
 
 
 def _looping() -> bool:
@@ -312,6 +312,6 @@ def _weigh(master: socket.socket) -> None:
         pass  # the line is full: the next one will do
 
 
-def _weighed(found: Mapping[str, int]) -> Weighed:
+def _weighed(found: Mapping[str, int]) -> MemoryUse:
     own = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
-    return Weighed(own, found.get("Pss", 0), found.get("Rss", 0))
+    return MemoryUse(own, found.get("Pss", 0), found.get("Rss", 0))

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.processes.process import DUMP_SIGNAL, NotStarted
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import Line
+from rrmaster.protocol.line import Line
 from rrmaster.rules.backoff import BRIEF_S, STARTS_PER_S, Exit
 from rrmaster.rules.lifecycle import Patience, State
 from rrmaster.rules.rollout import Rollout, Trial

@@ -15,7 +15,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster import worker as module
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Letterbox, Line
+from rrmaster.protocol.channel import HungUp, Letterbox
+from rrmaster.protocol.line import Line
+from rrmaster.protocol.uplink import decode_up
 from rrmaster.worker import (
     BATCH,
     REPORT_AFTER,
@@ -52,7 +54,7 @@ class Master:
         """All that was said since."""
         found = []
         while (datagram := self.line.receive()) is not None:
-            message = wire.decode_up(datagram)
+            message = decode_up(datagram)
             assert message is not None
             found.append(message)
         return found
@@ -179,7 +181,7 @@ def test_what_is_taken_and_what_is_closed_is_news() -> None:
 
 def test_a_report_that_finds_the_line_full_is_not_forgotten() -> None:
     with on_duty() as (master, duty):
-        while duty.letterbox.say(wire.Report(0)):
+        while duty.letterbox.send(wire.Report(0)):
             pass
         master.hand()
         finish(duty, take(duty))
@@ -601,4 +603,4 @@ def test_a_letterbox_says_nothing_into_a_line_that_is_gone() -> None:
     with a_line() as (line, letterbox):
         line.close()
         assert isinstance(letterbox, Letterbox)
-        assert not letterbox.say(wire.Report(0))
+        assert not letterbox.send(wire.Report(0))

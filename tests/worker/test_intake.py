@@ -15,11 +15,11 @@ from trio.testing import MockClock
 
 from rrmaster.protocol.channel import Letterbox
 from rrmaster.protocol.launch import Launch
-from rrmaster.protocol.proxy_header import Header, Senders
+from rrmaster.protocol.proxy_header import Header, TrustedSenders
 from rrmaster.worker import Duty, Facts, Taken
 from rrmaster.worker.intake import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
-from rrmaster.worker.serving.on_asyncio import Connection, Streams
-from rrmaster.worker.serving.on_trio import Handlers
+from rrmaster.worker.serving.on_asyncio import Connection, StreamServer
+from rrmaster.worker.serving.on_trio import TrioServer
 from tests.fakes import DEADLINE
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"
@@ -46,7 +46,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def way(duty: Duty, context: ssl.SSLContext | None = None, versions: tuple[int, ...] = (1, 2)) -> tuple[Arrival, list]:
     """With what is complained."""
     said: list[str] = []
-    return Arrival(duty, context, versions, Senders.named("127.0.0.1"), Complaints(said.append)), said
+    return Arrival(duty, context, versions, TrustedSenders.named("127.0.0.1"), Complaints(said.append)), said
 
 
 def as_taken(sock: socket.socket) -> Taken:
@@ -122,7 +122,7 @@ async def _seconds_until_closed(duty: Duty, arrival: Arrival, begun: bytes = b""
     client.sendall(begun)
 
     async def serve() -> float:
-        service = Handlers(duty, serve=_never, arrival=arrival)
+        service = TrioServer(duty, serve=_never, arrival=arrival)
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service._serve_one, as_taken(taken))
@@ -161,7 +161,7 @@ def test_what_is_slow_is_closed_on_asyncio(duty, context, monkeypatch, what, dra
         connection.setblocking(False)
         over = asyncio.Event()
         connection.over = over.set
-        server = Streams(_never, arrival)
+        server = StreamServer(_never, arrival)
         server.begin(connection, as_taken(connection))
         if drains:
             server.drain()

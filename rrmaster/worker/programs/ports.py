@@ -404,11 +404,11 @@ class Ports(Duty):
 
     def report(self) -> None:
         with self.lock:
-            while self._unsaid and self.letterbox.say(self._unsaid[0]):
+            while self._unsaid and self.letterbox.send(self._unsaid[0]):
                 self._unsaid.popleft()
             unready = self._to_be_ready and not self.said_ready and not self._held_back
             if unready and self._is_settled():
-                unready = not self.letterbox.say(self._readiness())
+                unready = not self.letterbox.send(self._readiness())
                 self.said_ready = not unready
             super().report()
             if self._unsaid or unready:
@@ -424,7 +424,7 @@ class Ports(Duty):
 
     def _say(self, message: wire.Up) -> None:
         """Say it, or say it with the next report if the line is full."""
-        if self._unsaid or not self.letterbox.say(message):
+        if self._unsaid or not self.letterbox.send(message):
             self._unsaid.append(message)
             self.news()
 

@@ -18,7 +18,7 @@ from attrs import Factory, define
 from ...protocol import wire
 from .. import DUMP_SIGNAL, SHORT_PAUSE, Taken
 from ..connection import Connection
-from ..serving.on_asyncio import Means, Service, tasks_of
+from ..serving.asyncio_worker import AsyncioWaiter, AsyncioWorker, tasks_of
 from ..stacks import say_tasks_at
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
@@ -34,10 +34,10 @@ Hosts = str | Sequence[str] | None
 
 
 @define(eq=False)
-class AsyncioHost(Service):
+class AsyncioHost(AsyncioWorker):
     """Serves the ports by callbacks."""
 
-    means: Means = Factory(Means)
+    means: AsyncioWaiter = Factory(AsyncioWaiter)
     servers: set[Server] = Factory(set)
     """Those that are open."""
     _stopped: bool = False
@@ -98,7 +98,7 @@ class AsyncioHost(Service):
         if self._stopped or self.draining.is_set():
             return
         if self.duty.able:
-            Service._readable(self)
+            AsyncioWorker._readable(self)
             return
         # Also called when somebody asks, who would otherwise add a timer each time.
         self.loop.remove_reader(self.duty.letterbox.fileno())
@@ -109,17 +109,17 @@ class AsyncioHost(Service):
     def _look_again(self) -> None:
         self._pausing = False
         if not self._stopped:
-            Service._look_again(self)
+            AsyncioWorker._look_again(self)
 
     def _beat(self) -> None:
         if not self._stopped:
-            Service._beat(self)
+            AsyncioWorker._beat(self)
 
     def _serve_one(self, taken: Taken) -> None:
         self.ports.deliver(taken)
 
     def _drain(self) -> None:
-        Service._drain(self)
+        AsyncioWorker._drain(self)
         self.ports.hang_up()
 
 

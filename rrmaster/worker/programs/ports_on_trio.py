@@ -19,7 +19,7 @@ from attrs import Factory, define, field
 from ...protocol import wire
 from .. import DUMP_SIGNAL, Taken
 from ..connection import socket_of
-from ..serving.on_trio import Means, Service, tasks
+from ..serving.on_trio import TrioWaiter, TrioWorker, tasks
 from ..stacks import say_tasks_at
 from .ports import ListeningSocket, Port, Ports, literal
 from .program import Program, current_program
@@ -30,11 +30,11 @@ BACKLOG = 0xFFFF
 
 
 @define(eq=False)
-class TrioHost(Service):
+class TrioHost(TrioWorker):
     """Serves the ports in a system task."""
 
     loop: trio.lowlevel.TrioToken = Factory(trio.lowlevel.current_trio_token)
-    means: Means = Factory(Means)
+    means: TrioWaiter = Factory(TrioWaiter)
     _main: trio.Nursery = field(init=False)
     _rest: trio.CancelScope = Factory(trio.CancelScope)
     _thread: int = Factory(threading.get_ident)
@@ -77,7 +77,7 @@ class TrioHost(Service):
 
     async def something(self) -> None:
         with trio.CancelScope() as self._rest:
-            await Service.something(self)
+            await TrioWorker.something(self)
 
     async def _run(self) -> None:
         try:

@@ -190,7 +190,7 @@ def run(launch: Launch, ports: Ports) -> int:
         if ports.said_ready:
             print(explain(error), file=sys.stderr)
         else:
-            ports.letterbox.say(wire.Failed(explain(error)))
+            ports.letterbox.send(wire.Failed(explain(error)))
         return 1
     else:
         _say_early(ports, launch, "it returned")
@@ -218,7 +218,7 @@ def _run_main(launch: Launch) -> None:
 def _say_early(ports: Ports, launch: Launch, how: str) -> None:
     """A program that ends before it was ready has failed, whatever its exit status says."""
     if not ports.said_ready:
-        ports.letterbox.say(
+        ports.letterbox.send(
             wire.Failed(
                 f"{launch.application} ended before it was ready ({how}). A program is ready once it has opened an "
                 "address with rrmaster.open_tcp_listeners or its likes, or has called "

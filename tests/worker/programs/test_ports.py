@@ -13,7 +13,9 @@ import pytest
 from attrs import Factory, define
 
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Line
+from rrmaster.protocol.channel import HungUp
+from rrmaster.protocol.line import Line
+from rrmaster.protocol.uplink import decode_up
 from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
 from rrmaster.worker import BATCH, Facts
 from rrmaster.worker.programs.ports import GRACE, NEGLECT, SETTLED, Port, Ports, Watched
@@ -35,7 +37,7 @@ class Dock:
     def open(self, number: int, wanted: int = 0) -> Port:
         """One more listener of this number."""
         request = self.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
-        self.line.say(Listening(request.wish.seq, 0, number, 8000 + number))
+        self.line.send(Listening(request.wish.seq, 0, number, 8000 + number))
         self.work()
         port = request.result()
         port.wanted = wanted
@@ -61,7 +63,7 @@ class Dock:
     def heard(self, kind: type | None = None) -> list[wire.Up]:
         found = []
         while (datagram := self.line.receive()) is not None:
-            message = wire.decode_up(datagram)
+            message = decode_up(datagram)
             if message is not None and (kind is None or isinstance(message, kind)):
                 found.append(message)
         return found
@@ -261,7 +263,7 @@ def test_the_how_manieth_free_port_is_counted_by_host() -> None:
 def test_an_errno_rises_as_the_error_that_it_is() -> None:
     with a_dock() as dock:
         request = dock.ports.ask(Listen(0, "::1", 80), lambda: None)
-        dock.line.say(Listening(request.wish.seq, errno.EACCES))
+        dock.line.send(Listening(request.wish.seq, errno.EACCES))
         dock.work()
         with pytest.raises(PermissionError, match=r"\[::1\]:80"):
             request.result()
@@ -272,8 +274,8 @@ def test_an_answer_to_nobody_is_left_again() -> None:
         request = dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
         dock.ports.abandon(request)
         dock.heard()
-        dock.line.say(Listening(request.wish.seq, 0, 3, 80))
-        dock.line.say(Listening(999, 0, 4, 80))
+        dock.line.send(Listening(request.wish.seq, 0, 3, 80))
+        dock.line.send(Listening(999, 0, 4, 80))
         dock.work()
         assert dock.heard(Attend) == [Attend(3, False)]
         assert dock.ports.open_ports == {}
@@ -339,7 +341,7 @@ def test_a_program_may_be_ready_without_a_listener_and_may_wait_with_one() -> No
 def test_what_a_full_line_does_not_take_is_said_later_and_in_order() -> None:
     with a_dock() as dock:
         port = dock.open(0)
-        while dock.ports.letterbox.say(Report(0)):
+        while dock.ports.letterbox.send(Report(0)):
             pass
         dock.ports.close(port)
         dock.ports.ask(Listen(0, "127.0.0.1", 80), lambda: None)

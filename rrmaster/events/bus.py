@@ -22,8 +22,8 @@ from ..protocol.channel import HungUp, TalkLine
 from .events import EventsMissed, FleetEvent
 
 AT_ONCE = 16
-"""Messages read from one worker, or sent to it, before other tasks have a turn.  A turn of the loop costs as much as two
-or three messages."""
+"""Messages read from one worker, or sent to it, before other tasks have a turn.  A turn of the loop costs as much as
+two or three messages."""
 
 MAX_LEFT = 4096
 """Messages read from a worker that has ended; its buffer holds a few hundred."""
@@ -35,8 +35,8 @@ KEPT_BYTES = 16 * 1024 * 1024
 """... with at most this many bytes of messages in them: 270 of the largest."""
 
 RUN = 256
-"""Events that a subscriber receives before other tasks have a turn.  With one event a turn it would fall behind, because
-in one turn up to `AT_ONCE` messages are read from each worker."""
+"""Events that a subscriber receives before other tasks have a turn.  With one event a turn it would fall behind,
+because in one turn up to `AT_ONCE` messages are read from each worker."""
 
 
 class WorkerGone(Exception):
@@ -66,8 +66,8 @@ class MessageChannel:
     async def send(self, value: Any) -> None:
         """Send a message, waiting while the line is full.  Messages of one task arrive in their order.
 
-        Raises NoteRefused for a value that cannot be sent, WorkerGone.  Cancelled, it has sent nothing.  A checkpoint of
-        trio when it waits, and at least with every `AT_ONCE`-th message.
+        Raises NoteRefused for a value that cannot be sent, WorkerGone.  Cancelled, it has sent nothing.  A checkpoint
+        of trio when it waits, and at least with every `AT_ONCE`-th message.
         """
         note = wire.encode_note(value)
         if self._run < AT_ONCE and not self._sending.locked() and self._try_send(note):

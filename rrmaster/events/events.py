@@ -4,9 +4,9 @@ For each worker the events come in this order; those in brackets may be missing:
 
     WorkerForked → [WorkerOnline → [WorkerListening]] → WorkerDisconnected → WorkerExited
 
-Its `WorkerMessage`s come between WorkerOnline and WorkerExited, in the order in which it sent them, and a `WorkerChanged`
-wherever its state changes.  Between two workers, and between a worker and the fleet, the order is that in which the
-master acted.  Every event is published in the master's loop, when the master has acted on it.
+Its `WorkerMessage`s come between WorkerOnline and WorkerExited, in the order in which it sent them, and a
+`WorkerChanged` wherever its state changes.  Between two workers, and between a worker and the fleet, the order is that
+in which the master acted.  Every event is published in the master's loop, when the master has acted on it.
 
 The names are those of Node's cluster, with its *fork*, *online*, *listening*, *disconnect*, *exit* and *message*; in
 Node, disconnect and exit come in either order.

@@ -28,8 +28,8 @@ RATE = 2 * 1024 * 1024
 10,000 lines of 100 bytes fits; more is a flood that no person reads."""
 
 LINE_COST = 64
-"""Bytes that each line counts beside its own, for its prefix and the time it takes.  Without this a megabyte of newlines
-would be a million lines."""
+"""Bytes that each line counts beside its own, for its prefix and the time it takes.  Without this a megabyte of
+newlines would be a million lines."""
 
 CHUNK = 64 * 1024
 """Bytes of output that become lines at once: 0.3 ms, in which nothing else happens in the master."""

@@ -94,7 +94,8 @@ def _attach(level: str, *handlers: SinkHandler) -> Callable[[], bool]:
                 logger.removeHandler(handler)
                 attached.remove(handler)
         # A list, not a generator: `all` would stop at the first sink that is stuck.
-        return all([handler.sink.end() for handler in handlers])
+        ended = [handler.sink.end() for handler in handlers]
+        return all(ended)
 
     return end
 

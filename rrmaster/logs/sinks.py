@@ -204,7 +204,8 @@ class Descriptor:
             try:
                 return os.write(self._fd, data)
             except BlockingIOError:
-                # Another process that shares the descriptor has made it non-blocking; this thread may wait all the same.
+                # Another process that shares the descriptor has made it non-blocking; this thread may wait all the
+                # same.
                 waiter = select.poll()
                 waiter.register(self._fd, select.POLLOUT)
                 waiter.poll()

@@ -53,8 +53,8 @@ def pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.setblocking(False)
-    # A second safeguard, which also stops a worker from parking descriptors in the master's queue.  An older kernel does
-    # not know the option; there the master is safe because it reads without a control buffer.
+    # A second safeguard, which also stops a worker from parking descriptors in the master's queue.  An older kernel
+    # does not know the option; there the master is safe because it reads without a control buffer.
     with contextlib.suppress(OSError):
         ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
     return ours, theirs

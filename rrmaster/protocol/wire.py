@@ -16,11 +16,11 @@
                        the talk line
       | <----------- Note --------------> |  an application message
 
-One message is one datagram of an ``AF_UNIX`` ``SOCK_SEQPACKET`` socket pair: a header of four bytes (kind, a spare byte,
-length of the body), then a fixed struct or JSON, little-endian.  It is never pickle, because neither side trusts the
-other, and never empty, because an empty datagram reads as end of stream.  A body longer than its struct is read as far
-as it is known, and an unknown kind is skipped: so an old worker works with a new master, and a new worker with an old
-master.  docs/protocol.md is the specification for workers in other languages.
+One message is one datagram of an ``AF_UNIX`` ``SOCK_SEQPACKET`` socket pair: a header of four bytes (kind, a spare
+byte, length of the body), then a fixed struct or JSON, little-endian.  It is never pickle, because neither side trusts
+the other, and never empty, because an empty datagram reads as end of stream.  A body longer than its struct is read as
+far as it is known, and an unknown kind is skipped: so an old worker works with a new master, and a new worker with an
+old master.  docs/protocol.md is the specification for workers in other languages.
 
 All messages to a worker have the same length, ``DOWN_SIZE``: the kernel then charges the same for each, and the number
 of unread messages is a division (see `line`).
@@ -46,8 +46,8 @@ MAX_NOTE = 60 * 1024
 """Bytes of JSON in a `Note`, the application's message.  Three of the largest fit a default socket buffer."""
 
 MAX_REASON = 12 * 1024
-"""Bytes of a reason as JSON, in `Failed` and `Retiring`.  Longer text loses its middle: a traceback says at its beginning
-where, and at its end what happened."""
+"""Bytes of a reason as JSON, in `Failed` and `Retiring`.  Longer text loses its middle: a traceback says at its
+beginning where, and at its end what happened."""
 
 DOWN_SIZE = 16
 """Bytes of every message to a worker.  The kernel charges the same for up to some 200 bytes; 16 are enough."""
@@ -117,8 +117,8 @@ class Report:
 class NoteRefused(ValueError):
     """The value cannot be sent as a message: it is no JSON value (NaN is none), or takes more than 60 KiB as JSON.
 
-    Raised by `Worker.send` and `Master.broadcast` in the master's program and by `CurrentWorker.send` in a worker, before
-    anything is sent.  It is the sender's mistake, and a ValueError; to send again does not help.
+    Raised by `Worker.send` and `Master.broadcast` in the master's program and by `CurrentWorker.send` in a worker,
+    before anything is sent.  It is the sender's mistake, and a ValueError; to send again does not help.
     """
 
 
@@ -140,7 +140,8 @@ class Retiring:
 
 @frozen
 class Listen:
-    """The worker asks for an address, and will serve it.  The master opens each address once; it answers `Listening`."""
+    """The worker asks for an address, and will serve it.  The master opens it, once for all, and answers
+    `Listening`."""
 
     seq: int
     """0 to 65535, chosen by the worker; the answer repeats it."""
@@ -149,8 +150,8 @@ class Listen:
     port: int = 0
     """0: a free port."""
     index: int = 0
-    """With port 0: the number of this request among the worker's requests for port 0 at this host, from 0.  The same index
-    is the same port for all workers."""
+    """With port 0: the number of this request among the worker's requests for port 0 at this host, from 0.  The same
+    index is the same port for all workers."""
     path: str = ""
     """The absolute path of a unix socket, instead of host and port."""
     backlog: int | None = None

@@ -1,4 +1,4 @@
-"""What an import may leave behind, and what it may not if workers are to be forked from it."""
+"""What an import may leave behind in a process that workers are forked from, and what it may not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), Open
 
 
 def after(**what: object) -> Traces:
-    """As before, but for this."""
+    """The traces from before, with these changes."""
     held = frozenset(what.pop("held", ()))  # type: ignore[call-overload]
     changed = {"threads": BEFORE.threads, "children": BEFORE.children} | what
     return Traces(held=BEFORE.held | held, **changed)  # type: ignore[arg-type]
 
 
-def test_what_was_there_before_is_in_nobodys_way() -> None:
+def test_what_was_there_before_the_import_is_no_hindrance() -> None:
     assert hindrances(BEFORE, BEFORE) == ()
-    assert hindrances(BEFORE, Traces()) == (), "nor is what has gone"
+    assert hindrances(BEFORE, Traces()) == (), "what has gone is none either"
 
 
 @pytest.mark.parametrize(
@@ -50,21 +50,21 @@ def test_what_was_there_before_is_in_nobodys_way() -> None:
         ({"asked": ("RRMASTER_WORKER_ID",)}, "asked for RRMASTER_WORKER_ID, which each worker has for itself"),
     ],
 )
-def test_what_a_fork_would_share_or_lose_is(left: dict[str, object], words: str) -> None:
+def test_what_a_fork_would_share_or_lose_is_a_hindrance(left: dict[str, object], words: str) -> None:
     assert hindrances(BEFORE, after(**left)) == (words,)
 
 
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))
-def test_what_is_open_for_reading_is_not(path: str) -> None:
+def test_a_file_that_is_open_for_reading_is_no_hindrance(path: str) -> None:
     assert hindrances(BEFORE, after(held=[OpenDescriptor(9, path, False)])) == ()
 
 
 @pytest.mark.parametrize("device", sorted(HARMLESS))
-def test_nor_is_a_device_without_a_state(device: str) -> None:
+def test_a_device_without_a_state_is_no_hindrance(device: str) -> None:
     assert hindrances(BEFORE, after(held=[OpenDescriptor(9, device, True)])) == ()
 
 
-def test_all_of_it_is_told_once_each_in_one_line() -> None:
+def test_all_hindrances_are_in_one_line() -> None:
     left = after(
         threads=("one", "a\nb"),
         held=[OpenDescriptor(8, "socket:[2]", True), OpenDescriptor(9, "socket:[3]", True)],

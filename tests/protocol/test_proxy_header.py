@@ -1,4 +1,4 @@
-"""The PROXY protocol's header: what is one, what is none, and where it ends."""
+"""The PROXY header: which bytes are one, which are refused, and where it ends."""
 
 import ipaddress
 import struct
@@ -78,19 +78,19 @@ ONE_OF_THEM = st.sampled_from(sorted(GOOD))
 
 
 @pytest.mark.parametrize("header", GOOD)
-def test_a_header_names_the_client_or_nobody(header):
+def test_a_header_gives_the_clients_address_or_none(header):
     assert size(header) == len(header)
     assert parse(header) == GOOD[header]
 
 
 @pytest.mark.parametrize("header", MALFORMED)
-def test_what_is_nearly_a_header_is_refused(header):
+def test_an_almost_valid_header_is_refused(header):
     with pytest.raises(MalformedHeader, match=r"PROXY"):
         parse(header[: size(header)])
 
 
 @pytest.mark.parametrize("begin", FOREIGN)
-def test_what_is_no_header_is_seen_by_its_first_wrong_byte(begin):
+def test_other_bytes_are_refused_at_the_first_wrong_one(begin):
     with pytest.raises(MalformedHeader, match="no PROXY header"):
         size(begin)
 
@@ -103,14 +103,14 @@ def test_what_follows_a_header_does_not_belong_to_it(header, more):
 
 @LAW
 @given(ONE_OF_THEM, st.data())
-def test_however_a_header_is_cut_more_of_it_is_awaited(header, data):
+def test_the_beginning_of_a_header_asks_for_more(header, data):
     cut = data.draw(st.integers(0, len(header) - 1))
     assert size(header[:cut]) in (None, len(header))
 
 
 @LAW
 @given(st.sampled_from([b"", SIGNATURE, b"PROXY ", b"PROXY TCP4 "]), st.binary(max_size=300))
-def test_any_bytes_at_all_are_a_header_or_none_or_the_beginning_of_one(begin, more):
+def test_any_bytes_are_a_header_or_refused_or_the_beginning_of_one(begin, more):
     seen = begin + more
     try:
         length = size(seen)
@@ -136,7 +136,7 @@ def test_a_header_that_claims_to_be_huge_is_not_read():
         size(SIGNATURE + struct.pack("!BBH", 0x21, 0x11, most + 1))
 
 
-def test_a_version_that_is_not_wanted_is_no_header():
+def test_a_version_that_is_not_accepted_is_refused():
     with pytest.raises(MalformedHeader, match="version 2"):
         size(line("UNKNOWN"), (2,))
     with pytest.raises(MalformedHeader, match="version 1"):
@@ -160,5 +160,5 @@ def test_a_version_that_is_not_wanted_is_no_header():
         ("", None, True),
     ],
 )
-def test_who_is_believed(senders, host, believed):
+def test_which_senders_are_trusted(senders, host, believed):
     assert TrustedSenders.named(senders).include(host) is believed

@@ -1,4 +1,4 @@
-"""The template's line: what is said is understood, and what is not said by us is not."""
+"""The template's line: every message survives encoding and decoding, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ MESSAGES: list[Message] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_what_is_said_is_understood(message: Message) -> None:
+def test_a_message_survives_encoding_and_decoding(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
+def test_noise_raises_value_error_and_no_other_error(noise: bytes) -> None:
     with pytest.raises(ValueError, match="no message"):
         decode(noise)
 
@@ -72,7 +72,7 @@ def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
         {"is": "Order", "number": 1, "environ": []},
     ],
 )
-def test_what_has_not_the_right_shape_is_refused(fields: object) -> None:
+def test_a_message_of_the_wrong_shape_is_refused(fields: object) -> None:
     with pytest.raises(ValueError, match="no message"):
         decode(json.dumps(fields).encode())
 
@@ -90,5 +90,5 @@ def test_a_deep_nest_is_refused() -> None:
         decode(b"[" * 100_000)
 
 
-def test_every_kind_says_how_many_descriptors_come_with_it() -> None:
+def test_every_kind_has_a_number_of_descriptors() -> None:
     assert FDS.keys() == {WORKER, TEMPLATE}

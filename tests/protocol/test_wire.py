@@ -1,4 +1,4 @@
-"""What is said on the line: every message survives it, and nothing that may come down it does any harm."""
+"""The messages on the line: each survives encoding and decoding, and no datagram does any harm."""
 
 import json
 import struct
@@ -82,20 +82,20 @@ garbage = (
 
 @LAW
 @given(ups)
-def test_what_a_worker_says_is_what_the_master_reads(message):
+def test_the_master_reads_what_a_worker_sends(message):
     assert decode_up(wire.encode(message)) == message
 
 
 @LAW
 @given(downs)
-def test_what_the_master_says_is_what_the_worker_reads(message):
+def test_a_worker_reads_what_the_master_sends(message):
     assert wire.decode_down(wire.encode(message)) == message
 
 
 @LAW
 @given(downs)
 def test_everything_down_a_line_has_the_same_length(message):
-    """The number of unread messages is a division only then."""
+    """Only then the number of unread messages is a division."""
     assert len(wire.encode(message)) == wire.DOWN_SIZE
 
 
@@ -108,7 +108,7 @@ def test_no_message_is_empty_or_too_long(message):
 
 @LAW
 @given(garbage)
-def test_garbage_is_read_skipped_or_refused_and_nothing_else(datagram):
+def test_garbage_is_read_or_skipped_or_refused(datagram):
     for decode, kinds in ((decode_up, wire.Up), (wire.decode_down, wire.Down)):
         try:
             message = decode(datagram)
@@ -119,7 +119,7 @@ def test_garbage_is_read_skipped_or_refused_and_nothing_else(datagram):
 
 @LAW
 @given(ups | downs, st.integers(0, 200), unsigned(8))
-def test_one_wrong_byte_is_read_skipped_or_refused_and_nothing_else(message, place, value):
+def test_a_message_with_a_wrong_byte_is_read_or_skipped_or_refused(message, place, value):
     datagram = bytearray(wire.encode(message))
     datagram[place % len(datagram)] = value
     for decode in (decode_up, wire.decode_down):
@@ -182,7 +182,7 @@ def test_a_message_with_more_behind_it_is_refused(message, more):
     ],
 )
 @pytest.mark.parametrize("kind", [wire.READY, wire.FAILED, wire.RETIRING, wire.LISTEN, wire.ATTEND])
-def test_json_that_says_something_else_is_refused(kind, body):
+def test_json_of_another_shape_is_refused(kind, body):
     with pytest.raises(ProtocolError):
         decode_up(frame(kind, body))
 
@@ -197,7 +197,7 @@ def test_a_report_or_handoff_that_is_too_short_is_refused():
 @LAW
 @given(reports | downs, st.binary(min_size=1, max_size=50))
 def test_a_body_longer_than_known_is_read_as_far_as_it_is_known(message, news):
-    """So an old worker survives a new master, and the other way round."""
+    """So an old worker works with a new master, and a new worker with an old master."""
     datagram = wire.encode(message)
     longer = frame(datagram[0], datagram[4:] + news)
     decode = decode_up if isinstance(message, Report) else wire.decode_down
@@ -206,7 +206,7 @@ def test_a_body_longer_than_known_is_read_as_far_as_it_is_known(message, news):
 
 @LAW
 @given(readies | words | wishes, json_values)
-def test_a_key_that_is_not_known_is_passed_over(message, news):
+def test_an_unknown_key_is_ignored(message, news):
     datagram = wire.encode(message)
     body = json.loads(datagram[4:]) | {"something new": news}
     assert decode_up(frame(datagram[0], json.dumps(body).encode())) == message
@@ -214,7 +214,7 @@ def test_a_key_that_is_not_known_is_passed_over(message, news):
 
 @LAW
 @given(unsigned(8), st.binary(max_size=50))
-def test_a_kind_that_is_not_known_is_skipped(kind, body):
+def test_an_unknown_kind_is_skipped(kind, body):
     if kind not in UP:
         assert decode_up(frame(kind, body)) is None
     if kind not in DOWN:
@@ -282,12 +282,12 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_a_message_comes_as_it_went(value):
+def test_a_message_of_the_application_survives_encoding_and_decoding(value):
     assert wire.decode_note(wire.encode_note(value)) == (value,)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object(), b"bytes", "x" * (wire.MAX_NOTE + 1)])
-def test_what_is_no_message_is_refused_where_it_is_sent(value):
+def test_a_value_that_is_no_message_is_refused_at_the_sender(value):
     with pytest.raises(wire.NoteRefused):
         wire.encode_note(value)
 
@@ -307,6 +307,6 @@ def test_no_datagram_of_the_talk_line_raises_anything_but_a_protocol_error(datag
         pass
 
 
-def test_to_leave_now_is_another_wish_than_to_be_replaced():
+def test_retiring_now_differs_from_retiring_when_replaced():
     for wish in (wire.Retiring("why"), wire.Retiring("why", now=True)):
         assert decode_up(wire.encode(wish)) == wish

@@ -1,8 +1,8 @@
 """How does a worker on asyncio or uvloop take connections, report and end?
 
-`AsyncioWorker` takes connections from the letterbox and passes each to a `ConnectionServer`: the one in `on_asyncio` for
-``async def handler(reader, writer)``, the one in `on_uvicorn` for ASGI.  A connection is over when its socket is closed
-(see `Connection`), by any code, so no server has to report it.
+`AsyncioWorker` takes connections from the letterbox and passes each to a `ConnectionServer`: the one in `on_asyncio`
+for ``async def handler(reader, writer)``, the one in `on_uvicorn` for ASGI.  A connection is over when its socket is
+closed (see `Connection`), by any code, so no server has to report it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..connection import Connection, socket_of
 from ..stacks import MAX_TASK_LINES, say_tasks_at
 
 BEGIN_TURNS = 5
-"""Turns of the loop after a batch, in which its connections can begin: one for the task that makes the transport, one for
-the transport, one that reads, one for the task of the request, and one in which a quick application answers."""
+"""Turns of the loop after a batch, in which its connections can begin: one for the task that makes the transport, one
+for the transport, one that reads, one for the task of the request, and one in which a quick application answers."""
 
 CLEAN_UP_S = 1.0
 """Seconds that cancelled tasks have to clean up when the worker must end now."""
@@ -85,7 +85,8 @@ def run_server(make: Callable[[AsyncioWorker], ConnectionServer], duty: Duty, la
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
     with asyncio.Runner(loop_factory=_loop_factory(launch.runtime)) as runner:
         if runner.run(_serve(make, duty)) and threading.active_count() > len(_daemons()):
-            # The worker must end now, and a thread of the application does not know it: a normal exit would wait for it.
+            # The worker must end now, and a thread of the application does not know it: a normal exit would wait for
+            # it.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)

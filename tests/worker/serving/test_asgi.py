@@ -145,7 +145,7 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_mor
             ("websocket.accept", None), ("websocket.close", 1012),
         ]  # fmt: skip
         server.say({"type": "websocket.disconnect", "code": 1012})
-        with pytest.raises(WorkerDraining, match="its worker is to go"):
+        with pytest.raises(WorkerDraining, match="its worker drains"):
             await task
         assert len(server.heard) == 2, "what it closes itself is closed already"
         assert app.websockets == set()

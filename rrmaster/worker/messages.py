@@ -1,8 +1,8 @@
 """What does the application say to the master's program, and hear from it?
 
-Messages travel on the talk line, beside the connections (see `channel.TalkLine`).  What has not been asked for stays in the
-kernel, which keeps some hundred messages: then whoever sends, on either side, waits.  How one waits is the runtime's
-affair (`Means`), so that this serves trio and asyncio alike.
+Messages travel on the talk line, beside the connections (see `channel.TalkLine`).  What has not been asked for stays in
+the kernel, which keeps some hundred messages: then whoever sends, on either side, waits.  How one waits is the
+runtime's affair (`Means`), so that this serves trio and asyncio alike.
 """
 
 from __future__ import annotations

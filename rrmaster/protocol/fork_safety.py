@@ -117,7 +117,7 @@ def in_words(application: str, found: tuple[str, ...], used: bool) -> str:
     todo = "do that in a start-up hook instead (the lifespan of ASGI, or rrmaster.on_fork)"
     if used:
         return (
-            f"workers are forked although {application}, while it was imported, {what} (--preload on): what is shared "
-            f"so may break; {todo}"
+            f"workers are forked although {application}, while it was imported, {what} (--preload on): what they "
+            f"share may break; {todo}"
         )
     return f"workers import {application} one by one: while it was imported, it {what}; to fork them, {todo}"

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.tls import HTTP_2, CannotSpeakTLS, context
+from tests.launches import a_launch
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launch(files: Path, **chosen: str) -> Launch:
     words = {name: value for name, value in chosen.items() if name in ("cert_reqs", "ciphers")}
     paths = {name: str(files / value) for name, value in chosen.items() if name not in words}
-    return Launch(application="a:b", **words, **paths)
+    return a_launch(**words, **paths)
 
 
 def test_without_a_certificate_there_is_no_tls():
-    assert context(Launch(application="a:b")) is None
+    assert context(a_launch()) is None
 
 
 @pytest.mark.parametrize("chosen", [{"certfile": "cert.pem", "keyfile": "key.pem"}, {"certfile": "both.pem"}])

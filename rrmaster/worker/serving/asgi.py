@@ -39,7 +39,8 @@ class CountedApp:
 
     app: ASGI
     duty: Duty
-    access_log: bool = False
+    access_log: bool
+    """Whether each request is printed as a line."""
     requests: Requests = Factory(Requests)
     """Calls of the application, begun and ended; a call includes the background tasks after its answer."""
     idle: Callable[[], None] | None = None

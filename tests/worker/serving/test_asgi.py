@@ -1,4 +1,4 @@
-"""What stands between a server and an application: what it counts, and what it minds; the server is played."""
+"""What stands between a server and an application: what it counts and repairs.  The server is a fake."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ GONE = {"type": "http.disconnect"}
 
 @define(eq=False)
 class Played:
-    """A server's side of one request."""
+    """A fake server's side of one request."""
 
     says: list[Message] = Factory(list)
-    """What is to be received, in this order; then nothing more comes."""
+    """The messages that the application receives, in this order; then nothing more comes."""
     heard: list[Message] = Factory(list)
     fails_at: int = -1
     """The number of the message at which the server raises."""
@@ -61,8 +61,9 @@ def run(act: Callable[[], Awaitable[None]]) -> None:
 
 
 def counted(app: ASGI, act: Callable[[CountedApp, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
+    options = {"access_log": False} | more
     with on_duty() as (_, duty):
-        serves, serves_probes = CountedApp(app, duty, **more), CountedApp(app, duty, **more)
+        serves, serves_probes = CountedApp(app, duty, **options), CountedApp(app, duty, **options)
         duty.requests = serves.requests
         run(lambda: act(serves_probes if probe else serves, duty))
 
@@ -82,7 +83,7 @@ async def begun(*tasks: asyncio.Task[None]) -> None:
     assert not any(task.done() for task in tasks)
 
 
-def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_them() -> None:
+def test_requests_and_websockets_in_progress_are_counted_however_they_end() -> None:
     idle = list[None]()
 
     async def act(app: CountedApp, duty: Duty) -> None:
@@ -112,7 +113,7 @@ def test_a_probe_is_served_and_not_counted() -> None:
     counted(waits, act, probe=True)
 
 
-def test_busy_is_told_once_for_many_changes() -> None:
+def test_many_changes_of_busy_are_one_report() -> None:
     stirred = list[None]()
 
     async def act(app: CountedApp, duty: Duty) -> None:
@@ -127,7 +128,7 @@ def test_busy_is_told_once_for_many_changes() -> None:
     counted(waits, act)
 
 
-def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_more() -> None:
+def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_afterwards() -> None:
     async def sends(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
         await receive()
@@ -147,13 +148,13 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_mor
         server.say({"type": "websocket.disconnect", "code": 1012})
         with pytest.raises(WorkerDraining, match="its worker drains"):
             await task
-        assert len(server.heard) == 2, "what it closes itself is closed already"
+        assert len(server.heard) == 2, "a close by the application is dropped"
         assert app.websockets == set()
 
     counted(sends, act)
 
 
-def test_the_access_log_says_who_asked_what_and_how_it_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_access_log_shows_client_request_and_answer(capsys: pytest.CaptureFixture[str]) -> None:
     async def answers(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 201})
         await send({"type": "http.response.body", "body": b"12345", "more_body": True})
@@ -174,7 +175,7 @@ def test_the_access_log_says_who_asked_what_and_how_it_was_answered(capsys: pyte
         (ZeroDivisionError("at its start"), "ZeroDivisionError: at its start"),
     ],
 )
-def test_what_an_application_says_when_it_cannot_start_is_kept(end: Any, words: str) -> None:
+def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
     async def starts(scope: Message, receive: Receive, send: Send) -> None:
         if isinstance(end, Exception):
             raise end
@@ -214,10 +215,10 @@ def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:
     assert found == [b"firs", b"t line\n", b"sec", b"ond line\n", [b"third\n", b"last"], b"", True]
 
 
-def test_a_wsgi_request_that_is_cut_short_does_not_look_whole() -> None:
+def test_a_wsgi_request_that_is_cut_short_does_not_look_complete() -> None:
     def reads(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         environ["wsgi.input"].read()
-        raise AssertionError("it was told that this is all")
+        raise AssertionError("the request looked complete")
 
     async def act() -> None:
         server = Played([{"type": "http.request", "body": b"half of", "more_body": True}, GONE])
@@ -254,7 +255,7 @@ def test_a_wsgi_stream_ends_when_its_client_has_gone() -> None:
     run(act)
 
 
-def test_a_wsgi_stream_ends_when_the_server_fails_and_the_error_is_told() -> None:
+def test_a_wsgi_stream_ends_when_the_server_fails_and_the_error_is_raised() -> None:
     ended = threading.Event()
 
     async def act() -> None:

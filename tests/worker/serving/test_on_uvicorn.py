@@ -1,4 +1,4 @@
-"""What is seen of uvicorn's connections from outside, with each of its protocols for HTTP; the transport is played."""
+"""The state of uvicorn's connections, read from outside, with each of its protocols for HTTP and a fake transport."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rrmaster.worker.serving.on_uvicorn import _is_fresh
 
 
 class Played(asyncio.Transport):
-    """Keeps nothing of what is written."""
+    """A transport that drops what is written."""
 
     def write(self, data: Any) -> None:
         """Thrown away."""

@@ -25,6 +25,7 @@ from rrmaster.master import launch_of
 from rrmaster.protocol.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
 from rrmaster.protocol.line import MAX_WINDOW
 from rrmaster.protocol.proxy_header import MODES
+from tests.launches import a_launch
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -626,14 +627,15 @@ def test_a_worker_is_told_what_was_set():
     """And the directories as they are from anywhere."""
     chosen = Settings(APP, factory=True, keep_alive="75s", app_dir="src", forwarded_allow_ips="*")
     launch = Launch.decode(launch_of(chosen, "/srv").encode())
-    assert launch == Launch(
-        application=APP, factory=True, keep_alive=75.0, app_dir="/srv/src", chdir="/srv", forwarded_allow_ips="*"
+    assert launch == a_launch(
+        APP, factory=True, keep_alive=75.0, app_dir="/srv/src", chdir="/srv", forwarded_allow_ips="*"
     )
 
 
-def test_a_launch_without_more_has_the_defaults_of_the_settings():
+def test_a_launch_has_no_defaults_beside_those_of_the_settings():
+    assert [field.name for field in attrs.fields(Launch) if field.default is not attrs.NOTHING] == []
     names = set(FIELDS) - {"app_dir", "chdir"}
-    chosen, launch = Settings(APP), Launch(application=APP)
+    chosen, launch = Settings(APP), launch_of(Settings(APP), "/srv")
     assert {name: getattr(launch, name) for name in names} == {name: getattr(chosen, name) for name in names}
 
 

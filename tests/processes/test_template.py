@@ -20,11 +20,11 @@ from rrmaster.processes import template as module
 from rrmaster.processes.process import Child, adopted, adopting
 from rrmaster.processes.template import Lost, Template
 from rrmaster.protocol import template_wire
-from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.template_wire import Forked, ForkFailed, Loaded, MemoryUse
 from rrmaster.rules.backoff import Exit
 from rrmaster.worker.template import _hindrances, _traces
 from tests.fakes import DEADLINE
+from tests.launches import a_launch
 
 
 @define(eq=False)
@@ -241,7 +241,7 @@ async def test_a_template_whose_master_has_died_leaves(hangs: bool, tmp_path: Pa
     code = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)\n"
     (tmp_path / "shop.py").write_text((code if hangs else "") + "def app(environ, start_response): pass\n")
     ours, its = module._line()
-    launch = Launch(application="shop:app", app_dir=str(tmp_path), chdir=str(tmp_path)).encode()
+    launch = a_launch("shop:app", app_dir=str(tmp_path), chdir=str(tmp_path)).encode()
     environ = os.environ | {"RRMASTER_TEMPLATE": str(its.fileno()), "RRMASTER_LAUNCH": launch}
     with its:
         command = [sys.executable, "-m", "rrmaster.worker"]

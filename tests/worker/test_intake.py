@@ -14,13 +14,13 @@ import trustme
 from trio.testing import MockClock
 
 from rrmaster.protocol.channel import Letterbox
-from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.proxy_header import Header, TrustedSenders
 from rrmaster.worker import Duty, Facts, Taken
 from rrmaster.worker.intake import COMPLAIN_EVERY, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Complaints, Refused, reason
 from rrmaster.worker.serving.on_asyncio import Connection, StreamServer
 from rrmaster.worker.serving.on_trio import TrioServer
 from tests.fakes import DEADLINE
+from tests.launches import a_launch
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"
 TOLD = Header(("192.0.2.7", 56324), ("198.51.100.1", 443))
@@ -61,7 +61,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 
 
 def test_where_nothing_is_asked_for_nothing_stands_in_the_way(duty):
-    assert Arrival.of(duty, Launch(application="a:b")) is None
+    assert Arrival.of(duty, a_launch()) is None
 
 
 async def test_what_follows_the_header_is_left_where_it_is(duty, pair):

@@ -14,6 +14,7 @@ from rrmaster.protocol.launch import Launch
 from rrmaster.worker import loading
 from rrmaster.worker.loading import Application, CannotLoad, Kind, kind_of, load
 from rrmaster.worker.serving.runtimes import SERVERS, server_for
+from tests.launches import a_launch
 
 HERE = sys.modules[__name__]
 
@@ -199,7 +200,7 @@ def fails() -> Any:
 
 
 def launch(name: str, **more: Any) -> Launch:
-    return Launch(application=f"{__name__}:{name}", **more)
+    return a_launch(f"{__name__}:{name}", **more)
 
 
 def test_a_factory_is_called() -> None:
@@ -237,7 +238,7 @@ def test_what_a_factory_raises_is_told_without_our_frames() -> None:
 )
 def test_the_runtime_follows_from_what_is_served(kind: Kind, wish: str, runtime: str) -> None:
     pytest.importorskip("uvloop")
-    _, decided = server_for(Application("shop:app", asgi, kind), Launch(application="shop:app", runtime=wish))
+    _, decided = server_for(Application("shop:app", asgi, kind), a_launch("shop:app", runtime=wish))
     assert decided == evolve(decided, runtime=runtime)
 
 
@@ -248,7 +249,7 @@ def test_what_cannot_be_is_refused_with_what_can() -> None:
     assert len(impossible) == 4
     for kind, name in impossible:
         with pytest.raises(CannotLoad, match=f"cannot be served on {name}; say --runtime"):
-            server_for(Application("shop:app", asgi, kind), Launch(application="shop:app", runtime=name))
+            server_for(Application("shop:app", asgi, kind), a_launch("shop:app", runtime=name))
 
 
 def test_an_application_that_runs_on_trio_alone_is_served_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,4 +257,4 @@ def test_an_application_that_runs_on_trio_alone_is_served_there(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "quart_trio", HERE)
     theirs = type("QuartTrio", (AsgiObject,), {"__module__": "quart_trio.app"})()
     with pytest.raises(CannotLoad, match="Quart-Trio, which needs trio"):
-        server_for(Application("shop:app", theirs, Kind.ASGI), Launch(application="shop:app", runtime="uvloop"))
+        server_for(Application("shop:app", theirs, Kind.ASGI), a_launch("shop:app", runtime="uvloop"))

@@ -186,11 +186,11 @@ def open_pipe() -> tuple[int, int]:
 
     The caller owns both.  Raises OSError.
     """
-    ours, theirs = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(ours, False)
+    reading_end, worker_end = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading_end, False)
     with suppress(OSError):  # EPERM, this user has too much pipe memory: the default size will do
-        fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE)
-    return ours, theirs
+        fcntl.fcntl(reading_end, fcntl.F_SETPIPE_SZ, PIPE)
+    return reading_end, worker_end
 
 
 async def capture_output(fd: int, lines: LineSplitter) -> None:

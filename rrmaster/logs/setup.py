@@ -1,10 +1,9 @@
 """Where does the log go?
 
 Without --log-file everything goes to stderr, where systemd, containers and gunicorn's users expect it.  With a file,
-the file gets everything, and stderr the master's own entries at warning and above.  So an operator who asks
-``systemctl status`` why the master died finds the reason, and neither the routine entries nor the workers' output
-(whose stderr carries every line of their ``logging``) are written twice.  gunicorn writes nothing to stderr then, and
-its journal is empty.
+the file gets everything, and stderr the master's own entries at warning and above.  So ``systemctl status`` shows an
+operator why the master died, and neither the routine entries nor the workers' output (whose stderr carries every line
+of their ``logging``) are written twice.  gunicorn writes nothing to stderr then, and its journal is empty.
 """
 
 from __future__ import annotations

@@ -268,7 +268,7 @@ class RotatingFile:
         # O_NONBLOCK: to open a FIFO without a reader would otherwise block, and the master with it when it starts.
         how = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
-            fd, created = os.open(self.path, how | os.O_CREAT | os.O_EXCL, 0o666), True  # --umask says who may read it
+            fd, created = os.open(self.path, how | os.O_CREAT | os.O_EXCL, 0o666), True  # --umask limits its mode
         except FileExistsError:
             fd, created = os.open(self.path, how | os.O_CREAT, 0o666), False
         os.set_blocking(fd, True)

@@ -50,14 +50,14 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
     Both are closed on exec; the process that starts the worker has it inherit its end.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    theirs.setblocking(False)
+    master_end, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    master_end.setblocking(False)
+    worker_end.setblocking(False)
     # A second safeguard, which also stops a worker from parking descriptors in the master's queue.  An older kernel
     # does not know the option; there the master is safe because it reads without a control buffer.
     with contextlib.suppress(OSError):
-        ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
-    return ours, theirs
+        master_end.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    return master_end, worker_end
 
 
 def _inherited(fd: int) -> socket.socket:
@@ -130,8 +130,8 @@ class TalkLine:
 
         Raises OSError (EMFILE, ...).
         """
-        ours, theirs = pair()
-        return cls(ours), theirs
+        master_end, worker_end = pair()
+        return cls(master_end), worker_end
 
     @classmethod
     def inherit(cls, fd: int) -> TalkLine:
@@ -181,7 +181,7 @@ def receive_down(sock: socket.socket, flags: int) -> tuple[wire.Down | None, int
     """
     while True:
         try:
-            datagram, ancillary, told, _ = sock.recvmsg(wire.DOWN_SIZE, _CONTROL, _RECEIVE | flags)
+            datagram, ancillary, msg_flags, _ = sock.recvmsg(wire.DOWN_SIZE, _CONTROL, _RECEIVE | flags)
             break
         except BlockingIOError:
             return None
@@ -198,8 +198,8 @@ def receive_down(sock: socket.socket, flags: int) -> tuple[wire.Down | None, int
         raise HungUp
     message = wire.decode_down(datagram)
     if isinstance(message, wire.Handoff) and not fds:
-        # MSG_CTRUNC in `told`: the descriptor table was full, and the kernel has closed what it could not install.
-        raise DescriptorLost(told & socket.MSG_CTRUNC)
+        # MSG_CTRUNC in `msg_flags`: the descriptor table was full, and the kernel has closed what it could not install.
+        raise DescriptorLost(msg_flags & socket.MSG_CTRUNC)
     _close(fds[1:])
     return message, (fds[0] if fds else None)
 

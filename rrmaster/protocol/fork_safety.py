@@ -107,7 +107,7 @@ def _opened(held: OpenDescriptor) -> str:
     return f"opened {held.target} for writing (descriptor {held.number})"
 
 
-def in_words(application: str, found: tuple[str, ...], used: bool) -> str:
+def describe_hindrances(application: str, found: tuple[str, ...], used: bool) -> str:
     """One line that says what makes a fork unsafe, and what to do about it.
 
     `used`: workers are forked all the same, because of --preload on.

@@ -2,7 +2,7 @@
 
 ::
 
-    master: ours ═══ SOCK_SEQPACKET pair ═══ the worker's end (inherited)
+    master: sock ═══ SOCK_SEQPACKET pair ═══ the worker's end (inherited)
             key  ─────────────────────────── the same end, kept by the master
 
 A connection that was handed over and not taken lies in the kernel's queue.  The first process that reads it gets it,
@@ -66,7 +66,8 @@ class Line:
     called in the master's loop and never wait, except where a docstring says "in a thread".
     """
 
-    ours: socket.socket
+    sock: socket.socket
+    """The master's own end."""
     key: socket.socket
     """The worker's end.  The worker inherits a copy of it; this copy stays open in the master."""
     _message_cost: int
@@ -88,11 +89,11 @@ class Line:
         """
         # The kernel doubles the value for its own book-keeping.
         size = 2 * self._message_cost * max(window // 2, 1) + 64
-        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     def fileno(self) -> int:
         """The descriptor to wait on: readable when a message of the worker waits."""
-        return self.ours.fileno()
+        return self.sock.fileno()
 
     def hand_over(self, handoff: bytes, fd: int) -> None:
         """Send an encoded `Handoff` with a descriptor.  The caller still owns its copy, and closes it.
@@ -101,12 +102,12 @@ class Line:
         normal; any other errno is the worker's doing.
         """
         # The hot path: constants are plain numbers, and nothing is called but sendmsg and pack.
-        self.ours.sendmsg((handoff,), ((_LEVEL, _RIGHTS, _FD.pack(fd)),), SEND)
+        self.sock.sendmsg((handoff,), ((_LEVEL, _RIGHTS, _FD.pack(fd)),), SEND)
 
     def send(self, message: wire.Nudge | wire.Listening) -> bool:
         """Send a message that carries no connection.  False: the line is full or broken, and nothing was sent."""
         try:
-            self.ours.send(wire.encode(message), SEND)
+            self.sock.send(wire.encode(message), SEND)
         except OSError:
             return False  # the caller sends it again; a broken line shows as the worker's death or as a breach
         return True
@@ -117,21 +118,21 @@ class Line:
 
     def unclaimed(self) -> int:
         """The number of messages that the worker has not taken: the kernel's count, which no worker can fake."""
-        return _queued(self.ours.fileno(), self._count) // self._message_cost
+        return _queued(self.sock.fileno(), self._count) // self._message_cost
 
     def receive(self) -> bytes | None:
         """One message from the worker; empty if the worker closed its side, None if no message waits."""
         # `recv` and not `recvmsg`: without a control buffer the kernel closes any descriptor that a worker sends along.
         # One byte more than the largest message, so that a longer one is recognised.
         try:
-            return self.ours.recv(wire.MAX_UP + 1, DONTWAIT)
+            return self.sock.recv(wire.MAX_UP + 1, DONTWAIT)
         except BlockingIOError:
             return None
 
     def half_close(self) -> None:
         """Announce that no more will be handed over.  The worker receives what was sent, then the end of stream."""
         with contextlib.suppress(OSError):  # ENOTCONN: the worker shut it down itself
-            self.ours.shutdown(socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)
 
     def recall(self) -> tuple[wire.Handoff, int] | wire.Nudge | wire.Listening | None:
         """Take back the oldest message that was not taken; None if there is none.  The caller owns the descriptor.
@@ -183,5 +184,5 @@ class Line:
 
     def close(self) -> None:
         """Close both ends.  The kernel closes the connections that still lie in the letterbox."""
-        self.ours.close()
+        self.sock.close()
         self.key.close()

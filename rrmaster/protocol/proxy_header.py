@@ -149,9 +149,9 @@ def _address(family: str, host: str, port: str) -> Address:
     try:
         address = _HOST[family](host)
     except ValueError:
-        raise MalformedHeader(f"a PROXY line whose address is none of {family}") from None
+        raise MalformedHeader(f"a PROXY line with an address that is not of {family}") from None
     if "%" in host or _PORT.fullmatch(port) is None or int(port) > 65535:
-        raise MalformedHeader("a PROXY line whose address or port is none")
+        raise MalformedHeader("a PROXY line with an invalid address or port")
     return str(address), int(port)
 
 

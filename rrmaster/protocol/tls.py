@@ -98,7 +98,9 @@ def _load_chain(made: ssl.SSLContext, certfile: str, keyfile: str | None) -> Non
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise CannotSpeakTLS(f"{option}: the key in {named} is not that of the certificate in {certfile}") from None
-        raise CannotSpeakTLS(f"--certfile: OpenSSL cannot use {certfile} with {named}: {words(error)}") from None
+        raise CannotSpeakTLS(
+            f"--certfile: OpenSSL cannot use {certfile} with {named}: {openssl_reason(error)}"
+        ) from None
 
 
 def _load_authorities(made: ssl.SSLContext, path: str) -> None:
@@ -107,7 +109,7 @@ def _load_authorities(made: ssl.SSLContext, path: str) -> None:
     try:
         made.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise CannotSpeakTLS(f"--ca-certs: OpenSSL cannot use {path}: {words(error)}") from None
+        raise CannotSpeakTLS(f"--ca-certs: OpenSSL cannot use {path}: {openssl_reason(error)}") from None
 
 
 def _read(option: str, path: str) -> bytes:
@@ -131,6 +133,6 @@ def _no_password() -> NoReturn:
     raise _Encrypted
 
 
-def words(error: ssl.SSLError) -> str:
+def openssl_reason(error: ssl.SSLError) -> str:
     """OpenSSL's reason in lower case, without its numbers."""
     return (error.reason or str(error)).replace("_", " ").lower()

@@ -198,48 +198,47 @@ def test_an_allowance_grows_back_with_time_and_not_beyond_a_second() -> None:
 
 
 async def test_a_workers_output_is_captured_to_its_end(nursery: trio.Nursery) -> None:
-    ours, theirs = open_pipe()
+    reading_end, worker_end = open_pipe()
     into, said, _ = lines()
-    nursery.start_soon(capture_output, ours, into)
-    os.write(theirs, b"hello\nworld")
+    nursery.start_soon(capture_output, reading_end, into)
+    os.write(worker_end, b"hello\nworld")
     await eventually(lambda: said == ["hello"])
-    os.close(theirs)
+    os.close(worker_end)
     await eventually(lambda: said == ["hello", "world"])
-    await eventually(lambda: not is_open(ours))
+    await eventually(lambda: not is_open(reading_end))
 
 
 async def test_what_is_left_in_the_pipe_is_logged_even_if_the_end_never_comes() -> None:
-    ours, theirs = open_pipe()
+    reading_end, worker_end = open_pipe()
     into, said, _ = lines()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(capture_output, ours, into)
+        nursery.start_soon(capture_output, reading_end, into)
         await wait_all_tasks_blocked()
-        os.write(
-            theirs, b"last line\n"
-        )  # a grandchild holds the pipe open, so the task that waits for the worker cancels
+        # A grandchild holds the pipe open, so the task that waits for the worker cancels.
+        os.write(worker_end, b"last line\n")
         nursery.cancel_scope.cancel()
     assert said == ["last line"]
-    assert not is_open(ours)
-    os.close(theirs)
+    assert not is_open(reading_end)
+    os.close(worker_end)
 
 
 async def test_a_grandchild_that_writes_without_end_does_not_keep_the_capture_from_ending() -> None:
-    ours, theirs = open_pipe()
-    os.set_blocking(theirs, False)
+    reading_end, worker_end = open_pipe()
+    os.set_blocking(worker_end, False)
 
     def refill(_: str) -> None:
         try:
-            os.write(theirs, b"more\n" * 1000)
+            os.write(worker_end, b"more\n" * 1000)
         except BlockingIOError:
             pass  # the pipe is full, as intended
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(capture_output, ours, LineSplitter(refill))
+        nursery.start_soon(capture_output, reading_end, LineSplitter(refill))
         await wait_all_tasks_blocked()
         refill("")
         nursery.cancel_scope.cancel()
-    assert not is_open(ours)
-    os.close(theirs)
+    assert not is_open(reading_end)
+    os.close(worker_end)
 
 
 def is_open(fd: int) -> bool:
@@ -251,17 +250,17 @@ def is_open(fd: int) -> bool:
 
 
 def test_the_masters_end_of_a_pipe_does_not_block_and_neither_end_is_inherited() -> None:
-    ours, theirs = open_pipe()
-    assert not os.get_blocking(ours)
-    assert os.get_blocking(theirs), "the worker's print must not fail"
-    assert not os.get_inheritable(ours)
-    assert not os.get_inheritable(theirs)
-    os.close(ours)
-    os.close(theirs)
+    reading_end, worker_end = open_pipe()
+    assert not os.get_blocking(reading_end)
+    assert os.get_blocking(worker_end), "the worker's print must not fail"
+    assert not os.get_inheritable(reading_end)
+    assert not os.get_inheritable(worker_end)
+    os.close(reading_end)
+    os.close(worker_end)
 
 
 async def test_a_flood_through_a_pipe_never_blocks_its_writer_and_its_dropped_lines_are_logged() -> None:
-    ours, theirs = open_pipe()
+    reading_end, worker_end = open_pipe()
     said: list[str] = []
     line = b"x" * 79 + b"\n"
     total = 64 * PIPE // len(line)
@@ -270,13 +269,13 @@ async def test_a_flood_through_a_pipe_never_blocks_its_writer_and_its_dropped_li
         for _ in range(64):
             view = memoryview(line * (PIPE // len(line) + 1))
             while view:
-                view = view[os.write(theirs, view) :]
+                view = view[os.write(worker_end, view) :]
 
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(capture_output, ours, LineSplitter(said.append))
+            nursery.start_soon(capture_output, reading_end, LineSplitter(said.append))
             await trio.to_thread.run_sync(write)
-            os.close(theirs)
+            os.close(worker_end)
     kept = sum(text == "x" * 79 for text in said)
     dropped = sum(int(number) for number in re.findall(r"\((?:about )?(\d+) lines", "\n".join(said)))
     assert kept >= CHUNK // len(line)

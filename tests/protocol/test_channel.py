@@ -362,7 +362,7 @@ def test_a_worker_can_send_no_descriptor_into_the_master() -> None:
 def test_a_kernel_that_knows_so_passrights_refuses_the_sender() -> None:
     with a_line() as (line, letterbox), numbered(1) as fds:
         try:
-            assert line.ours.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS) == 0
+            assert line.sock.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS) == 0
         except OSError:
             pytest.skip("this kernel has no SO_PASSRIGHTS")
         with pytest.raises(PermissionError):
@@ -406,7 +406,7 @@ def test_a_workers_own_children_do_not_inherit_its_line() -> None:
 def test_descriptors_that_come_with_the_end_of_the_line_are_closed() -> None:
     with a_line() as (line, letterbox), numbered(2) as fds:
         before = open_descriptors()
-        line.ours.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        line.sock.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
         with pytest.raises(HungUp):
             letterbox.take()
         assert open_descriptors() == before
@@ -418,7 +418,7 @@ def test_of_several_descriptors_the_first_is_kept_and_the_surplus_closed(count: 
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         before = open_descriptors()
         for _ in range(2):
-            line.ours.sendmsg([wire.encode(wire.Handoff())], rights)
+            line.sock.sendmsg([wire.encode(wire.Handoff())], rights)
         found = letterbox.take()
         assert found is not None
         assert found[1] is not None
@@ -431,7 +431,7 @@ def test_of_several_descriptors_the_first_is_kept_and_the_surplus_closed(count: 
 def test_a_descriptor_that_comes_with_a_nudge_belongs_to_the_taker() -> None:
     with a_line() as (line, letterbox), numbered(1) as fds:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        line.ours.sendmsg([wire.encode(wire.Nudge())], rights)
+        line.sock.sendmsg([wire.encode(wire.Nudge())], rights)
         found = letterbox.take()
         assert found is not None
         assert found[0] == wire.Nudge()
@@ -441,7 +441,7 @@ def test_a_descriptor_that_comes_with_a_nudge_belongs_to_the_taker() -> None:
 
 def test_a_handoff_without_its_descriptor_raises_descriptor_lost() -> None:
     with a_line() as (line, letterbox):
-        line.ours.send(wire.encode(wire.Handoff()))
+        line.sock.send(wire.encode(wire.Handoff()))
         with pytest.raises(DescriptorLost):
             letterbox.take()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.protocol.fork_safety import HARMLESS, OpenDescriptor, Traces, hindrances, in_words
+from rrmaster.protocol.fork_safety import HARMLESS, OpenDescriptor, Traces, describe_hindrances, hindrances
 
 BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), 1)
 
@@ -73,10 +73,10 @@ def test_all_hindrances_are_in_one_line() -> None:
     found = hindrances(BEFORE, left)
     assert len(found) == 4
     for used in (False, True):
-        text = in_words("shop:app", found, used)
+        text = describe_hindrances("shop:app", found, used)
         assert "\n" not in text
         assert "shop:app" in text
         assert "opened a socket (descriptor 8), opened a socket (descriptor 9) and started an interval timer" in text
         assert "start-up hook" in text
         assert ("--preload on" in text) == used
-    assert "it started a process;" in in_words("shop:app", ("started a process",), False)
+    assert "it started a process;" in describe_hindrances("shop:app", ("started a process",), False)

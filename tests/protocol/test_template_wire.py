@@ -42,6 +42,22 @@ def test_a_message_survives_encoding_and_decoding(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
+@pytest.mark.parametrize(
+    ("message", "begin"),
+    [
+        (Loaded(), b'{"is": "Loaded"'),
+        (LoadFailed("why"), b'{"is": "Unloadable"'),
+        (ForkRequest(3), b'{"is": "Order"'),
+        (Forked(3, 4711), b'{"is": "Newborn"'),
+        (ForkFailed(3, "why"), b'{"is": "Barren"'),
+        (MemoryUse(1, 2, 3), b'{"is": "Weighed"'),
+    ],
+)
+def test_the_names_on_the_line_do_not_change(message: Message, begin: bytes) -> None:
+    """So that to rename a class changes no format."""
+    assert encode(message).startswith(begin)
+
+
 @given(st.binary(max_size=200))
 def test_noise_raises_value_error_and_no_other_error(noise: bytes) -> None:
     with pytest.raises(ValueError, match="no message"):

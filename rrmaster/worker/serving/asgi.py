@@ -130,13 +130,13 @@ class _CountedWebSocket:
     server: Send
     status: int = 403
     """The status of the handshake.  403 is what a server answers if the application never accepts."""
-    ours: bool = False
+    closed_by_drain: bool = False
     """Whether `leave` has closed it."""
-    over: bool = False
+    closed: bool = False
     """Whether the application has closed it."""
 
     async def send(self, message: Message) -> None:
-        if self.ours:
+        if self.closed_by_drain:
             if message["type"] == "websocket.close":
                 return  # it is closed already, as the application wants
             raise WorkerDraining("the websocket was closed, because its worker drains")
@@ -144,13 +144,13 @@ class _CountedWebSocket:
             self.status = 101
         elif message["type"] == "websocket.http.response.start":
             self.status = message["status"]
-        self.over = self.over or message["type"] == "websocket.close"
+        self.closed = self.closed or message["type"] == "websocket.close"
         await self.server(message)
 
     async def leave(self) -> None:
         """Close it because the worker drains; the application then receives the disconnect from the server."""
-        if not self.ours and not self.over:
-            self.ours = True
+        if not self.closed_by_drain and not self.closed:
+            self.closed_by_drain = True
             try:
                 await self.server({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "the worker goes"})
             except (OSError, RuntimeError):

@@ -141,7 +141,7 @@ class AnycornServer:
         logger = logging.getLogger("anycorn.error")
         logger.disabled, before = True, logger.disabled  # the error holds the same words
         try:
-            await nursery.start(self._live)
+            await nursery.start(self._run_lifespan)
             await self._lifespan.wait_for_startup()
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             pass  # the application returned without an answer: it does not use the lifespan
@@ -149,7 +149,7 @@ class AnycornServer:
             logger.disabled = before
         self._failed |= self.launch.lifespan == "on" and not self._lifespan.supported
 
-    async def _live(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _run_lifespan(self, task_status: trio.TaskStatus[None]) -> None:
         try:
             await self._lifespan.handle_lifespan(task_status=task_status)
         except* LifespanFailureError as group:
@@ -246,8 +246,8 @@ def _ends(sock: Any) -> tuple[Any, Any]:
     if header is not None and header.source is not None:
         return header.source, header.destination
     address = sock.getsockname()
-    ours = (address[0], address[1]) if isinstance(address, tuple) else (str(address), None)
-    return parse_socket_addr(sock.family, sock.getpeername()), ours
+    server = (address[0], address[1]) if isinstance(address, tuple) else (str(address), None)
+    return parse_socket_addr(sock.family, sock.getpeername()), server
 
 
 class _TLSAttributes:

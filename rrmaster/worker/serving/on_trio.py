@@ -93,7 +93,7 @@ class TrioWorker:
         """Report soon: the duty calls it when a count has changed."""
         self._changed.set()
 
-    async def something(self) -> None:
+    async def wait_readable(self) -> None:
         """Wait until the letterbox is readable."""
         await trio.lowlevel.wait_readable(self.duty.letterbox.fileno())
 
@@ -120,14 +120,14 @@ class TrioWorker:
                     quick = trio.current_time() - began < QUICK * count
                     batch = min(2 * batch, BATCH) if quick else 1
                 elif duty.able:
-                    await self.something()
+                    await self.wait_readable()
                 else:  # no descriptors: the letterbox stays readable, and the loop would spin
                     await trio.sleep(SHORT_PAUSE)
                     duty.beat()
         except HungUp:
             self.drain()
 
-    async def speak(self) -> None:
+    async def report_changes(self) -> None:
         """Report changes, gathered over `REPORT_AFTER`, and with every heartbeat in any case."""
         duty = self.duty
         beat_at = trio.current_time() + duty.heartbeat
@@ -179,7 +179,7 @@ class TrioServer(TrioWorker):
         async with trio.open_nursery() as service:
             async with trio.open_nursery() as connections:
                 await service.start(self._handle_signals, connections.cancel_scope)
-                service.start_soon(self.speak)
+                service.start_soon(self.report_changes)
                 service.start_soon(self._report_requests)
                 self.duty.ready()
                 await self.take(lambda taken: connections.start_soon(self._serve_one, taken))

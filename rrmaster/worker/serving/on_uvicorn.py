@@ -80,7 +80,7 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        lifespan=launch.lifespan,  # type: ignore[arg-type]  # one of its words, as `launch` knows them
+        lifespan=launch.lifespan,  # type: ignore[arg-type]  # one of its words: see `launch.LIFESPANS`
         log_config=None,
         access_log=False,
         proxy_headers=launch.proxy_headers,
@@ -91,12 +91,12 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         **more,
     )
     config.load()
-    told = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
+    proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
     bounded = (_WithBoundedHead,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
-    if told or bounded:
-        config.http_protocol_class = type("Client", (*bounded, *told, config.http_protocol_class), {"head": head})
+    if proxied or bounded:
+        config.http_protocol_class = type("Client", (*bounded, *proxied, config.http_protocol_class), {"head": head})
     if config.ws_protocol_class is not None:
-        config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *told, config.ws_protocol_class), {})
+        config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
     return config
 
 

@@ -26,7 +26,7 @@ GONE = {"type": "http.disconnect"}
 
 
 @define(eq=False)
-class Played:
+class FakeServer:
     """A fake server's side of one request."""
 
     says: list[Message] = Factory(list)
@@ -87,7 +87,7 @@ def test_requests_and_websockets_in_progress_are_counted_however_they_end() -> N
     idle = list[None]()
 
     async def act(app: CountedApp, duty: Duty) -> None:
-        servers = [Played() for _ in range(3)]
+        servers = [FakeServer() for _ in range(3)]
         scopes = [HTTP, WEBSOCKET, {**HTTP, "raise": ZeroDivisionError()}]
         tasks = [asyncio.create_task(app.serve(s, p.receive, p.send)) for s, p in zip(scopes, servers, strict=True)]  # type: ignore[arg-type]
         await begun(*tasks)
@@ -105,7 +105,7 @@ def test_requests_and_websockets_in_progress_are_counted_however_they_end() -> N
 
 def test_a_probe_is_served_and_not_counted() -> None:
     async def act(app: CountedApp, duty: Duty) -> None:
-        server = Played([END])
+        server = FakeServer([END])
         await app.serve(HTTP, server.receive, server.send)
         assert (app.requests.ended, app.active) == (1, 0)
         assert duty.requests == Requests(0, 0)
@@ -119,10 +119,10 @@ def test_many_changes_of_busy_are_one_report() -> None:
     async def act(app: CountedApp, duty: Duty) -> None:
         duty.stir = lambda: stirred.append(None)
         for _ in range(100):
-            await app.serve(HTTP, Played([END]).receive, Played().send)
+            await app.serve(HTTP, FakeServer([END]).receive, FakeServer().send)
         assert len(stirred) == 1
         duty.report_busy()
-        await app.serve(HTTP, Played([END]).receive, Played().send)
+        await app.serve(HTTP, FakeServer([END]).receive, FakeServer().send)
         assert len(stirred) == 2
 
     counted(waits, act)
@@ -136,7 +136,7 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_afterwa
         await send({"type": "websocket.send", "text": "still there?"})
 
     async def act(app: CountedApp, duty: Duty) -> None:
-        server = Played()
+        server = FakeServer()
         task = asyncio.create_task(app.serve(WEBSOCKET, server.receive, server.send))  # type: ignore[arg-type]
         await begun(task)
         (websocket,) = app.websockets
@@ -161,7 +161,7 @@ def test_the_access_log_shows_client_request_and_answer(capsys: pytest.CaptureFi
         await send({"type": "http.response.body", "body": b"678"})
 
     async def act(app: CountedApp, duty: Duty) -> None:
-        await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, Played().receive, Played().send)
+        await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, FakeServer().receive, FakeServer().send)
 
     counted(answers, act, access_log=True)
     assert capsys.readouterr().out.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
@@ -182,7 +182,9 @@ def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
         await send(end)
 
     async def act(app: CountedApp, duty: Duty) -> None:
-        await asyncio.gather(app.serve({"type": "lifespan"}, Played().receive, Played().send), return_exceptions=True)
+        await asyncio.gather(
+            app.serve({"type": "lifespan"}, FakeServer().receive, FakeServer().send), return_exceptions=True
+        )
         assert words in app.startup
         assert duty.requests == Requests(0, 0)
 
@@ -192,7 +194,7 @@ def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
 # --- WSGI
 
 
-def in_threads(app: Callable[..., Iterable[bytes]], server: Played, **scope: Any) -> Awaitable[None]:
+def in_threads(app: Callable[..., Iterable[bytes]], server: FakeServer, **scope: Any) -> Awaitable[None]:
     return watched(app, threads=1)({**HTTP, **scope}, server.receive, server.send)
 
 
@@ -209,7 +211,7 @@ def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:
     async def act() -> None:
         parts = [b"first li", b"ne\nsecond line\n", b"third", b"\nlast"]
         messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
-        await in_threads(reads, Played([*messages, END]), headers=[(b"transfer-encoding", b"chunked")])
+        await in_threads(reads, FakeServer([*messages, END]), headers=[(b"transfer-encoding", b"chunked")])
 
     run(act)
     assert found == [b"firs", b"t line\n", b"sec", b"ond line\n", [b"third\n", b"last"], b"", True]
@@ -221,7 +223,7 @@ def test_a_wsgi_request_that_is_cut_short_does_not_look_complete() -> None:
         raise AssertionError("the request looked complete")
 
     async def act() -> None:
-        server = Played([{"type": "http.request", "body": b"half of", "more_body": True}, GONE])
+        server = FakeServer([{"type": "http.request", "body": b"half of", "more_body": True}, GONE])
         with pytest.raises(ConnectionResetError, match="before the end of its request"):
             await in_threads(reads, server, headers=[(b"content-length", b"14")])
 
@@ -244,7 +246,7 @@ def test_a_wsgi_stream_ends_when_its_client_has_gone() -> None:
     ended = threading.Event()
 
     async def act() -> None:
-        server = Played([END])
+        server = FakeServer([END])
         task = asyncio.ensure_future(in_threads(endless(ended), server))
         while len(server.heard) < 20:
             await asyncio.sleep(0)
@@ -260,7 +262,7 @@ def test_a_wsgi_stream_ends_when_the_server_fails_and_the_error_is_raised() -> N
 
     async def act() -> None:
         with pytest.raises(RuntimeError, match="longer than Content-Length"):
-            await in_threads(endless(ended), Played([END], fails_at=5))
+            await in_threads(endless(ended), FakeServer([END], fails_at=5))
         assert ended.is_set()
 
     run(act)

@@ -69,8 +69,8 @@ class Stage:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """This process is a worker for a while."""
+def as_worker() -> Iterator[None]:
+    """Run the block in a process that is a worker; restores its signal handlers."""
     before, handlers = module._current, {number: signal.getsignal(number) for number in (15, module.DUMP_SIGNAL)}
     try:
         yield
@@ -95,7 +95,11 @@ def play(
             stage.running.cancel()
             await asyncio.wait([stage.running])
 
-    with alone(), on_duty(heartbeat=heartbeat) as (master, duty), asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    with (
+        as_worker(),
+        on_duty(heartbeat=heartbeat) as (master, duty),
+        asyncio.Runner(loop_factory=LOOPS[loop]) as runner,
+    ):
         runner.run(main())
 
 

@@ -13,7 +13,7 @@ from rrmaster.worker.serving.asgi import Message, Receive, Send
 from rrmaster.worker.serving.on_uvicorn import _is_fresh
 
 
-class Played(asyncio.Transport):
+class FakeTransport(asyncio.Transport):
     """A transport that drops what is written."""
 
     def write(self, data: Any) -> None:
@@ -35,7 +35,7 @@ def test_a_client_is_fresh_until_its_first_byte(http: Any) -> None:
 
     async def act() -> None:
         client: Any = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})  # type: ignore[call-arg]
-        client.connection_made(Played())
+        client.connection_made(FakeTransport())
         assert _is_fresh(client)
         for part in (b"G", b"ET / HTTP/1.1\r\nHost: a", b".example\r\n\r\n"):
             client.data_received(part)

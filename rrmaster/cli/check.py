@@ -29,7 +29,7 @@ from ..master import environment, worker_environment
 from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
 from ..protocol import template_wire, wire
 from ..protocol.channel import TalkLine
-from ..protocol.fork_safety import asked_for, in_words
+from ..protocol.fork_safety import asked_for, describe_hindrances
 from ..protocol.launch import is_program
 from ..protocol.line import Line
 from ..protocol.uplink import decode_up
@@ -113,9 +113,9 @@ def how_workers_begin(settings: Settings) -> tuple[str, str]:
         said = _first_words(ours, pidfd, settings.ready_timeout)
     match said:
         case template_wire.Loaded(found) if found:
-            return in_words(settings.application, found, settings.preload == "on"), ""
+            return describe_hindrances(settings.application, found, settings.preload == "on"), ""
         case template_wire.LoadFailed(_, names) if names:
-            return in_words(settings.application, asked_for(names), False), ""
+            return describe_hindrances(settings.application, asked_for(names), False), ""
         case template_wire.LoadFailed(reason):
             return "", reason
         case template_wire.Loaded():

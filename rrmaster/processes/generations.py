@@ -24,7 +24,7 @@ from attrs import Factory, define
 
 from ..config.settings import Settings
 from ..logs.log import tell
-from ..protocol.fork_safety import asked_for, in_words
+from ..protocol.fork_safety import asked_for, describe_hindrances
 from ..protocol.template_wire import MemoryUse
 from ..rules.template_health import Trust
 from .process import NotStarted, Process
@@ -203,7 +203,7 @@ class Stem:
         found = template.loaded.hindrances
         if found:
             used = self.settings.preload == "on"
-            text = in_words(self.settings.application, found, used)
+            text = describe_hindrances(self.settings.application, found, used)
             tell("template.hindered", text, level=WARNING if used else INFO, why=list(found), **facts)
             if not used:
                 return False
@@ -215,7 +215,7 @@ class Stem:
         unloadable = template.unloadable
         if unloadable is not None and unloadable.asked:
             found = asked_for(unloadable.asked)
-            tell("template.hindered", in_words(self.settings.application, found, False), why=list(found))
+            tell("template.hindered", describe_hindrances(self.settings.application, found, False), why=list(found))
         elif not self.settled.is_set() and (unloadable is not None or template.own_fault):
             self.refusal = unloadable.reason if unloadable is not None else template.fate
         else:

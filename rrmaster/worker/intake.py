@@ -147,7 +147,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return ""
     if isinstance(error, ssl.SSLError):
-        return f"no TLS handshake: {tls.words(error)}"
+        return f"no TLS handshake: {tls.openssl_reason(error)}"
     if isinstance(error, ConnectionAbortedError):
         return f"no TLS handshake in {HANDSHAKE_S:g} s"  # asyncio's word for it
     return ""

@@ -563,7 +563,7 @@ async def test_a_first_signal_asks_for_a_replacement_and_a_second_one_ends_it(nu
 
 def has_word(service: Service) -> bool:
     try:
-        service.master.line.ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        service.master.line.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     return True

@@ -75,14 +75,14 @@ class TrioHost(TrioWorker):
             except trio.RunFinishedError:
                 pass  # it has ended in just this moment
 
-    async def something(self) -> None:
+    async def wait_readable(self) -> None:
         with trio.CancelScope() as self._rest:
-            await TrioWorker.something(self)
+            await TrioWorker.wait_readable(self)
 
     async def _run(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.speak)
+                nursery.start_soon(self.report_changes)
                 await self.take(self.ports.deliver)
                 self.ports.hang_up()
         finally:

@@ -30,7 +30,8 @@ from rrmaster.dispatch.recall import Link
 from rrmaster.processes.spawner import StartedWorker
 from rrmaster.processes.worker_environment import WorkerSpec
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Letterbox, Line
+from rrmaster.protocol.channel import HungUp, Letterbox
+from rrmaster.protocol.line import Line
 from rrmaster.rules.backoff import Exit
 from rrmaster.rules.lifecycle import State
 from rrmaster.rules.plan import Goal
@@ -153,7 +154,7 @@ class Actor:
     asides: int = 0
 
     def say(self, message: wire.Up) -> None:
-        self.letterbox.say(message)  # in vain if its master has let go of it already
+        self.letterbox.send(message)  # in vain if its master has let go of it already
 
     def ready(self) -> None:
         self.say(wire.Ready(self.process.pid))
@@ -470,7 +471,7 @@ class Player:
         self.held.clear()
 
     def report(self, taking: bool = True) -> None:
-        assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
+        assert self.letterbox.send(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
 
     def die(self) -> None:
         """As SIGKILL does it: what it held ends without a word, what it had not taken stays where it is."""

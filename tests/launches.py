@@ -1,16 +1,15 @@
-"""What a worker is told at its start, for tests: the settings' defaults, and what the test chooses."""
+"""A `Launch` for tests: it has no defaults of its own, so they come from the settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from attrs import evolve
-
 from rrmaster.config.settings import Settings
-from rrmaster.processes.worker_environment import launch_of
-from rrmaster.protocol.launch import Launch
+from rrmaster.protocol.launch import FIELDS, Launch
 
 
-def a_launch(application: str = "shop:app", **chosen: Any) -> Launch:
-    """The launch of an application in the working directory."""
-    return evolve(launch_of(Settings(application), "."), **chosen)
+def a_launch(application: str = "a:b", **chosen: Any) -> Launch:
+    """What a worker receives for default settings, in the working directory, except for what is chosen."""
+    settings = Settings(application)
+    fields: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
+    return Launch(**fields | {"app_dir": ".", "chdir": "."} | chosen)

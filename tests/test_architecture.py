@@ -36,7 +36,8 @@ NOT_YET_MOVED = {}
 
 PURE = {
     "rules", "config",
-    "protocol/wire", "protocol/template_wire", "protocol/fork_safety", "protocol/proxy_header", "protocol/launch",
+    "protocol/wire", "protocol/uplink", "protocol/template_wire", "protocol/fork_safety", "protocol/proxy_header",
+    "protocol/launch",
     "dispatch/load", "dispatch/stall_detector", "events/events", "status/model",
 }  # fmt: skip
 """Rooms, and modules elsewhere, that decide and do nothing else."""
@@ -168,7 +169,9 @@ def test_only_a_runtimes_own_module_loads_its_async_library(file):
 LIBRARIES = {
     "on_trio": {"trio"},
     "on_anycorn": {"trio", "anycorn"},
+    "anycorn_connection": {"trio", "anycorn"},
     "on_asyncio": {"asyncio"},
+    "asyncio_worker": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},
     "wsgi": {"asyncio", "a2wsgi"},
     "ports_on_trio": {"trio"},

@@ -139,12 +139,12 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     # Here, so that --help and mistakes answer before trio is loaded.
     import trio
 
-    from ..logs.log import begin
+    from ..logs.setup import start_logging
     from ..processes.process import raise_descriptor_limit
     from ..service.run import BindError, CannotStart, NoWorkerReady, run_with_signals
 
     raise_descriptor_limit()
-    end_log = begin(settings)
+    end_log = start_logging(settings)
     try:
         return trio.run(run_with_signals, settings, explicit_bind, reread, strict_exception_groups=True)
     except BindError as error:

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from ..protocol.channel import MAX_WINDOW
 from ..protocol.launch import INTERFACES, LIFESPANS, PRELOADS, RUNTIMES, TRUSTED_PROXIES, is_program
+from ..protocol.line import MAX_WINDOW
 from ..protocol.proxy_header import MODES
 from . import consistency
 from .option import Option, SettingsError, named, option

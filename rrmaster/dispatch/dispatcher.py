@@ -32,7 +32,7 @@ from attrs import Factory, define
 from ..config.settings import Settings
 from ..logs.log import logger
 from ..protocol import wire
-from ..protocol.channel import Line
+from ..protocol.line import Line
 from .acceptor import Door
 from .listeners import ACCEPT_PAUSE, CAPACITY_TROUBLE, CONNECTION_TROUBLE, Listener
 from .load import Peer, Policy, Post

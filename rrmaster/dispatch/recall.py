@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 import trio
 from attrs import Factory, define
 
-from ..protocol.channel import DescriptorLost, Line
+from ..protocol.channel import DescriptorLost
+from ..protocol.line import Line
 from ..protocol.wire import Handoff, Listening, Nudge
 from .load import Post
 from .stall_detector import MAX_RECALLS, STUCK, Lateness, receivers
@@ -79,14 +80,14 @@ class Link:
 
     def say_the_unsaid(self) -> None:
         """Try again.  Called when it has reported: it may have taken something."""
-        while self.unsaid and self.line.say(self.unsaid[0]):
+        while self.unsaid and self.line.send(self.unsaid[0]):
             self.unsaid.popleft()
             self.post.asides += 1
 
     def shorten(self, short: bool) -> None:
         """Let little lie in its letterbox, or again as much as it is to have."""
         self.post.shorten(short)
-        self.line.cut(self.post.window)
+        self.line.set_window(self.post.window)
 
     def shares_with(self, other: Link) -> bool:
         """Whether there may be a listener that both serve."""

@@ -13,6 +13,7 @@ import trio
 from attrs import Factory, define
 
 from ..protocol import wire
+from ..protocol.uplink import decode_up
 from .load import Breach
 from .recall import Link
 
@@ -135,7 +136,7 @@ class Hearing:
     def _hear_one(self, ear: _Ear, datagram: bytes) -> None:
         if not datagram:
             raise Breach("it closed its side of the line, or sent an empty message")
-        message = wire.decode_up(datagram)
+        message = decode_up(datagram)
         if isinstance(message, wire.Report):
             self.settle(ear.link, message)
         elif isinstance(message, wire.Listen | wire.Attend):

@@ -24,7 +24,8 @@ from ..config.settings import Settings
 from ..control.server import Control
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, Place, Taken, claim_by_name
 from ..dispatch.listeners import BindError
-from ..logs.log import give_to, logger, reopen, tell
+from ..logs.log import logger, tell
+from ..logs.setup import give_ownership, reopen_files
 from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
@@ -163,7 +164,7 @@ async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
                 case signal.SIGHUP:
                     master.reload()
                 case signal.SIGUSR1:
-                    reopen()
+                    reopen_files()
                 case signal.SIGTTIN:
                     master.scale(master.supervisor.reload.goal.size + 1)
                 case signal.SIGTTOU:
@@ -184,7 +185,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     if user is None and group is None:
         return
     uid, gid, name = _who(user, group)
-    give_to(uid, gid)
+    give_ownership(uid, gid)
     try:
         # In this order: without root neither the groups nor the group can be left any more.
         if name is not None:

@@ -53,7 +53,7 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
             EdgeTriggeredLetterbox.over(letterbox), identity, launch.heartbeat, talk, recall_after=launch.recall_after
         )
     except OSError as error:
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     return run(launch, ports)
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 from attrs import frozen
 
 from ..protocol import wire
-from ..protocol.channel import Letterbox, Talk
+from ..protocol.channel import Letterbox, TalkLine
 from ..protocol.launch import Launch
 from .duty import Duty, Identity
 from .hooks import call_all
@@ -53,23 +53,23 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
         call_all()
     except BaseException as error:
         # Also SystemExit and KeyboardInterrupt: whatever ends an import, the master gets the reason.
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     identity, talk = read_identity()
     try:
         ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk), ready.launch)
     except CannotLoad as error:
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     return 0
 
 
-def read_identity() -> tuple[Identity, Talk | None]:
+def read_identity() -> tuple[Identity, TalkLine | None]:
     """This worker's numbers, and its talk line if it was given one, from the environment."""
     # Taken out of it: a process that the application starts must not use the line.
     talk = os.environ.pop("RRMASTER_TALK", None)
     identity = Identity(*(int(os.environ[name]) for name in _IDENTITY))
-    return identity, Talk.inherit(int(talk)) if talk else None
+    return identity, TalkLine.inherit(int(talk)) if talk else None
 
 
 def exit_with_master(line: int, graceful: float) -> None:

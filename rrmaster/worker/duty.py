@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import Factory, define, frozen
 
 from ..protocol import wire
-from ..protocol.channel import DescriptorLost, Letterbox, Talk
+from ..protocol.channel import DescriptorLost, Letterbox, TalkLine
 
 if TYPE_CHECKING:
     from ..protocol.proxy_header import Header
@@ -86,7 +86,7 @@ class Duty:
     identity: Identity
     heartbeat: float
     """Seconds between two beats: `--heartbeat`."""
-    talk: Talk | None = None
+    talk: TalkLine | None = None
     """The talk line, if there is one."""
     wake: Callable[[], None] = lambda: None
     """Set by the runtime.  Called when a report is due, which must follow within `REPORT_AFTER`."""
@@ -213,7 +213,7 @@ class Duty:
         cpu = int(time.process_time() * 1e6)
         requests = self.closed if self.requests is None else self.requests.ended
         report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
-        self.report_due = not self.letterbox.say(report)
+        self.report_due = not self.letterbox.send(report)
         self._reported_busy = busy
         self.lag = 0.0
 
@@ -229,11 +229,11 @@ class Duty:
     def retire(self, reason: str, now: bool = False) -> None:
         """Ask to be replaced, or with `now` to be drained at once.  If the line is full, each beat asks again."""
         wish = wire.Retiring(reason, now)
-        self._retirement = None if self.letterbox.say(wish) else wish
+        self._retirement = None if self.letterbox.send(wish) else wish
 
     def ready(self) -> None:
         """Tell the master that connections can come, of every listener."""
-        self.letterbox.say(wire.Ready(os.getpid()))
+        self.letterbox.send(wire.Ready(os.getpid()))
 
     def _out_of_descriptors(self) -> None:
         self.has_descriptors = False

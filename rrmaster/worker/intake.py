@@ -86,7 +86,7 @@ class Intake:
     """None: no TLS."""
     versions: tuple[int, ...]
     """Of the PROXY protocol that are accepted.  Empty: it is off."""
-    senders: proxy_header.Senders
+    senders: proxy_header.TrustedSenders
     refusals: RefusalLog = field(default=Factory(RefusalLog))
 
     @classmethod
@@ -102,7 +102,7 @@ class Intake:
         versions = proxy_header.MODES[launch.proxy_protocol]
         if context is None and not versions:
             return None
-        return cls(duty, context, versions, proxy_header.Senders.named(launch.proxy_allow_from))
+        return cls(duty, context, versions, proxy_header.TrustedSenders.named(launch.proxy_allow_from))
 
     async def read_header(
         self, sock: socket.socket, peer: object, taken: Taken, readable: Callable[[], Awaitable[object]]
@@ -121,7 +121,7 @@ class Intake:
                 except BlockingIOError:
                     await readable()
             self.duty.clients[taken.fd] = (taken, proxy_header.parse(have))
-        except proxy_header.Malformed as error:
+        except proxy_header.MalformedHeader as error:
             raise Refused(str(error)) from None
 
     def _look(self, sock: socket.socket, have: bytes) -> tuple[bytes, bool]:
@@ -154,7 +154,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return ""
     if isinstance(error, ssl.SSLError):
-        return f"no TLS handshake: {tls.words(error)}"
+        return f"no TLS handshake: {tls.openssl_reason(error)}"
     if isinstance(error, ConnectionAbortedError):
         return f"no TLS handshake in {HANDSHAKE_S:g} s"  # the error that asyncio raises for it
     return ""

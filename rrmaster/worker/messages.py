@@ -1,8 +1,8 @@
 """How does an application exchange messages with the master's program?
 
-Messages travel on the talk line, beside the connections (see `channel.Talk`).  Messages that the application does not
-read stay in the kernel, which keeps some hundred: then the sender, on either side, waits.  A runtime brings its own way
-to wait (`Waiter`), so this module serves trio and asyncio alike and imports neither.
+Messages travel on the talk line, beside the connections (see `channel.TalkLine`).  Messages that the application does
+not read stay in the kernel, which keeps some hundred: then the sender, on either side, waits.  A runtime brings its own
+way to wait (`Waiter`), so this module serves trio and asyncio alike and imports neither.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from attrs import define, field
 
 from ..protocol import wire
-from ..protocol.channel import HungUp, Talk
+from ..protocol.channel import HungUp, TalkLine
 
 AT_ONCE = 16
 """Messages after which the other tasks of the loop have a turn, which costs as much as two or three messages."""
@@ -46,7 +46,7 @@ class Waiter(Protocol):
 class Messages:
     """This worker's end of the talk line."""
 
-    talk: Talk
+    talk: TalkLine
     waiter: Waiter
     _iterating: bool = field(default=False, init=False)
     _run: int = field(default=0, init=False)
@@ -65,10 +65,10 @@ class Messages:
         await self._checkpoint()
         try:
             # Without the lock only if no other task waits for room: a message must not overtake theirs.
-            if not self.waiter.lock.locked() and self.talk.say(note):
+            if not self.waiter.lock.locked() and self.talk.send(note):
                 return
             async with self.waiter.lock:
-                while not self.talk.say(note):
+                while not self.talk.send(note):
                     await self.waiter.wait_writable(self.talk.fileno())
         except HungUp:
             raise MasterGone("the master has gone, and did not get this message") from None
@@ -82,7 +82,7 @@ class Messages:
             while True:
                 await self._checkpoint()  # cancelled here, nothing has been taken off the line
                 try:
-                    datagram = self.talk.hear()
+                    datagram = self.talk.receive()
                 except HungUp:
                     return
                 if datagram is None:

@@ -36,9 +36,9 @@ from typing import Any
 
 from ..protocol import template_wire
 from ..protocol.channel import Letterbox
-from ..protocol.fork_safety import Held, Traces, hindrances
+from ..protocol.fork_safety import OpenDescriptor, Traces, hindrances
 from ..protocol.launch import Launch
-from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
+from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from .boot import Prepared, prepare, serve
 from .loading import explain
 from .serving.runtimes import warm_up
@@ -63,7 +63,7 @@ def be_template(line: int, launch: Launch) -> int:
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
-        _send(master, Unloadable(template_wire.bounded(explain(error)), tuple(asked)))
+        _send(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
         os._exit(1)
     # Collect first: garbage that is frozen would never be freed.
     gc.collect()
@@ -91,7 +91,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared) -> int:
         master = socket.socket(fileno=line)
 
 
-def _serve(master: socket.socket, order: Order, fds: list[int], prepared: Prepared) -> int:
+def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
     line, talk, out, err, leash = fds
     master.close()
@@ -119,7 +119,7 @@ def _send(master: socket.socket, message: template_wire.Message, fds: tuple[int,
         os._exit(0)
 
 
-def _next_order(master: socket.socket) -> tuple[Order, list[int]]:
+def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
     """The next order, and its descriptors, the caller's to close.  The process ends here if the master hangs up."""
     while True:
         try:
@@ -131,12 +131,12 @@ def _next_order(master: socket.socket) -> tuple[Order, list[int]]:
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)
-        if isinstance(order, Order) and len(fds) == template_wire.FDS[order.kind]:
+        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind]:
             return order, fds
         for fd in fds:  # the descriptor table had no room for all of them
             os.close(fd)
-        if isinstance(order, Order):
-            _send(master, Barren(order.number, os.strerror(errno.EMFILE)))
+        if isinstance(order, ForkRequest):
+            _send(master, ForkFailed(order.number, os.strerror(errno.EMFILE)))
 
 
 @contextmanager
@@ -158,19 +158,19 @@ def _ending_with(master: socket.socket) -> Iterator[None]:
 # --- forking
 
 
-def _fork(master: socket.socket, order: Order, fds: list[int]) -> bool:
+def _fork(master: socket.socket, order: ForkRequest, fds: list[int]) -> bool:
     """Carry out an order.  Returns True in the child, False in the template."""
     try:
         middle = _quiet_fork()
     except OSError as error:
-        _send(master, Barren(order.number, str(error.strerror)))
+        _send(master, ForkFailed(order.number, str(error.strerror)))
         return False
     if middle:
         # The middle process's exit status is the errno of its own fork, 0 if that succeeded.
         _, status = os.waitpid(middle, 0)
         if status:
             why = os.strerror(os.waitstatus_to_exitcode(status)) if os.WIFEXITED(status) else "it was killed"
-            _send(master, Barren(order.number, why))
+            _send(master, ForkFailed(order.number, why))
         return False
     middle = os.getpid()
     # Fork again, so that the child's parent ends: the kernel makes the master the parent, which can then wait for it.
@@ -191,7 +191,7 @@ def _quiet_fork() -> int:
         return os.fork()
 
 
-def _become_independent(master: socket.socket, order: Order, middle: int) -> None:
+def _become_independent(master: socket.socket, order: ForkRequest, middle: int) -> None:
     """In the child: get a process group of its own, become the master's child, and send the master a pidfd."""
     os.setpgid(0, 0)
     # Before the middle process has ended the master cannot wait for the child.  No event tells of a new parent.
@@ -202,7 +202,7 @@ def _become_independent(master: socket.socket, order: Order, middle: int) -> Non
         time.sleep(0.0001)
     # A pidfd, because the pid may be another process's by the time at which the master reads it.
     pidfd = os.pidfd_open(os.getpid())
-    _send(master, Newborn(order.number, os.getpid()), (pidfd,))
+    _send(master, Forked(order.number, os.getpid()), (pidfd,))
     os.close(pidfd)
 
 
@@ -297,14 +297,14 @@ def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
     )
 
 
-def _held() -> Iterator[Held]:
+def _held() -> Iterator[OpenDescriptor]:
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
             flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
         except OSError:
             continue  # the descriptor of the listing itself
-        yield Held(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
+        yield OpenDescriptor(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
 
 
 def _looping() -> bool:
@@ -333,6 +333,6 @@ def _report_memory(master: socket.socket) -> None:
         pass  # the line is full, and the figures after the next order are newer
 
 
-def _weighed(found: Mapping[str, int]) -> Weighed:
+def _weighed(found: Mapping[str, int]) -> MemoryUse:
     own = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
-    return Weighed(own, found.get("Pss", 0), found.get("Rss", 0))
+    return MemoryUse(own, found.get("Pss", 0), found.get("Rss", 0))

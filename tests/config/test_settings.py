@@ -22,8 +22,8 @@ from rrmaster.config.parsing import (
 from rrmaster.config.settings import Settings, options
 from rrmaster.config.sources import Source, conventions, from_environment, from_table, read, variable
 from rrmaster.processes.worker_environment import launch_of
-from rrmaster.protocol.channel import MAX_WINDOW
 from rrmaster.protocol.launch import CERT_REQS, FIELDS, INTERFACES, LIFESPANS, RUNTIMES, Launch
+from rrmaster.protocol.line import MAX_WINDOW
 from rrmaster.protocol.proxy_header import MODES
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)

@@ -23,7 +23,8 @@ from rrmaster.dispatch.load import NEWCOMER_S, Candidate, Peer, RoundRobin, User
 from rrmaster.dispatch.report_reader import REPORTS_PER_S
 from rrmaster.dispatch.stall_detector import MAX_RECALLS, STUCK
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import _SO_PASSRIGHTS, Line
+from rrmaster.protocol.channel import _SO_PASSRIGHTS
+from rrmaster.protocol.line import Line
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 
 LATE = 0.005
@@ -416,7 +417,7 @@ async def test_closing_what_was_never_taken_is_a_breach() -> None:
     async with a_house(2) as house:
         await house.calls(2)
         liar = house.players[0]
-        liar.letterbox.say(wire.Report(closed=1))  # it lies in its letterbox still, and the kernel knows
+        liar.letterbox.send(wire.Report(closed=1))  # it lies in its letterbox still, and the kernel knows
         await house.listen()
         assert list(house.breaches) == [1]
         house.bury(liar)
@@ -447,7 +448,7 @@ async def test_a_flood_is_a_breach_and_nobody_else_waits_for_it(mock_clock: Mock
         loud = house.players[0]
         sent = 0
         while not house.breaches and sent < 20 * REPORTS_PER_S:
-            while loud.letterbox.say(wire.Report(0)):
+            while loud.letterbox.send(wire.Report(0)):
                 sent += 1
             await house.listen()
         assert REPORTS_PER_S <= sent < 2 * REPORTS_PER_S

@@ -41,7 +41,7 @@ class Harbour:
 
     async def ask(self, player: Player, wish: Listen) -> Listening:
         """Ask on the line, and read the answer there."""
-        assert player.letterbox.say(wish)
+        assert player.letterbox.send(wish)
         await self.house.listen()
         found = player.letterbox.take()
         assert found is not None
@@ -52,7 +52,7 @@ class Harbour:
         return found[0]
 
     async def say(self, player: Player, message: wire.Up) -> None:
-        assert player.letterbox.say(message)
+        assert player.letterbox.send(message)
         await self.house.listen()
 
     @property

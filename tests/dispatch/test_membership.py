@@ -15,6 +15,7 @@ from rrmaster.dispatch.listeners import open_listeners
 from rrmaster.dispatch.load import NEWCOMER_S, LeastLoaded, RoundRobin
 from rrmaster.dispatch.recall import AGAIN
 from rrmaster.protocol import wire
+from rrmaster.protocol.uplink import decode_up
 from tests.fakes import House, Player, a_house, eventually
 
 LATE = 0.005
@@ -322,4 +323,4 @@ async def test_a_last_call_closes_a_listener_that_nobody_serves_at_once(mock_clo
 
 
 def test_the_listeners_a_worker_names_travel_in_its_ready() -> None:
-    assert wire.decode_up(wire.encode(wire.Ready(7, listeners=(0, 3)))) == wire.Ready(7, listeners=(0, 3))
+    assert decode_up(wire.encode(wire.Ready(7, listeners=(0, 3)))) == wire.Ready(7, listeners=(0, 3))

@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster.dispatch.recall import STALL
 from rrmaster.dispatch.stall_detector import MAX_RECALLS
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import Line
+from rrmaster.protocol.line import Line
 from rrmaster.protocol.wire import REPORT_AFTER
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 

@@ -8,6 +8,7 @@ from attrs import Factory, define
 
 from rrmaster.dispatch.load import Post
 from rrmaster.protocol import wire
+from rrmaster.protocol.uplink import decode_up
 
 
 @define(eq=False)
@@ -32,7 +33,7 @@ class Worker:
 
     def report(self, busy: int = 0, taking: bool = True) -> wire.Report:
         """As it arrives: spelled and read."""
-        message = wire.decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides)))
+        message = decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides)))
         assert isinstance(message, wire.Report)
         return message
 

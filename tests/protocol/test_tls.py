@@ -1,4 +1,4 @@
-"""A certificate is loaded, or refused with the option at fault and what to do."""
+"""A certificate is loaded, or refused with the name of the option at fault and what to do."""
 
 import os
 import ssl
@@ -46,7 +46,7 @@ def launch(files: Path, **chosen: str) -> Launch:
     return a_launch(**words, **paths)
 
 
-def test_without_a_certificate_no_tls_is_spoken():
+def test_without_a_certificate_there_is_no_tls():
     assert context(a_launch()) is None
 
 
@@ -59,7 +59,7 @@ def test_a_certificate_and_its_key_may_be_in_two_files_or_in_one(files, chosen):
 
 
 @pytest.mark.parametrize(("word", "mode"), [("optional", ssl.CERT_OPTIONAL), ("required", ssl.CERT_REQUIRED)])
-def test_clients_may_have_to_show_one(files, word, mode):
+def test_clients_may_have_to_show_a_certificate(files, word, mode):
     made = context(launch(files, certfile="both.pem", ca_certs="ca.pem", cert_reqs=word), HTTP_2)
     assert made is not None
     assert made.verify_mode == mode
@@ -99,7 +99,7 @@ def test_a_mistake_names_the_option_and_the_file(files, chosen, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_pipe_is_refused_before_anybody_waits_for_it(files):
+def test_a_pipe_is_refused_without_waiting_for_its_writer(files):
     os.mkfifo(files / "pipe")
     with pytest.raises(CannotSpeakTLS, match="no regular file"):
         context(launch(files, certfile="pipe"))

@@ -14,7 +14,9 @@ from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Letterbox, Line
+from rrmaster.protocol.channel import HungUp, Letterbox
+from rrmaster.protocol.line import Line
+from rrmaster.protocol.uplink import decode_up
 from rrmaster.protocol.wire import REPORT_AFTER
 from rrmaster.worker import api
 from rrmaster.worker import duty as module
@@ -45,7 +47,7 @@ class Master:
         """All messages since the last call."""
         found = []
         while (datagram := self.line.receive()) is not None:
-            message = wire.decode_up(datagram)
+            message = decode_up(datagram)
             assert message is not None
             found.append(message)
         return found
@@ -172,7 +174,7 @@ def test_a_report_is_due_after_a_take_and_after_a_close() -> None:
 
 def test_a_report_that_finds_the_line_full_is_not_forgotten() -> None:
     with on_duty() as (master, duty):
-        while duty.letterbox.say(wire.Report(0)):
+        while duty.letterbox.send(wire.Report(0)):
             pass
         master.hand()
         finish(duty, take(duty))
@@ -554,7 +556,7 @@ async def test_a_first_signal_asks_for_a_replacement_and_a_second_one_ends_it(nu
 
 def has_message(service: Service) -> bool:
     try:
-        service.master.line.ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        service.master.line.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     return True
@@ -596,4 +598,4 @@ def test_a_letterbox_sends_nothing_on_a_broken_line() -> None:
     with a_line() as (line, letterbox):
         line.close()
         assert isinstance(letterbox, Letterbox)
-        assert not letterbox.say(wire.Report(0))
+        assert not letterbox.send(wire.Report(0))

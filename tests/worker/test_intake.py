@@ -14,7 +14,7 @@ import trustme
 from trio.testing import MockClock
 
 from rrmaster.protocol.channel import Letterbox
-from rrmaster.protocol.proxy_header import Header, Senders
+from rrmaster.protocol.proxy_header import Header, TrustedSenders
 from rrmaster.worker.duty import Duty, Identity, Taken
 from rrmaster.worker.intake import (
     FIRST_BYTE_S,
@@ -26,8 +26,8 @@ from rrmaster.worker.intake import (
     Refused,
     reason,
 )
-from rrmaster.worker.serving.on_asyncio import Connection, Streams
-from rrmaster.worker.serving.on_trio import Handlers
+from rrmaster.worker.serving.on_asyncio import Connection, StreamServer
+from rrmaster.worker.serving.on_trio import TrioServer
 from tests.fakes import DEADLINE
 from tests.launches import a_launch
 
@@ -57,7 +57,7 @@ def an_intake(
 ) -> tuple[Intake, list]:
     """An intake, and the lines that it logs."""
     logged: list[str] = []
-    return Intake(duty, context, versions, Senders.named("127.0.0.1"), RefusalLog(logged.append)), logged
+    return Intake(duty, context, versions, TrustedSenders.named("127.0.0.1"), RefusalLog(logged.append)), logged
 
 
 def as_taken(sock: socket.socket) -> Taken:
@@ -133,7 +133,7 @@ async def _seconds_until_closed(duty: Duty, intake: Intake, begun: bytes = b"", 
     client.sendall(begun)
 
     async def serve() -> float:
-        service = Handlers(duty, serve=_never, intake=intake)
+        service = TrioServer(duty, serve=_never, intake=intake)
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service._serve_one, as_taken(taken))
@@ -172,7 +172,7 @@ def test_a_slow_client_is_closed_on_asyncio(duty, context, monkeypatch, what, dr
         connection.setblocking(False)
         over = asyncio.Event()
         connection.on_close = over.set
-        server = Streams(_never, intake)
+        server = StreamServer(_never, intake)
         server.begin(connection, as_taken(connection))
         if drains:
             server.drain()

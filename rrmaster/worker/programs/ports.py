@@ -321,11 +321,11 @@ class Ports(Duty):
 
     def report(self) -> None:
         with self.lock:
-            while self._unsent and self.letterbox.say(self._unsent[0]):
+            while self._unsent and self.letterbox.send(self._unsent[0]):
                 self._unsent.popleft()
             unready = self._wants_ready and not self.reported_ready and not self._held_back
             if unready and self._is_settled():
-                unready = not self.letterbox.say(self._readiness())
+                unready = not self.letterbox.send(self._readiness())
                 self.reported_ready = not unready
             super().report()
             if self._unsent or unready:
@@ -341,6 +341,6 @@ class Ports(Duty):
 
     def _send(self, message: wire.Up) -> None:
         """Send a message, or keep it for the next report if the line is full.  The order is kept."""
-        if self._unsent or not self.letterbox.say(message):
+        if self._unsent or not self.letterbox.send(message):
             self._unsent.append(message)
             self.report_soon()

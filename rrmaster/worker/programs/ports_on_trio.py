@@ -19,7 +19,7 @@ from attrs import Factory, define, field
 from ...protocol import wire
 from ..connection import socket_of
 from ..duty import Taken
-from ..serving.on_trio import Service, Waiter, tasks
+from ..serving.on_trio import TrioWaiter, TrioWorker, tasks
 from ..stacks import DUMP_SIGNAL, dump_tasks_at
 from .port import Port, PortSocket, host_and_port
 from .ports import Ports
@@ -32,11 +32,11 @@ BACKLOG = 0xFFFF
 
 
 @define(eq=False)
-class TrioHost(Service):
+class TrioHost(TrioWorker):
     """Serves the ports in a system task of the program's loop."""
 
     loop: trio.lowlevel.TrioToken = Factory(trio.lowlevel.current_trio_token)
-    waiter: Waiter = Factory(Waiter)
+    waiter: TrioWaiter = Factory(TrioWaiter)
     _main: trio.Nursery = field(init=False)
     _pause: trio.CancelScope = Factory(trio.CancelScope)
     """Around the wait for the letterbox; cancelled, the host looks at once."""
@@ -78,14 +78,14 @@ class TrioHost(Service):
             except trio.RunFinishedError:
                 pass  # the loop ended between the check and the call
 
-    async def something(self) -> None:
+    async def wait_readable(self) -> None:
         with trio.CancelScope() as self._pause:
-            await Service.something(self)
+            await TrioWorker.wait_readable(self)
 
     async def _run(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.speak)
+                nursery.start_soon(self.report_changes)
                 await self.take(self.ports.deliver)
                 self.ports.hang_up()
         finally:

@@ -45,7 +45,7 @@ def run(launch: Launch, ports: Ports) -> int:
         if ports.reported_ready:
             print(explain(error), file=sys.stderr)
         else:
-            ports.letterbox.say(wire.Failed(explain(error)))
+            ports.letterbox.send(wire.Failed(explain(error)))
         return 1
     else:
         _report_early_end(ports, launch, "it returned")
@@ -73,7 +73,7 @@ def _run_main(launch: Launch) -> None:
 def _report_early_end(ports: Ports, launch: Launch, how: str) -> None:
     """Tell the master of a program that ends before it was ready: it has failed, whatever its exit status is."""
     if not ports.reported_ready:
-        ports.letterbox.say(
+        ports.letterbox.send(
             wire.Failed(
                 f"{launch.application} ended before it was ready ({how}). A program is ready once it has opened an "
                 "address with rrmaster.open_tcp_listeners or a similar function, or has called "

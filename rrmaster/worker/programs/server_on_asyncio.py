@@ -15,7 +15,7 @@ from attrs import Factory, define
 
 from ..connection import Connection
 from ..duty import FULL_TABLE_S, Taken
-from ..serving.on_asyncio import Service, Waiter, tasks_of
+from ..serving.asyncio_worker import AsyncioWaiter, AsyncioWorker, tasks_of
 from ..stacks import DUMP_SIGNAL, dump_tasks_at
 from .port import Port, PortSocket
 from .ports import Ports
@@ -27,10 +27,10 @@ little enough that a reload does not wait for a program that never ends."""
 
 
 @define(eq=False)
-class AsyncioHost(Service):
+class AsyncioHost(AsyncioWorker):
     """Serves the ports by callbacks of the program's loop, beside the program."""
 
-    waiter: Waiter = Factory(Waiter)
+    waiter: AsyncioWaiter = Factory(AsyncioWaiter)
     servers: set[Server] = Factory(set)
     """Those that are open."""
     _stopped: bool = False
@@ -94,7 +94,7 @@ class AsyncioHost(Service):
         if self._stopped or self.draining.is_set():
             return
         if self.duty.has_descriptors:
-            Service._readable(self)
+            AsyncioWorker._readable(self)
             return
         # Without a free descriptor: each `accept` calls this too, and must not add a timer of its own.
         self.loop.remove_reader(self.duty.letterbox.fileno())
@@ -105,17 +105,17 @@ class AsyncioHost(Service):
     def _look_again(self) -> None:
         self._pausing = False
         if not self._stopped:
-            Service._look_again(self)
+            AsyncioWorker._look_again(self)
 
     def _beat(self) -> None:
         if not self._stopped:
-            Service._beat(self)
+            AsyncioWorker._beat(self)
 
     def _serve_one(self, taken: Taken) -> None:
         self.ports.deliver(taken)
 
     def _drain(self) -> None:
-        Service._drain(self)
+        AsyncioWorker._drain(self)
         self.ports.hang_up()
 
 

@@ -13,7 +13,9 @@ import pytest
 from attrs import Factory, define
 
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Line
+from rrmaster.protocol.channel import HungUp
+from rrmaster.protocol.line import Line
+from rrmaster.protocol.uplink import decode_up
 from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
 from rrmaster.worker.duty import BATCH, Identity
 from rrmaster.worker.programs.letterbox import EdgeTriggeredLetterbox
@@ -40,7 +42,7 @@ class Fixture:
     def open(self, number: int, wanted: int = 0) -> Port:
         """Open a listener that has this number in the master."""
         request = self.ports.request(Listen(0, "127.0.0.1"), lambda: None)
-        self.line.say(Listening(request.wish.seq, 0, number, 8000 + number))
+        self.line.send(Listening(request.wish.seq, 0, number, 8000 + number))
         self.take_wanted()
         port = request.result()
         port.wanted = wanted
@@ -66,7 +68,7 @@ class Fixture:
     def received(self, kind: type | None = None) -> list[wire.Up]:
         found = []
         while (datagram := self.line.receive()) is not None:
-            message = wire.decode_up(datagram)
+            message = decode_up(datagram)
             if message is not None and (kind is None or isinstance(message, kind)):
                 found.append(message)
         return found
@@ -269,7 +271,7 @@ def test_requests_for_a_free_port_are_counted_by_host() -> None:
 def test_an_errno_of_the_master_is_raised_as_its_oserror() -> None:
     with a_program() as program:
         request = program.ports.request(Listen(0, "::1", 80), lambda: None)
-        program.line.say(Listening(request.wish.seq, errno.EACCES))
+        program.line.send(Listening(request.wish.seq, errno.EACCES))
         program.take_wanted()
         with pytest.raises(PermissionError, match=r"\[::1\]:80"):
             request.result()
@@ -280,8 +282,8 @@ def test_a_listener_of_an_abandoned_request_is_closed_again() -> None:
         request = program.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         program.ports.abandon(request)
         program.received()
-        program.line.say(Listening(request.wish.seq, 0, 3, 80))
-        program.line.say(Listening(999, 0, 4, 80))
+        program.line.send(Listening(request.wish.seq, 0, 3, 80))
+        program.line.send(Listening(999, 0, 4, 80))
         program.take_wanted()
         assert program.received(Attend) == [Attend(3, False)]
         assert program.ports.open_ports == {}
@@ -347,7 +349,7 @@ def test_a_program_may_be_ready_without_a_listener_and_may_wait_with_one() -> No
 def test_messages_that_a_full_line_does_not_take_are_sent_later_and_in_order() -> None:
     with a_program() as program:
         port = program.open(0)
-        while program.ports.letterbox.say(Report(0)):
+        while program.ports.letterbox.send(Report(0)):
             pass
         program.ports.close(port)
         program.ports.request(Listen(0, "127.0.0.1", 80), lambda: None)

@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from .protocol.wire import NoteRefused
     from .service.run import run
     from .supervision.crashes import Hopeless, NoWorkerReady
-    from .worker import CurrentWorker, MasterGone, client_address, current_worker, is_worker
+    from .worker.api import CurrentWorker, client_address, current_worker, is_worker
     from .worker.hooks import on_fork
+    from .worker.messages import MasterGone
     from .worker.programs.ports_on_threads import listening_socket
     from .worker.programs.ports_on_trio import open_tcp_listeners, open_unix_listener
 
@@ -129,15 +130,15 @@ _HOMES = {
     "supervision.crashes": ("Hopeless", "NoWorkerReady"),
     "events.bus": ("WorkerGone",),
     "protocol.wire": ("NoteRefused",),
-    "worker": (
+    "worker.api": (
         "CurrentWorker",
-        "MasterGone",
         "client_address",
         "current_worker",
         "is_worker",
     ),
     "worker.programs.ports_on_threads": ("listening_socket",),
     "worker.hooks": ("on_fork",),
+    "worker.messages": ("MasterGone",),
     "worker.programs.ports_on_trio": (
         "open_tcp_listeners",
         "open_unix_listener",

@@ -12,11 +12,13 @@
 
     asyncio.run(main())
 
-Alone (``python server.py``) these are asyncio's own; in a worker (``rrmaster server.py``) the master opens the address.
+Where no master runs (``python server.py``) these functions are asyncio's own.  In a worker (``rrmaster server.py``) the
+master opens the address and hands its connections to the workers.
 """
 
 from __future__ import annotations
 
-from .worker.programs.ports_on_asyncio import Server, create_server, start_server, start_unix_server
+from .worker.programs.ports_on_asyncio import create_server, start_server, start_unix_server
+from .worker.programs.server_on_asyncio import Server
 
 __all__ = ["Server", "create_server", "start_server", "start_unix_server"]

@@ -1,11 +1,12 @@
-"""Handlers to try rrmaster with: `hello` answers HTTP, `echo` says what it hears.
+"""Handlers to try rrmaster with: `hello` answers HTTP, `echo` sends back what it receives.
 
 ::
 
     python -m rrmaster --workers 4 rrmaster.demo:hello
     curl http://127.0.0.1:8000/
 
-`hello` reads just enough HTTP/1.1 for curl, a browser and wrk: an example of a stream handler, and no HTTP server.
+`hello` understands just enough HTTP/1.1 for curl, a browser and wrk: it is an example of a stream handler, and no HTTP
+server.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from . import current_worker
 MAX_HEAD = 16 * 1024
 """Bytes of request line and headers; h11's limit."""
 
-IDLE = 60.0
-"""Seconds a keep-alive connection may be silent."""
+IDLE_S = 60.0
+"""Seconds for which a keep-alive connection may be silent."""
 
-PARTING = 1.0
-"""Seconds that an idle connection is kept in a drain: a request may be on its way, and to close before it arrives
-would lose it.  It is answered with `Connection: close`."""
+DRAIN_S = 1.0
+"""Seconds that an idle connection is kept in a drain.  A request may be on its way, and would be lost if the connection
+were closed before it arrives; it is answered with `Connection: close`."""
 
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*(close|keep-alive)[ \t]*\r\n", re.IGNORECASE)
 
 
 async def echo(stream: trio.SocketStream) -> None:
-    """Send back what comes."""
+    """Send back what the client sends, until it closes its side."""
     async for data in stream:
         await stream.send_all(data)
 
 
 async def hello(stream: trio.SocketStream) -> None:
-    """Answer each request with this worker's process id."""
+    """Answer each request with this worker's slot and process id."""
     body = f"Hello from worker {current_worker().slot} (pid {os.getpid()})\n".encode()
     unread = b""
     while (request := await _request(stream, unread)) is not None:
@@ -45,7 +46,7 @@ async def hello(stream: trio.SocketStream) -> None:
         last = _wants_close(head) or current_worker().draining.is_set()
         await stream.send_all(_answer(body, last))
         if last:
-            await _part(stream)
+            await _close_gently(stream)
             return
 
 
@@ -58,12 +59,12 @@ def _wants_close(head: bytes) -> bool:
     said = _CLOSE.search(head)
     if said is not None:
         return said[1].lower() == b"close"
-    # A body would have to be read to find the next request behind it.
+    # HTTP/1.0 closes by default.  A method with a body, because the next request stands behind the body, unread here.
     return b" HTTP/1.0\r\n" in head or not head.startswith((b"GET ", b"HEAD "))
 
 
 async def _request(stream: trio.SocketStream, data: bytes) -> tuple[bytes, bytes] | None:
-    """The head of the next request, and what came behind it.  None: there will be none."""
+    """The head of the next request, and the bytes behind it.  None if no request follows."""
     while b"\r\n\r\n" not in data:
         more = await _receive(stream)
         if not more or len(data) > MAX_HEAD:
@@ -74,33 +75,33 @@ async def _request(stream: trio.SocketStream, data: bytes) -> tuple[bytes, bytes
 
 
 async def _receive(stream: trio.SocketStream) -> bytes:
-    """Some bytes; empty when the client has gone, was silent too long, or we are to go and it does not ask."""
+    """Some bytes.  Empty if the client has disconnected or is silent for too long, which in a drain is `DRAIN_S`."""
     try:
-        with trio.move_on_after(IDLE) as patience:
+        with trio.move_on_after(IDLE_S) as patience:
             if current_worker().draining.is_set():
-                patience.deadline = trio.current_time() + PARTING
+                patience.deadline = trio.current_time() + DRAIN_S
                 return await stream.receive_some()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_hurry, patience)
+                nursery.start_soon(_shorten_in_drain, patience)
                 data = await stream.receive_some()
                 nursery.cancel_scope.cancel()
             return bytes(data)
     except trio.BrokenResourceError:
-        pass  # the client reset the connection, which is its way to leave
+        pass  # the client has reset the connection, as it may at any time
     return b""
 
 
-async def _hurry(patience: trio.CancelScope) -> None:
+async def _shorten_in_drain(patience: trio.CancelScope) -> None:
     await current_worker().draining.wait()
-    patience.deadline = min(patience.deadline, trio.current_time() + PARTING)
+    patience.deadline = min(patience.deadline, trio.current_time() + DRAIN_S)
 
 
-async def _part(stream: trio.SocketStream) -> None:
-    """Close so that the answer arrives: with bytes of the client unread, close() sends a reset that may overtake it."""
+async def _close_gently(stream: trio.SocketStream) -> None:
+    """Close so that the answer arrives: close() with bytes unread sends a reset, which may overtake the answer."""
     try:
-        with trio.move_on_after(PARTING):
+        with trio.move_on_after(DRAIN_S):
             await stream.send_eof()
             while await stream.receive_some():
                 pass
     except trio.BrokenResourceError:
-        pass  # the client has left already
+        pass  # the client has reset the connection already

@@ -193,7 +193,7 @@ class RunningMaster:
                 try:
                     await self.supervisor.run()
                 finally:
-                    self.supervisor.announcements.news.end()
+                    self.supervisor.announcements.news.close()
                 nursery.cancel_scope.cancel()
 
     def _code_changed(self, files: list[str]) -> None:

@@ -31,7 +31,8 @@ from rrmaster.dispatch.policies import LeastLoaded
 from rrmaster.processes.spawner import StartedWorker
 from rrmaster.processes.worker_environment import WorkerSpec
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Letterbox, Line
+from rrmaster.protocol.channel import HungUp, Letterbox
+from rrmaster.protocol.line import Line
 from rrmaster.rules.backoff import Exit
 from rrmaster.rules.lifecycle import State
 from rrmaster.rules.plan import Goal
@@ -154,7 +155,7 @@ class Actor:
     asides: int = 0
 
     def say(self, message: wire.Up) -> None:
-        self.letterbox.say(message)  # without effect if the master has closed the line already
+        self.letterbox.send(message)  # without effect if the master has closed the line already
 
     def ready(self) -> None:
         self.say(wire.Ready(self.process.pid))
@@ -476,7 +477,7 @@ class Player:
         self.held.clear()
 
     def report(self, taking: bool = True) -> None:
-        assert self.letterbox.say(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
+        assert self.letterbox.send(wire.Report(self.closed, len(self.held), taking, asides=self.asides))
 
     def die(self) -> None:
         """End as by SIGKILL: what it held is closed, and what it had not taken stays in the letterbox."""

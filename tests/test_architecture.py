@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 import rrmaster
+from rrmaster.config.settings import Settings
 
 HOUSE = Path(rrmaster.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
@@ -34,7 +36,8 @@ NOT_YET_MOVED = {}
 
 PURE = {
     "rules", "config",
-    "protocol/wire", "protocol/template_wire", "protocol/fork_safety", "protocol/proxy_header", "protocol/launch",
+    "protocol/wire", "protocol/uplink", "protocol/template_wire", "protocol/fork_safety", "protocol/proxy_header",
+    "protocol/launch",
     "dispatch/load", "dispatch/policies", "dispatch/stall_detector", "events/events", "status/model",
 }  # fmt: skip
 """Rooms, and modules in other rooms, that decide and do not act."""
@@ -166,12 +169,65 @@ def test_only_a_runtimes_own_module_loads_its_async_library(file):
 LIBRARIES = {
     "on_trio": {"trio"},
     "on_anycorn": {"trio", "anycorn"},
+    "anycorn_connection": {"trio", "anycorn"},
     "on_asyncio": {"asyncio"},
+    "asyncio_worker": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},
     "wsgi": {"asyncio", "a2wsgi"},
     "ports_on_trio": {"trio"},
     "ports_on_asyncio": {"asyncio"},
+    "server_on_asyncio": {"asyncio"},
 }
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A way along the arrows from a module back to itself; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module not in done:
+            for other in sorted(graph[module]):
+                if found := walk(other, [*path, module]):
+                    return found
+            done.add(module)
+        return []
+
+    return next((found for module in sorted(graph) if (found := walk(module, []))), [])
+
+
+def test_modules_import_each_other_in_no_circle():
+    """Also where an import waits in a function: what two modules need of each other belongs below both."""
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert circle({name(file): imports(file)[0] for file in FILES}) == []
+
+
+def defaults(file: Path) -> list[tuple[str, object]]:
+    """The name and the value of each field and parameter that has a literal default."""
+    found: list[tuple[ast.expr | ast.arg, ast.expr | None]] = []
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.AnnAssign):
+            found.append((node.target, node.value))
+        elif isinstance(node, ast.arguments):
+            positional = [*node.posonlyargs, *node.args]
+            found += zip(reversed(positional), reversed(node.defaults), strict=False)
+            found += zip(node.kwonlyargs, node.kw_defaults, strict=True)
+    return [
+        (getattr(target, "arg", "") or getattr(target, "id", ""), value.value)
+        for target, value in found
+        if isinstance(value, ast.Constant)
+    ]
+
+
+@by_name([*worker_files, HOUSE / "protocol" / "launch.py"])
+def test_a_worker_repeats_no_default_of_an_option(file):
+    """It is told the value at its start; a number of its own would be used whatever the option says."""
+    options = {field.name: field.default for field in attrs.fields(Settings)}
+    nothing_chosen = (None, False, 0)
+    repeated = [name for name, value in defaults(file) if value not in nothing_chosen and options.get(name) == value]
+    assert repeated == []
 
 
 LOADED = "import sys; before = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - before))"
@@ -189,12 +245,16 @@ def our_modules(loaded: set[str]) -> set[str]:
     return {module.removeprefix("rrmaster.").replace(".", "/") for module in loaded if module.startswith("rrmaster.")}
 
 
-@pytest.mark.parametrize("module", ["rrmaster.worker", "rrmaster.worker.__main__"])
+@pytest.mark.parametrize("module", ["rrmaster.worker", "rrmaster.worker.api", "rrmaster.worker.__main__"])
 def test_a_worker_loads_no_master_and_no_async_library(module):
     loaded = loaded_by(module)
     ours = our_modules(loaded)
     assert {room(module) for module in ours} <= {"_version", "protocol", "worker"}
-    assert not {home(module) for module in ours} & {"worker/serving/on_trio", "worker/programs/program"}
+    assert not {home(module) for module in ours} & {
+        "worker/serving/on_trio",
+        "worker/programs/program",
+        "worker/programs/run",
+    }
     assert loaded.isdisjoint({"trio", "asyncio", "argparse", "subprocess"})
 
 
@@ -202,6 +262,7 @@ def test_a_worker_loads_no_master_and_no_async_library(module):
     ("module", "libraries"),
     [
         ("rrmaster.worker.programs.program", set()),
+        ("rrmaster.worker.programs.run", set()),
         ("rrmaster.worker.programs.ports_on_threads", set()),
         ("rrmaster.worker.programs.ports_on_asyncio", {"asyncio"}),
         ("rrmaster.asyncio", {"asyncio"}),

@@ -38,8 +38,8 @@ HELD = {
         "test_the_same_address_twice_in_one_worker_is_in_use_until_it_is_left": "test-net-listen-twice",
     },
     "worker/programs/test_ports": {
-        "test_what_is_closed_here_is_left_to_the_master_for_a_while_and_then_closed": "worker-handle-close",
-        "test_an_answer_to_nobody_is_left_again": "test-net-server-close-before-ipc-response",
+        "test_connections_of_a_closed_listener_are_left_to_the_master_and_then_closed": "worker-handle-close",
+        "test_a_listener_of_an_abandoned_request_is_closed_again": "test-net-server-close-before-ipc-response",
     },
     "supervision/test_supervisor": {
         "test_a_worker_that_does_not_finish_is_terminated_at_the_graceful_timeout": "worker-no-exit",

@@ -28,9 +28,11 @@ from ..control.socket_paths import DEFAULT_NAME
 from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
 from ..processes.worker_environment import WorkerSpec, generation_environment, worker_environment
 from ..protocol import template_wire, wire
-from ..protocol.channel import Line, Talk
-from ..protocol.fork_safety import asked_for, in_words
+from ..protocol.channel import TalkLine
+from ..protocol.fork_safety import asked_for, describe_hindrances
 from ..protocol.launch import is_program
+from ..protocol.line import Line
+from ..protocol.uplink import decode_up
 from ..rules.lifecycle import TERM_S
 from ..supervision.lifecycle_runner import STACKS_S
 from ..supervision.reconfigure import check_certificate, environment_of
@@ -78,7 +80,7 @@ def start_application(settings: Settings) -> str:
     """
     check_certificate(settings)
     line = Line.open(1)
-    talk, workers_end = Talk.open()  # messages that the application sends are accepted, and ignored
+    talk, workers_end = TalkLine.open()  # messages that the application sends are accepted, and ignored
     spec = WorkerSpec(1, 0, 1, line.key.fileno(), workers_end.fileno())
     environ = worker_environment(settings, os.getcwd(), spec, environment_of(settings))
     try:
@@ -112,10 +114,10 @@ def start_of_workers(settings: Settings) -> tuple[str, str]:
         message = _first_message(line, pidfd, settings.ready_timeout)
     match message:
         case template_wire.Loaded(found) if found:
-            return in_words(settings.application, found, settings.preload == "on"), ""
-        case template_wire.Unloadable(_, names) if names:
-            return in_words(settings.application, asked_for(names), False), ""
-        case template_wire.Unloadable(reason):
+            return describe_hindrances(settings.application, found, settings.preload == "on"), ""
+        case template_wire.LoadFailed(_, names) if names:
+            return describe_hindrances(settings.application, asked_for(names), False), ""
+        case template_wire.LoadFailed(reason):
             return "", reason
         case template_wire.Loaded():
             return f"workers are forked: {settings.application} is imported once, and nothing is in the way of that", ""
@@ -171,14 +173,14 @@ def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, timeout
     while (left := deadline - time.monotonic()) > 0:
         ended = pidfd in dict(poll.poll(left * 1000))
         while datagram := line.receive():
-            match wire.decode_up(datagram):
+            match decode_up(datagram):
                 case wire.Ready():
                     return ""
                 case wire.Failed(reason):
                     return reason
                 case wire.Listen(seq, _, port):
                     # As if it were bound.  Nothing is: a master that runs on this machine may hold the address.
-                    line.say(wire.Listening(seq, 0, opened := opened + 1, port or NO_PORT))
+                    line.send(wire.Listening(seq, 0, opened := opened + 1, port or NO_PORT))
         if ended:
             return "its worker ended before it was ready"
     child.send_signal(DUMP_SIGNAL)

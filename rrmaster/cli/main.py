@@ -87,12 +87,12 @@ def _configured_with_warnings(argv: Sequence[str]) -> tuple[Settings, dict[str, 
 def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Settings]) -> int:
     import trio
 
-    from ..logs.log import begin
+    from ..logs.setup import start_logging
     from ..processes.process import raise_descriptor_limit
     from ..service.run import BindError, CannotStart, NoWorkerReady, run_with_signals
 
     raise_descriptor_limit()
-    end_log = begin(settings)
+    end_log = start_logging(settings)
     try:
         return trio.run(run_with_signals, settings, explicit_bind, reread, strict_exception_groups=True)
     except BindError as error:

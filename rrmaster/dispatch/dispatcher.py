@@ -27,7 +27,7 @@ from attrs import Factory, define, field
 
 from ..config.settings import Settings
 from ..protocol import wire
-from ..protocol.channel import Line
+from ..protocol.line import Line
 from .acceptor import AcceptLoop, Acceptor
 from .link import Link
 from .listeners import Listener

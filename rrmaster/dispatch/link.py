@@ -14,7 +14,7 @@ import trio
 from attrs import Factory, define
 
 from ..protocol import wire
-from ..protocol.channel import Line
+from ..protocol.line import Line
 from .load import WorkerLoad
 
 REPORTS_PER_S = 5_000
@@ -79,7 +79,7 @@ class Link:
 
     def send_answers(self) -> None:
         """Try again.  Called when the worker has reported: it may have taken something."""
-        while self.pending_answers and self.line.say(self.pending_answers[0]):
+        while self.pending_answers and self.line.send(self.pending_answers[0]):
             self.pending_answers.popleft()
             self.load.count_asides(1)
 
@@ -97,7 +97,7 @@ class Link:
     def set_short(self, short: bool) -> None:
         """Let few connections lie in the letterbox, or again as many as configured."""
         self.load.set_short(short)
-        self.line.cut(self.load.window)
+        self.line.set_window(self.load.window)
 
     # --- what comes up the line
 

@@ -26,7 +26,8 @@ from collections.abc import Callable, Sequence
 import trio
 from attrs import Factory, define
 
-from ..protocol.channel import DescriptorLost, Line
+from ..protocol.channel import DescriptorLost
+from ..protocol.line import Line
 from ..protocol.wire import Handoff, Listening, Nudge
 from .link import Link
 from .load import WorkerLoad

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from attrs import Factory, define
 
 from ..protocol import wire
+from ..protocol.uplink import decode_up
 from .link import REPORTS_PER_S, Link
 from .load import Breach
 
@@ -115,7 +116,7 @@ class ReportReader:
     def _handle(self, link: Link, datagram: bytes) -> None:
         if not datagram:
             raise Breach("it closed its side of the line, or sent an empty message")
-        message = wire.decode_up(datagram)
+        message = decode_up(datagram)
         if isinstance(message, wire.Report):
             self.on_report(link, message)
         elif isinstance(message, wire.Listen | wire.Attend):

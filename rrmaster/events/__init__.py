@@ -1,1 +1,1 @@
-"""What a program is told of its fleet, and how messages reach it."""
+"""What a program learns about its fleet, and how messages reach it."""

@@ -1,12 +1,15 @@
-"""What can happen to a fleet, as a program that embeds a master is told of it.
+"""What can happen to a fleet?  The events that ``async with master.events()`` delivers to a program.
 
-For each worker the order is total, and always this; what stands in brackets may be missing::
+For each worker the events come in this order; those in brackets may be missing::
 
     WorkerForked → [WorkerOnline → [WorkerListening]] → WorkerDisconnected → WorkerExited
 
-with its `WorkerMessage`s between WorkerOnline and WorkerExited, in the order in which it sent them, and a
-`WorkerChanged` wherever its state changes.  (The names are those of Node's cluster, with its *fork*, *online*,
-*listening*, *disconnect*, *exit* and *message*; there, disconnect and exit come in either order.)
+Its `WorkerMessage`s come between WorkerOnline and WorkerExited, in the order in which it sent them, and a
+`WorkerChanged` wherever its state changes.  Between two workers, and between a worker and the fleet, the order is that
+in which the master acted.  Every event is published in the master's loop, when the master has acted on it.
+
+The names are those of Node's cluster, with its *fork*, *online*, *listening*, *disconnect*, *exit* and *message*; in
+Node, disconnect and exit come in either order.
 """
 
 from __future__ import annotations
@@ -18,121 +21,137 @@ from attrs import frozen
 
 @frozen
 class WorkerEvent:
-    """Something happened to one worker."""
+    """Something happened to one worker: the base class of the worker events, and never sent itself."""
 
     id: int
-    """Counts up from 1, and is never used again."""
+    """The number of the worker: it counts up from 1 over the master's life, and is never used again."""
     slot: int
-    """0 to N-1; a replacement has the slot of the one it replaces."""
+    """0 to N-1; a replacement has the slot of the worker that it replaces."""
     generation: int
     """1, and one more with each reload."""
 
 
 @frozen
 class WorkerForked(WorkerEvent):
-    """A worker is begun; its process is being started."""
+    """The master has decided to start a worker; its process is being started.
+
+    The first event of every worker, also of one whose process cannot be started.
+    """
 
 
 @frozen
 class WorkerOnline(WorkerEvent):
-    """Its process runs.  This says nothing about its application yet."""
+    """The worker's process runs.  Its application may not be loaded yet.  Comes after WorkerForked, at most once."""
 
     pid: int
-    """Of its process."""
+    """The pid of the process."""
 
 
 @frozen
 class WorkerListening(WorkerEvent):
-    """It is ready, has stood what a new worker has to stand, and is given connections from now on."""
+    """The worker is ready, has passed the checks of a new worker, and receives connections from now on.
+
+    Comes after WorkerOnline, at most once, right after the WorkerChanged to "serving".
+    """
 
     addresses: tuple[str, ...]
-    """The listeners it serves, as a person writes them, port 0 resolved."""
+    """The listeners it serves, as text (``127.0.0.1:8000``), with port 0 resolved."""
 
 
 @frozen
 class WorkerChanged(WorkerEvent):
-    """Its state has changed: booting, proving, serving, draining, stopping, killed, gone."""
+    """The worker's state has changed: booting, proving, serving, draining, stopping, killed or gone."""
 
     before: str
-    """The state it was in."""
+    """The state before."""
     state: str
-    """The one it is in now."""
+    """The state now."""
     why: str
-    """In a few words; may be empty."""
+    """The reason in a few words; may be empty."""
 
 
 @frozen
 class WorkerMessage(WorkerEvent):
-    """Its application has sent a message."""
+    """The worker's application has sent a message, with ``current_worker().send(value)``."""
 
     message: Any
-    """A JSON value."""
+    """A JSON value: a tuple that was sent is a list here."""
 
 
 @frozen
 class WorkerDisconnected(WorkerEvent):
-    """It is given no more connections: it finishes what it has, or is dead already."""
+    """The worker receives no more connections: it drains, or has ended already.
+
+    Comes exactly once, before WorkerExited, also for a worker that never received a connection.
+    """
 
 
 @frozen
 class WorkerExited(WorkerEvent):
-    """Its process has ended, or could not be started."""
+    """The worker's process has ended, or could not be started.  The last event of every worker."""
 
     code: int | None
     """Its exit status; None if a signal ended it, or it never ran."""
     signal: int | None
-    """What ended it, as in the module `signal`; None if it ended by itself, or never ran."""
+    """The number of the signal that ended it, as in the module `signal`; None if it exited, or never ran."""
     exited_after_disconnect: bool
-    """It was asked to go, or has asked for it itself; else it died."""
+    """True if the master told it to leave, or it had asked to; False if it died.  Node's exitedAfterDisconnect."""
     reason: str
-    """Why it could not start, in the application's own words; mostly empty."""
+    """Why it could not start, as the application reports it (a traceback); otherwise empty."""
 
 
 @frozen
 class ReloadStarted:
-    """A new generation is started beside the old one."""
+    """A reload has begun: workers of a new generation start beside the old ones.
+
+    ReloadCommitted or ReloadRolledBack with the same generation follows, unless the master stops before, or another
+    reload takes the place of this one.
+    """
 
     generation: int
-    """The new one."""
+    """The new generation."""
 
 
 @frozen
 class ReloadCommitted:
-    """The new generation is good, and the old one goes."""
+    """The new generation has proved good; the workers of the old one have left or are leaving."""
 
     generation: int
-    """The one that serves now."""
+    """The generation that serves now."""
 
 
 @frozen
 class ReloadRolledBack:
-    """The new generation was not good enough, or not in time; the old one serves on."""
+    """The new generation failed, or took too long; the old one serves on."""
 
     generation: int
-    """The one that was given up."""
+    """The generation that was given up."""
     status: int
-    """10: refused before any client saw it, 11: rolled back afterwards, 12: out of time."""
+    """10: it failed before it received connections, 11: it failed afterwards, 12: out of time."""
     reason: str
-    """In the words of whoever was not good enough: mostly the application's."""
+    """Why, mostly as the application reports it."""
 
 
 @frozen
 class FleetScaled:
-    """There are to be so many workers from now on."""
+    """The size of the fleet was changed; the master starts or retires workers to reach it."""
 
     size: int
-    """How many."""
+    """The number of workers from now on."""
 
 
 @frozen
 class EventsMissed:
-    """This subscriber was too slow: so many events before the next one are lost to it.  The others have them."""
+    """This subscriber was too slow: events before the next one are lost to it.  Other subscribers received them.
+
+    The master keeps 10,000 events for each subscriber, with 16 MiB of messages at most.
+    """
 
     count: int
-    """How many."""
+    """The number of lost events."""
 
 
-Event = (
+FleetEvent = (
     WorkerForked
     | WorkerOnline
     | WorkerListening

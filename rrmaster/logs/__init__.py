@@ -1,1 +1,1 @@
-"""What is logged, in which form, and where it goes."""
+"""The log: what is logged, in which format, and where it goes."""

@@ -1,10 +1,10 @@
-"""How what a worker prints becomes lines: read at full speed, cut, made harmless, and thrown away beyond a rate.
+"""How does a worker's output become lines?  Read at full speed, cut, made harmless, and dropped beyond a rate.
 
-A worker that prints without end is never blocked by us, and costs the master little: of each second the first part is
+A worker that prints without end is never blocked by the master, and costs it little: of each second the first 2 MiB are
 kept, and of the rest a sixteenth is read to see how many lines it holds; the kernel drops the remainder.  The same
-while nobody has room for it.  What was thrown away is counted, and said once there is room.
+happens while no sink has room.  Dropped lines are counted, and the number is logged when there is room.
 
-This module knows a worker's pipe and a `Sink`.  It does not know what is done with a line.
+This module knows a worker's pipe and a `LineConsumer`.  It does not know what happens to a line.
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ import trio
 from attrs import define, field, frozen
 
 LINE = 4 * 1024
-"""Bytes of one line of a worker's output; a longer one is cut into several."""
+"""Bytes of one line of output; a longer one is cut into several."""
 
 RATE = 2 * 1024 * 1024
-"""Bytes a second of one worker's output that are logged, every line counted as `LINE_COST` more.  It holds an access
-log of 10,000 lines of 100 bytes; more is a flood that nobody reads."""
+"""Bytes a second that are logged of one stream of a worker; each line counts `LINE_COST` bytes more.  An access log of
+10,000 lines of 100 bytes fits; more is a flood that no person reads."""
 
 LINE_COST = 64
-"""What a line costs beside its bytes: prefix, and time.  Without it a megabyte of newlines would be a million lines."""
+"""Bytes that each line counts beside its own, for its prefix and the time it takes.  Without this a megabyte of
+newlines would be a million lines."""
 
 CHUNK = 64 * 1024
-"""Bytes of output that are made into lines at once: 0.3 ms, in which nothing else happens in the master."""
+"""Bytes of output that become lines at once: 0.3 ms, in which nothing else happens in the master."""
 
 PIPE = 1024 * 1024
-"""Bytes of pipe to ask for, so that a flood is thrown away a megabyte at a time; the default is 64 KiB."""
+"""Bytes of pipe to ask for, so that a flood is dropped a megabyte at a time; the default is 64 KiB."""
 
 
-class Sink(Protocol):
+class LineConsumer(Protocol):
     """Where a worker's lines go."""
 
     def room(self) -> bool:
-        """Whether the next ones would be taken."""
+        """Whether there is room for more lines."""
 
     def take(self, lines: list[str]) -> None:
-        """Log them."""
+        """Log these lines."""
 
-    def miss(self, lines: int, estimated: bool) -> None:
-        """So many were thrown away because there was no room."""
+    def count_dropped(self, lines: int, estimated: bool) -> None:
+        """Count lines that were dropped because there was no room."""
 
 
 @frozen(eq=False)
-class _Each:
-    """A sink that always has room."""
+class _EachLine:
+    """A consumer that passes each line to a function, and always has room."""
 
     emit: Callable[[str], None]
 
@@ -63,38 +64,41 @@ class _Each:
         for line in lines:
             self.emit(line)
 
-    def miss(self, lines: int, estimated: bool) -> None:
-        """Never."""
+    def count_dropped(self, lines: int, estimated: bool) -> None:
+        """Never called, because there is always room."""
 
 
-def _as_sink(sink: Sink | Callable[[str], None]) -> Sink:
-    """A bare callable gets line after line."""
-    return _Each(sink) if callable(sink) else sink
+def _as_consumer(consumer: LineConsumer | Callable[[str], None]) -> LineConsumer:
+    """A callable is called with each line."""
+    return _EachLine(consumer) if callable(consumer) else consumer
 
 
 @define(eq=False)
-class Lines:
-    """Bytes to whole lines, bounded, and no more of them than `RATE` allows and the sink has room for."""
+class LineSplitter:
+    """Splits bytes into whole, bounded lines; drops what exceeds `RATE` or finds no room in the consumer."""
 
-    sink: Sink = field(converter=_as_sink)
+    consumer: LineConsumer = field(converter=_as_consumer)
     clock: Callable[[], float] = time.monotonic
     dropped: int = 0
-    """Lines beyond `RATE`, thrown away and not yet told."""
+    """Lines dropped beyond `RATE` and not yet reported."""
     flooding: bool = False
-    """The last of its output was thrown away."""
+    """Whether the last output was dropped."""
     _partial: bytes = b""
     _torn: bool = False
-    """The beginning of the next line was thrown away."""
+    """Whether the beginning of the next line was dropped."""
     _density: float = 0.0
-    """Lines in a byte of what was thrown away last."""
+    """Lines per byte in the output that was dropped last."""
     _estimated: bool = False
+    """Whether `dropped` is an estimate."""
     _budget: float = RATE
+    """Bytes that may still be logged now: a token bucket that holds one second's worth."""
     _filled: float = float("-inf")
+    """When the budget was last increased."""
 
     def feed(self, data: bytes) -> None:
-        """Take some output."""
+        """Process some output."""
         lines = data.count(b"\n")
-        room = self.sink.room()
+        room = self.consumer.room()
         self.flooding = not (room and self._afford(len(data) + lines * LINE_COST))
         if self.flooding:
             self._drop(lines, len(data), data.endswith(b"\n"), room)
@@ -102,34 +106,34 @@ class Lines:
         if self._torn:
             _, newline, data = data.partition(b"\n")
             self._torn = not newline
-        self.say_dropped()
+        self.report_dropped()
         *whole, self._partial = (self._partial + data).split(b"\n")
         if len(self._partial) > LINE:
             whole, self._partial = [*whole, self._partial], b""
         if whole:
-            self.sink.take(_readable(whole))
+            self.consumer.take(_readable(whole))
 
     def skip(self, size: int) -> None:
-        """So many bytes more were thrown away without a look, so their lines are estimated."""
+        """Count `size` bytes that were dropped unread; the number of their lines is estimated."""
         self._estimated = self._torn = True
-        self._count(round(size * self._density), self.sink.room())
+        self._count(round(size * self._density), self.consumer.room())
 
     def end(self) -> None:
-        """There will be no more: say the unfinished line."""
-        self.say_dropped()
+        """End of the output: log the unfinished line."""
+        self.report_dropped()
         if self._partial:
-            self.sink.take(_readable([self._partial]))
+            self.consumer.take(_readable([self._partial]))
             self._partial = b""
 
-    def say_dropped(self) -> None:
-        """Tell what was thrown away, if anything was."""
+    def report_dropped(self) -> None:
+        """Log the number of dropped lines, if there are any."""
         if self.dropped:
             about = "about " if self._estimated else ""
-            said = f"({about}{self.dropped} lines dropped: more than {RATE >> 20} MiB a second)"
-            if self.sink.room():
-                self.sink.take([said])
+            report = f"({about}{self.dropped} lines dropped: more than {RATE >> 20} MiB a second)"
+            if self.consumer.room():
+                self.consumer.take([report])
             else:
-                self.sink.miss(self.dropped, self._estimated)
+                self.consumer.count_dropped(self.dropped, self._estimated)
             self.dropped, self._estimated = 0, False
 
     def _afford(self, cost: int) -> bool:
@@ -143,7 +147,7 @@ class Lines:
         return True
 
     def _drop(self, lines: int, size: int, whole: bool, room: bool) -> None:
-        """Each line is counted when it begins, so that the rest of a torn one needs no counting."""
+        """Count each line where it begins; the rest of a torn line is then not counted again."""
         begun = lines + (not whole) - self._torn
         self._density, self._partial, self._torn = lines / max(size, 1), b"", not whole
         self._count(begun, room)
@@ -152,55 +156,59 @@ class Lines:
         if room:
             self.dropped += lines
         elif lines:
-            self.sink.miss(lines, self._estimated)
+            self.consumer.count_dropped(lines, self._estimated)
 
 
 def _readable(lines: list[bytes]) -> list[str]:
-    """Text that may be logged: printable, and no longer than `LINE`."""
+    """Lines that may be logged: printable, and no longer than `LINE`."""
     if max(map(len, lines)) > LINE:
         lines = [line[start : start + LINE] for line in lines for start in range(0, max(len(line), 1), LINE)]
     whole = b"\n".join(lines).decode(errors="backslashreplace")
-    if whole.replace("\n", "").isprintable():  # all at once, in C
+    if whole.replace("\n", "").isprintable():  # the usual case, decided in C for all lines at once
         return whole.split("\n")
     return [printable(line) for line in lines]
 
 
 def printable(line: bytes) -> str:
-    """Text without control characters: what a client sent may be printed, and must not drive the terminal."""
+    """Text without control characters: a worker may print what a client sent, which must not drive the terminal."""
     return harmless(line.decode(errors="backslashreplace").rstrip("\r"))
 
 
 def harmless(text: str) -> str:
-    """The same with all control characters spelled out, but for tabs and the ends of lines."""
+    """The text with all control characters spelled out, except tabs and the ends of lines."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\t\n" else f"\\x{ord(c):02x}" for c in text)
 
 
 def open_pipe() -> tuple[int, int]:
-    """A pipe for a worker's output: (ours, the worker's).  Ours does not block."""
-    ours, theirs = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(ours, False)
-    with suppress(OSError):  # over this user's allowance of pipe memory: the default will do
-        fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE)
-    return ours, theirs
+    """A pipe for a worker's output: the reading end, which does not block, and the worker's end, which does.
+
+    The caller owns both.  Raises OSError.
+    """
+    reading_end, worker_end = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading_end, False)
+    with suppress(OSError):  # EPERM, this user has too much pipe memory: the default size will do
+        fcntl.fcntl(reading_end, fcntl.F_SETPIPE_SZ, PIPE)
+    return reading_end, worker_end
 
 
-async def relay(fd: int, lines: Lines) -> None:
-    """Read a worker's pipe until its end or cancellation, then what is left in it, and close it.
+async def capture_output(fd: int, lines: LineSplitter) -> None:
+    """Read a worker's pipe until its end or cancellation, then what is left in it, and close the descriptor.
 
-    The end may never come: a grandchild holds the other side.  Whoever waits for the worker cancels.
+    The end may never come, because a grandchild can hold the other side: the task that waits for the worker cancels
+    this one when the worker has ended.
     """
     try:
         while True:
             with trio.move_on_after(1.0 if lines.dropped else float("inf")) as quiet:
                 await trio.lowlevel.wait_readable(fd)
             if quiet.cancelled_caught:
-                lines.say_dropped()
+                lines.report_dropped()
             elif _read(fd, lines) == 0:
                 return
     finally:
-        # Bounded, or a grandchild that keeps writing would keep us here.
+        # Bounded: a grandchild may keep writing.
         for _ in range(PIPE // CHUNK + 1):
             if not _read(fd, lines):
                 break
@@ -209,26 +217,26 @@ async def relay(fd: int, lines: Lines) -> None:
         os.close(fd)
 
 
-def _read(fd: int, lines: Lines) -> int | None:
-    """Bytes read; 0 at the end, None if there is nothing just now."""
+def _read(fd: int, lines: LineSplitter) -> int | None:
+    """Read and process once: the number of bytes, 0 at the end, None if the pipe is empty."""
     try:
         data = os.read(fd, CHUNK)
     except BlockingIOError:
         return None
     lines.feed(data)
     if lines.flooding and len(data) == CHUNK:
-        _throw_away(fd, lines)
+        _discard(fd, lines)
     return len(data)
 
 
-def _throw_away(fd: int, lines: Lines) -> None:
-    """Let the kernel drop the rest of a flood: to read it and count its lines costs five times as much (0.4 s a GB)."""
+def _discard(fd: int, lines: LineSplitter) -> None:
+    """Have the kernel drop a flood: to read it and count its lines costs five times as much (0.4 s a GB)."""
     try:
-        lines.skip(os.splice(fd, _nowhere(), PIPE, flags=os.SPLICE_F_NONBLOCK))
+        lines.skip(os.splice(fd, _devnull(), PIPE, flags=os.SPLICE_F_NONBLOCK))
     except OSError:
-        pass  # nothing more just now, or no descriptor for it: what there is will be read
+        pass  # the pipe is empty, or no descriptor is free for /dev/null: the next read takes what there is
 
 
 @functools.cache
-def _nowhere() -> int:
+def _devnull() -> int:
     return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

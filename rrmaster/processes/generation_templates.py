@@ -24,8 +24,8 @@ from attrs import Factory, define
 
 from ..config.settings import Settings
 from ..logs.log import tell
-from ..protocol.fork_safety import asked_for, in_words
-from ..protocol.template_wire import Weighed
+from ..protocol.fork_safety import asked_for, describe_hindrances
+from ..protocol.template_wire import MemoryUse
 from ..rules.template_health import TemplateHealth
 from .process import NotStarted, Process
 from .template import Lost, Template
@@ -73,7 +73,7 @@ class GenerationTemplates:
     _news: trio.Event = Factory(trio.Event)
 
     @property
-    def weight(self) -> Weighed | None:
+    def weight(self) -> MemoryUse | None:
         """The memory that the template takes, if it has told."""
         return self.template.weight if self.template is not None else None
 
@@ -222,7 +222,7 @@ class GenerationTemplates:
         found = template.loaded.hindrances
         if found:
             used = self.settings.preload == "on"
-            text = in_words(self.settings.application, found, used)
+            text = describe_hindrances(self.settings.application, found, used)
             tell("template.hindered", text, level=WARNING if used else INFO, why=list(found), **facts)
             if not used:
                 return False
@@ -234,7 +234,7 @@ class GenerationTemplates:
         unloadable = template.unloadable
         if unloadable is not None and unloadable.asked:
             found = asked_for(unloadable.asked)
-            tell("template.hindered", in_words(self.settings.application, found, False), why=list(found))
+            tell("template.hindered", describe_hindrances(self.settings.application, found, False), why=list(found))
         elif not self.settled.is_set() and (unloadable is not None or template.own_fault):
             self.refusal = unloadable.reason if unloadable is not None else template.fate
         else:

@@ -2,8 +2,8 @@
 
 ::
 
-    master ── Order: descriptors, environment ──► template ── fork ──► worker
-           ◄── Newborn: number, pid and pidfd ───                        │ waits for one byte on its leash
+    master ── ForkRequest: descriptors, environment ──► template ── fork ──► worker
+           ◄── Forked: number, pid and pidfd ───                        │ waits for one byte on its leash
            ── that byte ─────────────────────────────────────────────────┘
 
 The template is a process of its own (`worker.template`), started like a worker, with a line of its own
@@ -29,10 +29,10 @@ from logging import INFO, WARNING
 import trio
 from attrs import Factory, define
 
-from ..logs.capture import Lines, open_pipe, relay
+from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
 from ..protocol import template_wire
-from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
+from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
 
@@ -63,8 +63,8 @@ class Template:
     """The read ends of its stdout and stderr."""
     generation: int = 1
     loaded: Loaded | None = None
-    unloadable: Unloadable | None = None
-    weight: Weighed | None = None
+    unloadable: LoadFailed | None = None
+    weight: MemoryUse | None = None
     fate: str = ""
     """Why it is lost; empty while it can fork."""
     own_fault: bool = False
@@ -84,7 +84,9 @@ class Template:
         try:
             async with trio.open_nursery() as nursery:
                 for fd, stream in zip(self.outputs, ("stdout", "stderr"), strict=False):
-                    nursery.start_soon(relay, fd, Lines(partial(_print, self.generation, self.process.pid, stream)))
+                    nursery.start_soon(
+                        capture_output, fd, LineSplitter(partial(_print, self.generation, self.process.pid, stream))
+                    )
                 nursery.start_soon(self._listen)
                 how = await self._end()
                 nursery.cancel_scope.cancel()
@@ -129,14 +131,14 @@ class Template:
 
         Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """
-        return await self._fork(fds, lambda number: Order(number, template_wire.WORKER, environ, tuple(title)))
+        return await self._fork(fds, lambda number: ForkRequest(number, template_wire.WORKER, environ, tuple(title)))
 
     async def another(self) -> Template:
         """Fork another template, to be the spare.  Raises Lost, and OSError if no descriptors are left."""
         ours, its = _line()
         try:
             with its:
-                order = partial(Order, kind=template_wire.TEMPLATE)
+                order = partial(ForkRequest, kind=template_wire.TEMPLATE)
                 process = await self._fork([its.fileno()], order)
         except BaseException:
             ours.close()
@@ -145,7 +147,7 @@ class Template:
         made._decided.set()
         return made
 
-    async def _fork(self, fds: Sequence[int], order: Callable[[int], Order]) -> Process:
+    async def _fork(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
         async with self._turn:
             with _leash() as (held, let_go):
                 with trio.move_on_after(FORK_S):
@@ -155,7 +157,7 @@ class Template:
             self.lose(f"it has not forked within {FORK_S:g} s")
             raise Lost(self.fate)
 
-    async def _order(self, fds: Sequence[int], order: Callable[[int], Order]) -> Process:
+    async def _order(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
         self._last += 1
         number = self._expected = self._last
         try:
@@ -216,18 +218,18 @@ class Template:
 
     def _heard(self, message: template_wire.Message, fd: int | None) -> None:
         match message:
-            case Newborn(number, pid) if fd is not None and number == self._expected:
+            case Forked(number, pid) if fd is not None and number == self._expected:
                 self._born(number, fd, pid)
                 return
-            case Barren(number, reason) if number == self._expected:
+            case ForkFailed(number, reason) if number == self._expected:
                 self._answers[number] = reason
                 self._stir()
-            case Weighed():
+            case MemoryUse():
                 self.weight = message
             case Loaded() if self.loaded is None:
                 self.loaded = message
                 self._decided.set()
-            case Unloadable() if self.loaded is None:
+            case LoadFailed() if self.loaded is None:
                 self.unloadable = message
                 self._decided.set()
             case _:

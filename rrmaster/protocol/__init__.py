@@ -1,1 +1,1 @@
-"""What master and worker say to each other: the only room that both processes load."""
+"""The messages between master and worker: the only folder that both processes load."""

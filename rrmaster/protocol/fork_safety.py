@@ -1,13 +1,13 @@
-"""Was an import safe to fork, and if not, what was in the way?
+"""Is it safe to fork a process that has imported the application, and if not, why?
 
-A fork shares what is open and loses what runs: two processes that read one socket get halves of its answers, a lock
-that a thread held stays locked for ever.  So what an import leaves behind decides.  Looked at are the differences
-between two `Traces`, one from before it and one from after.
+A fork shares open descriptors and loses threads.  Two processes that read one socket get parts of its answers each, and
+a lock that a thread held stays locked for ever.  So what the import has left behind decides: the difference between two
+`Traces`, one taken before the import and one after.
 
-- Threads that end by themselves before a fork (OpenBLAS, below numpy, has handlers for that) are no hindrance: the
-  traces from after are taken when one fork has been tried.
-- What is open for reading alone is none, for so are fonts and databases of time zones.
-- Whoever only asks for what each worker has for itself would get one answer for all.
+- Threads that end by themselves before a fork (OpenBLAS, which numpy uses, has handlers for that) are no hindrance: the
+  second traces are taken after a first fork has been tried.
+- Files that are open for reading only are none: fonts and time zones are such files.
+- An import that reads an environment variable that each worker has for itself is one: all workers would get one value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from attrs import frozen
 
 HARMLESS = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
-"""Devices without a state."""
+"""Devices without a state: sharing them does no harm."""
 
 _KINDS = (
     ("socket:", "opened a socket"),
@@ -33,39 +33,44 @@ _KINDS = (
     ("/dev/shm/", "opened shared memory"),
     ("/dev/", "opened a device"),
 )
-"""How /proc/self/fd names what is open, and what that is."""
+"""How the targets in /proc/self/fd begin, and what the import then did."""
 
 
 @frozen
-class Held:
+class OpenDescriptor:
     """One open descriptor."""
 
     number: int
     target: str
-    """As /proc/self/fd has it."""
+    """The target of its link in /proc/self/fd."""
     writable: bool
+    """Whether it is open for writing."""
 
 
 @frozen
 class Traces:
-    """What a process holds of which a fork would have too little or too much."""
+    """What a process has that a fork would lose or share."""
 
     threads: tuple[str, ...] = ()
-    """The names of all but the main one."""
-    held: frozenset[Held] = frozenset()
+    """The names of all threads but the main one."""
+    held: frozenset[OpenDescriptor] = frozenset()
+    """The open descriptors."""
     children: int = 0
+    """The number of child processes."""
     timer: bool = False
-    """An interval timer runs."""
+    """Whether an interval timer runs."""
     looping: bool = False
-    """An event loop runs in this thread."""
+    """Whether an event loop runs in this thread."""
     asked: tuple[str, ...] = ()
-    """Environment it has asked for that each worker has for itself."""
+    """The environment variables it has read that each worker has for itself."""
 
 
 def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
-    """What the import did that makes a fork unsafe, in words that follow "it"; empty: nothing."""
+    """What the import did that makes a fork unsafe, as phrases that follow "it"; empty if the fork is safe."""
     found = [f"started a thread ({name})" for name in _beyond(before.threads, after.threads)]
-    found += [_opened(held) for held in sorted(after.held - before.held, key=lambda held: held.number) if _bad(held)]
+    found += [
+        _opened(held) for held in sorted(after.held - before.held, key=lambda held: held.number) if _is_unsafe(held)
+    ]
     if after.children > before.children:
         found.append("started a process")
     if after.timer:
@@ -76,7 +81,7 @@ def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
 
 
 def asked_for(names: Iterable[str]) -> tuple[str, ...]:
-    """The same of environment that it asked for."""
+    """The phrases for the environment variables that it read."""
     return tuple(f"asked for {name}, which each worker has for itself" for name in names)
 
 
@@ -88,13 +93,13 @@ def _beyond(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
     return left
 
 
-def _bad(held: Held) -> bool:
+def _is_unsafe(held: OpenDescriptor) -> bool:
     if held.target.startswith("/") and not held.target.startswith("/memfd:"):
         return held.writable and held.target not in HARMLESS
     return True
 
 
-def _opened(held: Held) -> str:
+def _opened(held: OpenDescriptor) -> str:
     for beginning, what in _KINDS:
         if held.target.startswith(beginning):
             named = f" {held.target}" if held.target.startswith("/") else ""
@@ -102,14 +107,17 @@ def _opened(held: Held) -> str:
     return f"opened {held.target} for writing (descriptor {held.number})"
 
 
-def in_words(application: str, found: tuple[str, ...], used: bool) -> str:
-    """One line that says what was in the way, and what to do about it."""
+def describe_hindrances(application: str, found: tuple[str, ...], used: bool) -> str:
+    """One line that says what makes a fork unsafe, and what to do about it.
+
+    `used`: workers are forked all the same, because of --preload on.
+    """
     what = " and ".join(found) if len(found) < 3 else f"{', '.join(found[:-1])} and {found[-1]}"
     what = re.sub(r"\s+", " ", what)
     todo = "do that in a start-up hook instead (the lifespan of ASGI, or rrmaster.on_fork)"
     if used:
         return (
-            f"workers are forked although {application}, while it was imported, {what} (--preload on): what is shared "
-            f"so may break; {todo}"
+            f"workers are forked although {application}, while it was imported, {what} (--preload on): what they "
+            f"share may break; {todo}"
         )
     return f"workers import {application} one by one: while it was imported, it {what}; to fork them, {todo}"

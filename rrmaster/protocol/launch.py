@@ -1,10 +1,11 @@
-"""What a worker is told at its start, and how it is spelled.
+"""What does a worker receive at its start, and how is it encoded?
 
-The master encodes it into the environment variable ``RRMASTER_LAUNCH``, as JSON, and a worker of this package decodes
-it.  A worker in another language needs none of it: the line is enough (docs/protocol.md).
+The master encodes a `Launch` as JSON into the environment variable ``RRMASTER_LAUNCH``, and a worker of this package
+decodes it.  A worker in another language does not need it: the line is enough (docs/protocol.md).
 
-A field that has the name of a setting has its value too, so an option reaches the workers by being named here.  Master
-and worker are always the same version of this package: a worker is started from the directory its master was.
+A field with the name of a setting has the setting's value, so a new option reaches the workers when it is named here.
+Its default is declared in `config.settings` alone: no field has a default here.  Master and worker are always the same
+version of this package, because a worker is started from the directory that the master was started from.
 """
 
 from __future__ import annotations
@@ -15,59 +16,61 @@ import attrs
 from attrs import frozen
 
 INTERFACES = ("auto", "stream", "asgi", "wsgi")
-"""What an application may be; auto: by its parameters."""
+"""What an application can be; auto: decided by its parameters."""
 
 RUNTIMES = ("auto", "trio", "asyncio", "uvloop")
-"""What its code runs on."""
+"""What the application runs on; auto: decided by its interface."""
 
 PRELOADS = ("auto", "on", "off")
-"""Whether workers are forked from a template that has imported the application; auto: where that is safe."""
+"""Whether workers are forked from a template that has imported the application; auto: if that is safe."""
 
 LIFESPANS = ("auto", "on", "off")
-"""Whether an ASGI application is told of its start and end; uvicorn's words."""
+"""Whether an ASGI application's lifespan runs; the words are uvicorn's."""
 
 CERT_REQS = ("none", "optional", "required")
-"""Whether clients must show a certificate; gunicorn's 0, 1 and 2, which are those of the module ssl."""
+"""Whether clients must show a certificate: gunicorn's 0, 1 and 2, the values of the module ssl."""
 
 TRUSTED_PROXIES = "127.0.0.1,::1"
-"""Whose X-Forwarded headers are believed: uvicorn's and gunicorn's default, a proxy on the same machine."""
+"""The addresses of a proxy on the same machine, whose headers are trusted by default as in uvicorn and gunicorn."""
 
 
 @frozen(kw_only=True)
 class Launch:
-    """What to serve, and how to behave.  Times are in seconds; defaults are those of the settings of the same name."""
+    """What to serve, and how.  Times are in seconds; `Settings` explains each field of the same name."""
 
     application: str
     """``module:attribute``, or a program: ``server.py`` or ``-m package``."""
-    arguments: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    """The program's own."""
-    app_dir: str = "."
-    """Where to import it from; empty: from nowhere else than a program's own directory."""
-    chdir: str = "."
+    arguments: tuple[str, ...] = attrs.field(converter=tuple)
+    """The program's own arguments."""
+    app_dir: str
+    """The directory to import it from; empty: only from the program's own directory."""
+    chdir: str
     """The working directory."""
-    heartbeat: float = 0.5
-    graceful_timeout: float = 30.0
-    interface: str = "auto"
-    runtime: str = "auto"
-    factory: bool = False
-    root_path: str = ""
-    proxy_headers: bool = True
-    forwarded_allow_ips: str = TRUSTED_PROXIES
-    keep_alive: float = 5.0
-    threads: int = 8
-    limit_request_line: int = 0
-    limit_request_fields: int = 0
-    limit_request_field_size: int = 0
-    lifespan: str = "auto"
-    access_log: bool = False
-    certfile: str | None = None
+    heartbeat: float
+    graceful_timeout: float
+    recall_after: float
+    """Only a program uses it: see `worker.programs.ports`."""
+    interface: str
+    runtime: str
+    factory: bool
+    root_path: str
+    proxy_headers: bool
+    forwarded_allow_ips: str
+    keep_alive: float
+    threads: int
+    limit_request_line: int
+    limit_request_fields: int
+    limit_request_field_size: int
+    lifespan: str
+    access_log: bool
+    certfile: str | None
     """None: no TLS."""
-    keyfile: str | None = None
-    ca_certs: str | None = None
-    cert_reqs: str = "none"
-    ciphers: str | None = None
-    proxy_protocol: str = "off"
-    proxy_allow_from: str = TRUSTED_PROXIES
+    keyfile: str | None
+    ca_certs: str | None
+    cert_reqs: str
+    ciphers: str | None
+    proxy_protocol: str
+    proxy_allow_from: str
 
     def encode(self) -> str:
         """As JSON."""
@@ -75,16 +78,16 @@ class Launch:
 
     @classmethod
     def decode(cls, text: str) -> Launch:
-        """What `encode` has spelled."""
+        """The launch that `encode` has encoded."""
         return cls(**json.loads(text))
 
 
 MODULE = "-m "
-"""What the name of a program begins with that is a module, as on the command line of Python."""
+"""The beginning of a program's name that is a module, as on Python's command line."""
 
 
 def is_program(application: str) -> bool:
-    """Whether it is a program, which opens its own addresses, and not ``module:attribute``."""
+    """Whether it is a program, which opens its own listeners, and not ``module:attribute``."""
     return application.startswith(MODULE) or (application.endswith(".py") and ":" not in application)
 
 

@@ -1,17 +1,18 @@
-"""What master and template say to each other, and how it is spelled.
+"""The messages between the master and a template, and how each is encoded as one datagram.
 
 ::
 
     master             the template's line        template (one process a generation; see `worker.template`)
-      | <---------- Loaded --------------- |  the application is imported, and this was in the way of a fork
-      | <---------- Unloadable ----------- |  it cannot be, and this is why
-      | ----------- Order + fds ---------> |  fork a worker, or another template, that owns these
-      | <---------- Newborn + pidfd ------ |  said by the new process itself: here I am
-      | <---------- Barren --------------- |  nobody could be forked, and this is why
-      | <---------- Weighed -------------- |  so much memory is mine
+      | <---------- Loaded --------------- |  the application is imported, and this makes a fork unsafe
+      | <---------- LoadFailed ----------- |  the application cannot be imported, and this is why
+      | ------- ForkRequest + fds -------> |  fork a worker, or another template, that owns these descriptors
+      | <--------- Forked + pidfd -------- |  sent by the new process itself: it runs
+      | <---------- ForkFailed ----------- |  the fork failed, and this is why
+      | <---------- MemoryUse ------------ |  the memory of the template
 
-One message is one datagram of JSON, a line each way like a worker's, and bounded.  A newborn does nothing before a byte
-comes through its *leash*, a pipe; at the end of that it ends: so who was given up for lost never serves.
+A message is one datagram of JSON, of bounded size; the line is a socket pair like a worker's.  A forked process does
+nothing until it reads a byte from its *leash*, a pipe whose other end the master holds, and exits at the end of that
+pipe: so a process that the master has given up waiting for never serves.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ import attrs
 from attrs import frozen
 
 MAX = 64 * 1024
-"""Bytes of one message.  The longest is a traceback, of which `REASON` is kept."""
+"""Bytes of one message.  The longest holds a traceback of `REASON` characters."""
 
 REASON = 14_000
-"""Characters of a reason; longer text loses its middle, for a traceback ends with what happened.  As on a worker's
-line."""
+"""Characters of a reason.  Longer text loses its middle, as on a worker's line: a traceback ends with what happened."""
 
 OWN_TO_EACH = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT")
-"""Environment that each worker has for itself.  A template has none of it, so an import that asks for it is not to be
-shared."""
+"""Environment variables that each worker has for itself.  A template has none of them, so an import that reads one must
+not be shared."""
 
 WORKER, TEMPLATE = "worker", "template"
-"""What may be forked.  A worker is given line, talk line, stdout, stderr and leash; a template line and leash."""
+"""What a template can fork.  A worker gets line, talk line, stdout, stderr and leash; a template gets line and
+leash."""
 
 FDS = {WORKER: 5, TEMPLATE: 2}
-"""How many descriptors come with an order."""
+"""The number of descriptors that come with a request.  The forked process owns them; the template closes its copies."""
 
 
-def _words(texts: Iterable[str]) -> tuple[str, ...]:
+def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
@@ -49,68 +50,84 @@ def _words(texts: Iterable[str]) -> tuple[str, ...]:
 class Loaded:
     """The application is imported."""
 
-    hindrances: tuple[str, ...] = attrs.field(default=(), converter=_words)
-    """What it has left behind that makes a fork unsafe, in words."""
+    hindrances: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
+    """What the import has left behind that makes a fork unsafe, as phrases of `fork_safety.hindrances`."""
 
 
 @frozen
-class Unloadable:
-    """It cannot be imported, and this is why."""
+class LoadFailed:
+    """The application cannot be imported."""
 
     reason: str
-    asked: tuple[str, ...] = attrs.field(default=(), converter=_words)
-    """Those of `OWN_TO_EACH` that it asked for: a worker might have more luck."""
+    """Why: a traceback, mostly."""
+    asked: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
+    """The variables of `OWN_TO_EACH` that the import read: in a worker, which has them, the import may succeed."""
 
 
 @frozen
-class Order:
-    """Fork."""
+class ForkRequest:
+    """Fork a process."""
 
     number: int
+    """Counts requests; the answer repeats it."""
     kind: str = WORKER
+    """WORKER or TEMPLATE."""
     environ: Mapping[str, str] = attrs.Factory(dict)
-    """What is added to the template's."""
-    title: tuple[str, ...] = attrs.field(default=(), converter=_words)
-    """For `ps`."""
+    """Variables that are added to the template's."""
+    title: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
+    """The arguments that `ps` shows."""
 
 
 @frozen
-class Newborn:
-    """The order has been carried out; a pidfd comes with it."""
+class Forked:
+    """The process was forked and runs.  A pidfd of it comes along, which the master owns."""
 
     number: int
     pid: int
 
 
 @frozen
-class Barren:
-    """It could not be."""
+class ForkFailed:
+    """The process could not be forked."""
 
     number: int
     reason: str
 
 
 @frozen
-class Weighed:
-    """The memory of a template, in bytes: its own alone, its share of what is shared, all that is mapped."""
+class MemoryUse:
+    """The memory of a template, in bytes."""
 
     uss: int
+    """Its own alone."""
     pss: int
+    """Its own, and its part of what it shares."""
     rss: int
+    """All that it maps."""
 
 
-Message = Loaded | Unloadable | Order | Newborn | Barren | Weighed
+Message = Loaded | LoadFailed | ForkRequest | Forked | ForkFailed | MemoryUse
 
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Loaded, Unloadable, Order, Newborn, Barren, Weighed)}
+_KINDS: dict[str, type[Any]] = {
+    "Loaded": Loaded,
+    "Unloadable": LoadFailed,
+    "Order": ForkRequest,
+    "Newborn": Forked,
+    "Barren": ForkFailed,
+    "Weighed": MemoryUse,
+}
+"""The messages by their names on the line, which stay when a class is renamed."""
+
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def encode(message: Message) -> bytes:
-    """As one datagram."""
-    return json.dumps({"is": type(message).__name__} | attrs.asdict(message)).encode()
+    """One message as one datagram."""
+    return json.dumps({"is": _NAMES[type(message)]} | attrs.asdict(message)).encode()
 
 
 def decode(datagram: bytes) -> Message:
-    """What `encode` has spelled.  Raises ValueError for anything else."""
+    """The message that `encode` has encoded.  Raises ValueError for anything else."""
     try:
         fields = json.loads(datagram)
         kind = _KINDS[fields.pop("is")]
@@ -123,15 +140,15 @@ def decode(datagram: bytes) -> Message:
 
 
 def _fits(message: Message) -> bool:
-    """Whether its fields are what they should be: a template runs an application's code, and is not believed."""
+    """Whether the fields have the right types: a template runs an application's code, and is not trusted."""
     match message:
-        case Weighed(uss, pss, rss):
+        case MemoryUse(uss, pss, rss):
             return all(type(value) is int and value >= 0 for value in (uss, pss, rss))
-        case Newborn(number, pid):
+        case Forked(number, pid):
             return type(number) is int and type(pid) is int
-        case Barren(number, reason):
+        case ForkFailed(number, reason):
             return type(number) is int and isinstance(reason, str)
-        case Unloadable(reason, asked):
+        case LoadFailed(reason, asked):
             return isinstance(reason, str) and all(isinstance(name, str) for name in asked)
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)
@@ -139,8 +156,9 @@ def _fits(message: Message) -> bool:
 
 
 def bounded(text: str) -> str:
-    """Not too long for a message, however it has to be spelled."""
+    """The text, or its beginning and end if it is too long for a message."""
     kept, half = text, REASON // 2
+    # Both bounds: one character may take twelve bytes of JSON.
     while len(kept) > REASON + len(_CUT) or len(json.dumps(kept)) > MAX - 1024:
         kept, half = text[:half] + _CUT + text[-half:], half // 2
     return kept

@@ -8,7 +8,7 @@ import os
 import pwd
 
 from ..config.option import SettingsError
-from ..logs.log import give_to
+from ..logs.setup import give_ownership
 from .cannot_start import CannotStart
 
 
@@ -17,7 +17,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     if user is None and group is None:
         return
     uid, gid, name = _user_and_group(user, group)
-    give_to(uid, gid)
+    give_ownership(uid, gid)
     try:
         # In this order: without root neither the groups nor the group can be changed.
         if name is not None:

@@ -21,7 +21,8 @@ from ..config.settings import Settings
 from ..control.server import ControlServer
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, ControlSocket, SocketInUse, claim_by_name
 from ..dispatch.listeners import BindError
-from ..logs.log import logger, reopen, tell
+from ..logs.log import logger, tell
+from ..logs.setup import reopen_files
 from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
@@ -171,7 +172,7 @@ async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
                 case signal.SIGHUP:
                     master.reload()
                 case signal.SIGUSR1:
-                    reopen()
+                    reopen_files()
                 case signal.SIGTTIN:
                     master.scale(master.supervisor.reload.goal.size + 1)
                 case signal.SIGTTOU:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from ..events.bus import News
+from ..events.bus import EventBus
 from ..events.events import (
     FleetScaled,
     ReloadCommitted,
@@ -39,20 +39,20 @@ class Announcements:
 
     addresses: Callable[[WorkerRecord], tuple[str, ...]] = lambda worker: ()
     """The addresses of the listeners that a worker serves."""
-    news: News = Factory(News)
+    news: EventBus = Factory(EventBus)
     """Where a program subscribes."""
 
     def forked(self, worker: WorkerRecord) -> None:
         """The worker is recorded, and its process is being started."""
-        self.news.tell(WorkerForked(*worker.key))
+        self.news.publish(WorkerForked(*worker.key))
 
     def online(self, worker: WorkerRecord, pid: int) -> None:
         """The worker's process runs."""
-        self.news.tell(WorkerOnline(*worker.key, pid))
+        self.news.publish(WorkerOnline(*worker.key, pid))
 
     def message(self, worker: WorkerRecord, message: Any, size: int) -> None:
         """The worker's application sent a message of `size` bytes to the program that runs the master."""
-        self.news.tell(WorkerMessage(*worker.key, message), size)
+        self.news.publish(WorkerMessage(*worker.key, message), size)
 
     def changed(self, worker: WorkerRecord, before: State, why: str, quiet: bool = False) -> None:
         """The worker entered another state.  `quiet`: its own words follow, and say more than the line would."""
@@ -64,23 +64,23 @@ class Announcements:
         old, new = before.value, worker.state.value
         text, level = f"{worker.name}: {old} -> {new}, {why}", DEBUG if quiet else level
         tell("worker.state", text, level=level, **worker.facts, before=old, state=new, why=why)
-        self.news.tell(WorkerChanged(*worker.key, old, new, why))
+        self.news.publish(WorkerChanged(*worker.key, old, new, why))
         if worker.state is State.SERVING:
-            self.news.tell(WorkerListening(*worker.key, self.addresses(worker)))
+            self.news.publish(WorkerListening(*worker.key, self.addresses(worker)))
         elif worker.state not in STAYING and worker.disconnect():
-            self.news.tell(WorkerDisconnected(*worker.key))
+            self.news.publish(WorkerDisconnected(*worker.key))
 
     def exited(self, worker: WorkerRecord, how: Exit | None) -> None:
         """The worker's process has ended; `how` is None if it was never started."""
         code, number = (how.code, how.signal) if how is not None else (None, None)
-        self.news.tell(WorkerExited(*worker.key, code, number, worker.asked, worker.failure))
+        self.news.publish(WorkerExited(*worker.key, code, number, worker.asked, worker.failure))
 
     # --- the fleet
 
     def scaled(self, before: int, size: int) -> None:
         """The fleet has another size from now on."""
         tell("scale", f"scaling from {before} to {size} workers", size=size)
-        self.news.tell(FleetScaled(size))
+        self.news.publish(FleetScaled(size))
 
     def scaling_waits(self, size: int) -> None:
         """Another size was asked for during a reload."""
@@ -92,11 +92,11 @@ class Announcements:
 
     def reload_started(self, rollout: Rollout) -> None:
         """The first workers of a new generation are being started."""
-        self.news.tell(ReloadStarted(rollout.generation))
+        self.news.publish(ReloadStarted(rollout.generation))
 
     def reload_committed(self, rollout: Rollout) -> None:
         """The new generation serves alone from now on."""
-        self.news.tell(ReloadCommitted(rollout.generation))
+        self.news.publish(ReloadCommitted(rollout.generation))
 
     def reload_failed(self, rollout: Rollout, serves: bool) -> None:
         """A reload was refused, rolled back or given up.  `serves`: whether any worker serves at this moment."""
@@ -108,4 +108,4 @@ class Announcements:
             return
         text += f"\ngeneration {rollout.before.generation} serves on" if serves else "\nno worker serves"
         tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
-        self.news.tell(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))
+        self.news.publish(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))

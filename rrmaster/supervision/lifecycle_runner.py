@@ -21,8 +21,9 @@ from attrs import define, evolve, field
 
 from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
-from ..logs.capture import relay
-from ..logs.log import tell, worker_lines
+from ..logs.capture import capture_output
+from ..logs.log import tell
+from ..logs.worker_output import worker_output
 from ..processes.process import DUMP_SIGNAL, NotStarted, outlive
 from ..processes.spawner import StartedWorker
 from ..processes.worker_environment import WorkerSpec
@@ -145,7 +146,7 @@ class LifecycleRunner:
             self._began(worker, started)
             how = await self._outlive(worker, started)
         finally:
-            worker.conversation.bury()
+            worker.conversation.close_after_exit()
         self.happens(worker, Event.EXIT, str(how or why), how)
 
     def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:
@@ -160,8 +161,8 @@ class LifecycleRunner:
         pid = started.process.pid
         async with trio.open_nursery() as nursery:
             for fd, stream in zip(started.outputs, ("stdout", "stderr"), strict=False):
-                nursery.start_soon(relay, fd, worker_lines(worker.slot, pid, worker.generation, stream))
-            nursery.start_soon(worker.conversation.listen)
+                nursery.start_soon(capture_output, fd, worker_output(worker.slot, pid, worker.generation, stream))
+            nursery.start_soon(worker.conversation.receive)
             how = await outlive(started.process)
             nursery.cancel_scope.cancel()
         return how

@@ -22,10 +22,11 @@ from attrs import Factory, define, field
 from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.load import WorkerLoad
-from ..events.bus import Conversation
+from ..events.bus import MessageChannel
 from ..logs.log import tell
 from ..protocol import wire
-from ..protocol.channel import Line, Talk
+from ..protocol.channel import TalkLine
+from ..protocol.line import Line
 from ..rules.recycling import Limits, Wear
 from .announcements import Announcements
 from .crashes import Crashes
@@ -34,7 +35,7 @@ from .worker_record import WorkerRecord
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""
 
-Lines = tuple[Line, tuple[Talk, socket.socket]]
+Lines = tuple[Line, tuple[TalkLine, socket.socket]]
 """The line to a new worker, and the talk line: the master's end, and the worker's."""
 
 
@@ -126,7 +127,7 @@ class Starts:
         load = WorkerLoad(self._last_id, slot, line.unclaimed, self._window, self._worker_connections)
         # The callbacks use `worker` before it is bound; they are called in the dispatcher's next turn, which is later.
         link = self.dispatcher.connect(load, line, lambda message: self.reader.read(worker, message))
-        conversation = Conversation(
+        conversation = MessageChannel(
             talk,
             lambda message, size: self.announcements.message(worker, message, size),
             lambda what: self.reader.breached(worker, what),
@@ -160,7 +161,7 @@ def _open(window: int) -> Lines:
     """Open both, or neither.  Raises OSError."""
     line = Line.open(window)
     try:
-        return line, Talk.open()
+        return line, TalkLine.open()
     except BaseException:
         line.close()
         raise

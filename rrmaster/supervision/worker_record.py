@@ -8,7 +8,7 @@ import trio
 from attrs import Factory, define
 
 from ..dispatch.link import Link
-from ..events.bus import Conversation
+from ..events.bus import MessageChannel
 from ..processes.process import Process
 from ..protocol import wire
 from ..rules.lifecycle import State
@@ -27,7 +27,7 @@ class WorkerRecord:
     slot: int
     generation: int
     link: Link
-    conversation: Conversation
+    conversation: MessageChannel
     since: float
     """When it entered its state, on trio's clock."""
     heard: float

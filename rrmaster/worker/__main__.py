@@ -1,8 +1,8 @@
-"""A worker's process: load the application by its name, choose the runtime, serve, and end with the master.
+"""How does a worker's process start?  It reads what the master tells it, and serves, or forks as a template.
 
-Started by the master with ``RRMASTER_LINE`` (the descriptor of its line) and ``RRMASTER_LAUNCH`` (see `launch`).
-``docs/protocol.md`` says what a worker in another language needs: only the first.  With ``RRMASTER_TEMPLATE`` (the
-descriptor of another line, see `births`) it serves nobody, and forks those who do.
+The master starts it with ``RRMASTER_LINE`` (the descriptor of its line) and ``RRMASTER_LAUNCH`` (see `launch`).  A
+worker in another language needs only the former, see ``docs/protocol.md``.  With ``RRMASTER_TEMPLATE`` (the descriptor
+of another line, see `template_wire`) the process serves no client, and forks the workers that do.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    # Started from the package's own directory, so that it finds this very package.  Nothing else is to be found
-    # there, and nothing may be imported before it is gone.
+    # The master starts this process in the directory that holds the package, so that `-m` finds this very package.
+    # Python puts that directory first on the path.  No other module may be found there, so it goes before any import.
     sys.path.pop(0)
 
 import faulthandler
@@ -20,9 +20,9 @@ import os
 from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
-from . import DUMP_SIGNAL
-from .boot import birth, leave_with_master, prepare, serve
+from .boot import exit_with_master, prepare, read_identity, serve
 from .loading import explain
+from .stacks import DUMP_SIGNAL
 
 
 def main() -> int:
@@ -35,22 +35,25 @@ def main() -> int:
         return be_template(int(os.environ.pop("RRMASTER_TEMPLATE")), launch)
     letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     if is_program(launch.application):
-        leave_with_master(letterbox.fileno(), launch.graceful_timeout)
+        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         return _run_program(letterbox, launch)
     return serve(letterbox, launch, lambda: prepare(launch))
 
 
 def _run_program(letterbox: Letterbox, launch: Launch) -> int:
-    """One that opens its own addresses: its loop is its own, and so is its exit status."""
-    from .programs.ports import Ports, Watched
-    from .programs.program import run
+    """Run a program that opens its own addresses.  Its loop is its own, and so is its exit status."""
+    from .programs.letterbox import EdgeTriggeredLetterbox
+    from .programs.ports import Ports
+    from .programs.run import run
 
-    facts, talk = birth()
+    identity, talk = read_identity()
     try:
         os.chdir(launch.chdir)
-        ports = Ports(Watched.over(letterbox), facts, launch.heartbeat, talk)
+        ports = Ports(
+            EdgeTriggeredLetterbox.over(letterbox), identity, launch.heartbeat, talk, recall_after=launch.recall_after
+        )
     except OSError as error:
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     return run(launch, ports)
 

@@ -1,7 +1,7 @@
 """How does a worker's process come to serve an application?
 
-Whether it has imported it by itself (`__main__`) or was forked from a template that had (`template`), what follows is
-this very code: its own loop is made here.
+A worker has imported the application by itself (`__main__`), or was forked from a template that had (`template`).  In
+either case this code follows, and makes the worker's own loop.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import NoReturn
 from attrs import frozen
 
 from ..protocol import wire
-from ..protocol.channel import Letterbox, Talk
+from ..protocol.channel import Letterbox, TalkLine
 from ..protocol.launch import Launch
-from . import Duty, Facts
+from .duty import Duty, Identity
 from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
 
-_FACTS = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
+_IDENTITY = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
 
 
 @frozen(eq=False)
 class Prepared:
-    """An application that is imported, and who serves it."""
+    """An application that is imported, and the function that serves it."""
 
     application: Application
     run: Run
@@ -38,7 +38,7 @@ class Prepared:
 
 
 def prepare(launch: Launch) -> Prepared:
-    """Import the application, and what is to serve it.  Raises CannotLoad, or whatever the application raises."""
+    """Import the application, and the module that serves it.  Raises CannotLoad, and what the application raises."""
     os.chdir(launch.chdir)
     sys.path.insert(0, launch.app_dir)
     application = load(launch)
@@ -46,40 +46,43 @@ def prepare(launch: Launch) -> Prepared:
 
 
 def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]) -> int:
-    """Serve to the end, and return the exit status.  `prepared` gets the application, or raises."""
-    leave_with_master(letterbox.fileno(), launch.graceful_timeout)
+    """Serve to the end, and return the exit status.  `prepared` returns the application, or raises."""
+    exit_with_master(letterbox.fileno(), launch.graceful_timeout)
     try:
         ready = prepared()
         call_all()
     except BaseException as error:
-        letterbox.say(wire.Failed(explain(error)))
+        # Also SystemExit and KeyboardInterrupt: whatever ends an import, the master gets the reason.
+        letterbox.send(wire.Failed(explain(error)))
         return 1
-    facts, talk = birth()
+    identity, talk = read_identity()
     try:
-        ready.run(ready.application, Duty(letterbox, facts, launch.heartbeat, talk), ready.launch)
+        ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk), ready.launch)
     except CannotLoad as error:
-        letterbox.say(wire.Failed(explain(error)))
+        letterbox.send(wire.Failed(explain(error)))
         return 1
     return 0
 
 
-def birth() -> tuple[Facts, Talk | None]:
-    """Who this is, and its talk line if it was given one."""
+def read_identity() -> tuple[Identity, TalkLine | None]:
+    """This worker's numbers, and its talk line if it was given one, from the environment."""
+    # Taken out of it: a process that the application starts must not use the line.
     talk = os.environ.pop("RRMASTER_TALK", None)
-    facts = Facts(*(int(os.environ[name]) for name in _FACTS))
-    return facts, Talk.inherit(int(talk)) if talk else None
+    identity = Identity(*(int(os.environ[name]) for name in _IDENTITY))
+    return identity, TalkLine.inherit(int(talk)) if talk else None
 
 
-def leave_with_master(line: int, graceful: float) -> None:
-    """End this process some time after the master has died, whatever the serving loop is doing.
+def exit_with_master(line: int, graceful: float) -> None:
+    """Start a thread that ends this process `graceful` seconds after the master has died, whatever the loop does.
 
-    The loop itself sees the end of stream and drains; a blocked one sees nothing.  (PR_SET_PDEATHSIG kills healthy
-    workers: it is bound to the thread that forked, and trio's end after ten idle seconds.)
+    A loop that runs sees the end of the line, and drains; a loop that is blocked sees nothing, and the process would
+    outlive its master.  (PR_SET_PDEATHSIG kills healthy workers: it is bound to the thread that forked, and trio's
+    threads end after ten idle seconds.)
     """
 
     def watch() -> NoReturn:
         poll = select.poll()
-        poll.register(line, 0)  # POLLHUP alone, which a half-close does not give
+        poll.register(line, 0)  # POLLHUP alone: a half-close, which begins a drain, does not give it
         poll.poll()
         # The master's ends of the pipes are gone, and print would raise.
         null = os.open(os.devnull, os.O_WRONLY)
@@ -88,4 +91,4 @@ def leave_with_master(line: int, graceful: float) -> None:
         time.sleep(graceful)
         os._exit(1)
 
-    threading.Thread(target=watch, name="rrmaster: leave with the master", daemon=True).start()
+    threading.Thread(target=watch, name="rrmaster: exit with the master", daemon=True).start()

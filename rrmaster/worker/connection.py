@@ -1,4 +1,4 @@
-"""When is a connection over?  When its socket is closed, whoever closes it: so no server has to say so."""
+"""When is a connection over?  When its socket is closed, by any code: so no server has to report it."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from . import Taken
+from .duty import Taken
 
 _Kind = TypeVar("_Kind", bound=socket.socket)
 
 
 def socket_of(taken: Taken, kind: type[_Kind]) -> _Kind:
     """A connection as a socket of this class, which owns the descriptor from now on."""
-    # The family is known: asking the socket would be three system calls.
+    # The family came with the handoff: asking the socket for it would be three system calls for each connection.
     if taken.family:
         return kind(taken.family, socket.SOCK_STREAM, 0, fileno=taken.fd)
     return kind(fileno=taken.fd)
 
 
 class Connection(socket.socket):
-    """A connection that says when it is closed, or was given to libuv to close."""
+    """A socket that calls `on_close`, once, when it is closed or its descriptor is given to libuv to close."""
 
-    over: Callable[[], None] | None = None
+    on_close: Callable[[], None] | None = None
 
     def close(self) -> None:
-        """Close it; a file that was made of it keeps it open, and closes it then."""
+        """Close the socket.  A file made of it (`makefile`) keeps the descriptor open, and closes it later."""
         super().close()
         if self.fileno() < 0:
-            self._say()
+            self._notify()
 
     def detach(self) -> int:
-        """Leave the descriptor to somebody else: uvloop's transports do so in the moment in which they close it."""
+        """Give the descriptor away.  uvloop's transports do so at the moment at which they close it."""
         fd = super().detach()
-        self._say()
+        self._notify()
         return fd
 
-    def _say(self) -> None:
-        over, self.over = self.over, None
-        if over is not None:
-            over()
+    def _notify(self) -> None:
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
 
 
-def left(error: BaseException, kind: type[Exception], is_clients: Callable[[object], bool]) -> bool:
-    """Whether an error, or each of a group, says no more than that the client has left.
+def is_disconnect(error: BaseException, kind: type[Exception], is_clients: Callable[[object], bool]) -> bool:
+    """Whether an error, or each of a group, means no more than that the client has disconnected.
 
-    It is of this kind and was raised by a method of the client's own stream.  That of another connection which the
-    application has, to its database, is the application's affair, and it is shown.
+    Such an error is of this kind, and a method of the client's own stream raised it: `is_clients` recognises the
+    stream.  An error of another connection of the application, such as its database's, is the application's fault.
     """
     if isinstance(error, BaseExceptionGroup):
-        return all(left(one, kind, is_clients) for one in error.exceptions)
+        return all(is_disconnect(one, kind, is_clients) for one in error.exceptions)
     owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
     return isinstance(error, kind) and any(map(is_clients, owners))

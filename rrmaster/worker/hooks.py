@@ -1,4 +1,4 @@
-"""What an application has to do again in each of its workers: `on_fork`."""
+"""What must an application do again in each of its workers?  What it has registered with `on_fork`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ _hooks: list[Callable[[], Any]] = []
 
 
 def on_fork(hook: _Hook) -> _Hook:
-    """Have `hook` called, without arguments, in each worker: once its process is its own, and before it serves.
+    """Have `hook` called, without arguments, once in each worker before it serves.
 
-    Workers are forked from a template that has imported the application, and share what that left in memory.  What
-    must not be shared, such as a connection or a seed, is made anew here.  Where a worker has imported the application
-    by itself the hook is called too, so that it can also make what each worker needs.  Hooks are called in the order
-    of their registration, outside of any event loop; what one raises is told as if the import had raised it.
+    Workers are forked from a template that has imported the application, and share what the import left in memory.
+    What they must not share, such as a connection to a database or a seed, a hook makes anew.  A worker that has
+    imported the application by itself (`--preload off`) calls its hooks too, so a hook may also make what each worker
+    needs.
 
-    Returns the hook, so that this can decorate it.  In a process that is no worker it does nothing.
+    To be called while the application is imported.  The hooks run in the worker's process, in its main thread, outside
+    any event loop, in the order of their registration.  An error that a hook raises is a failed start, as if the import
+    had raised it.  In a process that is no worker, and in a program that opens its own listeners, no hook is called.
+
+    Returns the hook, so that this can be a decorator.  Compare `post_fork` in gunicorn; and unlike with
+    `os.register_at_fork`, children that the worker forks itself do not call the hook.
     """
     _hooks.append(hook)
     return hook
 
 
 def call_all() -> None:
-    """The process is a worker's now.  Raises whatever a hook raises."""
+    """Call the hooks, now that the process is a worker's own.  Raises what a hook raises."""
     for hook in _hooks:
         hook()

@@ -1,14 +1,14 @@
-"""What does a client's connection have to pass before it is the application's?
+"""What does a client's connection pass before the application gets it?
 
 ::
 
     letterbox ── PROXY header ── TLS handshake ── application
 
-Both are passed in the worker and have a deadline, so a client that is slow at them holds its place for some seconds at
-most, and one that fails costs its connection alone.  The master's own probes pass neither.  Where neither is asked for
-there is no `Arrival`, and the way is as short as it was.
+Both are passed in the worker and have a deadline, so a slow client holds its place for some seconds at most, and a
+client that fails costs its own connection alone.  The master's probes pass neither.  Where neither is configured there
+is no `Intake`, and the application gets the connection at once.
 
-This room knows no async library: whoever awaits brings its own way to wait.
+This module knows no async library: its callers bring their own way to wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attrs import Factory, define, field
 
 from ..protocol import proxy_header, tls
 from ..protocol.launch import Launch
-from . import Duty, Taken
+from .duty import Duty, Taken
 from .loading import CannotLoad
 
 HEADER_S = 5.0
@@ -32,65 +32,69 @@ one lost packet may be sent again."""
 
 HANDSHAKE_S = 10.0
 """Seconds for the TLS handshake: two round trips, and some packets sent again on a bad mobile network.  nginx and
-asyncio have 60, in which whoever says nothing holds a descriptor."""
+asyncio allow 60, in which a silent client holds a descriptor."""
 
-GOODBYE_S = 1.0
-"""Seconds for saying goodbye in TLS (close_notify) at the end.  RFC 8446 does not ask to wait for the other side's, and
-asyncio's 30 would hold a drain for a client that is not there."""
+CLOSE_NOTIFY_S = 1.0
+"""Seconds for sending close_notify at the end of a TLS connection.  RFC 8446 does not ask to wait for the other side's,
+and asyncio's 30 would hold a drain for a client that has gone."""
 
-VIRGIN = 2.0
+FIRST_BYTE_S = 2.0
 """Seconds that a connection without a first byte is kept in a drain: many times a round trip to the other end of the
 world, and gunicorn's linger.  A browser's connection made in advance would hold the worker for ever."""
 
-COMPLAIN_EVERY = 10.0
-"""Seconds between two lines about connections that were refused: a scan of the port is no news."""
+LOG_EVERY_S = 10.0
+"""Seconds between two lines about refused connections, for a scan of the port refuses thousands."""
 
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _TAKE = int(socket.MSG_DONTWAIT)
 
 
 class Refused(Exception):
-    """The connection is to be closed, and why."""
+    """The connection must be closed; the message is the reason."""
 
 
 @define(eq=False)
-class Complaints:
-    """What is said of connections refused: a line, and then one in so many seconds."""
+class RefusalLog:
+    """Writes one line about a refused connection, and then at most one in `LOG_EVERY_S` seconds, with a count."""
 
-    say: Callable[[str], object] = sys.stderr.write
+    write: Callable[[str], object] = sys.stderr.write
     clock: Callable[[], float] = time.monotonic
     _silent_until: float = float("-inf")
-    _unsaid: int = 0
+    _unwritten: int = 0
 
-    def add(self, why: str, who: object) -> None:
-        """Another one."""
+    def add(self, why: str, peer: object) -> None:
+        """Write a line about this refusal, or count it for the next line."""
         now = self.clock()
         if now < self._silent_until:
-            self._unsaid += 1
+            self._unwritten += 1
             return
-        more = f" (and {self._unsaid} before it)" if self._unsaid else ""
-        self._silent_until, self._unsaid = now + COMPLAIN_EVERY, 0
-        self.say(f"a connection from {_written(who)} was closed: {why}{more}\n")
+        more = f" (and {self._unwritten} before it)" if self._unwritten else ""
+        self._silent_until, self._unwritten = now + LOG_EVERY_S, 0
+        self.write(f"a connection from {_written(peer)} was closed: {why}{more}\n")
 
 
-def _written(who: object) -> str:
-    return f"{who[0]}:{who[1]}" if isinstance(who, tuple) else "a unix socket"
+def _written(peer: object) -> str:
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a unix socket"
 
 
 @define(eq=False)
-class Arrival:
-    """The way from the letterbox to the application."""
+class Intake:
+    """What connections pass between the letterbox and the application, and the log of those that fail."""
 
     duty: Duty
     context: ssl.SSLContext | None
+    """None: no TLS."""
     versions: tuple[int, ...]
-    """Of the PROXY protocol; none: it is off."""
-    senders: proxy_header.Senders
-    complaints: Complaints = field(default=Factory(Complaints))
+    """Of the PROXY protocol that are accepted.  Empty: it is off."""
+    senders: proxy_header.TrustedSenders
+    refusals: RefusalLog = field(default=Factory(RefusalLog))
 
     @classmethod
-    def of(cls, duty: Duty, launch: Launch, protocols: Sequence[str] = ()) -> Arrival | None:
-        """As the launch says; None: nothing is to be passed.  `protocols` are offered in ALPN.  Raises CannotLoad."""
+    def of(cls, duty: Duty, launch: Launch, protocols: Sequence[str] = ()) -> Intake | None:
+        """The intake that the launch asks for, or None if there is nothing to pass.
+
+        `protocols` are offered in ALPN.  Raises CannotLoad for a certificate that cannot be used.
+        """
         try:
             context = tls.context(launch, protocols)
         except tls.CannotSpeakTLS as error:
@@ -98,17 +102,17 @@ class Arrival:
         versions = proxy_header.MODES[launch.proxy_protocol]
         if context is None and not versions:
             return None
-        return cls(duty, context, versions, proxy_header.Senders.named(launch.proxy_allow_from))
+        return cls(duty, context, versions, proxy_header.TrustedSenders.named(launch.proxy_allow_from))
 
-    async def announce(
+    async def read_header(
         self, sock: socket.socket, peer: object, taken: Taken, readable: Callable[[], Awaitable[object]]
     ) -> None:
-        """Read the PROXY header, and remember whom it names.  Raises Refused, OSError; the deadline is the caller's.
+        """Read the PROXY header, and note the client's address.  Raises Refused, OSError; the caller sets a deadline.
 
-        Not a byte beyond it is consumed: what follows may be a TLS handshake.
+        Not a byte beyond the header is consumed: a TLS handshake may follow, which OpenSSL reads from the socket.
         """
         if not self.senders.include(peer[0] if isinstance(peer, tuple) else None):
-            raise Refused("it is not among those who may send a PROXY header (--proxy-allow-from)")
+            raise Refused("its address may not send a PROXY header (--proxy-allow-from)")
         have, whole = b"", False
         try:
             while not whole:
@@ -117,11 +121,14 @@ class Arrival:
                 except BlockingIOError:
                     await readable()
             self.duty.clients[taken.fd] = (taken, proxy_header.parse(have))
-        except proxy_header.Malformed as error:
+        except proxy_header.MalformedHeader as error:
             raise Refused(str(error)) from None
 
     def _look(self, sock: socket.socket, have: bytes) -> tuple[bytes, bool]:
-        """See what is there, and take what is the header's: all of that so far, and whether that was the whole."""
+        """Peek, and consume what belongs to the header: all of the header so far, and whether it is complete.
+
+        The part of an incomplete header is consumed too, or the socket would stay readable and the loop would spin.
+        """
         seen = sock.recv(proxy_header.LONGEST - len(have), _PEEK)
         if not seen:
             raise Refused("it ended before its PROXY header did" if have else "")
@@ -130,16 +137,16 @@ class Arrival:
         have += sock.recv(min(count, len(seen)), _TAKE)
         return have, length == len(have)
 
-    def refuse(self, error: BaseException, taken: Taken, peer: object) -> None:
-        """Say why a connection is closed, if that is worth a line: to leave in the middle is a client's right."""
+    def report_refusal(self, error: BaseException, taken: Taken, peer: object) -> None:
+        """Log why a connection is closed, unless the client has merely disconnected."""
         why = reason(error)
         if why:
             _, header = self.duty.clients.get(taken.fd, (taken, None))
-            self.complaints.add(why, peer if header is None or header.source is None else header.source)
+            self.refusals.add(why, peer if header is None or header.source is None else header.source)
 
 
 def reason(error: BaseException) -> str:
-    """What to say of it; nothing: the client has just left, or the network has taken it."""
+    """The reason to log.  Empty if the client has disconnected, or the network has cut the connection."""
     if isinstance(error, Refused):
         return str(error)
     if isinstance(error, TimeoutError):
@@ -147,7 +154,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return ""
     if isinstance(error, ssl.SSLError):
-        return f"no TLS handshake: {tls.words(error)}"
+        return f"no TLS handshake: {tls.openssl_reason(error)}"
     if isinstance(error, ConnectionAbortedError):
-        return f"no TLS handshake in {HANDSHAKE_S:g} s"  # asyncio's word for it
+        return f"no TLS handshake in {HANDSHAKE_S:g} s"  # the error that asyncio raises for it
     return ""

@@ -1,7 +1,7 @@
-"""What was named, and what kind of application is it?
+"""How is the application imported by its name, and which kind of application is it?
 
-A callable tells by its parameters what it is: one is a stream, two are a pair of streams (if it is async) or WSGI (if
-it is not), three are ASGI.  Where that is in doubt nothing is guessed: the error says what was found and what to write.
+The parameters of a callable tell its kind: one parameter is a stream, two are a pair of streams (of an async function)
+or WSGI (of any other), three are ASGI.  In doubt nothing is guessed: the error says what was found and what to write.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..protocol.launch import Launch
 
 
 class CannotLoad(Exception):
-    """The application cannot be loaded or started, and the message is all there is to say."""
+    """The application cannot be loaded or started.  The message is for the user; no traceback is needed."""
 
 
 class Kind(Enum):
-    """What an application may be; the value is how it is written."""
+    """The kinds of applications; the value is how one is written."""
 
     STREAM = "async def handler(stream)"
-    """On trio; the stream is a trio.SocketStream."""
+    """On trio; the stream is a trio.SocketStream, or with TLS a trio.SSLStream."""
     STREAMS = "async def handler(reader, writer)"
     """On asyncio; an asyncio.StreamReader and an asyncio.StreamWriter."""
     ASGI = "async def app(scope, receive, send)"
@@ -44,17 +44,19 @@ _PARAMETERS = {Kind.STREAM: 1, Kind.STREAMS: 2, Kind.ASGI: 3, Kind.WSGI: 2}
 
 @frozen(eq=False)
 class Application:
-    """What is to be served."""
+    """The application to serve."""
 
     name: str
+    """As the user wrote it, for messages."""
     target: Any
+    """The object itself."""
     kind: Kind
 
 
 def load(launch: Launch) -> Application:
-    """Import what is named, call it if it is a factory, and see what it is.
+    """Import the application, call it if it is a factory, and find out its kind.
 
-    Raises CannotLoad, or whatever the application raises.
+    Raises CannotLoad, and what the application raises.
     """
     name, found = launch.application, _import(launch.application)
     if launch.factory:
@@ -70,7 +72,7 @@ def _import(name: str) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # a module that the application itself misses: its traceback says where
+            raise  # a module that the application imports is missing: its traceback says where
         raise CannotLoad(f"there is no module {error.name!r} in {sys.path[0]} or among what is installed") from None
     found: Any = module
     for attribute in path.split("."):
@@ -82,7 +84,7 @@ def _import(name: str) -> Any:
 
 
 def _beside(file: str) -> str:
-    """The module that a file is, imported from its own directory, as if it were the program."""
+    """The name of a file's module, which can be imported from now on as if the file were the program."""
     if not os.path.isfile(file):
         raise CannotLoad(f"there is no file {file}")
     directory, base = os.path.split(os.path.abspath(file))
@@ -91,19 +93,19 @@ def _beside(file: str) -> str:
 
 
 def _made_by(name: str, factory: Any) -> Any:
-    """What a factory makes, called without arguments."""
+    """The application that a factory returns, called without arguments."""
     if not callable(factory) or not _takes(factory, 0):
-        raise CannotLoad(f"{name} is {described(factory)}, and no factory: --factory calls it without arguments")
+        raise CannotLoad(f"{name} is {describe(factory)}, and no factory: --factory calls it without arguments")
     made = factory()
     if inspect.iscoroutine(made):
         made.close()
-        raise CannotLoad(f"{name} is {described(factory)}, which is async; --factory needs a plain function")
+        raise CannotLoad(f"{name} is {describe(factory)}, which is async; --factory needs a plain function")
     return made
 
 
-def kind_of(name: str, found: Any, interface: str = "auto", runtime: str = "auto") -> Kind:
-    """What this is.  Raises CannotLoad, saying what was found and what to write instead."""
-    what = f"{name} is {described(found)}"
+def kind_of(name: str, found: Any, interface: str, runtime: str) -> Kind:
+    """The kind of an application.  Raises CannotLoad, whose message says what was found and what to write instead."""
+    what = f"{name} is {describe(found)}"
     if not callable(found):
         raise CannotLoad(f"{what}, which cannot be called; write {_forms(tuple(Kind))}")
     if interface == "auto":
@@ -115,14 +117,14 @@ def kind_of(name: str, found: Any, interface: str = "auto", runtime: str = "auto
     fitting = [kind for kind in allowed if _fits(found, kind)]
     if not fitting:
         raise CannotLoad(f"{what}, which is not what --interface {interface} serves: {_forms(allowed)}")
-    # Without a signature, or with *args, a handler may be both; what it is to run on says which.
+    # Without a signature, or with *args, a handler may be both kinds; the runtime decides.
     return fitting[-1] if runtime in ("asyncio", "uvloop") else fitting[0]
 
 
-def described(found: Any) -> str:
-    """What it is, for a message."""
+def describe(found: Any) -> str:
+    """An object in words, for a message."""
     if isinstance(found, functools.partial):
-        return f"a partial of {described(found.func)}"
+        return f"a partial of {describe(found.func)}"
     # An object with __get__ is a "routine" for inspect, and may have no name.  From Python 3.14 on a partial is one.
     if (inspect.isroutine(found) or inspect.isclass(found)) and hasattr(found, "__name__"):
         try:
@@ -151,7 +153,7 @@ def _guess_class(found: type) -> Kind | None:
 
 
 def _doubt(found: Any) -> str:
-    """Why nothing was guessed, and what to do."""
+    """The reason why the kind is in doubt, and what to write."""
     needed, is_async = _needed(found), _is_async(found)
     if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(found):
         return f"a generator; write {_forms(tuple(Kind))}"
@@ -180,7 +182,7 @@ def _forms(kinds: tuple[Kind, ...]) -> str:
 
 
 def _fits(found: Any, kind: Kind) -> bool:
-    """Whether it may be that, as far as can be seen."""
+    """Whether an object may be of this kind, as far as its signature tells."""
     if not _takes(found, _PARAMETERS[kind]):
         return False
     if kind in (Kind.STREAM, Kind.STREAMS):
@@ -189,7 +191,7 @@ def _fits(found: Any, kind: Kind) -> bool:
 
 
 def _is_async(found: Any) -> bool:
-    """Whether calling it gives a coroutine, as far as can be seen through partials and decorators."""
+    """Whether a call returns a coroutine, as far as partials and decorators let that be seen."""
     while isinstance(found, functools.partial):
         found = found.func
     if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(inspect.unwrap(found)):
@@ -201,11 +203,11 @@ def _signature(found: Any) -> inspect.Signature | None:
     try:
         return inspect.signature(found)
     except (ValueError, TypeError):
-        return None  # C code may have none; whether it fits, its first connection will tell
+        return None  # C code may have none; whether it fits is seen at the first connection
 
 
 def _needed(found: Any) -> int | None:
-    """How many positional arguments it must be given; None: that cannot be seen, or something must go by name."""
+    """The number of required positional arguments.  None if it cannot be seen, or an argument must go by name."""
     signature = _signature(found)
     if signature is None:
         return None
@@ -220,7 +222,7 @@ def _needed(found: Any) -> int | None:
 
 
 def _takes(found: Any, count: int) -> bool:
-    """Whether it can be called with so many positional arguments."""
+    """Whether an object can be called with `count` positional arguments."""
     signature = _signature(found)
     if signature is None:
         return True
@@ -232,7 +234,7 @@ def _takes(found: Any, count: int) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """What is to be told of a failed start: our own words, or the application's traceback without our frames."""
+    """The report of a failed start: a message of this package, or the application's traceback without our frames."""
     if isinstance(error, CannotLoad):
         return str(error)
     if isinstance(error, SystemExit):

@@ -1,15 +1,21 @@
-"""What does a template do?  It imports the application, never serves, and forks whoever does.
+"""What does a template do?  It imports the application, never serves, and forks the workers that do.
 
 ::
 
-    template ── fork ──► middle ── fork ──► newborn        the middle one ends at once, so the newborn is the master's
-       └── waits for the middle one ◄─ ends                child (the master adopts orphans), and outlives the template
+    template ── fork ──► middle ── fork ──► child        the middle process ends at once, so the child's parent is the
+       └── waits for the middle one ◄─ ends              master (which adopts orphans), and it outlives the template
 
-It is plain blocking code without a thread or a loop, for those do not survive a fork.  A newborn does what makes it
-new (`_begin_anew`), shows itself to the master, and does nothing more before the master has let go of its leash.
+A template is plain blocking code without a thread or a loop, because neither survives a fork: the child has only the
+thread that forked, and shares the epoll of a loop.
 
-What it imports beside the application is what serves it, so that a newborn only makes its loop.  What lies in its
-memory then is frozen: the collector of cycles would write into it, and a page that is written to is shared no more.
+A child must not serve before the master knows of it, or a child that the master has given up would serve beside its
+replacement.  Its *leash* prevents that: one end of a pipe whose other end the master holds.  The child makes itself
+independent (`_become_independent`), sends the master its pidfd, and reads the leash.  A byte lets it go on; the end of
+the pipe, because the master has given it up or died, ends it.
+
+Beside the application a template imports what serves it, so that a child only has to make its loop.  What is in its
+memory then is frozen (`gc.freeze`): the collector of cycles would write into every object, and a page that is written
+to is no longer shared.
 """
 
 from __future__ import annotations
@@ -30,9 +36,9 @@ from typing import Any
 
 from ..protocol import template_wire
 from ..protocol.channel import Letterbox
-from ..protocol.fork_safety import Held, Traces, hindrances
+from ..protocol.fork_safety import OpenDescriptor, Traces, hindrances
 from ..protocol.launch import Launch
-from ..protocol.template_wire import Barren, Loaded, Newborn, Order, Unloadable, Weighed
+from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from .boot import Prepared, prepare, serve
 from .loading import explain
 from .serving.runtimes import warm_up
@@ -45,8 +51,10 @@ _RIGHTS = 256
 
 
 def be_template(line: int, launch: Launch) -> int:
-    """Import, and fork on order until the master hangs up.  Returns in whoever was forked to be a worker, once it has
-    served: the exit status."""
+    """Import the application, and fork on order until the master hangs up.
+
+    Returns only in a child that was forked to be a worker, once it has served: the exit status.
+    """
     master = socket.socket(fileno=line)
     master.set_inheritable(False)
     before = _traces()
@@ -55,35 +63,36 @@ def be_template(line: int, launch: Launch) -> int:
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
-        _say(master, Unloadable(template_wire.bounded(explain(error)), tuple(asked)))
+        _send(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
         os._exit(1)
+    # Collect first: garbage that is frozen would never be freed.
     gc.collect()
     gc.freeze()
-    _fork_in_vain()
-    _say(master, Loaded(_hindrances(before, tuple(asked))))
-    _weigh(master)
+    _fork_once_for_handlers()
+    _send(master, Loaded(_hindrances(before, tuple(asked))))
+    _report_memory(master)
     return _fork_on_order(master, prepared)
 
 
 def _fork_on_order(master: socket.socket, prepared: Prepared) -> int:
     while True:
-        order, fds = _next(master)
+        order, fds = _next_order(master)
         if not _fork(master, order, fds):
             for fd in fds:
                 os.close(fd)
-            _weigh(master)
+            _report_memory(master)
             continue
         if order.kind == template_wire.WORKER:
             return _serve(master, order, fds, prepared)
-        # From here on this is another template, on another line.
+        # From here on this process is another template, on another line.
         master.close()
         line, leash = fds
-        _wait_for(leash)
+        _wait_for_leash(leash)
         master = socket.socket(fileno=line)
 
 
-def _serve(master: socket.socket, order: Order, fds: list[int], prepared: Prepared) -> int:
-    """In the newborn: become a worker.  The descriptors of the order are ours."""
+def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared) -> int:
+    """In the child: become a worker.  The descriptors of the order are the child's."""
     line, talk, out, err, leash = fds
     master.close()
     os.dup2(out, 1)
@@ -91,49 +100,52 @@ def _serve(master: socket.socket, order: Order, fds: list[int], prepared: Prepar
     os.close(out)
     os.close(err)
     os.environ.update(order.environ, RRMASTER_TALK=str(talk))
-    _wear(order.title)
+    _set_title(order.title)
     numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:  # random itself sees to it at a fork
+    if numpy_random is not None:  # `random` seeds itself anew at a fork, numpy does not
         numpy_random.seed()
-    _wait_for(leash)
+    _wait_for_leash(leash)
     return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
 
 
 # --- the line
 
 
-def _say(master: socket.socket, message: template_wire.Message, fds: tuple[int, ...] = ()) -> None:
-    """Say something.  If nobody hears it any more, there is nothing left to be done here."""
+def _send(master: socket.socket, message: template_wire.Message, fds: tuple[int, ...] = ()) -> None:
+    """Send a message.  A template whose master has gone has nothing left to do, and ends here."""
     try:
         socket.send_fds(master, [template_wire.encode(message)], fds, socket.MSG_NOSIGNAL)
     except OSError:
         os._exit(0)
 
 
-def _next(master: socket.socket) -> tuple[Order, list[int]]:
-    """The next order, and its descriptors, ours to close.  The process ends here if there will be none."""
+def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
+    """The next order, and its descriptors, the caller's to close.  The process ends here if the master hangs up."""
     while True:
         try:
             datagram, ancillary, _, _ = master.recvmsg(template_wire.MAX, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
-            continue  # the master has died; the end of stream is next
+            continue  # the master has died; the end of the stream is next
         if not datagram:
             os._exit(0)
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)
-        if isinstance(order, Order) and len(fds) == template_wire.FDS[order.kind]:
+        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind]:
             return order, fds
-        for fd in fds:  # no free place for all of them
+        for fd in fds:  # the descriptor table had no room for all of them
             os.close(fd)
-        if isinstance(order, Order):
-            _say(master, Barren(order.number, os.strerror(errno.EMFILE)))
+        if isinstance(order, ForkRequest):
+            _send(master, ForkFailed(order.number, os.strerror(errno.EMFILE)))
 
 
 @contextmanager
 def _ending_with(master: socket.socket) -> Iterator[None]:
-    """While the application is imported nobody looks at the line, and nothing comes but its end, for which SIGIO ends
-    the process: that needs no thread."""
+    """End this process with the master, also while the application is imported and no code reads the line.
+
+    The line is silent until `Loaded`, so its only event is its end.  The kernel reports that with SIGIO, whose default
+    is to end the process: no thread is needed, which a fork would not survive.
+    """
     flags = fcntl.fcntl(master, fcntl.F_GETFL)
     fcntl.fcntl(master, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(master, fcntl.F_SETFL, flags | os.O_ASYNC)
@@ -146,67 +158,74 @@ def _ending_with(master: socket.socket) -> Iterator[None]:
 # --- forking
 
 
-def _fork(master: socket.socket, order: Order, fds: list[int]) -> bool:
-    """Carry out an order.  True in the newborn."""
+def _fork(master: socket.socket, order: ForkRequest, fds: list[int]) -> bool:
+    """Carry out an order.  Returns True in the child, False in the template."""
     try:
-        middle = _fork_quietly()
+        middle = _quiet_fork()
     except OSError as error:
-        _say(master, Barren(order.number, str(error.strerror)))
+        _send(master, ForkFailed(order.number, str(error.strerror)))
         return False
     if middle:
+        # The middle process's exit status is the errno of its own fork, 0 if that succeeded.
         _, status = os.waitpid(middle, 0)
         if status:
             why = os.strerror(os.waitstatus_to_exitcode(status)) if os.WIFEXITED(status) else "it was killed"
-            _say(master, Barren(order.number, why))
+            _send(master, ForkFailed(order.number, why))
         return False
     middle = os.getpid()
+    # Fork again, so that the child's parent ends: the kernel makes the master the parent, which can then wait for it.
     try:
-        newborn = _fork_quietly()
+        child = _quiet_fork()
     except OSError as error:
         os._exit(error.errno or 1)
-    if newborn:
-        os._exit(0)
-    _begin_anew(master, order, middle)
+    if child:
+        os._exit(0)  # not sys.exit: the exit handlers that the application has registered must not run here
+    _become_independent(master, order, middle)
     return True
 
 
-def _fork_quietly() -> int:
-    """Fork.  Python warns where there are threads; whoever said ``--preload on`` has been told."""
+def _quiet_fork() -> int:
+    """Fork, without Python's warning of threads: with ``--preload on`` the master has told the user already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
-def _begin_anew(master: socket.socket, order: Order, middle: int) -> None:
-    """In the newborn: a process group of its own, the master's child, and known to it."""
+def _become_independent(master: socket.socket, order: ForkRequest, middle: int) -> None:
+    """In the child: get a process group of its own, become the master's child, and send the master a pidfd."""
     os.setpgid(0, 0)
+    # Before the middle process has ended the master cannot wait for the child.  No event tells of a new parent.
     deadline = time.monotonic() + ADOPTED_S
     while os.getppid() == middle:
         if time.monotonic() > deadline:
             os._exit(1)
         time.sleep(0.0001)
+    # A pidfd, because the pid may be another process's by the time at which the master reads it.
     pidfd = os.pidfd_open(os.getpid())
-    _say(master, Newborn(order.number, os.getpid()), (pidfd,))
+    _send(master, Forked(order.number, os.getpid()), (pidfd,))
     os.close(pidfd)
 
 
-def _fork_in_vain() -> None:
-    """Let everything that has handlers for a fork do what it does then: some threads end for it."""
-    pid = _fork_quietly()
+def _fork_once_for_handlers() -> None:
+    """Fork a process that ends at once, for the handlers of `os.register_at_fork`: some end their threads then.
+
+    What is in the way of a fork is looked for afterwards, and such threads are not.
+    """
+    pid = _quiet_fork()
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
 
 
-def _wait_for(leash: int) -> None:
-    """Until the master knows of this process.  If it does not want it any more, that is the end."""
+def _wait_for_leash(leash: int) -> None:
+    """Wait until the master knows of this process.  If the master has given it up, the process ends here."""
     if not os.read(leash, 1):
         os._exit(0)
     os.close(leash)
 
 
-def _wear(title: tuple[str, ...]) -> None:
-    """Show this in `ps`, and in ``sys.argv``, as if the process had been started so.
+def _set_title(title: tuple[str, ...]) -> None:
+    """Show this in `ps` and in ``sys.argv``, as if the process had been started with these arguments.
 
     The kernel reads a process's command line from its memory, where it was put at the start; proc_pid_stat(5).
     """
@@ -216,7 +235,7 @@ def _wear(title: tuple[str, ...]) -> None:
 
         with open("/proc/self/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
-        start, end = int(fields[45]), int(fields[46])
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
         with open("/proc/self/cmdline", "rb") as file:
             kept = file.read().split(b"\0")[:3]  # the interpreter, -m, and the module
         words = b"\0".join([*kept, *map(os.fsencode, title)])[: end - start - 1]
@@ -225,7 +244,7 @@ def _wear(title: tuple[str, ...]) -> None:
         pass  # an interpreter without ctypes, or no /proc: `ps` shows a template, and all else is as it should be
 
 
-# --- what the import has done
+# --- what the import has left behind
 
 
 def _hindrances(before: Traces | None, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -237,7 +256,10 @@ def _hindrances(before: Traces | None, asked: tuple[str, ...]) -> tuple[str, ...
 
 @contextmanager
 def _own_environment() -> Iterator[list[str]]:
-    """Note who asks for environment that each worker has for itself; there is none of it here."""
+    """List the variables that the import asks for and that each worker has for itself; the template has none of them.
+
+    An import that depends on such a variable must not be shared by workers.
+    """
     asked: list[str] = []
 
     class Noting(dict[bytes, bytes]):
@@ -259,7 +281,7 @@ def _own_environment() -> Iterator[list[str]]:
 
 
 def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
-    """What there is now that matters to a fork; None: that cannot be seen."""
+    """What this process has that matters to a fork, or None if that cannot be seen."""
     if not os.path.isdir("/proc/self/task"):
         return None
     named = {thread.native_id: thread.name for thread in threading.enumerate()}
@@ -275,14 +297,14 @@ def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
     )
 
 
-def _held() -> Iterator[Held]:
+def _held() -> Iterator[OpenDescriptor]:
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
             flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
         except OSError:
-            continue  # it was that of the listing
-        yield Held(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
+            continue  # the descriptor of the listing itself
+        yield OpenDescriptor(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
 
 
 def _looping() -> bool:
@@ -298,20 +320,19 @@ def _read(path: str) -> str:
         return ""  # a thread that has just ended, or a kernel that does not tell
 
 
-def _weigh(master: socket.socket) -> None:
-    """Say how much memory is this process's own."""
+def _report_memory(master: socket.socket) -> None:
+    """Tell the master how much memory this process has for itself alone."""
     found: dict[str, int] = {}
     for line in _read("/proc/self/smaps_rollup").splitlines():
         name, _, value = line.partition(":")
         if value.endswith(" kB"):
             found[name] = int(value.split()[0]) * 1024
-    weighed = _weighed(found)
     try:
-        master.send(template_wire.encode(weighed), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        master.send(template_wire.encode(_weighed(found)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
-        pass  # the line is full: the next one will do
+        pass  # the line is full, and the figures after the next order are newer
 
 
-def _weighed(found: Mapping[str, int]) -> Weighed:
+def _weighed(found: Mapping[str, int]) -> MemoryUse:
     own = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
-    return Weighed(own, found.get("Pss", 0), found.get("Rss", 0))
+    return MemoryUse(own, found.get("Pss", 0), found.get("Rss", 0))

@@ -55,7 +55,7 @@ async def brought_to(state: State, fleet: Fleet, nursery: trio.Nursery) -> Worke
 
 async def told(events: Subscription, id_: int) -> list[type]:
     """The events of a worker so far, without its changes of state."""
-    events.end()
+    events.close()
     return [
         type(e) async for e in events if isinstance(e, WorkerEvent) and e.id == id_ and type(e) is not WorkerChanged
     ]
@@ -111,7 +111,7 @@ async def test_a_worker_that_dies_of_its_new_code_was_not_asked_to_go(autojump_c
         await fleet.until(lambda: 2 in fleet.supervisor.workers)
         worker_record = fleet.supervisor.workers[2]
         await worker_record.gone.wait()
-        events.end()
+        events.close()
         (told_of_it,) = [event async for event in events if isinstance(event, WorkerExited)]
         asked = Worker(worker_record, fleet.supervisor).exited_after_disconnect
         assert (told_of_it.exited_after_disconnect, asked) == (False, False)

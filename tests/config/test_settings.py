@@ -11,6 +11,7 @@ from rrmaster.config.sources import read
 from rrmaster.processes.worker_environment import launch_of
 from rrmaster.protocol.launch import FIELDS, Launch
 from tests.config.values import APP, BAD, BESIDE, GOOD, LAW, anything, pairs, served
+from tests.launches import a_launch
 
 
 def test_these_tables_show_every_option():
@@ -157,12 +158,12 @@ def test_a_worker_gets_the_values_that_were_set():
     """And the directories as absolute paths."""
     chosen = Settings(APP, factory=True, keep_alive="75s", app_dir="src", forwarded_allow_ips="*")
     launch = Launch.decode(launch_of(chosen, "/srv").encode())
-    assert launch == Launch(
+    assert launch == a_launch(
         application=APP, factory=True, keep_alive=75.0, app_dir="/srv/src", chdir="/srv", forwarded_allow_ips="*"
     )
 
 
-def test_a_launch_without_more_has_the_defaults_of_the_settings():
+def test_the_defaults_of_what_a_worker_is_told_are_those_of_the_settings():
     names = set(FIELDS) - {"app_dir", "chdir"}
-    chosen, launch = Settings(APP), Launch(application=APP)
+    chosen, launch = Settings(APP), launch_of(Settings(APP), "/srv")
     assert {name: getattr(launch, name) for name in names} == {name: getattr(chosen, name) for name in names}

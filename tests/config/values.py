@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from rrmaster.config.names import LOG_LEVELS, POLICIES
 from rrmaster.config.quantities import Between
 from rrmaster.config.sources import Source
-from rrmaster.protocol.channel import MAX_WINDOW
 from rrmaster.protocol.launch import CERT_REQS, INTERFACES, LIFESPANS, RUNTIMES
+from rrmaster.protocol.line import MAX_WINDOW
 from rrmaster.protocol.proxy_header import MODES
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)

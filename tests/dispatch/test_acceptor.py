@@ -19,7 +19,8 @@ from rrmaster.config.addresses import Tcp, Unix
 from rrmaster.dispatch.listeners import ACCEPT_PAUSE
 from rrmaster.dispatch.load import NEWCOMER_S
 from rrmaster.dispatch.membership import HANDOFF_RETRY
-from rrmaster.protocol.channel import _SO_PASSRIGHTS, Line
+from rrmaster.protocol.channel import _SO_PASSRIGHTS
+from rrmaster.protocol.line import Line
 from tests.dispatch.workers import Crowded, waiting
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 

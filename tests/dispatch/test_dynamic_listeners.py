@@ -40,7 +40,7 @@ class Programs:
 
     async def ask(self, player: Player, wish: Listen) -> Listening:
         """Ask on the line, and read the answer there."""
-        assert player.letterbox.say(wish)
+        assert player.letterbox.send(wish)
         await self.house.read_reports()
         found = player.letterbox.take()
         assert found is not None
@@ -51,7 +51,7 @@ class Programs:
         return found[0]
 
     async def say(self, player: Player, message: wire.Up) -> None:
-        assert player.letterbox.say(message)
+        assert player.letterbox.send(message)
         await self.house.read_reports()
 
     @property

@@ -15,6 +15,7 @@ from rrmaster.dispatch.load import NEWCOMER_S
 from rrmaster.dispatch.policies import LeastLoaded, RoundRobin
 from rrmaster.dispatch.recall import RETRY_EMPTY
 from rrmaster.protocol import wire
+from rrmaster.protocol.uplink import decode_up
 from tests.fakes import House, Player, a_house, eventually, opened
 
 LATE = 0.005
@@ -326,4 +327,4 @@ async def test_draining_closes_a_listener_that_no_worker_serves_at_once(mock_clo
 
 
 def test_the_listeners_a_worker_names_travel_in_its_ready() -> None:
-    assert wire.decode_up(wire.encode(wire.Ready(7, listeners=(0, 3)))) == wire.Ready(7, listeners=(0, 3))
+    assert decode_up(wire.encode(wire.Ready(7, listeners=(0, 3)))) == wire.Ready(7, listeners=(0, 3))

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster.dispatch.recall import RECALL_TIMEOUT
 from rrmaster.dispatch.stall_detector import MAX_RECALLS
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import Line
+from rrmaster.protocol.line import Line
 from tests.dispatch.workers import LATE
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 

@@ -80,7 +80,7 @@ async def test_to_report_closed_what_was_never_taken_is_a_breach() -> None:
     async with a_house(2) as house:
         await house.calls(2)
         liar = house.players[0]
-        liar.letterbox.say(wire.Report(closed=1))  # the connection still lies in the letterbox, and the kernel knows
+        liar.letterbox.send(wire.Report(closed=1))  # the connection still lies in the letterbox, and the kernel knows
         await house.read_reports()
         assert list(house.breaches) == [1]
         house.remove(liar)
@@ -111,7 +111,7 @@ async def test_a_flood_is_a_breach_and_delays_no_other_worker(mock_clock: MockCl
         loud = house.players[0]
         sent = 0
         while not house.breaches and sent < 20 * REPORTS_PER_S:
-            while loud.letterbox.say(wire.Report(0)):
+            while loud.letterbox.send(wire.Report(0)):
                 sent += 1
             await house.read_reports()
         assert REPORTS_PER_S <= sent < 2 * REPORTS_PER_S

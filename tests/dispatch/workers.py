@@ -9,7 +9,8 @@ from attrs import Factory, define
 
 from rrmaster.dispatch.load import Policy, WorkerLoad
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import Line
+from rrmaster.protocol.line import Line
+from rrmaster.protocol.uplink import decode_up
 from tests.fakes import House, Player
 
 
@@ -35,7 +36,7 @@ class Worker:
 
     def report(self, busy: int = 0, taking: bool = True) -> wire.Report:
         """A report as it arrives: encoded and decoded."""
-        message = wire.decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides)))
+        message = decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides)))
         assert isinstance(message, wire.Report)
         return message
 

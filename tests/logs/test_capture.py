@@ -1,4 +1,4 @@
-"""What a worker prints becomes lines, and a flood of it costs the master little."""
+"""A worker's output becomes lines, and a flood of it costs the master little."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from rrmaster.logs.capture import CHUNK, LINE, LINE_COST, PIPE, RATE, Lines, open_pipe, printable, relay
+from rrmaster.logs.capture import CHUNK, LINE, LINE_COST, PIPE, RATE, LineSplitter, capture_output, open_pipe, printable
 from tests.fakes import DEADLINE, eventually
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that stands still until the test moves it."""
 
     now = 1000.0
 
@@ -22,10 +22,10 @@ class Clock:
         return self.now
 
 
-def lines() -> tuple[Lines, list[str], Clock]:
+def lines() -> tuple[LineSplitter, list[str], Clock]:
     said: list[str] = []
     clock = Clock()
-    return Lines(said.append, clock), said, clock
+    return LineSplitter(said.append, clock), said, clock
 
 
 # --- whole lines, bounded, harmless
@@ -40,7 +40,7 @@ def test_output_becomes_whole_lines_however_it_is_cut() -> None:
         assert said == ["one", "two", "", "three, which is longer"]
 
 
-def test_an_unfinished_line_is_said_at_the_end() -> None:
+def test_an_unfinished_line_is_logged_at_the_end() -> None:
     into, said, _ = lines()
     into.feed(b"whole\nhalf")
     assert said == ["whole"]
@@ -49,7 +49,7 @@ def test_an_unfinished_line_is_said_at_the_end() -> None:
     assert said == ["whole", "half"]
 
 
-def test_a_line_without_end_is_cut_and_not_kept() -> None:
+def test_a_line_without_an_end_is_cut_and_not_kept_in_memory() -> None:
     into, said, _ = lines()
     for _ in range(100):
         into.feed(b"x" * 1000)
@@ -80,11 +80,11 @@ def test_what_a_client_sent_does_not_drive_the_terminal(printed: bytes, shown: s
 
 
 def allowance(line: bytes) -> bytes:
-    """As many of these lines as one second allows."""
+    """As many of these lines as may be logged in one second."""
     return line * (RATE // (len(line) + LINE_COST))
 
 
-def test_a_flood_is_dropped_counted_and_said_once_it_is_over() -> None:
+def test_a_flood_is_dropped_and_counted_and_the_number_is_logged_when_it_is_over() -> None:
     into, said, clock = lines()
     block = allowance(b"flood\n")
     into.feed(block)
@@ -93,14 +93,14 @@ def test_a_flood_is_dropped_counted_and_said_once_it_is_over() -> None:
     for _ in range(50):
         into.feed(block)
         assert into.flooding
-    assert len(said) == kept, "nothing more of this second"
+    assert len(said) == kept, "nothing more of this second is logged"
     clock.now += 1.0
     into.feed(b"calm\n")
     assert said[kept].startswith(f"({50 * block.count(bytes([10]))} lines dropped")
     assert said[kept + 1 :] == ["calm"]
 
 
-def test_the_end_says_what_was_dropped_too() -> None:
+def test_the_number_of_dropped_lines_is_logged_at_the_end_of_the_output() -> None:
     into, said, _ = lines()
     into.feed(b"x" * RATE)
     into.feed(b"one\ntwo\n")
@@ -109,8 +109,8 @@ def test_the_end_says_what_was_dropped_too() -> None:
     assert said[0] == "(2 lines dropped: more than 2 MiB a second)"
 
 
-def test_a_flood_of_empty_lines_is_one_too() -> None:
-    """A megabyte of newlines would be a million lines."""
+def test_a_flood_of_empty_lines_is_dropped_too() -> None:
+    """Otherwise a megabyte of newlines would be a million lines."""
     into, said, _ = lines()
     for _ in range(10):
         into.feed(b"\n" * CHUNK)
@@ -119,7 +119,7 @@ def test_a_flood_of_empty_lines_is_one_too() -> None:
     assert said[-1].startswith(f"({10 * CHUNK} lines dropped")
 
 
-def test_the_lines_of_what_nobody_looked_at_are_estimated() -> None:
+def test_the_lines_of_output_that_was_dropped_unread_are_estimated() -> None:
     into, said, clock = lines()
     into.feed(b"x" * RATE)
     said.clear()
@@ -130,21 +130,21 @@ def test_the_lines_of_what_nobody_looked_at_are_estimated() -> None:
     assert said == ["(about 1100 lines dropped: more than 2 MiB a second)", "calm"]
 
 
-def test_while_nobody_has_room_nothing_is_made_into_lines_and_all_is_counted() -> None:
-    sink = Full()
-    into = Lines(sink, Clock())
+def test_while_there_is_no_room_no_lines_are_made_and_all_are_counted() -> None:
+    consumer = Full()
+    into = LineSplitter(consumer, Clock())
     into.feed(b"one\ntwo\nthr")
     into.feed(b"ee\nfour\n")
     assert into.flooding
     into.skip(800)
-    assert (sink.taken, sink.missed) == ([], [(3, False), (1, False), (200, True)])
-    sink.full = False
+    assert (consumer.taken, consumer.missed) == ([], [(3, False), (1, False), (200, True)])
+    consumer.full = False
     into.feed(b"the end of a line of which nothing is known\nfive\n")
-    assert sink.taken == ["five"]
+    assert consumer.taken == ["five"]
 
 
 class Full:
-    """A sink without room."""
+    """A consumer that has no room until the test gives it some."""
 
     def __init__(self) -> None:
         self.full, self.taken, self.missed = True, [], []
@@ -155,7 +155,7 @@ class Full:
     def take(self, lines: list[str]) -> None:
         self.taken += lines
 
-    def miss(self, lines: int, estimated: bool) -> None:
+    def count_dropped(self, lines: int, estimated: bool) -> None:
         self.missed.append((lines, estimated))
 
 
@@ -194,50 +194,51 @@ def test_an_allowance_grows_back_with_time_and_not_beyond_a_second() -> None:
     assert sum(map(len, said)) == RATE
 
 
-# --- the relay
+# --- the capture_output
 
 
-async def test_a_workers_output_is_relayed_to_its_end(nursery: trio.Nursery) -> None:
-    ours, theirs = open_pipe()
+async def test_a_workers_output_is_captured_to_its_end(nursery: trio.Nursery) -> None:
+    reading_end, worker_end = open_pipe()
     into, said, _ = lines()
-    nursery.start_soon(relay, ours, into)
-    os.write(theirs, b"hello\nworld")
+    nursery.start_soon(capture_output, reading_end, into)
+    os.write(worker_end, b"hello\nworld")
     await eventually(lambda: said == ["hello"])
-    os.close(theirs)
+    os.close(worker_end)
     await eventually(lambda: said == ["hello", "world"])
-    await eventually(lambda: not is_open(ours))
+    await eventually(lambda: not is_open(reading_end))
 
 
-async def test_what_is_left_in_the_pipe_is_said_though_the_end_never_comes() -> None:
-    ours, theirs = open_pipe()
+async def test_what_is_left_in_the_pipe_is_logged_even_if_the_end_never_comes() -> None:
+    reading_end, worker_end = open_pipe()
     into, said, _ = lines()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(relay, ours, into)
+        nursery.start_soon(capture_output, reading_end, into)
         await wait_all_tasks_blocked()
-        os.write(theirs, b"last words\n")  # a grandchild holds the pipe open; whoever waits cancels
+        # A grandchild holds the pipe open, so the task that waits for the worker cancels.
+        os.write(worker_end, b"last line\n")
         nursery.cancel_scope.cancel()
-    assert said == ["last words"]
-    assert not is_open(ours)
-    os.close(theirs)
+    assert said == ["last line"]
+    assert not is_open(reading_end)
+    os.close(worker_end)
 
 
-async def test_a_grandchild_that_writes_without_end_does_not_hold_the_relay() -> None:
-    ours, theirs = open_pipe()
-    os.set_blocking(theirs, False)
+async def test_a_grandchild_that_writes_without_end_does_not_keep_the_capture_from_ending() -> None:
+    reading_end, worker_end = open_pipe()
+    os.set_blocking(worker_end, False)
 
     def refill(_: str) -> None:
         try:
-            os.write(theirs, b"more\n" * 1000)
+            os.write(worker_end, b"more\n" * 1000)
         except BlockingIOError:
-            pass  # full is what it is to be
+            pass  # the pipe is full, as intended
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(relay, ours, Lines(refill))
+        nursery.start_soon(capture_output, reading_end, LineSplitter(refill))
         await wait_all_tasks_blocked()
         refill("")
         nursery.cancel_scope.cancel()
-    assert not is_open(ours)
-    os.close(theirs)
+    assert not is_open(reading_end)
+    os.close(worker_end)
 
 
 def is_open(fd: int) -> bool:
@@ -248,18 +249,18 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def test_our_end_of_a_pipe_does_not_block_and_neither_end_is_inherited() -> None:
-    ours, theirs = open_pipe()
-    assert not os.get_blocking(ours)
-    assert os.get_blocking(theirs), "the worker's print must not fail"
-    assert not os.get_inheritable(ours)
-    assert not os.get_inheritable(theirs)
-    os.close(ours)
-    os.close(theirs)
+def test_the_masters_end_of_a_pipe_does_not_block_and_neither_end_is_inherited() -> None:
+    reading_end, worker_end = open_pipe()
+    assert not os.get_blocking(reading_end)
+    assert os.get_blocking(worker_end), "the worker's print must not fail"
+    assert not os.get_inheritable(reading_end)
+    assert not os.get_inheritable(worker_end)
+    os.close(reading_end)
+    os.close(worker_end)
 
 
-async def test_a_flood_through_a_pipe_never_blocks_its_writer_and_is_told() -> None:
-    ours, theirs = open_pipe()
+async def test_a_flood_through_a_pipe_never_blocks_its_writer_and_its_dropped_lines_are_logged() -> None:
+    reading_end, worker_end = open_pipe()
     said: list[str] = []
     line = b"x" * 79 + b"\n"
     total = 64 * PIPE // len(line)
@@ -268,13 +269,13 @@ async def test_a_flood_through_a_pipe_never_blocks_its_writer_and_is_told() -> N
         for _ in range(64):
             view = memoryview(line * (PIPE // len(line) + 1))
             while view:
-                view = view[os.write(theirs, view) :]
+                view = view[os.write(worker_end, view) :]
 
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(relay, ours, Lines(said.append))
+            nursery.start_soon(capture_output, reading_end, LineSplitter(said.append))
             await trio.to_thread.run_sync(write)
-            os.close(theirs)
+            os.close(worker_end)
     kept = sum(text == "x" * 79 for text in said)
     dropped = sum(int(number) for number in re.findall(r"\((?:about )?(\d+) lines", "\n".join(said)))
     assert kept >= CHUNK // len(line)

@@ -1,4 +1,4 @@
-"""What is said, who hears it, how it looks, and where it goes."""
+"""Log entries: what is logged, what subscribers receive, how entries look, and where they go."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from hypothesis import strategies as st
 
 from rrmaster.config.option import SettingsError
 from rrmaster.config.settings import Settings
-from rrmaster.logs import log, sinks
-from rrmaster.logs.log import Entry, Json, Printer, Text, begin, logger, subscribe, tell, to_descriptor, worker_lines
+from rrmaster.logs import setup, sinks
+from rrmaster.logs.formats import JsonFormat, OutputSource, TextFormat
+from rrmaster.logs.log import Entry, logger, subscribe, tell
+from rrmaster.logs.setup import start_logging, to_descriptor
+from rrmaster.logs.worker_output import worker_output
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 APP = "shop.main:app"
 
-PRINTER = Printer(3, 4711, 2, "stderr")
+SOURCE = OutputSource(3, 4711, 2, "stderr")
 
 
 @pytest.fixture
 def untouched() -> Iterator[None]:
-    """The logger as it was."""
+    """Restores the logger after the test."""
     before = logger.propagate, logger.level, list(logger.handlers)
     yield
     logger.propagate, logger.level, logger.handlers[:] = before[0], before[1], before[2]
-    log._outlets.clear()
+    setup.attached.clear()
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def read_all(fd: int) -> str:
 
 @pytest.mark.usefixtures("untouched")
 def test_what_is_logged_is_written_with_time_and_level(pipe: tuple[int, int]) -> None:
-    end = to_descriptor(pipe[1], "info")
+    end = to_descriptor(pipe[1], "info", "text")
     logger.info("worker %d serves", 3)
     logger.debug("not this")
     logger.error("and this")
@@ -68,24 +71,24 @@ def test_what_is_logged_is_written_with_time_and_level(pipe: tuple[int, int]) ->
 
 @pytest.mark.usefixtures("untouched")
 def test_after_the_end_nothing_is_written(pipe: tuple[int, int]) -> None:
-    to_descriptor(pipe[1], "info")()
+    to_descriptor(pipe[1], "info", "text")()
     logger.propagate = False
     logger.info("too late")
     assert read_all(pipe[0]) == ""
 
 
-def test_the_level_is_what_was_asked_for(untouched: None, pipe: tuple[int, int]) -> None:
-    end = to_descriptor(pipe[1], "warning")
+def test_the_level_is_as_requested(untouched: None, pipe: tuple[int, int]) -> None:
+    end = to_descriptor(pipe[1], "warning", "text")
     assert logger.level == logging.WARNING
     end()
 
 
-# --- the funnel
+# --- subscribers
 
 
 @pytest.fixture
 def heard(untouched: None) -> Iterator[list[Entry]]:
-    """What a subscriber hears."""
+    """What a subscriber receives."""
     entries: list[Entry] = []
     logger.setLevel("INFO")
     unsubscribe = subscribe(entries.append)
@@ -102,12 +105,12 @@ def test_a_subscriber_hears_the_event_and_its_fields(heard: list[Entry]) -> None
     assert entry.fields == {"slot": 3, "pid": 4711}
 
 
-def test_what_has_no_name_is_heard_as_log(heard: list[Entry]) -> None:
+def test_an_entry_without_a_name_has_the_event_log(heard: list[Entry]) -> None:
     logger.warning("%d of %d", 3, 4)
     assert [(entry.level, entry.event, entry.text) for entry in heard] == [("warning", "log", "3 of 4")]
 
 
-def test_an_event_is_heard_at_whatever_level_the_log_is(heard: list[Entry]) -> None:
+def test_a_subscriber_hears_events_at_any_level(heard: list[Entry]) -> None:
     logger.setLevel("ERROR")
     tell("some.detail", "not in the log", level=logging.DEBUG)
     logger.info("neither here nor there")
@@ -115,14 +118,14 @@ def test_an_event_is_heard_at_whatever_level_the_log_is(heard: list[Entry]) -> N
 
 
 def test_a_percent_sign_is_one(heard: list[Entry], pipe: tuple[int, int]) -> None:
-    end = to_descriptor(pipe[1], "info")
+    end = to_descriptor(pipe[1], "info", "text")
     tell("surge", "100% of %s")
     end()
     assert read_all(pipe[0]).endswith("100% of %s\n")
     assert heard[0].text == "100% of %s"
 
 
-def test_who_has_unsubscribed_hears_nothing(untouched: None) -> None:
+def test_a_callback_that_was_unsubscribed_receives_nothing(untouched: None) -> None:
     entries: list[Entry] = []
     unsubscribe = subscribe(entries.append)
     unsubscribe()
@@ -132,7 +135,7 @@ def test_who_has_unsubscribed_hears_nothing(untouched: None) -> None:
     assert entries == []
 
 
-def test_a_subscriber_may_leave_while_it_is_told(untouched: None) -> None:
+def test_a_subscriber_may_unsubscribe_within_its_callback(untouched: None) -> None:
     entries: list[Entry] = []
     leave = subscribe(lambda entry: leave())
     stay = subscribe(entries.append)
@@ -141,14 +144,14 @@ def test_a_subscriber_may_leave_while_it_is_told(untouched: None) -> None:
     assert len(entries) == 1
 
 
-def test_a_subscriber_that_fails_stops_nobody_and_is_told_of_now_and_then(
+def test_a_subscriber_that_fails_does_not_stop_the_others_and_its_failures_are_logged_now_and_then(
     heard: list[Entry], pipe: tuple[int, int]
 ) -> None:
     def fails(entry: Entry) -> None:
         raise ValueError("its own trouble")
 
     unsubscribe = subscribe(fails)
-    end = to_descriptor(pipe[1], "info")
+    end = to_descriptor(pipe[1], "info", "text")
     for _ in range(100):
         tell("any", "thing")
     unsubscribe()
@@ -163,16 +166,16 @@ def test_a_subscriber_that_fails_stops_nobody_and_is_told_of_now_and_then(
 
 
 def test_text_is_time_level_and_words() -> None:
-    (line,) = Text().one(Entry(0.25, "warning", "any", "words", {"field": 1})).splitlines()
+    (line,) = TextFormat().entry(Entry(0.25, "warning", "any", "words", {"field": 1})).splitlines()
     assert re.fullmatch(rb"19\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.250 warning words", line)
 
 
 def test_text_does_not_drive_the_terminal() -> None:
-    assert b"\x1b" not in Text().one(Entry(0.0, "info", "any", "\x1b[31mred\nnext", {}))
+    assert b"\x1b" not in TextFormat().entry(Entry(0.0, "info", "any", "\x1b[31mred\nnext", {}))
 
 
 def test_json_is_an_object_a_line() -> None:
-    data = Json().one(Entry(1767225599.9994, "info", "worker.gone", "it went", {"slot": 3, "time": "noon"}))
+    data = JsonFormat().entry(Entry(1767225599.9994, "info", "worker.gone", "it went", {"slot": 3, "time": "noon"}))
     assert json.loads(data) == {
         "time": "2025-12-31T23:59:59.999Z", "level": "info", "event": "worker.gone", "message": "it went", "slot": 3,
         "time_": "noon",
@@ -188,8 +191,8 @@ fields = st.dictionaries(
 
 @LAW
 @given(st.text(), st.text(), fields)
-def test_whatever_is_said_is_one_line_of_json(event: str, text: str, more: dict[str, object]) -> None:
-    data = Json().one(Entry(1e9, "info", event, text, more))
+def test_any_entry_is_one_line_of_json(event: str, text: str, more: dict[str, object]) -> None:
+    data = JsonFormat().entry(Entry(1e9, "info", event, text, more))
     assert data.isascii()
     assert len(data.decode().splitlines()) == 1
     assert data.endswith(b"\n")
@@ -199,7 +202,7 @@ def test_whatever_is_said_is_one_line_of_json(event: str, text: str, more: dict[
 @LAW
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_what_a_worker_prints_is_a_line_of_json_each(lines: list[str]) -> None:
-    data = Json().printed(PRINTER, lines, 1767225599.9994)
+    data = JsonFormat().output(SOURCE, lines, 1767225599.9994)
     assert [json.loads(line) for line in data.decode().splitlines()] == [
         {
             "time": "2025-12-31T23:59:59.999Z", "level": "warning", "event": "worker.output", "message": line,
@@ -209,10 +212,12 @@ def test_what_a_worker_prints_is_a_line_of_json_each(lines: list[str]) -> None:
     ]  # fmt: skip
 
 
-def test_a_circle_is_said_somehow() -> None:
+def test_a_value_that_refers_to_itself_is_logged_as_its_repr() -> None:
     circle: list[object] = []
     circle.append(circle)
-    assert json.loads(Json().one(Entry(0.0, "info", "any", "words", {"circle": circle})))["message"] == "'words'"
+    assert (
+        json.loads(JsonFormat().entry(Entry(0.0, "info", "any", "words", {"circle": circle})))["message"] == "'words'"
+    )
 
 
 @pytest.mark.usefixtures("untouched")
@@ -233,11 +238,11 @@ def test_a_traceback_is_logged_with_its_message(pipe: tuple[int, int], style: st
 # --- what workers print
 
 
-def test_a_workers_line_looks_as_ever_and_is_heard_with_who_printed_it(
+def test_a_workers_line_is_logged_with_its_slot_and_published_with_its_source(
     heard: list[Entry], pipe: tuple[int, int]
 ) -> None:
-    end = to_descriptor(pipe[1], "info")
-    lines = worker_lines(3, 4711, 2, "stdout")
+    end = to_descriptor(pipe[1], "info", "text")
+    lines = worker_output(3, 4711, 2, "stdout")
     lines.feed(b"hello\nworld\n")
     lines.end()
     end()
@@ -253,27 +258,27 @@ def test_a_workers_line_looks_as_ever_and_is_heard_with_who_printed_it(
 def test_inside_another_program_its_handlers_get_the_lines(caplog: pytest.LogCaptureFixture) -> None:
     logger.propagate = True
     caplog.set_level("INFO", logger="rrmaster")
-    worker_lines(3, 4711, 2, "stderr").feed(b"hello\n")
+    worker_output(3, 4711, 2, "stderr").feed(b"hello\n")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "worker 3 | hello")]
 
 
 @pytest.mark.usefixtures("untouched")
-def test_what_no_level_shows_is_not_made_into_lines(pipe: tuple[int, int]) -> None:
-    end = to_descriptor(pipe[1], "error")
-    lines = worker_lines(3, 4711, 2, "stdout")
+def test_output_below_the_level_is_not_made_into_lines(pipe: tuple[int, int]) -> None:
+    end = to_descriptor(pipe[1], "error", "text")
+    lines = worker_output(3, 4711, 2, "stdout")
     lines.feed(b"hello\n")
     assert lines.flooding
     end()
-    assert read_all(pipe[0]) == "", "and nobody misses it"
+    assert read_all(pipe[0]) == "", "and no dropped lines are reported"
 
 
 @pytest.mark.usefixtures("untouched")
-def test_output_is_dropped_while_the_log_is_full_and_counted_to_the_line(
+def test_output_is_dropped_while_the_log_is_full_and_every_line_is_counted(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end = to_descriptor(pipe[1], "info")
-    monkeypatch.setattr(sinks, "WAITING", 0)
-    lines = worker_lines(3, 4711, 2, "stdout")
+    end = to_descriptor(pipe[1], "info", "text")
+    monkeypatch.setattr(sinks, "MAX_QUEUED", 0)
+    lines = worker_output(3, 4711, 2, "stdout")
     lines.feed(b"one\ntwo\n")
     lines.end()
     monkeypatch.undo()
@@ -285,12 +290,12 @@ def test_output_is_dropped_while_the_log_is_full_and_counted_to_the_line(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_with_a_file_stderr_gets_the_masters_own_trouble_only(tmp_path: Path, pipe: tuple[int, int]) -> None:
+def test_with_a_file_stderr_receives_only_the_masters_own_warnings(tmp_path: Path, pipe: tuple[int, int]) -> None:
     path = tmp_path / "app.log"
-    end = begin(Settings(APP, log_file=str(path)), pipe[1])
+    end = start_logging(Settings(APP, log_file=str(path)), pipe[1])
     tell("master.ready", "all serve")
     tell("worker.lost", "one is lost", level=logging.WARNING)
-    worker_lines(3, 4711, 2, "stderr").feed(b"chatter\n")
+    worker_output(3, 4711, 2, "stderr").feed(b"chatter\n")
     end()
     assert [line.split(maxsplit=3)[3] for line in path.read_text().splitlines()] == [
         "all serve", "one is lost", "worker 3 | chatter",
@@ -302,7 +307,7 @@ def test_with_a_file_stderr_gets_the_masters_own_trouble_only(tmp_path: Path, pi
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("name", [None, "-"])
 def test_without_a_file_all_goes_to_stderr(name: str | None, pipe: tuple[int, int]) -> None:
-    end = begin(Settings(APP, log_file=name, log_format="json"), pipe[1])
+    end = start_logging(Settings(APP, log_file=name, log_format="json"), pipe[1])
     tell("master.ready", "all serve", serving=4)
     end()
     assert json.loads(read_all(pipe[0]))["serving"] == 4
@@ -311,13 +316,13 @@ def test_without_a_file_all_goes_to_stderr(name: str | None, pipe: tuple[int, in
 @pytest.mark.usefixtures("untouched")
 def test_a_file_that_cannot_be_written_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^--log-file: cannot write '.*/no/app.log': No such file"):
-        begin(Settings(APP, log_file=str(tmp_path / "no" / "app.log")))
-    assert log._outlets == []
+        start_logging(Settings(APP, log_file=str(tmp_path / "no" / "app.log")))
+    assert setup.attached == []
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_full_disk_is_told_on_stderr_once(pipe: tuple[int, int]) -> None:
-    end = begin(Settings(APP, log_file="/dev/full"), pipe[1])
+def test_a_full_disk_is_reported_on_stderr_once(pipe: tuple[int, int]) -> None:
+    end = start_logging(Settings(APP, log_file="/dev/full"), pipe[1])
     for _ in range(10):
         tell("master.ready", "all serve")
     end()
@@ -327,10 +332,10 @@ def test_a_full_disk_is_told_on_stderr_once(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.usefixtures("untouched")
-def test_the_file_is_opened_again_when_asked(tmp_path: Path, pipe: tuple[int, int]) -> None:
+def test_the_file_is_opened_again_on_request(tmp_path: Path, pipe: tuple[int, int]) -> None:
     path = tmp_path / "app.log"
-    end = begin(Settings(APP, log_file=str(path)), pipe[1])
+    end = start_logging(Settings(APP, log_file=str(path)), pipe[1])
     path.unlink()
-    log.reopen()
+    setup.reopen_files()
     end()
     assert path.exists()

@@ -20,11 +20,11 @@ from rrmaster.processes import template as module
 from rrmaster.processes.process import Child, adopted, adopting
 from rrmaster.processes.template import Lost, Template
 from rrmaster.protocol import template_wire
-from rrmaster.protocol.launch import Launch
-from rrmaster.protocol.template_wire import Barren, Loaded, Newborn, Weighed
+from rrmaster.protocol.template_wire import Forked, ForkFailed, Loaded, MemoryUse
 from rrmaster.rules.backoff import Exit
 from rrmaster.worker.template import _hindrances, _traces
 from tests.fakes import DEADLINE
+from tests.launches import a_launch
 
 
 @define(eq=False)
@@ -53,12 +53,12 @@ class Player:
     line: socket.socket
     children: list[subprocess.Popen[bytes]] = Factory(list)
 
-    async def order(self) -> tuple[template_wire.Order, list[int]]:
+    async def order(self) -> tuple[template_wire.ForkRequest, list[int]]:
         with trio.fail_after(DEADLINE):
             await trio.lowlevel.wait_readable(self.line)
         datagram, fds, _, _ = socket.recv_fds(self.line, template_wire.MAX, 8)
         order = template_wire.decode(datagram)
-        assert isinstance(order, template_wire.Order)
+        assert isinstance(order, template_wire.ForkRequest)
         return order, fds
 
     def say(self, message: template_wire.Message | bytes, *fds: int) -> None:
@@ -70,7 +70,7 @@ class Player:
         child = subprocess.Popen(["/bin/sleep", "60"], process_group=0)
         self.children.append(child)
         pidfd = os.pidfd_open(child.pid)
-        self.say(Newborn(number, child.pid), pidfd)
+        self.say(Forked(number, child.pid), pidfd)
         os.close(pidfd)
         return child
 
@@ -133,13 +133,13 @@ async def test_one_that_cannot_fork_says_why_and_is_asked_again(null: int) -> No
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ordered, player, null, found)
                 order, fds = await player.order()
-                player.say(Weighed(1, 2, 3))
-                player.say(Barren(order.number, why))
+                player.say(MemoryUse(1, 2, 3))
+                player.say(ForkFailed(order.number, why))
             for fd in fds:
                 os.close(fd)
             assert found.pop() == f"it could not fork: {why}"
             assert not player.template.fate
-        assert player.template.weight == Weighed(1, 2, 3)
+        assert player.template.weight == MemoryUse(1, 2, 3)
 
 
 async def test_a_template_that_does_not_answer_is_lost_and_its_worker_ends_with_its_leash(
@@ -199,7 +199,7 @@ async def test_a_process_that_is_no_child_or_another_child_is_refused(null: int)
             nursery.start_soon(ordered, player, null, found)
             order, fds = await player.order()
             init = os.pidfd_open(1)
-            player.say(Newborn(order.number, 1), init)
+            player.say(Forked(order.number, 1), init)
             os.close(init)
         assert found == [player.template.fate]
         assert "no child of the master" in player.template.fate
@@ -241,7 +241,7 @@ async def test_a_template_whose_master_has_died_exits(hangs: bool, tmp_path: Pat
     code = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)\n"
     (tmp_path / "shop.py").write_text((code if hangs else "") + "def app(environ, start_response): pass\n")
     ours, its = module._line()
-    launch = Launch(application="shop:app", app_dir=str(tmp_path), chdir=str(tmp_path)).encode()
+    launch = a_launch("shop:app", app_dir=str(tmp_path), chdir=str(tmp_path)).encode()
     environ = os.environ | {"RRMASTER_TEMPLATE": str(its.fileno()), "RRMASTER_LAUNCH": launch}
     with its:
         command = [sys.executable, "-m", "rrmaster.worker"]

@@ -13,13 +13,14 @@ from contextlib import closing, contextmanager
 import pytest
 
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import _SO_PASSRIGHTS, DescriptorLost, HungUp, Letterbox, Line, weight
+from rrmaster.protocol.channel import _SO_PASSRIGHTS, DescriptorLost, HungUp, Letterbox
+from rrmaster.protocol.line import Line, message_cost
 from tests.fakes import a_line, run_alone
 
 
 @contextmanager
 def numbered(count: int) -> Iterator[list[int]]:
-    """So many descriptors that can be told from each other, whoever has a copy."""
+    """Descriptors that can be told from each other, also as copies."""
     ends = []
     for number in range(count):
         ends.append(os.memfd_create("numbered"))
@@ -32,7 +33,7 @@ def numbered(count: int) -> Iterator[list[int]]:
 
 
 def number_of(fd: int) -> int:
-    """Which one it is; closes it."""
+    """The number of a descriptor of `numbered`, which is closed."""
     try:
         return int(os.pread(fd, 10, 0))
     finally:
@@ -49,7 +50,7 @@ def hand_without_end(line: Line, fd: int) -> None:
 
 
 def taken(letterbox: Letterbox) -> int:
-    """Which one the worker gets now."""
+    """The number of the descriptor that the worker takes now."""
     found = letterbox.take()
     assert found is not None
     assert found[1] is not None
@@ -57,7 +58,7 @@ def taken(letterbox: Letterbox) -> int:
 
 
 def recalled(line: Line) -> int:
-    """The descriptor that is recalled now."""
+    """The descriptor that the master recalls now."""
     found = line.recall()
     assert isinstance(found, tuple)
     return found[1]
@@ -86,7 +87,7 @@ def test_a_nudge_weighs_as_much_as_a_handoff() -> None:
         assert line.unclaimed() == 1
         hand(line, fds[0])
         assert line.unclaimed() == 2
-        assert weight() > 0
+        assert message_cost() > 0
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 8, 50, 250])
@@ -116,13 +117,13 @@ def test_a_window_fits_and_the_line_is_writable_again_when_half_of_it_is_taken(w
 def test_a_line_may_be_cut_for_less_and_again_for_all(window: int) -> None:
     with a_line(window) as (line, letterbox), numbered(1) as fds, closing(select.epoll()) as poll:
         poll.register(line.fileno(), select.EPOLLOUT)
-        line.cut(2)
+        line.set_window(2)
         for _ in range(2):
             hand(line, fds[0])
         assert poll.poll(0) == [], "full, for a window of 2"
         assert taken(letterbox) == 0
         assert poll.poll(0) != []
-        line.cut(window)
+        line.set_window(window)
         for _ in range(window - 1):
             hand(line, fds[0])
         assert line.unclaimed() == window
@@ -138,7 +139,7 @@ def test_a_line_that_is_full_says_so_and_does_not_block() -> None:
 # --- recall
 
 
-def test_what_is_recalled_is_the_oldest_and_the_rest_stays_in_order() -> None:
+def test_a_recall_takes_the_oldest_and_the_rest_stays_in_order() -> None:
     with a_line() as (line, letterbox), numbered(4) as fds:
         for listener, fd in enumerate(fds):
             hand(line, fd, listener)
@@ -174,7 +175,7 @@ def test_recall_works_after_the_half_close() -> None:
         assert line.recall() is None
 
 
-def test_a_nudge_in_the_way_of_a_recall_is_told_for_the_worker_will_never_read_it() -> None:
+def test_a_recalled_nudge_is_returned_because_the_worker_will_never_read_it() -> None:
     with a_line() as (line, _), numbered(1) as fds:
         line.nudge()
         hand(line, fds[0])
@@ -182,7 +183,7 @@ def test_a_nudge_in_the_way_of_a_recall_is_told_for_the_worker_will_never_read_i
         assert number_of(recalled(line)) == 0
 
 
-def test_what_comes_with_the_oldest_is_read_without_taking_it() -> None:
+def test_the_oldest_message_is_read_without_taking_it() -> None:
     with a_line() as (line, letterbox), numbered(1) as fds:
         assert line.oldest() is None
         line.hand_over(wire.encode(wire.Handoff(7, recalled=3)), fds[0])
@@ -237,7 +238,7 @@ with fakes.a_line() as (line, letterbox):
 """)
 
 
-def test_a_worker_with_a_full_table_is_told_that_a_descriptor_was_lost() -> None:
+def test_a_take_with_a_full_descriptor_table_raises_descriptor_lost() -> None:
     run_alone("""
 import os
 from tests import fakes
@@ -269,7 +270,7 @@ def test_a_half_close_delivers_everything_and_then_the_end() -> None:
         for _ in range(2):
             with pytest.raises(HungUp):
                 letterbox.take()
-        assert letterbox.say(wire.Report(5)), "it can still report"
+        assert letterbox.send(wire.Report(5)), "it can still report"
         assert line.receive() == wire.encode(wire.Report(5))
 
 
@@ -288,26 +289,26 @@ def test_a_dead_master_leaves_the_worker_what_it_had_handed_over(unread: int) ->
         for fd in fds:
             hand(line, fd)
         for _ in range(unread):  # unread reports make the kernel say ECONNRESET first
-            letterbox.say(wire.Report(0))
+            letterbox.send(wire.Report(0))
         line.close()
         assert [taken(letterbox) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(HungUp):
             letterbox.take()
-        assert not letterbox.say(wire.Report(3))
+        assert not letterbox.send(wire.Report(3))
     letterbox.close()
 
 
-def test_a_dead_worker_shows_its_master_its_last_words_and_no_end() -> None:
+def test_a_dead_workers_reports_are_read_and_then_no_end_of_stream() -> None:
     with a_line() as (line, letterbox), numbered(2) as fds:
         for fd in fds:
             hand(line, fd)
-        letterbox.say(wire.Report(1))
-        letterbox.say(wire.Report(2))
+        letterbox.send(wire.Report(1))
+        letterbox.send(wire.Report(2))
         letterbox.close()
         assert line.receive() == wire.encode(wire.Report(1))
         assert line.receive() == wire.encode(wire.Report(2))
         assert line.receive() is None
-        hand(line, fds[0])  # nor does the line refuse
+        hand(line, fds[0])  # the line does not refuse either
         assert line.unclaimed() == 3
 
 
@@ -354,21 +355,21 @@ def test_a_worker_can_send_no_descriptor_into_the_master() -> None:
         except PermissionError:
             assert line.receive() is None, "the kernel refused all of it"
         else:
-            assert line.receive() == b"take this", "the words came, and the descriptor did not"
+            assert line.receive() == b"take this", "the data came, and the descriptor did not"
         assert open_descriptors() == before
 
 
-def test_where_the_kernel_knows_it_the_sender_of_a_descriptor_is_refused() -> None:
+def test_a_kernel_that_knows_so_passrights_refuses_the_sender() -> None:
     with a_line() as (line, letterbox), numbered(1) as fds:
         try:
-            assert line.ours.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS) == 0
+            assert line.sock.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS) == 0
         except OSError:
             pytest.skip("this kernel has no SO_PASSRIGHTS")
         with pytest.raises(PermissionError):
             letterbox.line.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
 
-def test_what_is_larger_than_may_be_said_is_seen_to_be() -> None:
+def test_a_message_that_is_too_large_is_recognised() -> None:
     with a_line() as (line, letterbox):
         letterbox.line.send(bytes(wire.MAX_UP + 1000))
         datagram = line.receive()
@@ -397,15 +398,15 @@ def test_a_workers_own_children_do_not_inherit_its_line() -> None:
     with a_line() as (line, _):
         fd = os.dup(line.key.fileno())
         os.set_inheritable(fd, True)  # as it comes to a worker
-        theirs = Letterbox.inherit(fd)
-        assert not os.get_inheritable(theirs.fileno())
-        theirs.close()
+        letterbox = Letterbox.inherit(fd)
+        assert not os.get_inheritable(letterbox.fileno())
+        letterbox.close()
 
 
 def test_descriptors_that_come_with_the_end_of_the_line_are_closed() -> None:
     with a_line() as (line, letterbox), numbered(2) as fds:
         before = open_descriptors()
-        line.ours.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        line.sock.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
         with pytest.raises(HungUp):
             letterbox.take()
         assert open_descriptors() == before
@@ -417,7 +418,7 @@ def test_of_several_descriptors_the_first_is_kept_and_the_surplus_closed(count: 
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         before = open_descriptors()
         for _ in range(2):
-            line.ours.sendmsg([wire.encode(wire.Handoff())], rights)
+            line.sock.sendmsg([wire.encode(wire.Handoff())], rights)
         found = letterbox.take()
         assert found is not None
         assert found[1] is not None
@@ -427,10 +428,10 @@ def test_of_several_descriptors_the_first_is_kept_and_the_surplus_closed(count: 
         assert open_descriptors() == before
 
 
-def test_a_descriptor_that_comes_with_a_nudge_is_the_takers_to_close() -> None:
+def test_a_descriptor_that_comes_with_a_nudge_belongs_to_the_taker() -> None:
     with a_line() as (line, letterbox), numbered(1) as fds:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        line.ours.sendmsg([wire.encode(wire.Nudge())], rights)
+        line.sock.sendmsg([wire.encode(wire.Nudge())], rights)
         found = letterbox.take()
         assert found is not None
         assert found[0] == wire.Nudge()
@@ -438,14 +439,14 @@ def test_a_descriptor_that_comes_with_a_nudge_is_the_takers_to_close() -> None:
         os.close(found[1])
 
 
-def test_a_handoff_without_its_descriptor_is_not_passed_off_as_one() -> None:
+def test_a_handoff_without_its_descriptor_raises_descriptor_lost() -> None:
     with a_line() as (line, letterbox):
-        line.ours.send(wire.encode(wire.Handoff()))
+        line.sock.send(wire.encode(wire.Handoff()))
         with pytest.raises(DescriptorLost):
             letterbox.take()
 
 
-def test_what_is_no_socket_is_no_letterbox() -> None:
+def test_a_letterbox_must_be_a_socket() -> None:
     with numbered(1) as fds, pytest.raises(OSError, match="socket"):
         Letterbox.inherit(fds[0])
 
@@ -458,4 +459,4 @@ def test_a_closed_line_closes_what_lies_in_it() -> None:
         letterbox.close()
         line.close()
         ours.settimeout(5)
-        assert ours.recv(1) == b"", "the client is told"
+        assert ours.recv(1) == b"", "the client reads the end of its connection"

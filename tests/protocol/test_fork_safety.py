@@ -1,4 +1,4 @@
-"""What an import may leave behind, and what it may not if workers are to be forked from it."""
+"""What an import may leave behind in a process that workers are forked from, and what it may not."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.protocol.fork_safety import HARMLESS, Held, Traces, hindrances, in_words
+from rrmaster.protocol.fork_safety import HARMLESS, OpenDescriptor, Traces, describe_hindrances, hindrances
 
-BEFORE = Traces(("one",), frozenset({Held(0, "/dev/null", False), Held(3, "socket:[1]", True)}), 1)
+BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), 1)
 
 
 def after(**what: object) -> Traces:
-    """As before, but for this."""
+    """The traces from before, with these changes."""
     held = frozenset(what.pop("held", ()))  # type: ignore[call-overload]
     changed = {"threads": BEFORE.threads, "children": BEFORE.children} | what
     return Traces(held=BEFORE.held | held, **changed)  # type: ignore[arg-type]
 
 
-def test_what_was_there_before_is_in_nobodys_way() -> None:
+def test_what_was_there_before_the_import_is_no_hindrance() -> None:
     assert hindrances(BEFORE, BEFORE) == ()
-    assert hindrances(BEFORE, Traces()) == (), "nor is what has gone"
+    assert hindrances(BEFORE, Traces()) == (), "what has gone is none either"
 
 
 @pytest.mark.parametrize(
@@ -28,45 +28,55 @@ def test_what_was_there_before_is_in_nobodys_way() -> None:
     [
         ({"threads": ("one", "a-poller")}, "started a thread (a-poller)"),
         ({"threads": ("one", "one")}, "started a thread (one)"),
-        ({"held": [Held(7, "socket:[2]", True)]}, "opened a socket (descriptor 7)"),
-        ({"held": [Held(3, "socket:[2]", True)]}, "opened a socket (descriptor 3)"),
-        ({"held": [Held(7, "pipe:[2]", False)]}, "opened a pipe (descriptor 7)"),
-        ({"held": [Held(7, "/srv/shop.db", True)]}, "opened /srv/shop.db for writing (descriptor 7)"),
-        ({"held": [Held(7, "/dev/ttyS0", True)]}, "opened a device /dev/ttyS0 (descriptor 7)"),
-        ({"held": [Held(7, "/dev/shm/x", True)]}, "opened shared memory /dev/shm/x (descriptor 7)"),
-        ({"held": [Held(7, "/memfd:x (deleted)", False)]}, "opened shared memory /memfd:x (deleted) (descriptor 7)"),
-        ({"held": [Held(7, "anon_inode:[eventpoll]", True)]}, "made an event loop (descriptor 7)"),
-        ({"held": [Held(7, "anon_inode:inotify", True)]}, "watches files (descriptor 7)"),
-        ({"held": [Held(7, "anon_inode:[timerfd]", True)]}, "opened something of the kernel's (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "socket:[2]", True)]}, "opened a socket (descriptor 7)"),
+        ({"held": [OpenDescriptor(3, "socket:[2]", True)]}, "opened a socket (descriptor 3)"),
+        ({"held": [OpenDescriptor(7, "pipe:[2]", False)]}, "opened a pipe (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/srv/shop.db", True)]}, "opened /srv/shop.db for writing (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/dev/ttyS0", True)]}, "opened a device /dev/ttyS0 (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/dev/shm/x", True)]}, "opened shared memory /dev/shm/x (descriptor 7)"),
+        (
+            {"held": [OpenDescriptor(7, "/memfd:x (deleted)", False)]},
+            "opened shared memory /memfd:x (deleted) (descriptor 7)",
+        ),
+        ({"held": [OpenDescriptor(7, "anon_inode:[eventpoll]", True)]}, "made an event loop (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "anon_inode:inotify", True)]}, "watches files (descriptor 7)"),
+        (
+            {"held": [OpenDescriptor(7, "anon_inode:[timerfd]", True)]},
+            "opened something of the kernel's (descriptor 7)",
+        ),
         ({"children": 2}, "started a process"),
         ({"timer": True}, "started an interval timer"),
         ({"looping": True}, "left an event loop running"),
         ({"asked": ("RRMASTER_WORKER_ID",)}, "asked for RRMASTER_WORKER_ID, which each worker has for itself"),
     ],
 )
-def test_what_a_fork_would_share_or_lose_is(left: dict[str, object], words: str) -> None:
+def test_what_a_fork_would_share_or_lose_is_a_hindrance(left: dict[str, object], words: str) -> None:
     assert hindrances(BEFORE, after(**left)) == (words,)
 
 
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))
-def test_what_is_open_for_reading_is_not(path: str) -> None:
-    assert hindrances(BEFORE, after(held=[Held(9, path, False)])) == ()
+def test_a_file_that_is_open_for_reading_is_no_hindrance(path: str) -> None:
+    assert hindrances(BEFORE, after(held=[OpenDescriptor(9, path, False)])) == ()
 
 
 @pytest.mark.parametrize("device", sorted(HARMLESS))
-def test_nor_is_a_device_without_a_state(device: str) -> None:
-    assert hindrances(BEFORE, after(held=[Held(9, device, True)])) == ()
+def test_a_device_without_a_state_is_no_hindrance(device: str) -> None:
+    assert hindrances(BEFORE, after(held=[OpenDescriptor(9, device, True)])) == ()
 
 
-def test_all_of_it_is_told_once_each_in_one_line() -> None:
-    left = after(threads=("one", "a\nb"), held=[Held(8, "socket:[2]", True), Held(9, "socket:[3]", True)], timer=True)
+def test_all_hindrances_are_in_one_line() -> None:
+    left = after(
+        threads=("one", "a\nb"),
+        held=[OpenDescriptor(8, "socket:[2]", True), OpenDescriptor(9, "socket:[3]", True)],
+        timer=True,
+    )
     found = hindrances(BEFORE, left)
     assert len(found) == 4
     for used in (False, True):
-        text = in_words("shop:app", found, used)
+        text = describe_hindrances("shop:app", found, used)
         assert "\n" not in text
         assert "shop:app" in text
         assert "opened a socket (descriptor 8), opened a socket (descriptor 9) and started an interval timer" in text
         assert "start-up hook" in text
         assert ("--preload on" in text) == used
-    assert "it started a process;" in in_words("shop:app", ("started a process",), False)
+    assert "it started a process;" in describe_hindrances("shop:app", ("started a process",), False)

@@ -1,4 +1,4 @@
-"""The PROXY protocol's header: what is one, what is none, and where it ends."""
+"""The PROXY header: which bytes are one, which are refused, and where it ends."""
 
 import ipaddress
 import struct
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster.protocol import proxy_header
-from rrmaster.protocol.proxy_header import Header, Malformed, Senders, parse, size
+from rrmaster.protocol.proxy_header import Header, MalformedHeader, TrustedSenders, parse, size
 
 LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -78,20 +78,20 @@ ONE_OF_THEM = st.sampled_from(sorted(GOOD))
 
 
 @pytest.mark.parametrize("header", GOOD)
-def test_a_header_names_the_client_or_nobody(header):
+def test_a_header_gives_the_clients_address_or_none(header):
     assert size(header) == len(header)
     assert parse(header) == GOOD[header]
 
 
 @pytest.mark.parametrize("header", MALFORMED)
-def test_what_is_nearly_a_header_is_refused(header):
-    with pytest.raises(Malformed, match=r"PROXY"):
+def test_an_almost_valid_header_is_refused(header):
+    with pytest.raises(MalformedHeader, match=r"PROXY"):
         parse(header[: size(header)])
 
 
 @pytest.mark.parametrize("begin", FOREIGN)
-def test_what_is_no_header_is_seen_by_its_first_wrong_byte(begin):
-    with pytest.raises(Malformed, match="no PROXY header"):
+def test_other_bytes_are_refused_at_the_first_wrong_one(begin):
+    with pytest.raises(MalformedHeader, match="no PROXY header"):
         size(begin)
 
 
@@ -103,20 +103,20 @@ def test_what_follows_a_header_does_not_belong_to_it(header, more):
 
 @LAW
 @given(ONE_OF_THEM, st.data())
-def test_however_a_header_is_cut_more_of_it_is_awaited(header, data):
+def test_the_beginning_of_a_header_asks_for_more(header, data):
     cut = data.draw(st.integers(0, len(header) - 1))
     assert size(header[:cut]) in (None, len(header))
 
 
 @LAW
 @given(st.sampled_from([b"", SIGNATURE, b"PROXY ", b"PROXY TCP4 "]), st.binary(max_size=300))
-def test_any_bytes_at_all_are_a_header_or_none_or_the_beginning_of_one(begin, more):
+def test_any_bytes_are_a_header_or_refused_or_the_beginning_of_one(begin, more):
     seen = begin + more
     try:
         length = size(seen)
         if length is not None and length <= len(seen):
             parse(seen[:length])
-    except Malformed:
+    except MalformedHeader:
         return
     assert length is None or length <= proxy_header.LONGEST
 
@@ -124,7 +124,7 @@ def test_any_bytes_at_all_are_a_header_or_none_or_the_beginning_of_one(begin, mo
 def test_a_line_without_an_end_is_not_awaited_for_ever():
     begin = b"PROXY UNKNOWN " + b"x" * 200
     assert size(begin[:106]) is None
-    with pytest.raises(Malformed, match="107 bytes"):
+    with pytest.raises(MalformedHeader, match="107 bytes"):
         size(begin[:107])
     assert size(b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n") == 107
 
@@ -132,14 +132,14 @@ def test_a_line_without_an_end_is_not_awaited_for_ever():
 def test_a_header_that_claims_to_be_huge_is_not_read():
     most = proxy_header.LONGEST - 16
     assert size(SIGNATURE + struct.pack("!BBH", 0x21, 0x11, most)) == proxy_header.LONGEST
-    with pytest.raises(Malformed, match="8192 are the most"):
+    with pytest.raises(MalformedHeader, match="8192 are the most"):
         size(SIGNATURE + struct.pack("!BBH", 0x21, 0x11, most + 1))
 
 
-def test_a_version_that_is_not_wanted_is_no_header():
-    with pytest.raises(Malformed, match="version 2"):
+def test_a_version_that_is_not_accepted_is_refused():
+    with pytest.raises(MalformedHeader, match="version 2"):
         size(line("UNKNOWN"), (2,))
-    with pytest.raises(Malformed, match="version 1"):
+    with pytest.raises(MalformedHeader, match="version 1"):
         size(binary(0, 0), (1,))
     assert size(line("UNKNOWN"), (1,)) == size(b"PROXY UNKNOWN\r\n")
     assert size(binary(0, 0), (2,)) == 16
@@ -160,5 +160,5 @@ def test_a_version_that_is_not_wanted_is_no_header():
         ("", None, True),
     ],
 )
-def test_who_is_believed(senders, host, believed):
-    assert Senders.named(senders).include(host) is believed
+def test_which_senders_are_trusted(senders, host, believed):
+    assert TrustedSenders.named(senders).include(host) is believed

@@ -1,4 +1,4 @@
-"""The template's line: what is said is understood, and what is not said by us is not."""
+"""The template's line: every message survives encoding and decoding, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rrmaster.protocol.template_wire import (
     MAX,
     TEMPLATE,
     WORKER,
-    Barren,
+    Forked,
+    ForkFailed,
+    ForkRequest,
     Loaded,
+    LoadFailed,
+    MemoryUse,
     Message,
-    Newborn,
-    Order,
-    Unloadable,
-    Weighed,
     bounded,
     decode,
     encode,
@@ -28,22 +28,38 @@ from rrmaster.protocol.template_wire import (
 MESSAGES: list[Message] = [
     Loaded(),
     Loaded(("started a thread (x)", "ä")),
-    Unloadable("Traceback\n  ...", ("RRMASTER_WORKER_SLOT",)),
-    Order(3, WORKER, {"NAME": "välue"}, ("--slot", "0", "shop:app")),
-    Order(4, TEMPLATE),
-    Newborn(3, 4711),
-    Barren(3, "Cannot allocate memory"),
-    Weighed(1, 2, 3),
+    LoadFailed("Traceback\n  ...", ("RRMASTER_WORKER_SLOT",)),
+    ForkRequest(3, WORKER, {"NAME": "välue"}, ("--slot", "0", "shop:app")),
+    ForkRequest(4, TEMPLATE),
+    Forked(3, 4711),
+    ForkFailed(3, "Cannot allocate memory"),
+    MemoryUse(1, 2, 3),
 ]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_what_is_said_is_understood(message: Message) -> None:
+def test_a_message_survives_encoding_and_decoding(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
+@pytest.mark.parametrize(
+    ("message", "begin"),
+    [
+        (Loaded(), b'{"is": "Loaded"'),
+        (LoadFailed("why"), b'{"is": "Unloadable"'),
+        (ForkRequest(3), b'{"is": "Order"'),
+        (Forked(3, 4711), b'{"is": "Newborn"'),
+        (ForkFailed(3, "why"), b'{"is": "Barren"'),
+        (MemoryUse(1, 2, 3), b'{"is": "Weighed"'),
+    ],
+)
+def test_the_names_on_the_line_do_not_change(message: Message, begin: bytes) -> None:
+    """So that to rename a class changes no format."""
+    assert encode(message).startswith(begin)
+
+
 @given(st.binary(max_size=200))
-def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
+def test_noise_raises_value_error_and_no_other_error(noise: bytes) -> None:
     with pytest.raises(ValueError, match="no message"):
         decode(noise)
 
@@ -72,7 +88,7 @@ def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
         {"is": "Order", "number": 1, "environ": []},
     ],
 )
-def test_what_has_not_the_right_shape_is_refused(fields: object) -> None:
+def test_a_message_of_the_wrong_shape_is_refused(fields: object) -> None:
     with pytest.raises(ValueError, match="no message"):
         decode(json.dumps(fields).encode())
 
@@ -80,7 +96,7 @@ def test_what_has_not_the_right_shape_is_refused(fields: object) -> None:
 @given(st.text(max_size=300) | st.characters(), st.integers(0, 30_000))
 def test_the_longest_reason_fits_and_keeps_its_end(text: str, times: int) -> None:
     long = text * times
-    assert len(encode(Unloadable(bounded(long)))) <= MAX
+    assert len(encode(LoadFailed(bounded(long)))) <= MAX
     assert bounded(long).endswith(long[-1000:])
     assert bounded(text) == text
 
@@ -90,5 +106,5 @@ def test_a_deep_nest_is_refused() -> None:
         decode(b"[" * 100_000)
 
 
-def test_every_kind_says_how_many_descriptors_come_with_it() -> None:
+def test_every_kind_has_a_number_of_descriptors() -> None:
     assert FDS.keys() == {WORKER, TEMPLATE}

@@ -1,4 +1,4 @@
-"""A certificate is loaded, or refused with the option at fault and what to do."""
+"""A certificate is loaded, or refused with the name of the option at fault and what to do."""
 
 import os
 import ssl
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from rrmaster.protocol.launch import Launch
 from rrmaster.protocol.tls import HTTP_2, CannotSpeakTLS, context
+from tests.launches import a_launch
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launch(files: Path, **chosen: str) -> Launch:
     words = {name: value for name, value in chosen.items() if name in ("cert_reqs", "ciphers")}
     paths = {name: str(files / value) for name, value in chosen.items() if name not in words}
-    return Launch(application="a:b", **words, **paths)
+    return a_launch(**words, **paths)
 
 
-def test_without_a_certificate_no_tls_is_spoken():
-    assert context(Launch(application="a:b")) is None
+def test_without_a_certificate_there_is_no_tls():
+    assert context(a_launch()) is None
 
 
 @pytest.mark.parametrize("chosen", [{"certfile": "cert.pem", "keyfile": "key.pem"}, {"certfile": "both.pem"}])
@@ -59,7 +60,7 @@ def test_a_certificate_and_its_key_may_be_in_two_files_or_in_one(files, chosen):
 
 
 @pytest.mark.parametrize(("word", "mode"), [("optional", ssl.CERT_OPTIONAL), ("required", ssl.CERT_REQUIRED)])
-def test_clients_may_have_to_show_one(files, word, mode):
+def test_clients_may_have_to_show_a_certificate(files, word, mode):
     made = context(launch(files, certfile="both.pem", ca_certs="ca.pem", cert_reqs=word), HTTP_2)
     assert made is not None
     assert made.verify_mode == mode
@@ -99,7 +100,7 @@ def test_a_mistake_names_the_option_and_the_file(files, chosen, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_pipe_is_refused_before_anybody_waits_for_it(files):
+def test_a_pipe_is_refused_without_waiting_for_its_writer(files):
     os.mkfifo(files / "pipe")
     with pytest.raises(CannotSpeakTLS, match="no regular file"):
         context(launch(files, certfile="pipe"))

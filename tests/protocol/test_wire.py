@@ -1,4 +1,4 @@
-"""What is said on the line: every message survives it, and nothing that may come down it does any harm."""
+"""The messages on the line: each survives encoding and decoding, and no datagram does any harm."""
 
 import json
 import struct
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster.protocol import wire
+from rrmaster.protocol.uplink import decode_up
 from rrmaster.protocol.wire import (
     Attend,
     Failed,
@@ -81,20 +82,20 @@ garbage = (
 
 @LAW
 @given(ups)
-def test_what_a_worker_says_is_what_the_master_reads(message):
-    assert wire.decode_up(wire.encode(message)) == message
+def test_the_master_reads_what_a_worker_sends(message):
+    assert decode_up(wire.encode(message)) == message
 
 
 @LAW
 @given(downs)
-def test_what_the_master_says_is_what_the_worker_reads(message):
+def test_a_worker_reads_what_the_master_sends(message):
     assert wire.decode_down(wire.encode(message)) == message
 
 
 @LAW
 @given(downs)
 def test_everything_down_a_line_has_the_same_length(message):
-    """The number of unread messages is a division only then."""
+    """Only then the number of unread messages is a division."""
     assert len(wire.encode(message)) == wire.DOWN_SIZE
 
 
@@ -107,8 +108,8 @@ def test_no_message_is_empty_or_too_long(message):
 
 @LAW
 @given(garbage)
-def test_garbage_is_read_skipped_or_refused_and_nothing_else(datagram):
-    for decode, kinds in ((wire.decode_up, wire.Up), (wire.decode_down, wire.Down)):
+def test_garbage_is_read_or_skipped_or_refused(datagram):
+    for decode, kinds in ((decode_up, wire.Up), (wire.decode_down, wire.Down)):
         try:
             message = decode(datagram)
         except ProtocolError:
@@ -118,10 +119,10 @@ def test_garbage_is_read_skipped_or_refused_and_nothing_else(datagram):
 
 @LAW
 @given(ups | downs, st.integers(0, 200), unsigned(8))
-def test_one_wrong_byte_is_read_skipped_or_refused_and_nothing_else(message, place, value):
+def test_a_message_with_a_wrong_byte_is_read_or_skipped_or_refused(message, place, value):
     datagram = bytearray(wire.encode(message))
     datagram[place % len(datagram)] = value
-    for decode in (wire.decode_up, wire.decode_down):
+    for decode in (decode_up, wire.decode_down):
         try:
             decode(bytes(datagram))
         except ProtocolError:
@@ -134,7 +135,7 @@ def test_half_a_message_is_refused(message, data):
     datagram = wire.encode(message)
     half = datagram[: data.draw(st.integers(0, len(datagram) - 1))]
     with pytest.raises(ProtocolError):
-        wire.decode_up(half)
+        decode_up(half)
     with pytest.raises(ProtocolError):
         wire.decode_down(half)
 
@@ -144,7 +145,7 @@ def test_half_a_message_is_refused(message, data):
 def test_a_message_with_more_behind_it_is_refused(message, more):
     datagram = wire.encode(message) + more
     with pytest.raises(ProtocolError):
-        wire.decode_up(datagram)
+        decode_up(datagram)
     with pytest.raises(ProtocolError):
         wire.decode_down(datagram)
 
@@ -181,14 +182,14 @@ def test_a_message_with_more_behind_it_is_refused(message, more):
     ],
 )
 @pytest.mark.parametrize("kind", [wire.READY, wire.FAILED, wire.RETIRING, wire.LISTEN, wire.ATTEND])
-def test_json_that_says_something_else_is_refused(kind, body):
+def test_json_of_another_shape_is_refused(kind, body):
     with pytest.raises(ProtocolError):
-        wire.decode_up(frame(kind, body))
+        decode_up(frame(kind, body))
 
 
 def test_a_report_or_handoff_that_is_too_short_is_refused():
     down = wire.decode_down
-    for kind, decode in ((wire.REPORT, wire.decode_up), (wire.HANDOFF, down), (wire.LISTENING, down)):
+    for kind, decode in ((wire.REPORT, decode_up), (wire.HANDOFF, down), (wire.LISTENING, down)):
         with pytest.raises(ProtocolError, match="malformed"):
             decode(frame(kind, b"\0\0\0"))
 
@@ -196,26 +197,26 @@ def test_a_report_or_handoff_that_is_too_short_is_refused():
 @LAW
 @given(reports | downs, st.binary(min_size=1, max_size=50))
 def test_a_body_longer_than_known_is_read_as_far_as_it_is_known(message, news):
-    """So an old worker survives a new master, and the other way round."""
+    """So an old worker works with a new master, and a new worker with an old master."""
     datagram = wire.encode(message)
     longer = frame(datagram[0], datagram[4:] + news)
-    decode = wire.decode_up if isinstance(message, Report) else wire.decode_down
+    decode = decode_up if isinstance(message, Report) else wire.decode_down
     assert decode(longer) == message
 
 
 @LAW
 @given(readies | words | wishes, json_values)
-def test_a_key_that_is_not_known_is_passed_over(message, news):
+def test_an_unknown_key_is_ignored(message, news):
     datagram = wire.encode(message)
     body = json.loads(datagram[4:]) | {"something new": news}
-    assert wire.decode_up(frame(datagram[0], json.dumps(body).encode())) == message
+    assert decode_up(frame(datagram[0], json.dumps(body).encode())) == message
 
 
 @LAW
 @given(unsigned(8), st.binary(max_size=50))
-def test_a_kind_that_is_not_known_is_skipped(kind, body):
+def test_an_unknown_kind_is_skipped(kind, body):
     if kind not in UP:
-        assert wire.decode_up(frame(kind, body)) is None
+        assert decode_up(frame(kind, body)) is None
     if kind not in DOWN:
         assert wire.decode_down(frame(kind, body)) is None
 
@@ -231,7 +232,7 @@ def test_a_reason_of_any_length_and_script_fits(text, length, tail, kind):
     reason = (text * (length // len(text) + 1))[:length] + tail
     datagram = wire.encode(kind(reason))
     assert len(datagram) <= wire.MAX_UP
-    assert isinstance(wire.decode_up(datagram), kind)
+    assert isinstance(decode_up(datagram), kind)
 
 
 @pytest.mark.parametrize("letter", ["a", "ä", "你", "😀", '"', "\\", "\n", "\0", "\ud800"])
@@ -239,7 +240,7 @@ def test_a_reason_of_any_length_and_script_fits(text, length, tail, kind):
 def test_a_reason_that_is_too_long_loses_its_middle(letter, length):
     """A traceback says at its end what happened, and at its beginning where."""
     reason = "In shop.py" + letter * max(length, wire.MAX_REASON) + "ValueError: this"
-    read = wire.decode_up(wire.encode(Failed(reason))).reason
+    read = decode_up(wire.encode(Failed(reason))).reason
     head, mark, tail = read.partition(" [...] ")
     assert head.startswith("In shop.py")
     assert mark
@@ -251,20 +252,20 @@ def test_a_reason_that_is_too_long_loses_its_middle(letter, length):
 
 def test_a_reason_that_fits_is_not_touched():
     reason = "x" * (wire.MAX_REASON - 2)
-    assert wire.decode_up(wire.encode(Failed(reason))).reason == reason
+    assert decode_up(wire.encode(Failed(reason))).reason == reason
 
 
 def test_a_loop_that_was_stuck_for_hours_reports_as_much_as_fits():
-    assert wire.decode_up(wire.encode(Report(0, lag_us=2**40))).lag_us == 2**32 - 1
+    assert decode_up(wire.encode(Report(0, lag_us=2**40))).lag_us == 2**32 - 1
 
 
 def test_nudges_are_counted_modulo_65536():
-    assert wire.decode_up(wire.encode(Report(0, asides=65536 + 3))).asides == 3
+    assert decode_up(wire.encode(Report(0, asides=65536 + 3))).asides == 3
 
 
 def test_a_worker_of_another_protocol_is_refused_by_name():
     with pytest.raises(ProtocolError, match=f"must speak protocol {wire.PROTOCOL}"):
-        wire.decode_up(wire.encode(Ready(1, protocol=wire.PROTOCOL + 1)))
+        decode_up(wire.encode(Ready(1, protocol=wire.PROTOCOL + 1)))
 
 
 # --- messages of the applications
@@ -281,12 +282,12 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_a_message_comes_as_it_went(value):
+def test_a_message_of_the_application_survives_encoding_and_decoding(value):
     assert wire.decode_note(wire.encode_note(value)) == (value,)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object(), b"bytes", "x" * (wire.MAX_NOTE + 1)])
-def test_what_is_no_message_is_refused_where_it_is_sent(value):
+def test_a_value_that_is_no_message_is_refused_at_the_sender(value):
     with pytest.raises(wire.NoteRefused):
         wire.encode_note(value)
 
@@ -306,6 +307,6 @@ def test_no_datagram_of_the_talk_line_raises_anything_but_a_protocol_error(datag
         pass
 
 
-def test_to_leave_now_is_another_wish_than_to_be_replaced():
+def test_retiring_now_differs_from_retiring_when_replaced():
     for wish in (wire.Retiring("why"), wire.Retiring("why", now=True)):
-        assert wire.decode_up(wire.encode(wish)) == wish
+        assert decode_up(wire.encode(wish)) == wish

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from rrmaster.processes.spawner import StartedWorker
 from rrmaster.processes.worker_environment import WorkerSpec
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import Line
+from rrmaster.protocol.line import Line
 from rrmaster.rules.backoff import BRIEF_S, STARTS_PER_S, Exit
 from rrmaster.supervision.starts import RETRY_S
 from tests.fakes import Actor, Script, a_fleet, boots_for_ever, crashes, fails, serves

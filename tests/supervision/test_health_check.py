@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.dispatch.listeners import CAPACITY_ERRORS
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import Line
+from rrmaster.protocol.line import Line
 from rrmaster.supervision import health_check
 from tests.fakes import House, Player, a_house, eventually
 

@@ -139,7 +139,7 @@ async def test_only_trusted_proxies_are_believed(tmp_path: Path):
         stream = await dial(master)
         await stream.send_all(V1 + REQUEST)
         assert await closed(stream) == b""
-        await master.said(r"was closed: it is not among those who may send a PROXY header \(--proxy-allow-from\)")
+        await master.said(r"was closed: its address may not send a PROXY header \(--proxy-allow-from\)")
         async with await trio.open_unix_socket(str(path)) as local:
             await local.send_all(V1 + REQUEST)
             assert await answer(local) == ["http", CLIENT, LISTENER]

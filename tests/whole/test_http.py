@@ -141,11 +141,11 @@ def test_what_cannot_be_served_is_refused_with_one_clear_line(application: str):
 MISSING = """
 import sys
 sys.modules["uvicorn"] = None
-from rrmaster.protocol.launch import Launch
 from rrmaster.worker.loading import Application, CannotLoad, Kind
 from rrmaster.worker.serving.runtimes import server_for
+from tests.launches import a_launch
 try:
-    server_for(Application("shop:app", None, Kind.ASGI), Launch(application="shop:app"))
+    server_for(Application("shop:app", None, Kind.ASGI), a_launch())
 except CannotLoad as error:
     print(error)
 """

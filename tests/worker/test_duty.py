@@ -1,4 +1,4 @@
-"""The worker's side over a real line: what it counts and says, and how a handler is served on trio."""
+"""The worker's side over a real line: what it counts and reports, and how a handler is served on trio."""
 
 from __future__ import annotations
 
@@ -13,33 +13,28 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster import worker as module
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Letterbox, Line
-from rrmaster.worker import (
-    BATCH,
-    REPORT_AFTER,
-    RESERVE,
-    CurrentWorker,
-    Duty,
-    Facts,
-    Requests,
-    current_worker,
-    is_worker,
-)
-from rrmaster.worker.serving.on_trio import SHORT_PAUSE, Handler, serve
+from rrmaster.protocol.channel import HungUp, Letterbox
+from rrmaster.protocol.line import Line
+from rrmaster.protocol.uplink import decode_up
+from rrmaster.protocol.wire import REPORT_AFTER
+from rrmaster.worker import api
+from rrmaster.worker import duty as module
+from rrmaster.worker.api import CurrentWorker, current_worker, is_worker
+from rrmaster.worker.duty import BATCH, RESERVE, Duty, Identity, Requests
+from rrmaster.worker.serving.on_trio import FULL_TABLE_S, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
 
 @define(eq=False)
 class Master:
-    """The other end: hands over connections, and hears what is said."""
+    """The master's end of the line: it hands over connections, and receives messages."""
 
     line: Line
     clients: list[socket.socket] = Factory(list)
 
     def hand(self, count: int = 1, probe: bool = False) -> None:
-        """Hand over so many connections, and keep the clients' ends."""
+        """Hand over `count` connections, and keep the clients' ends."""
         for _ in range(count):
             client, theirs = socket.socketpair()
             client.settimeout(DEADLINE)
@@ -49,16 +44,16 @@ class Master:
             self.clients.append(client)
 
     def heard(self) -> list[wire.Up]:
-        """All that was said since."""
+        """All messages since the last call."""
         found = []
         while (datagram := self.line.receive()) is not None:
-            message = wire.decode_up(datagram)
+            message = decode_up(datagram)
             assert message is not None
             found.append(message)
         return found
 
     def report(self) -> wire.Report:
-        """The one report that was made since."""
+        """The report, the only message since the last call."""
         (report,) = self.heard()
         assert isinstance(report, wire.Report)
         return report
@@ -69,17 +64,17 @@ class Master:
 
 
 @contextmanager
-def on_duty(**options: float) -> Iterator[tuple[Master, Duty]]:
+def on_duty(heartbeat: float = 0.5) -> Iterator[tuple[Master, Duty]]:
     with a_line(100) as (line, letterbox):
         master = Master(line)
         try:
-            yield master, Duty(letterbox, Facts(7, 3, 2), **options)  # type: ignore[arg-type]
+            yield master, Duty(letterbox, Identity(7, 3, 2), heartbeat)
         finally:
             master.close()
 
 
 def take(duty: Duty) -> module.Taken:
-    """One connection; it is there."""
+    """Take one connection, which must wait there."""
     taken = duty.take()
     assert taken is not None
     return taken
@@ -90,7 +85,7 @@ def finish(duty: Duty, taken: module.Taken) -> None:
     duty.finished(taken)
 
 
-# --- counters and voice
+# --- counters and reports
 
 
 def test_what_is_taken_and_closed_is_counted() -> None:
@@ -109,15 +104,15 @@ def test_what_is_taken_and_closed_is_counted() -> None:
         assert (master.report().closed, duty.open) == (3, 0)
 
 
-def test_a_probe_stands_outside_the_counters() -> None:
+def test_a_probe_is_outside_the_counters_of_load() -> None:
     with on_duty() as (master, duty):
         master.hand(1, probe=True)
         finish(duty, take(duty))
         assert (duty.taken, duty.closed) == (0, 0)
-        assert master.report().asides == 1, "but it is told at once that it was read"
+        assert master.report().asides == 1, "it is reported at once as read"
 
 
-def test_busy_is_what_counts_it_if_something_does() -> None:
+def test_busy_is_the_servers_count_of_requests_if_there_is_one() -> None:
     with on_duty() as (master, duty):
         duty.requests = Requests(begun=12, ended=7)
         duty.report()
@@ -140,7 +135,7 @@ def test_a_nudge_is_answered_at_once() -> None:
         finish(duty, taken)
 
 
-def test_the_end_of_the_line_is_told_after_all_that_was_handed_over() -> None:
+def test_the_end_of_the_line_comes_after_all_that_was_handed_over() -> None:
     with on_duty() as (master, duty):
         master.hand(2)
         master.line.half_close()
@@ -152,7 +147,7 @@ def test_the_end_of_the_line_is_told_after_all_that_was_handed_over() -> None:
         assert master.report().closed == 2
 
 
-def test_news_wake_the_voice_once_until_they_are_told() -> None:
+def test_changes_wake_the_runtime_once_until_the_next_report() -> None:
     with on_duty() as (master, duty):
         woken: list[None] = []
         duty.wake = lambda: woken.append(None)
@@ -162,45 +157,45 @@ def test_news_wake_the_voice_once_until_they_are_told() -> None:
             finish(duty, one)
         assert len(woken) == 1
         duty.report()
-        duty.news()
+        duty.report_soon()
         assert len(woken) == 2
 
 
-def test_what_is_taken_and_what_is_closed_is_news() -> None:
+def test_a_report_is_due_after_a_take_and_after_a_close() -> None:
     with on_duty() as (master, duty):
         master.hand()
         one = take(duty)
-        assert duty.has_news
+        assert duty.report_due
         duty.report()
-        assert not duty.has_news
+        assert not duty.report_due
         finish(duty, one)
-        assert duty.has_news
+        assert duty.report_due
 
 
 def test_a_report_that_finds_the_line_full_is_not_forgotten() -> None:
     with on_duty() as (master, duty):
-        while duty.letterbox.say(wire.Report(0)):
+        while duty.letterbox.send(wire.Report(0)):
             pass
         master.hand()
         finish(duty, take(duty))
         duty.report()
         duty.retire("old age")
-        assert duty.has_news, "it is still to be told"
+        assert duty.report_due, "the report is still due"
         master.heard()
         duty.beat()
         said = master.heard()
         assert wire.Retiring("old age") in said
         assert [message.closed for message in said if isinstance(message, wire.Report)] == [1]
         duty.beat()
-        assert not [message for message in master.heard() if isinstance(message, wire.Retiring)], "it is said once"
+        assert not [message for message in master.heard() if isinstance(message, wire.Retiring)], "it is sent once"
 
 
-def test_a_dead_master_is_no_error_of_who_reports() -> None:
+def test_a_dead_master_is_no_error_for_a_worker_that_reports() -> None:
     with on_duty() as (master, duty):
         master.line.close()
         duty.ready()
         duty.report()
-        duty.retire("nobody listens")
+        duty.retire("no master receives this")
         duty.beat()
 
 
@@ -216,7 +211,7 @@ def test_a_beat_looks_at_memory_and_processor() -> None:
         assert master.report().lag_us == 0, "the worst since the last report"
 
 
-def test_a_worker_that_is_told_to_pause_says_so_at_once() -> None:
+def test_a_paused_worker_reports_it_at_once() -> None:
     with on_duty() as (master, duty):
         woken: list[None] = []
         duty.wake = lambda: woken.append(None)
@@ -234,10 +229,10 @@ def test_a_worker_that_is_told_to_pause_says_so_at_once() -> None:
 
 def test_outside_of_a_worker_there_is_no_current_one() -> None:
     run_alone("""
-import rrmaster.worker
-assert not rrmaster.worker.is_worker()
+import rrmaster.worker.api
+assert not rrmaster.worker.api.is_worker()
 try:
-    rrmaster.worker.current_worker()
+    rrmaster.worker.api.current_worker()
 except RuntimeError as error:
     assert "no worker" in str(error)
 else:
@@ -250,7 +245,7 @@ else:
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The limit of descriptors as the worker sees it."""
+    """The limit of descriptors that the worker sees; the test may change it."""
     seen = [1_000_000]
     monkeypatch.setattr(module.resource, "getrlimit", lambda _: (seen[0], seen[0]))
     return seen
@@ -262,7 +257,7 @@ def lowest_free() -> int:
     return fd
 
 
-def test_a_worker_stops_before_its_table_is_full_and_says_so(limit: list[int]) -> None:
+def test_a_worker_stops_before_its_descriptor_table_is_full_and_reports_it(limit: list[int]) -> None:
     with on_duty() as (master, duty):
         master.hand(6)
         limit[0] = lowest_free() + 2 + RESERVE
@@ -270,7 +265,7 @@ def test_a_worker_stops_before_its_table_is_full_and_says_so(limit: list[int]) -
         master.heard()
         taken = [take(duty) for _ in range(3)]
         assert duty.take() is None, "the third reached into the reserve"
-        assert master.line.unclaimed() == 3, "the others stay where they can be taken back"
+        assert master.line.unclaimed() == 3, "the others stay where the master can take them back"
         duty.report()
         assert master.report().taking is False
         duty.beat()
@@ -284,7 +279,7 @@ def test_a_worker_stops_before_its_table_is_full_and_says_so(limit: list[int]) -
             finish(duty, one)
 
 
-def test_a_nudge_is_not_read_by_who_cannot_take(limit: list[int]) -> None:
+def test_a_worker_that_cannot_take_reads_no_nudge(limit: list[int]) -> None:
     with on_duty() as (master, duty):
         limit[0] = RESERVE
         duty.beat()
@@ -294,7 +289,7 @@ def test_a_nudge_is_not_read_by_who_cannot_take(limit: list[int]) -> None:
         assert (master.line.unclaimed(), master.heard()) == (1, [])
 
 
-def test_a_connection_lost_for_want_of_a_descriptor_does_not_cost_its_place_too() -> None:
+def test_a_connection_lost_for_want_of_a_descriptor_counts_as_closed() -> None:
     run_alone("""
 from tests import fakes
 from tests.worker import test_duty
@@ -302,7 +297,7 @@ with test_duty.on_duty() as (master, duty):
     master.hand(1)
     relieve = fakes.fill_the_table()
     assert duty.take() is None
-    assert (duty.taken, duty.closed, duty.able) == (1, 1, False)
+    assert (duty.taken, duty.closed, duty.has_descriptors) == (1, 1, False)
     duty.report()
     report = master.report()
     assert (report.closed, report.taking) == (1, False)
@@ -317,7 +312,7 @@ with test_duty.on_duty() as (master, duty):
 
 @define(eq=False)
 class Service:
-    """A handler served on trio, with its master's end in the test's hands."""
+    """A handler that is served on trio, and the master's end of its line."""
 
     master: Master
     duty: Duty
@@ -326,7 +321,7 @@ class Service:
 
 @asynccontextmanager
 async def served(handler: Handler, heartbeat: float = 3600.0) -> AsyncIterator[Service]:
-    before = module._current
+    before = api._current
     with on_duty(heartbeat=heartbeat) as (master, duty):
         service = Service(master, duty)
 
@@ -342,7 +337,7 @@ async def served(handler: Handler, heartbeat: float = 3600.0) -> AsyncIterator[S
                 yield service
                 nursery.cancel_scope.cancel()
         finally:
-            module._current = before
+            api._current = before
 
 
 async def echo(stream: trio.SocketStream) -> None:
@@ -351,7 +346,7 @@ async def echo(stream: trio.SocketStream) -> None:
 
 
 async def waits(stream: trio.SocketStream) -> None:
-    """Serves until its client leaves."""
+    """Serve until the client disconnects."""
     await stream.receive_some(1)
 
 
@@ -423,13 +418,13 @@ async def test_reports_are_gathered(mock_clock: MockClock) -> None:
     async with served(brief) as service:
         service.master.hand(20)
         await wait_all_tasks_blocked()
-        assert service.master.heard() == [], "not yet"
+        assert service.master.heard() == [], "the report is not due yet"
         mock_clock.jump(REPORT_AFTER)
         await wait_all_tasks_blocked()
         assert service.master.report().closed == 20
 
 
-async def test_a_worker_with_nothing_to_say_still_beats(autojump_clock: MockClock) -> None:
+async def test_an_idle_worker_still_beats(autojump_clock: MockClock) -> None:
     async with served(waits, heartbeat=0.5) as service:
         await trio.sleep(10.1)
         assert len(service.master.heard()) == 20
@@ -448,7 +443,7 @@ async def test_a_busy_worker_beats_too(autojump_clock: MockClock) -> None:
         assert rss > 0, "only a beat looks at memory"
 
 
-async def test_a_loop_that_was_late_says_by_how_much(mock_clock: MockClock) -> None:
+async def test_a_late_loop_reports_by_how_much(mock_clock: MockClock) -> None:
     async with served(waits, heartbeat=0.5) as service:
         mock_clock.jump(2.5)
         await wait_all_tasks_blocked()
@@ -480,7 +475,7 @@ async def test_the_batch_falls_to_one_when_a_handler_blocks(mock_clock: MockCloc
     async with served(sometimes_slow) as service:
         service.master.hand(22)
         await wait_all_tasks_blocked()
-    # The eleventh is in a batch of eight; what comes after it is taken singly, and trust grows again.
+    # The eleventh is in a batch of eight; those after it are taken one by one, and the batch grows again.
     assert [22 - count for count in left] == [1] + [3] * 2 + [7] * 4 + [15] * 8 + [16] + [18] * 2 + [22] * 4
 
 
@@ -494,10 +489,10 @@ async def test_a_blocked_handler_leaves_the_others_in_the_letterbox(mock_clock: 
     async with served(slow) as service:
         service.master.hand(6)
         await wait_all_tasks_blocked()
-    assert taken_while_slow == [1] * 6, "only one at a time is in hands that may die"
+    assert taken_while_slow == [1] * 6, "one at a time, so that the others can go to another worker"
 
 
-async def test_a_drain_waits_for_those_in_progress() -> None:
+async def test_a_drain_waits_for_open_connections() -> None:
     async with served(waits) as service:
         service.master.hand(3)
         service.master.line.half_close()
@@ -548,7 +543,7 @@ async def test_a_first_signal_asks_for_a_replacement_and_a_second_one_ends_it(nu
         service.master.hand()
         (client,) = service.master.clients
         os.kill(os.getpid(), number)
-        await eventually(lambda: has_word(service))
+        await eventually(lambda: has_message(service))
         assert wire.Retiring(number.name) in service.master.heard()
         client.send(b"still serving")
         await wait_all_tasks_blocked()
@@ -559,9 +554,9 @@ async def test_a_first_signal_asks_for_a_replacement_and_a_second_one_ends_it(nu
         assert client.recv(100) == b""
 
 
-def has_word(service: Service) -> bool:
+def has_message(service: Service) -> bool:
     try:
-        service.master.line.ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        service.master.line.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     return True
@@ -578,27 +573,29 @@ async def test_a_signal_in_a_drain_ends_it() -> None:
         assert service.master.clients[0].recv(1) == b""
 
 
-async def test_short_of_descriptors_it_waits_and_comes_back_by_itself(limit: list[int], mock_clock: MockClock) -> None:
+async def test_a_worker_short_of_descriptors_waits_and_goes_on_by_itself(
+    limit: list[int], mock_clock: MockClock
+) -> None:
     async with served(waits) as service:
         limit[0] = RESERVE
         service.duty.beat()
         service.master.heard()
         service.master.hand(2)
         for _ in range(3):
-            mock_clock.jump(SHORT_PAUSE)
+            mock_clock.jump(FULL_TABLE_S)
             await wait_all_tasks_blocked()
-        # One may have been on its way already; the other is not touched.
+        # The worker may have taken one before it saw the limit; the other is not touched.
         assert service.master.line.unclaimed() >= 1
         assert all(not r.taking for r in service.master.heard() if isinstance(r, wire.Report))
         limit[0] = 1_000_000
-        mock_clock.jump(SHORT_PAUSE)
+        mock_clock.jump(FULL_TABLE_S)
         await wait_all_tasks_blocked()
         assert service.master.line.unclaimed() == 0
         assert service.duty.taking
 
 
-def test_a_letterbox_says_nothing_into_a_line_that_is_gone() -> None:
+def test_a_letterbox_sends_nothing_on_a_broken_line() -> None:
     with a_line() as (line, letterbox):
         line.close()
         assert isinstance(letterbox, Letterbox)
-        assert not letterbox.say(wire.Report(0))
+        assert not letterbox.send(wire.Report(0))

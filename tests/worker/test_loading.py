@@ -1,4 +1,4 @@
-"""What was named, and what kind of application it is: told by its parameters, or asked for with words."""
+"""How an application is imported, and how its parameters tell its kind, or an error asks for it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rrmaster.protocol.launch import Launch
 from rrmaster.worker import loading
 from rrmaster.worker.loading import Application, CannotLoad, Kind, kind_of, load
 from rrmaster.worker.serving.runtimes import SERVERS, server_for
+from tests.launches import a_launch
 
 HERE = sys.modules[__name__]
 
@@ -54,14 +55,14 @@ class StreamObject:
 
 
 class Endpoint:
-    """As Starlette's HTTPEndpoint: an object of it is awaited."""
+    """As Starlette's HTTPEndpoint: its objects are awaited."""
 
     def __init__(self, scope: Any, receive: Any, send: Any) -> None: ...
     def __await__(self) -> Iterator[None]: ...  # type: ignore[empty-body]
 
 
 class Pep3333:
-    """The example of PEP 3333: an object of it is the answer."""
+    """The example of PEP 3333: its objects are the answers."""
 
     def __init__(self, environ: Any, start_response: Any) -> None: ...
     def __iter__(self) -> Iterator[bytes]: ...  # type: ignore[empty-body]
@@ -118,8 +119,8 @@ class Methods:
         (Pep3333, Kind.WSGI),
     ],
 )
-def test_an_application_is_known_by_its_parameters(found: Any, kind: Kind) -> None:
-    assert kind_of("shop:app", found) is kind
+def test_the_parameters_of_an_application_tell_its_kind(found: Any, kind: Kind) -> None:
+    assert kind_of("shop:app", found, "auto", "auto") is kind
 
 
 def _frameworks() -> Iterator[tuple[Any, Kind]]:
@@ -136,7 +137,7 @@ def _frameworks() -> Iterator[tuple[Any, Kind]]:
 
 def test_the_frameworks_are_told_apart() -> None:
     for found, kind in _frameworks():
-        assert kind_of("shop:app", found) is kind, found
+        assert kind_of("shop:app", found, "auto", "auto") is kind, found
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,9 @@ def test_the_frameworks_are_told_apart() -> None:
         (generator, "a generator"),
     ],
 )
-def test_where_it_is_in_doubt_nothing_is_guessed(found: Any, words: str) -> None:
+def test_in_doubt_nothing_is_guessed(found: Any, words: str) -> None:
     with pytest.raises(CannotLoad, match=words):
-        kind_of("shop:app", found)
+        kind_of("shop:app", found, "auto", "auto")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_where_it_is_in_doubt_nothing_is_guessed(found: Any, words: str) -> None
         (functools.partial(stream_with_an_option), "stream", "auto", Kind.STREAM),
     ],
 )
-def test_what_is_said_decides(found: Any, interface: str, runtime: str, kind: Kind) -> None:
+def test_the_interface_option_decides(found: Any, interface: str, runtime: str, kind: Kind) -> None:
     assert kind_of("shop:app", found, interface, runtime) is kind
 
 
@@ -187,9 +188,9 @@ def test_what_is_said_decides(found: Any, interface: str, runtime: str, kind: Ki
     ("found", "interface"),
     [(asgi, "wsgi"), (asgi, "stream"), (wsgi, "asgi"), (wsgi, "stream"), (stream, "asgi"), (streams, "wsgi")],
 )
-def test_what_is_said_wrongly_is_told_with_what_was_found(found: Any, interface: str) -> None:
+def test_a_wrong_interface_option_is_refused_with_what_was_found(found: Any, interface: str) -> None:
     with pytest.raises(CannotLoad, match=rf"is function {found.__name__}\(.*not what --interface {interface} serves"):
-        kind_of("shop:app", found, interface)
+        kind_of("shop:app", found, interface, "auto")
 
 
 # --- factories
@@ -207,7 +208,7 @@ def fails() -> Any:
 
 
 def launch(name: str, **more: Any) -> Launch:
-    return Launch(application=f"{__name__}:{name}", **more)
+    return a_launch(f"{__name__}:{name}", **more)
 
 
 def test_a_factory_is_called() -> None:
@@ -216,12 +217,12 @@ def test_a_factory_is_called() -> None:
 
 
 @pytest.mark.parametrize("name", ["makes_nothing", "wsgi", "HERE"])
-def test_what_is_no_factory_is_told(name: str) -> None:
+def test_an_object_that_is_no_factory_is_refused(name: str) -> None:
     with pytest.raises(CannotLoad, match="--factory"):
         load(launch(name, factory=True))
 
 
-def test_what_a_factory_raises_is_told_without_our_frames() -> None:
+def test_an_error_of_a_factory_is_reported_without_our_frames() -> None:
     with pytest.raises(LookupError) as caught:
         load(launch("fails", factory=True))
     told = loading.explain(caught.value)
@@ -243,25 +244,25 @@ def test_what_a_factory_raises_is_told_without_our_frames() -> None:
         (Kind.STREAMS, "asyncio", "asyncio"),
     ],
 )
-def test_the_runtime_follows_from_what_is_served(kind: Kind, wish: str, runtime: str) -> None:
+def test_the_kind_of_application_decides_the_runtime(kind: Kind, wish: str, runtime: str) -> None:
     pytest.importorskip("uvloop")
-    _, decided = server_for(Application("shop:app", asgi, kind), Launch(application="shop:app", runtime=wish))
+    _, decided = server_for(Application("shop:app", asgi, kind), a_launch("shop:app", runtime=wish))
     assert decided == evolve(decided, runtime=runtime)
 
 
-def test_what_cannot_be_is_refused_with_what_can() -> None:
+def test_an_impossible_runtime_is_refused_with_the_possible_ones() -> None:
     impossible = [
         (kind, name) for kind in Kind for name in ("trio", "asyncio", "uvloop") if (kind, name) not in SERVERS
     ]
     assert len(impossible) == 4
     for kind, name in impossible:
         with pytest.raises(CannotLoad, match=f"cannot be served on {name}; say --runtime"):
-            server_for(Application("shop:app", asgi, kind), Launch(application="shop:app", runtime=name))
+            server_for(Application("shop:app", asgi, kind), a_launch("shop:app", runtime=name))
 
 
-def test_an_application_that_runs_on_trio_alone_is_served_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_application_that_needs_trio_is_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quart-Trio answers 500 on asyncio, as Quart does on trio."""
     monkeypatch.setitem(sys.modules, "quart_trio", HERE)
     theirs = type("QuartTrio", (AsgiObject,), {"__module__": "quart_trio.app"})()
     with pytest.raises(CannotLoad, match="Quart-Trio, which needs trio"):
-        server_for(Application("shop:app", theirs, Kind.ASGI), Launch(application="shop:app", runtime="uvloop"))
+        server_for(Application("shop:app", theirs, Kind.ASGI), a_launch("shop:app", runtime="uvloop"))

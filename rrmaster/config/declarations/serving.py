@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from ...protocol.channel import MAX_WINDOW
 from ...protocol.launch import INTERFACES, PRELOADS, RUNTIMES, is_program
+from ...protocol.line import MAX_WINDOW
 from ..addresses import parse_binds
 from ..names import (
     one_of,

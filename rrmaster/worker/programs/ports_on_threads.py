@@ -1,11 +1,11 @@
-"""A program's addresses as sockets that can be accepted from, for servers that call `accept` themselves.
+"""How does a program without a loop open its addresses?  As sockets, for servers that call `accept` themselves.
 
-Such a socket can be polled, has a timeout or none, and gives ordinary sockets: it serves wherever a listening socket
-does whose server accepts in Python (socketserver, wsgiref, gunicorn's threads, asyncio's own ``create_server(sock=)``;
-not uvloop, which accepts by itself).  For TLS wrap each connection, not the listening socket.
+Such a socket can be polled, has a timeout or none, and returns ordinary sockets.  It serves wherever a listening socket
+does whose server accepts in Python (socketserver, wsgiref, gunicorn's threads, asyncio's own ``create_server(sock=)``),
+and not with uvloop, which accepts in C.  For TLS wrap each connection, not the listening socket.
 
 Where no loop of trio or asyncio runs, a thread is the host.  It beats for as long as Python runs, so it cannot tell
-that the program hangs; that nobody accepts it can, and the master gives no more connections meanwhile.
+that the program hangs.  But a program that hangs does not accept, and then the master gives it no more connections.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from typing import Any
 from attrs import Factory, define
 
 from ...protocol import wire
-from .. import REPORT_AFTER, SHORT_PAUSE, HungUp, Taken
+from ...protocol.channel import HungUp
+from ...protocol.wire import REPORT_AFTER
 from ..connection import Connection, socket_of
-from .ports import Port, Ports, Request, literal
+from ..duty import FULL_TABLE_S, Taken
+from .port import AddressRequest, Port, host_and_port
+from .ports import Ports
 from .program import current_program
 from .standalone import open_unix
 
@@ -39,22 +42,22 @@ PEEK_S = 0.02
 
 @define(eq=False)
 class _NoLoop:
-    """What needs a loop cannot be had without one."""
+    """Refuses what needs a loop, where there is none."""
 
     lock: Any = None
 
-    async def readable(self, fd: int) -> None:
+    async def wait_readable(self, fd: int) -> None:
         raise RuntimeError("messages need a loop: call this on trio or asyncio")
 
-    async def writable(self, fd: int) -> None:
+    async def wait_writable(self, fd: int) -> None:
         raise RuntimeError("messages need a loop: call this on trio or asyncio")
 
-    async def turn(self) -> None:
+    async def checkpoint(self) -> None:
         raise RuntimeError("messages need a loop: call this on trio or asyncio")
 
 
 @define(eq=False)
-class _Draining:
+class _ThreadDraining:
     ports: Ports
 
     def is_set(self) -> bool:
@@ -70,9 +73,10 @@ class ThreadHost:
 
     ports: Ports
     loop: None = None
-    means: _NoLoop = Factory(_NoLoop)
-    draining: _Draining = Factory(lambda self: _Draining(self.ports), takes_self=True)
-    _bell: int = Factory(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    waiter: _NoLoop = Factory(_NoLoop)
+    draining: _ThreadDraining = Factory(lambda self: _ThreadDraining(self.ports), takes_self=True)
+    _wakeup: int = Factory(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    """An eventfd that ends the thread's wait."""
     _stopped: bool = False
     _thread: threading.Thread | None = None
 
@@ -80,57 +84,60 @@ class ThreadHost:
         return not self._stopped
 
     def start(self) -> None:
-        self.ports.wake = self.ports.kick = self.ring
+        self.ports.wake = self.ports.wake_host = self.wake
         self._thread = threading.Thread(target=self._run, name="rrmaster: take and report", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopped = True
-        self.ring()
+        self.wake()
         if self._thread is not None:
             self._thread.join()
 
     def end(self, now: bool) -> None:
-        """By the handler of SIGTERM, in the main thread, whatever that waits for; other threads end at their next
-        `accept`."""
+        """End the main thread by SIGTERM, whose handler raises SystemExit there (see `Program.obey_term`).
+
+        Only a signal reaches the main thread, whatever it waits for.  Other threads end at their next `accept`.
+        """
         for port in list(self.ports.open_ports.values()):
-            port.arrived()
+            port.on_arrival()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
-    def ring(self) -> None:
-        """Have the thread look."""
-        os.eventfd_write(self._bell, 1)
+    def wake(self) -> None:
+        """Let the thread look for connections and reports.  From any thread."""
+        os.eventfd_write(self._wakeup, 1)
 
     def _run(self) -> None:
         ports, poll = self.ports, select.poll()
-        poll.register(self._bell, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
         poll.register(ports.letterbox.fileno(), select.POLLIN)
         beat_at = time.monotonic() + ports.heartbeat
         while not self._stopped:
             if not ports.hung_up and not self._take():
                 poll.unregister(ports.letterbox.fileno())
-            if ports.has_news:
+            if ports.report_due:
+                # Sleep before the report, not after: what changes within this time joins it, as in a loop's timer.
                 time.sleep(REPORT_AFTER)
                 ports.report()
-            if ports.able:
-                self._rest(poll, beat_at)
+            if ports.has_descriptors:
+                self._wait(poll, beat_at)
             else:
-                time.sleep(SHORT_PAUSE)
-            if time.monotonic() >= beat_at or not ports.able:
+                time.sleep(FULL_TABLE_S)  # not on the letterbox: it stays readable, and nothing can be taken
+            if time.monotonic() >= beat_at or not ports.has_descriptors:
                 ports.beat()
                 beat_at = time.monotonic() + ports.heartbeat
 
-    def _rest(self, poll: select.poll, until: float) -> None:
-        # With news the line is full.
-        pause = REPORT_AFTER if self.ports.has_news else until - time.monotonic()
+    def _wait(self, poll: select.poll, until: float) -> None:
+        # A report that is still due found the line full: try again soon, although nothing wakes the thread.
+        pause = REPORT_AFTER if self.ports.report_due else until - time.monotonic()
         poll.poll(max(pause, 0.0) * 1000)
         try:
-            os.eventfd_read(self._bell)
+            os.eventfd_read(self._wakeup)
         except BlockingIOError:
-            pass  # it was the letterbox, or the time
+            pass  # the letterbox or the time has ended the wait
 
     def _take(self) -> bool:
-        """Take what is wanted.  False: there will be no more."""
+        """Take what is wanted.  False if the master sends no more."""
         try:
             while (taken := self.ports.take()) is not None:
                 self.ports.deliver(taken)
@@ -141,30 +148,30 @@ class ThreadHost:
 
 
 class _Accepted(Connection):
-    """A connection whose descriptor may be left to somebody who keeps it open, as an SSLSocket does."""
+    """A connection whose descriptor another object may take over and keep open, as an SSLSocket does."""
 
-    left: Callable[[int], None]
+    on_detach: Callable[[int], None]
 
     def detach(self) -> int:
-        fd, self.over = self.fileno(), None
-        self.left(fd)
+        fd, self.on_close = self.fileno(), None
+        self.on_detach(fd)
         return super().detach()
 
 
 class ListeningSocket(socket.socket):
     """A listening socket of which the master has the other half.
 
-    What `poll` sees is one end of a socket pair, at whose other end a byte is sent while there is something to accept.
-    Options were set by the master, so those set here are accepted and change nothing.
+    Its descriptor, which a server polls, is one end of a socket pair.  A byte is sent at the other end while there is
+    something to accept.  Options were set by the master, so those set here are accepted and change nothing.
     """
 
     def __init__(self, port: Port, ports: Ports) -> None:
-        mine, self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        mine, self._sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=mine.detach())
-        self._bell.setblocking(False)
-        self._port, self._ports, self._rung = port, ports, False
-        port.arrived = port.lies_there = self._ring
-        ports.kick()  # something may lie there since before this was
+        self._sender.setblocking(False)
+        self._port, self._ports, self._is_readable = port, ports, False
+        port.on_arrival = port.on_waiting = self._make_readable
+        ports.wake_host()  # a connection may have arrived before this object could be told
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -174,13 +181,13 @@ class ListeningSocket(socket.socket):
         return self._port.address
 
     def listen(self, backlog: int = 0, /) -> None:
-        """It does so already."""
+        """Do nothing: the master's socket listens already."""
 
     def bind(self, address: Any, /) -> None:
         raise OSError(errno.EINVAL, "it is bound already, in the master")
 
     def setsockopt(self, *options: Any) -> None:
-        """The master has set what matters; see `listeners`."""
+        """Do nothing: the master has set what matters (see `dispatch.listeners`)."""
 
     def getsockopt(self, level: int, name: int, size: int = 0, /) -> Any:
         if (level, name) == (socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -188,10 +195,11 @@ class ListeningSocket(socket.socket):
         return super().getsockopt(level, name, size) if size else super().getsockopt(level, name)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """A connection and the client's address.
+        """A connection and the client's address.  From any thread; the connection is the caller's to close.
 
-        Waits as its timeout says, and in a drain for ever: there will be none, and the program is ended when its last
-        connection is closed.  Raises BlockingIOError, TimeoutError, OSError (EBADF) once it is closed.
+        Waits as the socket's timeout says.  During a drain no connection comes, and the program is ended when its last
+        one is closed: then SystemExit is raised here.  Raises BlockingIOError, TimeoutError, and OSError (EBADF) once
+        the socket is closed.
         """
         timeout = self.gettimeout()
         until = None if timeout is None else time.monotonic() + timeout
@@ -213,13 +221,13 @@ class ListeningSocket(socket.socket):
             raise TimeoutError("timed out")
         program = current_program()
         if program is not None and program.ending:
-            raise SystemExit(0)  # in the main thread its end; in others, theirs
+            raise SystemExit(0)  # ends the program in the main thread, and elsewhere the thread that accepts
 
     def _next(self) -> tuple[socket.socket, Any] | None:
         while (taken := self._take()) is not None:
             connection = socket_of(taken, _Accepted)
-            connection.over = partial(self._ports.finished, taken)
-            connection.left = partial(self._ports.follow, taken=taken)
+            connection.on_close = partial(self._ports.finished, taken)
+            connection.on_detach = partial(self._ports.watch_detached, taken=taken)
             try:
                 return connection, connection.getpeername()
             except OSError:
@@ -227,75 +235,86 @@ class ListeningSocket(socket.socket):
         return None
 
     def _take(self) -> Taken | None:
+        # Taken here and not by the host: in a loop the host runs in this very thread, and only once the caller waits.
         ports, port = self._ports, self._port
         with ports.lock:
-            ports.asked()
+            ports.on_accept()
             port.wanted += 1
             try:
                 while not port.queue and (taken := ports.take()) is not None:
                     ports.deliver(taken)
             except HungUp:
-                pass  # the host will find it, too
+                pass  # the host finds it, too, and acts on it
             finally:
                 port.wanted -= 1
-            taken = ports.pick(port)
-            if port.queue or (ports.able and ports.is_next(port)):
-                self._ring()
+            taken = ports.pop(port)
+            if port.queue or (ports.has_descriptors and ports.is_next(port)):
+                self._make_readable()
             else:
-                self._silence()
+                self._make_unreadable()
                 if ports.letterbox.oldest() is not None:
-                    ports.kick()  # when the host looked, ours lay before it
+                    ports.wake_host()  # when the host last looked, a connection of this port stood before that one
             return taken
 
-    def _ring(self) -> None:
+    def _make_readable(self) -> None:
         with self._ports.lock:
-            if not self._rung and self.fileno() >= 0:
-                self._rung = True
-                self._bell.send(b"!")
+            if not self._is_readable and self.fileno() >= 0:
+                self._is_readable = True
+                self._sender.send(b"!")
 
-    def _silence(self) -> None:
-        if self._rung:
-            self._rung = False
+    def _make_unreadable(self) -> None:
+        if self._is_readable:
+            self._is_readable = False
             self.recv(1)
 
     def close(self) -> None:
-        """This worker takes no more of them; others do, and the address stays open."""
+        """Accept no more connections in this worker.  Other workers still serve the address."""
         self._ports.close(self._port)
         with self._ports.lock:
-            self._bell.close()
+            self._sender.close()
             super().close()
 
 
 def listening_socket(
     address: Any, *, family: int = socket.AF_INET, backlog: int | None = None, mode: int | None = None
 ) -> socket.socket:
-    """`socket.create_server`, and in a worker's program the same address through the master.
+    """A listening socket: `socket.create_server`, and in a worker's program the same address through the master.
 
-    `address` is (host, port), or the path of a unix socket, then with `mode`.  The host is an IP address or a name, of
-    which the first address is taken; empty: all of IPv4.  It waits for the master's answer, a quarter of a second at
-    most.  Raises OSError as a bind does: EADDRINUSE, EACCES, EADDRNOTAVAIL, ...
+    For servers that accept by themselves (see above which do).  From any thread.  The socket is the caller's to close.
+    In a worker it stands for a listening socket of the master: to close it closes no address, the connections that it
+    accepts are the caller's, and ``bind``, ``listen`` and options change nothing.
+
+    `address` is (host, port), or the path of a unix socket, relative to the working directory.  The host is an IP
+    address or a name, of which the first address is taken; empty: all of IPv4.  Port 0 is a free port: the n-th request
+    of a worker gets the same port in all workers.  `backlog` is the number of connections that may wait in the kernel;
+    None: that of `--backlog` in a worker.  `mode` are the permissions of a unix socket; None: those of `--unix-mode` in
+    a worker, else what the umask leaves.  A socket that a dead program has left at the path is replaced.
+
+    Blocks until the master has answered, a quarter of a second at most.  Raises OSError as a bind does (EADDRINUSE,
+    EACCES, EADDRNOTAVAIL, ...), TimeoutError if the master does not answer for 10 s, and RuntimeError in a worker that
+    serves an application, or if another loop of the program serves already.
     """
     program = current_program()
     is_path = isinstance(address, str | bytes | os.PathLike)
     if program is None:
         if is_path:
-            return open_unix(os.fsdecode(address), mode, 128 if backlog is None else backlog)
+            return open_unix(os.fsdecode(address), mode, 128 if backlog is None else backlog)  # 128 as create_server
         return socket.create_server(address, family=family, backlog=backlog)
     if is_path:
         wish = wire.Listen(0, path=os.path.abspath(os.fsdecode(address)), mode=mode, backlog=backlog)
     else:
         host, port = address[:2]
         found = socket.getaddrinfo(host or None, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        where = literal(family, found[0][4])
+        where = host_and_port(family, found[0][4])
         wish = wire.Listen(0, *where, backlog=backlog)
     program.attach()
-    request = program.ports.ask(wish, lambda: None)
+    request = program.ports.request(wish, lambda: None)
     _await(program.ports, request)
     return ListeningSocket(request.result(), program.ports)
 
 
-def _await(ports: Ports, request: Request) -> None:
-    """Wait for the answer: in this thread, for there may be no other in which the host could read it."""
+def _await(ports: Ports, request: AddressRequest) -> None:
+    """Wait for the answer in this thread: its loop, if it has one, is the host, and cannot run meanwhile."""
     poll, until = select.poll(), time.monotonic() + ANSWER_S
     poll.register(ports.letterbox.line.fileno(), select.POLLIN)
     while request.answer is None:

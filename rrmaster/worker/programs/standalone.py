@@ -1,6 +1,6 @@
-"""How does a program that runs alone get a unix socket?  As the master opens one: over a dead one's, with a mode.
+"""How does a program without a master get a unix socket?  As the master opens one: over a dead program's, with a mode.
 
-trio has no unix listeners, and asyncio's replace whatever socket stands there, a living server's too.
+trio has no unix listeners, and asyncio's replace any socket at the path, that of a living server too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import stat
 
 
 def open_unix(path: str, mode: int | None, backlog: int) -> socket.socket:
-    """A listening socket at this path, the caller's.  Raises OSError."""
+    """A listening socket at this path, the caller's to close.  Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if mode is not None:
-            os.fchmod(sock.fileno(), mode)  # the file is made with no laxer one
+            # Before the bind: the file gets no permissions beyond these, not even for a moment.
+            os.fchmod(sock.fileno(), mode)
         _bind(sock, path)
         if mode is not None:
-            os.chmod(path, mode)
+            os.chmod(path, mode)  # and all of these, whatever the umask has taken away
         sock.listen(backlog)
     except BaseException:
         sock.close()
@@ -38,7 +39,7 @@ def _bind(sock: socket.socket, path: str) -> None:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether a dead server left it behind."""
+    """Whether a dead server has left the socket at this path: no process listens there."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -1,1 +1,1 @@
-"""How connections are served, on each runtime."""
+"""How a worker serves connections, on each runtime."""

@@ -1,8 +1,8 @@
 """How busy is an ASGI application, and how do its websockets end in a drain?  The same for every server.
 
-`Counted` stands between the server and the application: it counts requests and websockets in progress, whatever the
-server is, and remembers the websockets, so that they can be closed with 1012 (service restart) while there is time for
-a client to come back.  It knows no async library: all it awaits is the application's and the server's.
+`CountedApp` stands between a server (uvicorn or anycorn) and the application.  It counts requests and websockets in
+progress, and keeps the websockets, so that a drain can close them with 1012 (service restart) while clients have time
+to connect again.  It knows no async library: it awaits only what the application and the server give it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from .. import Duty, Requests
+from ..duty import Duty, Requests
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,28 +22,33 @@ Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SERVICE_RESTART = 1012
-"""The close code (IANA's registry for RFC 6455) that has clients come back, to another worker."""
+"""The close code (IANA's registry for RFC 6455) upon which clients connect again, to another worker."""
 
 
-class WorkerLeaves(OSError):
-    """The websocket was closed because its worker is to go.  ASGI has servers raise an OSError at a send after the
-    end, and frameworks take it for the client's leaving."""
+class WorkerDraining(OSError):
+    """The websocket was closed because its worker drains.
+
+    Raised in the application when it sends on such a websocket.  An OSError, because ASGI has servers raise one at a
+    send after the end, and frameworks treat it as a client that has left.
+    """
 
 
 @define(eq=False)
-class Counted:
-    """An application whose requests and websockets are counted."""
+class CountedApp:
+    """An ASGI application whose requests and websockets are counted."""
 
     app: ASGI
     duty: Duty
-    access_log: bool = False
+    access_log: bool
+    """Whether each request is printed as a line."""
     requests: Requests = Factory(Requests)
-    """Calls of the application in progress, its background tasks included, and over."""
+    """Calls of the application, begun and ended; a call includes the background tasks after its answer."""
     idle: Callable[[], None] | None = None
-    """Called when nothing is in progress any more; set it when somebody waits for that."""
+    """Called when the last call in progress ends; set by a server that waits for it in a drain."""
     startup: str = ""
-    """What the application said when its startup failed."""
-    websockets: set[_WebSocket] = Factory(set)
+    """The reason why the application's startup failed, in its own words; otherwise empty."""
+    websockets: set[_CountedWebSocket] = Factory(set)
+    """The websockets in progress."""
 
     @property
     def active(self) -> int:
@@ -51,33 +56,33 @@ class Counted:
         return self.requests.begun - self.requests.ended
 
     async def serve(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One request, one websocket, or the application's life: this is the ASGI application."""
-        # A method and not `__call__`, which costs more; and all written out, for this is the only thing of ours that a
-        # request on a kept connection passes through.
+        """The ASGI application that the server calls: for a request, a websocket, or the lifespan."""
+        # A method and not `__call__`, which costs more, and without helper functions: on a kept connection this is all
+        # that rrmaster adds to a request.
         kind = scope["type"]
         if kind == "lifespan":
-            await self._live(scope, receive, send)
+            await self._lifespan(scope, receive, send)
             return
         requests, duty = self.requests, self.duty
         requests.begun += 1
-        if not duty.stirred:
-            duty.changed()
+        if not duty.busy_report_due:
+            duty.requests_changed()
         try:
             if kind == "websocket":
-                await self._hold(scope, receive, send)
+                await self._serve_websocket(scope, receive, send)
             elif self.access_log:
-                await self._log(scope, receive, send)
+                await self._serve_logged(scope, receive, send)
             else:
                 await self.app(scope, receive, send)
         finally:
             requests.ended += 1
-            if not duty.stirred:
-                duty.changed()
+            if not duty.busy_report_due:
+                duty.requests_changed()
             if self.idle is not None and requests.begun == requests.ended:
                 self.idle()
 
-    async def _hold(self, scope: Message, receive: Receive, send: Send) -> None:
-        websocket = _WebSocket(send)
+    async def _serve_websocket(self, scope: Message, receive: Receive, send: Send) -> None:
+        websocket = _CountedWebSocket(send)
         self.websockets.add(websocket)
         began = time.monotonic()
         try:
@@ -87,10 +92,10 @@ class Counted:
             if self.access_log:
                 print_access(scope, websocket.status, 0, time.monotonic() - began)
 
-    async def _log(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _serve_logged(self, scope: Message, receive: Receive, send: Send) -> None:
         status, size, began = 500, 0, time.monotonic()
 
-        async def seen(message: Message) -> None:
+        async def measured(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -99,18 +104,18 @@ class Counted:
             await send(message)
 
         try:
-            await self.app(scope, receive, seen)
+            await self.app(scope, receive, measured)
         finally:
             print_access(scope, status, size, time.monotonic() - began)
 
-    async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
-        async def heard(message: Message) -> None:
+    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
+        async def note_failure(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
                 self.startup = message.get("message", "") or "the application says that its startup has failed"
             await send(message)
 
         try:
-            await self.app(scope, receive, heard)
+            await self.app(scope, receive, note_failure)
         except Exception as error:
             import traceback
 
@@ -119,43 +124,44 @@ class Counted:
 
 
 @define(eq=False)
-class _WebSocket:
+class _CountedWebSocket:
     """One websocket, as the application sends to it."""
 
     server: Send
     status: int = 403
-    """Of the handshake; what becomes of one that is never accepted."""
-    ours: bool = False
-    """We have closed it."""
-    over: bool = False
+    """The status of the handshake.  403 is what a server answers if the application never accepts."""
+    closed_by_drain: bool = False
+    """Whether `leave` has closed it."""
+    closed: bool = False
+    """Whether the application has closed it."""
 
     async def send(self, message: Message) -> None:
-        if self.ours:
+        if self.closed_by_drain:
             if message["type"] == "websocket.close":
-                return  # it is what the application wants, too
-            raise WorkerLeaves("the websocket was closed, because its worker is to go")
+                return  # it is closed already, as the application wants
+            raise WorkerDraining("the websocket was closed, because its worker drains")
         if message["type"] == "websocket.accept":
             self.status = 101
         elif message["type"] == "websocket.http.response.start":
             self.status = message["status"]
-        self.over = self.over or message["type"] == "websocket.close"
+        self.closed = self.closed or message["type"] == "websocket.close"
         await self.server(message)
 
     async def leave(self) -> None:
-        """Close it because the worker goes; the application then receives the disconnect from the server."""
-        if not self.ours and not self.over:
-            self.ours = True
+        """Close it because the worker drains; the application then receives the disconnect from the server."""
+        if not self.closed_by_drain and not self.closed:
+            self.closed_by_drain = True
             try:
                 await self.server({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "the worker goes"})
             except (OSError, RuntimeError):
-                pass  # it was about to end by itself, and the server has not told the application yet
+                pass  # it was ending by itself, and the server has not told the application yet
 
 
 def print_access(scope: Message, status: int, size: int, seconds: float) -> None:
-    """One line: who, what, the answer, its bytes, the time.  The master puts the worker's name before it."""
+    """Print one line: client, request, status, bytes, milliseconds.  The master adds time and worker."""
     client = scope.get("client")
-    who = f"{client[0]}:{client[1]}" if client else "-"
+    peer = f"{client[0]}:{client[1]}" if client else "-"
     path = scope.get("raw_path") or scope["path"].encode()
     query = b"?" + scope["query_string"] if scope.get("query_string") else b""
     what = f"{scope.get('method', 'WEBSOCKET')} {(path + query).decode('latin-1')} HTTP/{scope.get('http_version')}"
-    sys.stdout.write(f'{who} "{what}" {status} {size} {seconds * 1000:.1f} ms\n')
+    sys.stdout.write(f'{peer} "{what}" {status} {size} {seconds * 1000:.1f} ms\n')

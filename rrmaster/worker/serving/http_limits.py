@@ -1,7 +1,7 @@
 """How large may the head of a request be?
 
-The options are gunicorn's, and off by default.  A head that is whole is judged here, the same for every server, before
-the application sees it.  What an unfinished one may hold in memory is the server's to bound: `Limits.head` is for that.
+The options are gunicorn's, and off by default.  A complete head is checked here, the same for every server, before the
+application sees it.  The memory of an incomplete one is bounded by the server, with `HttpLimits.head`.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ AROUND_TARGET = 10
 
 
 @frozen
-class Limits:
-    """Bytes and numbers; 0: no limit."""
+class HttpLimits:
+    """The limits of a request's head; 0: no limit."""
 
     line: int
+    """Bytes of the first line."""
     fields: int
+    """Number of header fields."""
     field_size: int
+    """Bytes of one field, its name and its value."""
 
     @classmethod
-    def of(cls, launch: Launch) -> Limits:
-        """What the options say."""
+    def of(cls, launch: Launch) -> HttpLimits:
+        """The limits that the options set."""
         return cls(launch.limit_request_line, launch.limit_request_fields, launch.limit_request_field_size)
 
     @property
     def head(self) -> int:
-        """Bytes that a head within these limits has at most; 0: they do not say."""
+        """Bytes that a head within these limits has at most; 0 if they do not bound it."""
         if not (self.line and self.fields and self.field_size):
             return 0
         return self.line + self.fields * (self.field_size + AROUND_FIELD)
 
     def complaint(self, scope: Message) -> tuple[int, str] | None:
-        """The status and the words with which a request is refused, if it is."""
+        """The status and the text with which a request is refused; None if it is within the limits."""
         fields = scope["headers"]
         if self.fields and len(fields) > self.fields:
             return 431, f"more than {self.fields} header fields"
@@ -52,7 +55,7 @@ class Limits:
         return None
 
     def around(self, app: ASGI) -> ASGI:
-        """The application, which sees only requests within the limits."""
+        """An application that passes on only requests within the limits."""
         if not (self.line or self.fields or self.field_size):
             return app
 
@@ -73,11 +76,11 @@ def _line(scope: Message) -> int:
     return len(scope.get("method", "GET")) + target + (query + 1 if query else 0) + AROUND_TARGET
 
 
-async def _refuse(scope: Message, send: Send, status: int, words: str) -> None:
+async def _refuse(scope: Message, send: Send, status: int, reason: str) -> None:
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close"})  # the server makes 403 of it
+        await send({"type": "websocket.close"})  # before its accept: the server answers 403
         return
-    body = f"{words}\n".encode()
+    body = f"{reason}\n".encode()
     headers: list[Any] = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
     if scope["http_version"] < "2":
         headers.append((b"connection", b"close"))

@@ -1,7 +1,8 @@
 """Serve a stream handler, ``async def handler(stream)``, on trio: a trio.SocketStream, or with TLS a trio.SSLStream.
 
-One task takes connections, one speaks, one minds signals, and each connection has one of its own.  What a connection
-raises stays in it.
+One task takes connections, two report, one handles signals, and each connection has a task of its own.  What a
+connection raises stays in it.  `on_anycorn` serves ASGI with the same `TrioServer`, and programs that open their own
+listeners use `TrioWorker` (see `worker.programs.ports_on_trio`).
 """
 
 from __future__ import annotations
@@ -18,39 +19,42 @@ from typing import Any
 import trio
 from attrs import Factory, define, field
 
+from ...protocol.channel import HungUp
 from ...protocol.launch import Launch
-from .. import BATCH, BUSY_AFTER, DUMP_SIGNAL, QUICK, REPORT_AFTER, SHORT_PAUSE, Duty, HungUp, Taken, enter
-from ..connection import left, socket_of
-from ..intake import GOODBYE_S, HANDSHAKE_S, HEADER_S, VIRGIN, Arrival, Refused
+from ...protocol.wire import REPORT_AFTER
+from ..api import become_worker
+from ..connection import is_disconnect, socket_of
+from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
+from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..loading import Application
-from ..stacks import MAX_TASK_LINES, say_tasks_at
+from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
 Handler = Callable[[Any], Awaitable[object]]
 Serve = Callable[[Any, Taken], Awaitable[object]]
-"""What serves a connection: the handler, or a server for ASGI."""
+"""Serves one connection, given its stream and what is known of it: the handler, or `on_anycorn` for ASGI."""
 
-BEGIN = 3
-"""Checkpoints after a batch, in which what was taken can begin: a task starts at the first, has read at the second,
-and has answered at the third if it ever does so at once."""
+BEGIN_TURNS = 3
+"""Checkpoints after a batch, in which its connections can begin: a task starts at the first, has read at the second,
+and a quick handler has answered at the third."""
 
 _TRIO = os.path.dirname(trio.__file__) + os.sep
-"""Its own frames say nothing of the application."""
+"""Where trio's own frames are, which say nothing about the application."""
 
 
-async def serve(handler: Handler, duty: Duty, arrival: Arrival | None = None) -> None:
-    """Take and serve connections until the master sends no more and those taken are done."""
-    service = Handlers(duty, serve=lambda stream, taken: handler(stream), arrival=arrival)
+async def serve(handler: Handler, duty: Duty, intake: Intake | None = None) -> None:
+    """Take and serve connections until the master sends no more and all connections are closed."""
+    service = TrioServer(duty, serve=lambda stream, taken: handler(stream), intake=intake)
     service.enter()
     await service.run()
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
-    """Serve until the master sends no more and what was taken is done.  Raises CannotLoad."""
-    trio.run(serve, application.target, duty, Arrival.of(duty, launch), strict_exception_groups=True)
+    """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
+    trio.run(serve, application.target, duty, Intake.of(duty, launch), strict_exception_groups=True)
 
 
 def tasks() -> list[str]:
-    """The tasks of trio, each with where it stands."""
+    """The tasks of trio, each with the lines where it waits."""
     lines = ["Tasks of trio:"]
     waiting = [trio.lowlevel.current_root_task()]
     while waiting and len(lines) < MAX_TASK_LINES:
@@ -64,46 +68,47 @@ def tasks() -> list[str]:
 
 
 @define(eq=False)
-class Means:
-    """How one waits on trio."""
+class TrioWaiter:
+    """Waiting on trio, for `messages`."""
 
     lock: Any = Factory(trio.StrictFIFOLock)
 
-    async def readable(self, fd: int) -> None:
+    async def wait_readable(self, fd: int) -> None:
         await trio.lowlevel.wait_readable(fd)
 
-    async def writable(self, fd: int) -> None:
+    async def wait_writable(self, fd: int) -> None:
         await trio.lowlevel.wait_writable(fd)
 
-    async def turn(self) -> None:
+    async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
 
 
 @define(eq=False)
-class Service:
-    """What the loop does beside serving: it takes, reports and beats."""
+class TrioWorker:
+    """The worker's side of the line on trio: it takes connections, reports and sends heartbeats."""
 
     duty: Duty
     draining: trio.Event = Factory(trio.Event)
-    _news: trio.Event = Factory(trio.Event)
+    _changed: trio.Event = Factory(trio.Event)
+    """Set when there is something to report."""
 
     def wake(self) -> None:
-        """There is something to report."""
-        self._news.set()
+        """Report soon: the duty calls it when a count has changed."""
+        self._changed.set()
 
-    async def something(self) -> None:
-        """Wait until there may be something to take."""
+    async def wait_readable(self) -> None:
+        """Wait until the letterbox is readable."""
         await trio.lowlevel.wait_readable(self.duty.letterbox.fileno())
 
     def drain(self) -> None:
-        """There will be no more."""
+        """No more connections will come: begin the drain."""
         self.draining.set()
 
     async def take(self, begin: Callable[[Taken], None]) -> None:
-        """Take a few, let them begin, and only then the next: what is in our hands dies with us.
+        """Take a batch, let it begin, and only then take the next: a taken connection cannot be recalled any longer.
 
-        While they begin quickly the batch doubles, for a turn of the loop costs more than a connection; when one
-        does not, it falls to one.
+        While connections begin quickly the batch doubles, because a turn of the loop costs more than a connection; when
+        one does not, it falls to 1.  Returns at the end of the stream.
         """
         duty, batch = self.duty, 1
         try:
@@ -113,25 +118,25 @@ class Service:
                     begin(taken)
                     count += 1
                 if count:
-                    for _ in range(BEGIN):
+                    for _ in range(BEGIN_TURNS):
                         await trio.lowlevel.checkpoint()
                     quick = trio.current_time() - began < QUICK * count
                     batch = min(2 * batch, BATCH) if quick else 1
-                elif duty.able:
-                    await self.something()
-                else:
-                    await trio.sleep(SHORT_PAUSE)
+                elif duty.has_descriptors:
+                    await self.wait_readable()
+                else:  # no descriptors: the letterbox stays readable, and the loop would spin
+                    await trio.sleep(FULL_TABLE_S)
                     duty.beat()
         except HungUp:
             self.drain()
 
-    async def speak(self) -> None:
-        """Report what is new, gathered over `REPORT_AFTER`, and every heartbeat in any case."""
+    async def report_changes(self) -> None:
+        """Report changes, gathered over `REPORT_AFTER`, and with every heartbeat in any case."""
         duty = self.duty
         beat_at = trio.current_time() + duty.heartbeat
         while True:
             with trio.move_on_at(beat_at):
-                await self._news.wait()
+                await self._changed.wait()
             late = trio.current_time() - beat_at
             if late >= 0:
                 duty.lag = max(duty.lag, late)
@@ -141,42 +146,44 @@ class Service:
                 await self._gather(beat_at)
 
     async def _gather(self, beat_at: float) -> None:
-        """Report every `REPORT_AFTER` while there is news, without an event and two tasks' turns for each."""
+        """Report every `REPORT_AFTER` while counts change."""
+        # Cheaper than an event and two turns of tasks for each report.
         duty = self.duty
         while True:
             await trio.sleep(REPORT_AFTER)
-            if not duty.has_news or trio.current_time() >= beat_at:
+            if not duty.report_due or trio.current_time() >= beat_at:
                 break
             duty.report()
-        self._news = trio.Event()
-        if duty.has_news:
-            self._news.set()
+        self._changed = trio.Event()
+        if duty.report_due:
+            self._changed.set()
 
 
 @define(eq=False)
-class Handlers(Service):
-    """Serves connections, each in a task of its own, and minds signals."""
+class TrioServer(TrioWorker):
+    """Serves connections, each in a task of its own, and handles signals."""
 
     serve: Serve = field(kw_only=True)
-    arrival: Arrival | None = field(default=None, kw_only=True)
+    intake: Intake | None = field(default=None, kw_only=True)
     _stirred: trio.Event = Factory(trio.Event)
+    """Set when a request has begun or ended."""
     _arriving: set[trio.CancelScope] = Factory(set)
-    """Connections that the application does not have yet."""
+    """The scopes of connections that are not the application's yet."""
 
     def enter(self) -> None:
-        """Be the current worker from now on: the application may ask for it when it starts."""
-        enter(self.duty, self.draining, Means())
+        """Become the current worker, before the application starts and asks for it."""
+        become_worker(self.duty, self.draining, TrioWaiter())
 
     async def run(self) -> None:
-        """Serve until the last connection is done."""
-        say_tasks_at(DUMP_SIGNAL, tasks)
+        """Serve until the last connection is closed."""
+        dump_tasks_at(DUMP_SIGNAL, tasks)
         self.duty.wake = self.wake
-        self.duty.stir = lambda: self._stirred.set()
+        self.duty.on_requests_changed = lambda: self._stirred.set()
         async with trio.open_nursery() as service:
             async with trio.open_nursery() as connections:
-                await service.start(self._mind_signals, connections.cancel_scope)
-                service.start_soon(self.speak)
-                service.start_soon(self._speak_of_requests)
+                await service.start(self._handle_signals, connections.cancel_scope)
+                service.start_soon(self.report_changes)
+                service.start_soon(self._report_requests)
                 self.duty.ready()
                 await self.take(lambda taken: connections.start_soon(self._serve_one, taken))
             service.cancel_scope.cancel()
@@ -186,29 +193,30 @@ class Handlers(Service):
         sock = socket_of(taken, socket.socket)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         try:
-            if self.arrival is None or taken.probe:
+            if self.intake is None or taken.probe:
                 await self.serve(stream, taken)
             else:
-                await self._serve_arriving(self.arrival, taken, stream, sock)
+                await self._serve_arriving(self.intake, taken, stream, sock)
         except Exception as error:
-            # The application's fault, and only this connection's affair; but a client may leave as it likes.
-            if not left(error, trio.BrokenResourceError, _is_over(stream)):
+            # A mistake of the application, which costs this connection only.  A client that leaves is no mistake.
+            if not is_disconnect(error, trio.BrokenResourceError, _is_over(stream)):
                 traceback.print_exc()
         finally:
+            # Also after the handler has closed it: a second close does nothing, and the count must be right.
             trio.lowlevel.notify_closing(sock)
             sock.close()
             self.duty.finished(taken)
 
     async def _serve_arriving(
-        self, arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
+        self, intake: Intake, taken: Taken, stream: trio.SocketStream, sock: socket.socket
     ) -> None:
         arrived: trio.SocketStream | trio.SSLStream[trio.SocketStream] | None = None
         with trio.CancelScope() as scope:
             if self.draining.is_set():
-                scope.deadline = trio.current_time() + VIRGIN
+                scope.deadline = trio.current_time() + FIRST_BYTE_S
             self._arriving.add(scope)
             try:
-                arrived = await _arrive(arrival, taken, stream, sock)
+                arrived = await _arrive(intake, taken, stream, sock)
             finally:
                 self._arriving.discard(scope)
         if arrived is None:
@@ -222,20 +230,20 @@ class Handlers(Service):
     def drain(self) -> None:
         super().drain()
         for scope in self._arriving:
-            scope.deadline = trio.current_time() + VIRGIN
+            scope.deadline = trio.current_time() + FIRST_BYTE_S
 
-    async def _speak_of_requests(self) -> None:
-        """Report how many are in progress, `BUSY_AFTER` after that has changed."""
+    async def _report_requests(self) -> None:
+        """Report the number of requests in progress, `BUSY_AFTER` after it has changed."""
         while True:
             await self._stirred.wait()
             await trio.sleep(BUSY_AFTER)
             self._stirred = trio.Event()
             self.duty.report_busy()
 
-    async def _mind_signals(
+    async def _handle_signals(
         self, connections: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """SIGTERM and SIGINT: ask to be replaced.  Once draining, or said twice: end now."""
+        """SIGTERM and SIGINT: ask to be replaced.  In a drain, or at a second signal: end now."""
         asked = False
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
@@ -251,28 +259,28 @@ class Handlers(Service):
 
 
 async def _arrive(
-    arrival: Arrival, taken: Taken, stream: trio.SocketStream, sock: socket.socket
+    intake: Intake, taken: Taken, stream: trio.SocketStream, sock: socket.socket
 ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream] | None:
-    """Pass what has to be passed; None: it was not, and is to be closed."""
+    """The stream after the PROXY header and the TLS handshake; None: one failed, and the caller closes the socket."""
     peer: object = None
     try:
         peer = sock.getpeername()
-        if arrival.versions:
+        if intake.versions:
             with trio.fail_after(HEADER_S):
-                await arrival.announce(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
-        return stream if arrival.context is None else await _handshake(stream, arrival.context)
+                await intake.read_header(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
+        return stream if intake.context is None else await _handshake(stream, intake.context)
     except trio.TooSlowError:
-        arrival.refuse(TimeoutError(), taken, peer)
+        intake.report_refusal(TimeoutError(), taken, peer)
     except (Refused, OSError) as error:
-        arrival.refuse(error, taken, peer)
+        intake.report_refusal(error, taken, peer)
     return None
 
 
 async def _handshake(stream: trio.SocketStream, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
-    """Speak TLS from now on.  Raises OSError.
+    """Do the TLS handshake.  Raises OSError.
 
-    As `trio.serve_ssl_over_tcp` has it, and not "https_compatible": a handler that takes the end of the stream for the
-    end of a message must be able to tell it from a cut by somebody in between, and a client that looks for our
+    As in `trio.serve_ssl_over_tcp`, "https_compatible" is not set.  A handler for which the end of the stream is the
+    end of a message must be able to tell it from a connection that an attacker has cut.  A client that expects
     close_notify (curl, with an answer that ends with the connection) gets it.
     """
     secure = trio.SSLStream(stream, context, server_side=True)
@@ -288,12 +296,12 @@ async def _handshake(stream: trio.SocketStream, context: ssl.SSLContext) -> trio
 
 async def _say_goodbye(secure: trio.SSLStream[trio.SocketStream]) -> None:
     try:
-        with trio.move_on_after(GOODBYE_S):
+        with trio.move_on_after(CLOSE_NOTIFY_S):
             await secure.aclose()
     except (OSError, trio.BrokenResourceError, trio.BusyResourceError):
-        pass  # the client is gone, or OpenSSL is not sure of it; the socket is closed in any case
+        pass  # the client is gone, or OpenSSL reports it so; the socket is closed in any case
 
 
 def _is_over(stream: trio.SocketStream) -> Callable[[object], bool]:
-    """Tells the client's stream, and TLS over it, from all else."""
+    """A test for the client's stream, or TLS over it."""
     return lambda owner: owner is stream or (isinstance(owner, trio.SSLStream) and owner.transport_stream is stream)

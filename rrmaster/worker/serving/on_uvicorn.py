@@ -1,25 +1,29 @@
-"""Serve an ASGI application on asyncio or uvloop, by uvicorn.
+"""Serve an ASGI application on asyncio or uvloop, with uvicorn.
 
-uvicorn's protocols, lifespan and middleware are used, and its `Server` is not: it binds addresses, waits for signals
-and drops connections when it shuts down.  What stands here instead is how a connection from the letterbox gets a
-protocol, and the drain:
+rrmaster uses uvicorn's protocols, lifespan and middleware, and not its `Server`, which binds addresses, waits for
+signals and drops connections when it shuts down.  In its place this module connects a protocol to each connection from
+the letterbox, and drains:
 
 ========== ================================================ ===========================================================
 connection what it is                                       in the drain
 ========== ================================================ ===========================================================
-virgin     no byte has come                                 has `VIRGIN` seconds for its first request
+fresh      no byte has come                                 has `FIRST_BYTE_S` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
-websocket                                                   closed with 1012 at `LATEST` of the graceful timeout
+websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout
 ========== ================================================ ===========================================================
 
-At `LATEST` those that are idle or virgin are closed too.  A streaming response has the whole graceful timeout, and then
-the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
+At `IDLE_SHARE` idle and fresh connections are closed too.  A streaming response has the whole graceful timeout, and
+then the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
 
-Of uvicorn this uses names that its documentation does not promise, all of them here: `Config.http_protocol_class`,
-`.ws_protocol_class`, `.encoded_headers`, `.lifespan_class`, the constructor of protocols, their `shutdown` and
-`transport`, `scope` and h11's `conn`, `ServerState.connections`, `.tasks` and `.default_headers`, and
-`lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
+rrmaster uses names that uvicorn's documentation does not promise, all of them here:
+
+- `Config.http_protocol_class`, `.ws_protocol_class` and `.lifespan_class`: what uvicorn has chosen to serve with;
+  `.encoded_headers`: its default headers.
+- The constructor of protocols; their `shutdown` (close now if idle, else after the answer), `transport` and `scope`,
+  and h11's `conn`: whether a byte has come.
+- `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
+- `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
 
 from __future__ import annotations
@@ -38,43 +42,46 @@ from uvicorn.server import ServerState
 
 from ...protocol import tls
 from ...protocol.launch import Launch
-from .. import Duty, Taken, header_of
-from ..intake import VIRGIN, Arrival
+from ..api import header_of
+from ..connection import Connection
+from ..duty import Duty, Taken
+from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
-from .asgi import ASGI, Counted
-from .http_limits import Limits
-from .on_asyncio import Connection, Service, admit, run_server
+from .asgi import ASGI, CountedApp
+from .asyncio_worker import AsyncioWorker, run_server
+from .http_limits import HttpLimits
+from .on_asyncio import admit
 
-LATEST = 0.5
-"""The part of the graceful timeout after which nobody is waited for who does nothing, and websockets are closed: the
-rest is for what is in progress, and for clients to come back."""
+IDLE_SHARE = 0.5
+"""The share of the graceful timeout after which idle connections and websockets are closed.  The rest is for requests
+in progress, and for clients of websockets to connect again."""
 
 CLOSE = (b"connection", b"close")
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
-    """Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
+    """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
     serve(application.target, duty, launch)
 
 
 def warm_up(application: Application, launch: Launch) -> None:
-    """Import the protocols that uvicorn chooses, which it does as it loads its configuration."""
+    """Import the protocols that uvicorn chooses: it does so when it loads its configuration."""
     with _quiet():
         configured(application.target, launch, {})
 
 
 def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
-    """The same for any ASGI application.  What is in `more` goes to uvicorn's Config."""
-    run_server(lambda service: Uvicorn(service, app, launch, more), duty, launch)
+    """Serve any ASGI application, as `run` does.  `more` is passed to uvicorn's Config."""
+    run_server(lambda service: UvicornServer(service, app, launch, more), duty, launch)
 
 
 def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
-    """uvicorn's configuration, loaded."""
-    head = Limits.of(launch).head
+    """uvicorn's configuration, loaded, with protocol classes that know the PROXY header and the limits."""
+    head = HttpLimits.of(launch).head
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        lifespan=launch.lifespan,  # type: ignore[arg-type]  # one of its words, as `launch` knows them
+        lifespan=launch.lifespan,  # type: ignore[arg-type]  # one of its words: see `launch.LIFESPANS`
         log_config=None,
         access_log=False,
         proxy_headers=launch.proxy_headers,
@@ -85,25 +92,25 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         **more,
     )
     config.load()
-    told = (_Proxied,) if launch.proxy_protocol != "off" else ()
-    bounded = (_Bounded,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
-    if told or bounded:
-        config.http_protocol_class = type("Client", (*bounded, *told, config.http_protocol_class), {"head": head})
+    proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
+    bounded = (_WithBoundedHead,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
+    if proxied or bounded:
+        config.http_protocol_class = type("Client", (*bounded, *proxied, config.http_protocol_class), {"head": head})
     if config.ws_protocol_class is not None:
-        config.ws_protocol_class = type("WebSocket", (_WebSocket, *told, config.ws_protocol_class), {})
+        config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
     return config
 
 
-def _is_virgin(client: Any) -> bool:
-    """Whether a client of HTTP has not said a byte.  Seen from outside: to note each read would cost every request."""
+def _is_fresh(client: Any) -> bool:
+    """Whether a client of HTTP has not sent a byte.  Seen from outside: to note each read would cost every request."""
     if client.scope is not None:  # since the first byte with httptools, since the end of the headers with h11
         return False
     h11: Any = getattr(client, "conn", None)
     return h11 is None or not h11.trailing_data[0]
 
 
-class _Proxied:
-    """Added to both with the PROXY protocol: the addresses are what the proxy has told."""
+class _WithProxyHeader:
+    """A mix-in for both protocols: the addresses are those that the PROXY header has given."""
 
     client: tuple[str, int] | None
     server: tuple[str, int | None] | None
@@ -115,15 +122,16 @@ class _Proxied:
             self.client, self.server = header.source, header.destination
 
 
-class _Bounded:
-    """Added to uvicorn's protocol with httptools, which keeps a head that never ends; h11 has a bound of its own."""
+class _WithBoundedHead:
+    """A mix-in for uvicorn's protocol with httptools, which bounds no head; h11 has a bound of its own."""
 
     head: int
-    """Bytes that an unfinished one may have; those of the read in which it begins are not counted."""
+    """Bytes that an incomplete head may have; those of the read in which it begins are not counted."""
 
     _unfinished: int | None = None
+    """Bytes of the incomplete head so far; None if there is none."""
     _begun: bool = False
-    """In the very read."""
+    """Whether the head began in the current read."""
 
     def on_message_begin(self) -> None:
         self._unfinished, self._begun = 0, True
@@ -142,8 +150,8 @@ class _Bounded:
                 self.send_400_response("Request head too large.")  # type: ignore[attr-defined]
 
 
-class _WebSocket:
-    """Added to uvicorn's protocol for websockets: its handshake says ``Connection: Upgrade``, and nothing else."""
+class _UvicornWebSocket:
+    """A mix-in for uvicorn's websockets: in a drain a handshake still says ``Connection: Upgrade`` alone."""
 
     def __init__(self, config: Any, server_state: ServerState, app_state: dict[str, Any]) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state)  # type: ignore[call-arg]
@@ -151,56 +159,59 @@ class _WebSocket:
 
 
 @define(eq=False)
-class Uvicorn:
-    """Serves connections by uvicorn's protocols."""
+class UvicornServer:
+    """Serves connections with uvicorn's protocols.  It lives as long as the worker serves."""
 
-    service: Service
+    service: AsyncioWorker
     app: ASGI
     launch: Launch
     more: dict[str, Any]
     state: ServerState = Factory(ServerState)
-    counted: Counted = field(init=False)
-    uncounted: Counted = field(init=False)
-    """For probes."""
-    arrival: Arrival | None = field(init=False)
+    counted: CountedApp = field(init=False)
+    uncounted: CountedApp = field(init=False)
+    """The application for the master's probes, which are served and not counted."""
+    intake: Intake | None = field(init=False)
     _arriving: set[asyncio.Task[Any]] = Factory(set)
-    """Connections that have no protocol yet: they are virgins, too."""
+    """The tasks of connections that have no protocol yet; no byte of their request has come either."""
     _config: uvicorn.Config = field(init=False)
     _for_probes: uvicorn.Config | None = None
-    """Made when the first one comes: most fleets have none."""
+    """Made when the first probe comes: most fleets have none."""
     _lifespan: Any = field(init=False)
     _closing: list[tuple[bytes, bytes]] = Factory(list)
+    """``Connection: close`` in a drain, otherwise empty."""
     _tasks: set[asyncio.Task[Any]] = Factory(set)
+    """Kept here, because asyncio keeps no reference to a task."""
 
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
-        app = Limits.of(self.launch).around(self.app)
-        self.counted = Counted(app, duty, log)
-        self.uncounted = Counted(app, duty, log)
+        app = HttpLimits.of(self.launch).around(self.app)
+        self.counted = CountedApp(app, duty, log)
+        self.uncounted = CountedApp(app, duty, log)
         duty.requests = self.counted.requests
-        self.arrival = Arrival.of(duty, self.launch, tls.HTTP_1)
+        self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
             self._config = configured(self.counted.serve, self.launch, self.more)
 
     async def start(self) -> None:
-        """Start the application.  Raises CannotLoad if its lifespan says that it cannot."""
-        self._tell_the_time()
+        """Start the application.  Raises CannotLoad if its lifespan startup fails."""
+        self._update_date()
         self._lifespan = self._config.lifespan_class(self._config)
-        with _quiet():  # its words go into the error
+        with _quiet():  # the error holds the same words
             await self._lifespan.startup()
         if self._lifespan.should_exit:
             raise CannotLoad(self.counted.startup)
 
-    def _tell_the_time(self) -> None:
-        """The Date header is made once a second.  The list stays the same, for answers in progress hold it."""
+    def _update_date(self) -> None:
+        """Make the default headers anew each second, with the time: uvicorn's `Server` would do so."""
+        # In place: protocols and answers in progress hold this very list.
         date = (b"date", formatdate(time.time(), usegmt=True).encode())
         self.state.default_headers[:] = [date, *self._config.encoded_headers, *self._closing]
-        self.service.loop.call_later(1.0, self._tell_the_time)
+        self.service.loop.call_later(1.0, self._update_date)
 
     def begin(self, connection: Connection, taken: Taken) -> None:
         config = self._config_for_probes() if taken.probe else self._config
         task = self._spawn(self._begin(connection, taken, config))
-        if self.arrival is not None:
+        if self.intake is not None:
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
 
@@ -217,7 +228,7 @@ class Uvicorn:
             )  # type: ignore[call-arg]
             return made
 
-        await admit(protocol, connection, taken, self.arrival)
+        await admit(protocol, connection, taken, self.intake)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task = self.service.loop.create_task(coroutine)
@@ -228,37 +239,38 @@ class Uvicorn:
     # --- the end
 
     def drain(self) -> None:
-        """Answers say that they are the last; those who say nothing are not waited for for long."""
+        """Have answers say ``Connection: close``, and schedule the end of fresh and idle connections."""
         self.counted.idle = self.uncounted.idle = self._idle
         self._closing.append(CLOSE)
         self.state.default_headers.append(CLOSE)
-        latest = LATEST * self.launch.graceful_timeout
-        self.service.loop.call_later(min(VIRGIN, latest), self._close_virgins)
+        latest = IDLE_SHARE * self.launch.graceful_timeout
+        self.service.loop.call_later(min(FIRST_BYTE_S, latest), self._close_fresh)
         self.service.loop.call_later(latest, self._close_idle)
 
-    def _close_virgins(self) -> None:
+    def _close_fresh(self) -> None:
         for task in self._arriving:
-            task.cancel()
+            task.cancel()  # `admit` closes the connection
         for client in self._clients():
-            if _is_virgin(client):
+            if _is_fresh(client):
                 client.shutdown()
 
     def _close_idle(self) -> None:
         for client in self._clients():
-            if not client.transport.is_closing():  # h11 does not like to be told twice
-                client.shutdown()  # one with a request in progress is closed after its answer
+            if not client.transport.is_closing():  # with h11 a second `shutdown` raises
+                client.shutdown()  # uvicorn closes one with a request in progress after its answer
         for counted in (self.counted, self.uncounted):
             for websocket in list(counted.websockets):
                 self._spawn(websocket.leave())
 
     def _clients(self) -> list[Any]:
-        return [connection for connection in self.state.connections if not isinstance(connection, _WebSocket)]
+        return [connection for connection in self.state.connections if not isinstance(connection, _UvicornWebSocket)]
 
     def is_done(self) -> bool:
-        """Whether no call of the application is in progress: what it does after its answer counts, too."""
+        """Whether no call of the application is in progress; its background tasks count too."""
         return not self.counted.active and not self.uncounted.active
 
     def _idle(self) -> None:
+        # Later, because this is called from within the application's call, which has not returned.
         self.service.loop.call_soon(self.service.finished)
 
     def abort(self) -> Iterable[asyncio.Task[Any]]:
@@ -270,16 +282,16 @@ class Uvicorn:
         return tasks
 
     async def end(self) -> None:
-        """Tell the application that it ends."""
+        """Run the application's lifespan shutdown."""
         await self._lifespan.shutdown()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """uvicorn speaks of its own start, and its complaints are ours to word."""
+    """Silence uvicorn's log: it reports its start, and why a startup failed, which the master logs too."""
     logger = logging.getLogger("uvicorn.error")
     if logger.level == logging.NOTSET:
-        logger.setLevel(logging.WARNING)  # what it says at INFO the master's log has too
+        logger.setLevel(logging.WARNING)  # what it logs at INFO the master logs too
     logger.disabled, before = True, logger.disabled
     try:
         yield

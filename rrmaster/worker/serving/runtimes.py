@@ -8,8 +8,8 @@
          └─── trio ─────────── on_anycorn       by anycorn
     WSGI ──── asyncio, uvloop ─ wsgi            by uvicorn, in threads, through a2wsgi
 
-What the table omits is refused with words.  Only the module that serves is imported: a worker on asyncio loads no trio.
-WSGI on trio is omitted on purpose: its code runs in threads in either case, so trio has nothing to give it.
+A pair that the table omits is refused, with the reason.  Only the module that serves is imported: a worker on asyncio
+loads no trio.  WSGI on trio is omitted on purpose: WSGI code runs in threads in any case, so trio would add nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from importlib.util import find_spec
 from attrs import evolve
 
 from ...protocol.launch import Launch
-from .. import Duty
+from ..duty import Duty
 from ..loading import Application, CannotLoad, Kind
 
 Run = Callable[[Application, Duty, Launch], None]
-"""Serve until the master sends no more and what was taken is done.  Raises CannotLoad before it is ready."""
+"""Serves until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
 
 SERVERS = {
     (Kind.STREAM, "trio"): "on_trio",
@@ -40,19 +40,19 @@ SERVERS = {
 }
 
 NEEDS = {"on_uvicorn": ("uvicorn",), "wsgi": ("uvicorn", "a2wsgi"), "on_anycorn": ("anycorn", "uvicorn")}
-"""What each server imports that comes with an extra."""
+"""The packages each server needs that are not rrmaster's own dependencies."""
 
 EXTRAS = {"on_anycorn": "trio-http"}
-"""With which it comes; all else with ``http``."""
+"""The extra that installs them; for all others it is ``http``."""
 
 
 def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
-    """Who serves it, and the launch with its runtime decided.  Raises CannotLoad."""
+    """The function that serves the application, and the launch with its runtime decided.  Raises CannotLoad."""
     runtime = launch.runtime if launch.runtime != "auto" else _best(application)
     server = SERVERS.get((application.kind, runtime))
     if server is None:
         raise CannotLoad(_impossible(application, runtime))
-    _refuse_strangers(application, runtime)
+    _refuse_wrong_runtime(application, runtime)
     for module in (*NEEDS.get(server, ()), *(("uvloop",) if runtime == "uvloop" else ())):
         if find_spec(module) is None:
             extra = f"pip install 'rrmaster[{EXTRAS.get(server, 'http')}]'"
@@ -62,7 +62,7 @@ def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
 
 
 def warm_up(application: Application, launch: Launch) -> None:
-    """In a template: import what its server would import once it begins.  No loop is made."""
+    """In a template: import what the server imports when it starts, without making a loop."""
     for module in (*(("uvloop",) if launch.runtime == "uvloop" else ()), *(("ssl",) if launch.certfile else ())):
         importlib.import_module(module)
     server = importlib.import_module(f".{SERVERS[application.kind, launch.runtime]}", __package__)
@@ -84,10 +84,10 @@ def _impossible(application: Application, runtime: str) -> str:
     )
 
 
-# --- frameworks that run on one runtime only, and say so with a 500 for each request
+# --- frameworks that run on one runtime only, and otherwise answer each request with 500
 
 
-def _refuse_strangers(application: Application, runtime: str) -> None:
+def _refuse_wrong_runtime(application: Application, runtime: str) -> None:
     if application.kind is not Kind.ASGI:
         return
     if runtime == "trio":
@@ -106,7 +106,7 @@ def _is_quart_trio(application: Application) -> bool:
 
 
 def _is_of(application: Application, package: str) -> bool:
-    """Whether its class, or a base of that, comes from a package; a wrapper around it hides that."""
+    """Whether its class or a base class comes from a package.  A wrapper around the application hides that."""
     if package not in sys.modules:
         return False
     return any(cls.__module__.partition(".")[0] == package for cls in type(application.target).__mro__)

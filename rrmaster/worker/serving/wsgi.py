@@ -1,9 +1,10 @@
-"""Serve a WSGI application in threads, by uvicorn and a2wsgi.
+"""Serve a WSGI application in threads, with uvicorn and a2wsgi.
 
-a2wsgi turns the application into one of ASGI, streaming both ways.  Around it, `Attended` minds what it leaves open
-(seen in 1.10.10): a client that goes away in the middle of a response is told to nobody, so that a stream without end
-holds its thread for ever; an error of the server in the middle of a response leaves the thread waiting for a queue that
-nobody reads; a request cut short looks whole; `readline` with a limit returns nothing; errors go to stdout.
+a2wsgi turns the application into an ASGI one that streams both ways.  `watched` repairs what a2wsgi leaves open (seen
+in 1.10.10): the application does not learn that a client has left in the middle of a response, so that a stream without
+end holds its thread for ever; after an error of the server in the middle of a response the thread waits for ever on a
+queue without a reader; a request that was cut short looks complete; `readline` with a limit returns nothing; and
+``wsgi.errors`` is stdout.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from a2wsgi import WSGIMiddleware
 from attrs import define, evolve
 
 from ...protocol.launch import Launch
-from .. import Duty
+from ..duty import Duty
 from ..loading import Application
 from .asgi import ASGI, Message, Receive, Send
 from .on_uvicorn import serve
@@ -25,29 +26,29 @@ from .on_uvicorn import warm_up as warm_up  # runtimes finds it here
 
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-_ATTENTION = "rrmaster.attention"
+_REQUEST = "rrmaster.request"
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
-    """Serve until the master sends no more and what was taken is done."""
-    # Lifespan is ASGI's, and a websocket cannot be served by a call that returns its answer.
-    serve(attended(application.target, launch.threads), duty, evolve(launch, lifespan="off"), ws="none")
+    """Serve until the master sends no more and all connections are closed."""
+    # WSGI has no lifespan and no websockets.
+    serve(watched(application.target, launch.threads), duty, evolve(launch, lifespan="off"), ws="none")
 
 
-def attended(app: WSGI, threads: int) -> ASGI:
-    """An ASGI application that calls a WSGI one in so many threads."""
-    inner: Any = WSGIMiddleware(_Whole(app), workers=threads)  # type: ignore[arg-type]  # it has types of its own
+def watched(app: WSGI, threads: int) -> ASGI:
+    """An ASGI application that calls a WSGI one in at most this number of threads."""
+    inner: Any = WSGIMiddleware(_CompleteApp(app), workers=threads)  # type: ignore[arg-type]  # it has types of its own
 
-    async def attend(scope: Message, receive: Receive, send: Send) -> None:
-        attention = _Attention(receive, send, _has_body(scope))
+    async def call(scope: Message, receive: Receive, send: Send) -> None:
+        request = _Request(receive, send, _has_body(scope))
         try:
-            await inner({**scope, _ATTENTION: attention}, attention.receive, attention.send)
+            await inner({**scope, _REQUEST: request}, request.receive, request.send)
         finally:
-            attention.end()
-        if attention.error is not None:
-            raise attention.error
+            request.end()
+        if request.error is not None:
+            raise request.error
 
-    return attend
+    return call
 
 
 def _has_body(scope: Message) -> bool:
@@ -56,16 +57,17 @@ def _has_body(scope: Message) -> bool:
 
 
 @define(eq=False)
-class _Attention:
-    """One request, in the loop's thread."""
+class _Request:
+    """One request, between server and a2wsgi, in the loop's thread; the WSGI thread only reads `gone`."""
 
     server_receive: Receive
     server_send: Send
     more: bool
-    """More of the request's body may come."""
+    """Whether more of the request's body may come."""
     gone: bool = False
-    """The client has left, or the server wants no more: the thread should stop."""
+    """Whether the client has left, or the server has failed: the thread should stop."""
     error: Exception | None = None
+    """What the server raised."""
     _watch: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
@@ -82,40 +84,40 @@ class _Attention:
         if self.gone:
             return
         if self._watch is None and not self.more and message.get("more_body", False):
-            # Servers drop what is sent to a client that has gone; they tell of it to who receives.
+            # A server drops what is sent to a client that has left, and reports the client's leaving only to `receive`.
             self._watch = asyncio.get_running_loop().create_task(self._until_gone())
         try:
             await self.server_send(message)
-        except Exception as error:  # raised here, it would leave the thread waiting; `attend` raises it
+        except Exception as error:  # raised here, a2wsgi's thread would wait for ever; `call` raises it
             self.error, self.gone = error, True
 
     async def _until_gone(self) -> None:
         while (await self.server_receive())["type"] != "http.disconnect":
-            pass  # the empty body of a request that has none
+            pass  # the empty body of a request without one
         self.gone = True
 
     def end(self) -> None:
-        """The application is done."""
+        """The application has returned."""
         if self._watch is not None:
             self._watch.cancel()
 
 
 @define(eq=False)
-class _Whole:
-    """The WSGI application with an environment that is whole, and a stream that ends when nobody wants it any more."""
+class _CompleteApp:
+    """The WSGI application with a complete environment, and a stream that ends when the client has left."""
 
     app: WSGI
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
-        attention: _Attention = environ["asgi.scope"].pop(_ATTENTION)
+        request: _Request = environ["asgi.scope"].pop(_REQUEST)
         environ["wsgi.input"] = _Input(environ["wsgi.input"])
-        environ["wsgi.input_terminated"] = True  # it ends where the request does, chunked or not
+        environ["wsgi.input_terminated"] = True  # `read` ends where the request does, chunked or not
         environ["wsgi.errors"] = sys.stderr
         chunks = self.app(environ, start_response)
         try:
             for chunk in chunks:
                 yield chunk
-                if attention.gone:
+                if request.gone:
                     return
         finally:
             getattr(chunks, "close", lambda: None)()
@@ -123,11 +125,11 @@ class _Whole:
 
 @define(eq=False)
 class _Input:
-    """The request's body, read by lines of a bounded length too."""
+    """The request's body, with a `readline` that knows a limit."""
 
     body: Any
     _rest: bytes = b""
-    """Of a line that was longer than wanted."""
+    """The rest of a line that was longer than the limit."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:

@@ -1,4 +1,4 @@
-"""A program's listeners over a real line: what is taken when, what is left to the master, and what is said."""
+"""A program's listeners over a real line: which connections are taken when, which are left, and what is sent."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ import pytest
 from attrs import Factory, define
 
 from rrmaster.protocol import wire
-from rrmaster.protocol.channel import HungUp, Line
+from rrmaster.protocol.channel import HungUp
+from rrmaster.protocol.line import Line
+from rrmaster.protocol.uplink import decode_up
 from rrmaster.protocol.wire import Attend, Listen, Listening, Ready, Report
-from rrmaster.worker import BATCH, Facts
-from rrmaster.worker.programs.ports import GRACE, NEGLECT, SETTLED, Port, Ports, Watched
+from rrmaster.worker.duty import BATCH, Identity
+from rrmaster.worker.programs.letterbox import EdgeTriggeredLetterbox
+from rrmaster.worker.programs.port import Port
+from rrmaster.worker.programs.ports import LEAVE_S, MORE_S, Ports
 from rrmaster.worker.programs.ports_on_threads import ListeningSocket
 from tests.fakes import DEADLINE, a_line
 
+RECALL_AFTER = 0.05
+"""Seconds; not the default, so that a number of the worker's own would be seen."""
+
 
 @define(eq=False)
-class Dock:
-    """A program's ports, and the master's end of their line."""
+class Fixture:
+    """A program's ports, the master's end of their line, and a clock that the test sets."""
 
     line: Line
     ports: Ports
@@ -33,15 +40,15 @@ class Dock:
     ends: int = 0
 
     def open(self, number: int, wanted: int = 0) -> Port:
-        """One more listener of this number."""
-        request = self.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
-        self.line.say(Listening(request.wish.seq, 0, number, 8000 + number))
-        self.work()
+        """Open a listener that has this number in the master."""
+        request = self.ports.request(Listen(0, "127.0.0.1"), lambda: None)
+        self.line.send(Listening(request.wish.seq, 0, number, 8000 + number))
+        self.take_wanted()
         port = request.result()
         port.wanted = wanted
         return port
 
-    def hand(self, *numbers: int, probe: bool = False) -> None:
+    def hand_over(self, *numbers: int, probe: bool = False) -> None:
         for number in numbers:
             client, theirs = socket.socketpair()
             client.settimeout(DEADLINE)
@@ -50,302 +57,305 @@ class Dock:
                 self.line.hand_over(wire.encode(handoff), theirs.fileno())
             self.clients.append(client)
 
-    def work(self) -> list[int]:
-        """Take what is wanted, as a host does; the listeners of what was taken."""
+    def take_wanted(self) -> list[int]:
+        """Take the wanted connections, as a host does, and return the listener of each."""
         found = []
         while (taken := self.ports.take()) is not None:
             found.append(taken.listener)
             self.ports.deliver(taken)
         return found
 
-    def heard(self, kind: type | None = None) -> list[wire.Up]:
+    def received(self, kind: type | None = None) -> list[wire.Up]:
         found = []
         while (datagram := self.line.receive()) is not None:
-            message = wire.decode_up(datagram)
+            message = decode_up(datagram)
             if message is not None and (kind is None or isinstance(message, kind)):
                 found.append(message)
         return found
 
     def report(self) -> Report:
         self.ports.report()
-        report = self.heard(Report)[-1]
+        report = self.received(Report)[-1]
         assert isinstance(report, Report)
         return report
 
     @property
-    def rings(self) -> bool:
-        """Whether a host's loop would be woken."""
+    def is_readable(self) -> bool:
+        """Whether a host's loop would wake up."""
         return bool(select.select([self.ports.letterbox.fileno()], [], [], 0)[0])
 
-    def later(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += seconds
 
     def finish(self, port: Port, count: int = 1) -> None:
         for _ in range(count):
-            taken = self.ports.pick(port)
+            taken = self.ports.pop(port)
             assert taken is not None
             os.close(taken.fd)
             self.ports.finished(taken)
 
 
 @contextmanager
-def a_dock() -> Iterator[Dock]:
+def a_program() -> Iterator[Fixture]:
     with a_line(100) as (line, letterbox):
-        ports = Ports(Watched.over(letterbox), Facts(7, 3, 2))
-        dock = Dock(line, ports)
-        ports.clock = lambda: dock.now
+        ports = Ports(
+            EdgeTriggeredLetterbox.over(letterbox), Identity(7, 3, 2), heartbeat=0.5, recall_after=RECALL_AFTER
+        )
+        program = Fixture(line, ports)
+        ports.clock = lambda: program.now
 
         def kick() -> None:
-            dock.kicks += 1
+            program.kicks += 1
 
         def ended() -> None:
-            dock.ends += 1
+            program.ends += 1
 
-        ports.kick, ports.ended = kick, ended
+        ports.wake_host, ports.on_end = kick, ended
         try:
-            yield dock
+            yield program
         finally:
             for port in list(ports.open_ports.values()):
                 ports.close(port)
-            for client in dock.clients:
+            for client in program.clients:
                 client.close()
             ports.letterbox.close()
 
 
-# --- what is taken
+# --- which connections are taken
 
 
-def test_what_nobody_asks_for_stays_where_the_master_can_take_it_back() -> None:
-    with a_dock() as dock:
-        port = dock.open(0)
-        dock.hand(0, 0)
-        assert dock.work() == []
-        assert dock.line.unclaimed() == 2
+def test_an_unwanted_connection_stays_where_the_master_can_take_it_back() -> None:
+    with a_program() as program:
+        port = program.open(0)
+        program.hand_over(0, 0)
+        assert program.take_wanted() == []
+        assert program.line.unclaimed() == 2
         port.wanted = 1
-        assert dock.work() == [0, 0]
-        dock.finish(port, 2)
+        assert program.take_wanted() == [0, 0]
+        program.finish(port, 2)
 
 
-def test_who_looks_in_vain_is_not_woken_by_the_same_again() -> None:
-    """Or a loop that waits for its descriptor would spin."""
-    with a_dock() as dock:
-        dock.open(0)
-        dock.hand(0)
-        assert dock.rings
-        dock.work()
-        assert not dock.rings
-        dock.hand(0)
-        assert dock.rings, "but by the next one"
-        dock.work()
-        assert not dock.rings
+def test_a_host_is_not_woken_twice_for_one_unwanted_connection() -> None:
+    """Otherwise a loop that waits for the letterbox would spin."""
+    with a_program() as program:
+        program.open(0)
+        program.hand_over(0)
+        assert program.is_readable
+        program.take_wanted()
+        assert not program.is_readable
+        program.hand_over(0)
+        assert program.is_readable, "the next connection wakes it"
+        program.take_wanted()
+        assert not program.is_readable
 
 
-def test_an_aside_is_read_though_nobody_asks_for_anything() -> None:
-    with a_dock() as dock:
-        dock.open(0)
-        dock.heard()
-        dock.line.nudge()
-        assert dock.rings
-        dock.work()
-        assert len(dock.heard(Report)) == 1
+def test_a_nudge_is_read_although_no_connection_is_wanted() -> None:
+    with a_program() as program:
+        program.open(0)
+        program.received()
+        program.line.nudge()
+        assert program.is_readable
+        program.take_wanted()
+        assert len(program.received(Report)) == 1
 
 
-def test_a_connection_that_lies_unwanted_has_the_worker_ask_for_no_more_until_somebody_asks() -> None:
-    with a_dock() as dock:
-        port = dock.open(0)
-        dock.hand(0)
-        dock.work()
-        assert dock.report().taking
-        dock.later(2 * NEGLECT)
-        assert not dock.report().taking
-        dock.ports.asked()
-        assert dock.report().taking
+def test_a_worker_asks_for_no_more_while_a_connection_stays_unwanted_for_recall_after() -> None:
+    with a_program() as program:
+        port = program.open(0)
+        program.hand_over(0)
+        program.take_wanted()
+        program.advance(0.9 * RECALL_AFTER)
+        assert program.report().taking
+        program.advance(0.2 * RECALL_AFTER)
+        assert not program.report().taking
+        program.ports.on_accept()
+        assert program.report().taking
         port.wanted = 1
-        assert dock.work() == [0]
-        dock.finish(port)
+        assert program.take_wanted() == [0]
+        program.finish(port)
 
 
-def test_what_is_not_asked_for_makes_way_for_what_is() -> None:
-    with a_dock() as dock:
-        held, asked = dock.open(0), dock.open(1, wanted=1)
-        dock.hand(0, 0, 1)
-        assert dock.work() == [0, 0, 1]
+def test_an_unwanted_connection_makes_way_for_a_wanted_one() -> None:
+    with a_program() as program:
+        held, asked = program.open(0), program.open(1, wanted=1)
+        program.hand_over(0, 0, 1)
+        assert program.take_wanted() == [0, 0, 1]
         assert (len(held.queue), len(asked.queue)) == (2, 1)
-        dock.finish(held, 2)
-        dock.finish(asked)
+        program.finish(held, 2)
+        program.finish(asked)
 
 
-def test_of_a_listener_whose_queue_is_full_the_worker_takes_its_leave_for_a_while() -> None:
-    with a_dock() as dock:
-        held, asked = dock.open(0), dock.open(1, wanted=1)
-        dock.heard()
-        dock.hand(*[0] * BATCH, 0, 1)
-        assert dock.work() == [0] * BATCH
-        assert dock.heard(Attend) == [Attend(0, False)]
-        assert dock.work() == [], "the next is left to the master, ..."
-        dock.later(GRACE)
-        assert dock.work() == [0, 1], "... which may have nobody to give it to"
-        dock.finish(held, BATCH)
-        assert dock.heard(Attend) == []
-        dock.finish(held)
-        assert dock.heard(Attend) == [Attend(0, True)]
-        dock.finish(asked)
+def test_a_listener_whose_queue_is_full_is_not_attended_until_the_queue_is_empty() -> None:
+    with a_program() as program:
+        held, asked = program.open(0), program.open(1, wanted=1)
+        program.received()
+        program.hand_over(*[0] * BATCH, 0, 1)
+        assert program.take_wanted() == [0] * BATCH
+        assert program.received(Attend) == [Attend(0, False)]
+        assert program.take_wanted() == [], "the next is left to the master"
+        program.advance(LEAVE_S)
+        assert program.take_wanted() == [0, 1], "the master has not taken it back: no other worker has room"
+        program.finish(held, BATCH)
+        assert program.received(Attend) == []
+        program.finish(held)
+        assert program.received(Attend) == [Attend(0, True)]
+        program.finish(asked)
 
 
-def test_while_an_answer_is_awaited_nothing_stands_before_it() -> None:
-    with a_dock() as dock:
-        held = dock.open(0)
-        dock.hand(0, 0)
-        second = dock.open(1)
+def test_connections_before_an_awaited_answer_are_taken() -> None:
+    with a_program() as program:
+        held = program.open(0)
+        program.hand_over(0, 0)
+        second = program.open(1)
         assert (held.number, len(held.queue), second.number) == (0, 2, 1)
-        dock.finish(held, 2)
+        program.finish(held, 2)
 
 
 def test_a_probe_is_for_the_worker_whatever_it_serves() -> None:
-    with a_dock() as dock:
-        port = dock.open(5, wanted=1)
-        dock.hand(0, probe=True)
-        assert dock.work() == [0]
-        dock.finish(port)
-        assert dock.ports.taken == 0
-        dock.ports.close(port)
-        dock.hand(0, probe=True)
-        dock.work()
-        assert dock.clients[-1].recv(1) == b"", "with no listener at all it is answered by being closed"
+    with a_program() as program:
+        port = program.open(5, wanted=1)
+        program.hand_over(0, probe=True)
+        assert program.take_wanted() == [0]
+        program.finish(port)
+        assert program.ports.taken == 0
+        program.ports.close(port)
+        program.hand_over(0, probe=True)
+        program.take_wanted()
+        assert program.clients[-1].recv(1) == b"", "without any listener it is closed, which is an answer"
 
 
 # --- addresses
 
 
-def test_what_is_closed_here_is_left_to_the_master_for_a_while_and_then_closed() -> None:
-    with a_dock() as dock:
-        port = dock.open(0, wanted=1)
-        dock.heard()
-        dock.hand(0)
-        dock.ports.close(port)
-        assert dock.heard() == [Attend(0, False)]
-        assert dock.work() == []
-        found = dock.line.recall()
+def test_connections_of_a_closed_listener_are_left_to_the_master_and_then_closed() -> None:
+    with a_program() as program:
+        port = program.open(0, wanted=1)
+        program.received()
+        program.hand_over(0)
+        program.ports.close(port)
+        assert program.received() == [Attend(0, False)]
+        assert program.take_wanted() == []
+        found = program.line.recall()
         assert isinstance(found, tuple)
         os.close(found[1])
-        dock.hand(0)
-        dock.later(GRACE)
-        dock.work()
-        assert dock.clients[-1].recv(1) == b""
-        assert (dock.ports.taken, dock.ports.closed) == (1, 1)
+        program.hand_over(0)
+        program.advance(LEAVE_S)
+        program.take_wanted()
+        assert program.clients[-1].recv(1) == b""
+        assert (program.ports.taken, program.ports.closed) == (1, 1)
 
 
-def test_who_opens_again_gets_what_was_left() -> None:
-    with a_dock() as dock:
-        dock.ports.close(dock.open(0, wanted=1))
-        dock.hand(0)
-        again = dock.open(0, wanted=1)
-        dock.work()
-        dock.finish(again)
-        assert dock.ports.closed == 1
+def test_a_listener_opened_again_gets_the_connections_that_were_left() -> None:
+    with a_program() as program:
+        program.ports.close(program.open(0, wanted=1))
+        program.hand_over(0)
+        again = program.open(0, wanted=1)
+        program.take_wanted()
+        program.finish(again)
+        assert program.ports.closed == 1
 
 
-def test_the_how_manieth_free_port_is_counted_by_host() -> None:
-    with a_dock() as dock:
+def test_requests_for_a_free_port_are_counted_by_host() -> None:
+    with a_program() as program:
         for host in ("127.0.0.1", "::1", "127.0.0.1"):
-            dock.ports.ask(Listen(0, host), lambda: None)
-        dock.ports.ask(Listen(0, "127.0.0.1", 80), lambda: None)
-        dock.ports.ask(Listen(0, path="/x"), lambda: None)
-        wishes = [m for m in dock.heard() if isinstance(m, Listen)]
+            program.ports.request(Listen(0, host), lambda: None)
+        program.ports.request(Listen(0, "127.0.0.1", 80), lambda: None)
+        program.ports.request(Listen(0, path="/x"), lambda: None)
+        wishes = [m for m in program.received() if isinstance(m, Listen)]
         assert [(w.host, w.port, w.index) for w in wishes[:4]] == [
             ("127.0.0.1", 0, 0), ("::1", 0, 0), ("127.0.0.1", 0, 1), ("127.0.0.1", 80, 0),
         ]  # fmt: skip
         assert len({wish.seq for wish in wishes}) == 5
 
 
-def test_an_errno_rises_as_the_error_that_it_is() -> None:
-    with a_dock() as dock:
-        request = dock.ports.ask(Listen(0, "::1", 80), lambda: None)
-        dock.line.say(Listening(request.wish.seq, errno.EACCES))
-        dock.work()
+def test_an_errno_of_the_master_is_raised_as_its_oserror() -> None:
+    with a_program() as program:
+        request = program.ports.request(Listen(0, "::1", 80), lambda: None)
+        program.line.send(Listening(request.wish.seq, errno.EACCES))
+        program.take_wanted()
         with pytest.raises(PermissionError, match=r"\[::1\]:80"):
             request.result()
 
 
-def test_an_answer_to_nobody_is_left_again() -> None:
-    with a_dock() as dock:
-        request = dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
-        dock.ports.abandon(request)
-        dock.heard()
-        dock.line.say(Listening(request.wish.seq, 0, 3, 80))
-        dock.line.say(Listening(999, 0, 4, 80))
-        dock.work()
-        assert dock.heard(Attend) == [Attend(3, False)]
-        assert dock.ports.open_ports == {}
+def test_a_listener_of_an_abandoned_request_is_closed_again() -> None:
+    with a_program() as program:
+        request = program.ports.request(Listen(0, "127.0.0.1"), lambda: None)
+        program.ports.abandon(request)
+        program.received()
+        program.line.send(Listening(request.wish.seq, 0, 3, 80))
+        program.line.send(Listening(999, 0, 4, 80))
+        program.take_wanted()
+        assert program.received(Attend) == [Attend(3, False)]
+        assert program.ports.open_ports == {}
 
 
-def test_nobody_opens_more_than_the_master_allows() -> None:
-    with a_dock() as dock:
+def test_a_program_opens_no_more_addresses_than_the_master_allows() -> None:
+    with a_program() as program:
         for number in range(wire.MAX_LISTENERS):
-            dock.open(number)
+            program.open(number)
         with pytest.raises(OSError, match="64 addresses") as caught:
-            dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+            program.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         assert caught.value.errno == errno.EMFILE
-        dock.ports.close(dock.ports.open_ports[0])
-        dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+        program.ports.close(program.ports.open_ports[0])
+        program.ports.request(Listen(0, "127.0.0.1"), lambda: None)
 
 
-def test_what_stood_before_an_answer_is_kept_for_who_opens_again_and_not_for_ever() -> None:
-    with a_dock() as dock:
-        dock.ports.close(dock.open(0))
-        dock.hand(0)
-        other = dock.open(1)
-        dock.later(GRACE)
-        assert dock.ports.open == 1
-        dock.ports.beat()
-        assert dock.ports.open == 0
-        dock.ports.close(other)
+def test_connections_taken_before_an_answer_are_held_for_a_reopened_listener_and_not_for_ever() -> None:
+    with a_program() as program:
+        program.ports.close(program.open(0))
+        program.hand_over(0)
+        other = program.open(1)
+        program.advance(LEAVE_S)
+        assert program.ports.open == 1
+        program.ports.beat()
+        assert program.ports.open == 0
+        program.ports.close(other)
 
 
 # --- readiness
 
 
 def test_a_worker_is_ready_with_all_its_first_listeners() -> None:
-    with a_dock() as dock:
-        dock.open(4)
-        dock.ports.report()
-        assert dock.heard(Ready) == [], "the next one may follow at once"
-        dock.open(2)
-        dock.later(SETTLED)
-        dock.ports.report()
-        (ready,) = dock.heard(Ready)
+    with a_program() as program:
+        program.open(4)
+        program.ports.report()
+        assert program.received(Ready) == [], "the program may ask for another address at once"
+        program.open(2)
+        program.advance(MORE_S)
+        program.ports.report()
+        (ready,) = program.received(Ready)
         assert isinstance(ready, Ready)
         assert ready.listeners == (4, 2)
-        dock.ports.report()
-        assert dock.heard(Ready) == [], "it is said once"
+        program.ports.report()
+        assert program.received(Ready) == [], "it is sent once"
 
 
 def test_a_program_may_be_ready_without_a_listener_and_may_wait_with_one() -> None:
-    with a_dock() as dock:
-        dock.ports.set_ready(False)
-        dock.open(0)
-        dock.later(SETTLED)
-        dock.ports.report()
-        assert dock.heard(Ready) == []
-        dock.ports.set_ready(True)
-        dock.ports.report()
-        assert len(dock.heard(Ready)) == 1
-    with a_dock() as dock:
-        dock.ports.set_ready(True)
-        dock.ports.report()
-        assert dock.heard(Ready) == [Ready(os.getpid(), listeners=())]
+    with a_program() as program:
+        program.ports.set_ready(False)
+        program.open(0)
+        program.advance(MORE_S)
+        program.ports.report()
+        assert program.received(Ready) == []
+        program.ports.set_ready(True)
+        program.ports.report()
+        assert len(program.received(Ready)) == 1
+    with a_program() as program:
+        program.ports.set_ready(True)
+        program.ports.report()
+        assert program.received(Ready) == [Ready(os.getpid(), listeners=())]
 
 
-def test_what_a_full_line_does_not_take_is_said_later_and_in_order() -> None:
-    with a_dock() as dock:
-        port = dock.open(0)
-        while dock.ports.letterbox.say(Report(0)):
+def test_messages_that_a_full_line_does_not_take_are_sent_later_and_in_order() -> None:
+    with a_program() as program:
+        port = program.open(0)
+        while program.ports.letterbox.send(Report(0)):
             pass
-        dock.ports.close(port)
-        dock.ports.ask(Listen(0, "127.0.0.1", 80), lambda: None)
-        dock.heard()
-        dock.ports.report()
-        first, second, third = dock.heard()
+        program.ports.close(port)
+        program.ports.request(Listen(0, "127.0.0.1", 80), lambda: None)
+        program.received()
+        program.ports.report()
+        first, second, third = program.received()
         assert first == Attend(0, False)
         assert isinstance(second, Listen)
         assert isinstance(third, Report)
@@ -355,27 +365,27 @@ def test_what_a_full_line_does_not_take_is_said_later_and_in_order() -> None:
 
 
 def test_the_end_comes_when_the_last_connection_is_closed() -> None:
-    with a_dock() as dock:
-        port = dock.open(0, wanted=1)
-        dock.hand(0, 0)
-        dock.line.half_close()
+    with a_program() as program:
+        port = program.open(0, wanted=1)
+        program.hand_over(0, 0)
+        program.line.half_close()
         with pytest.raises(HungUp):
-            dock.work()
-        dock.ports.hang_up()
-        assert dock.ports.hung_up
-        dock.finish(port)
-        assert dock.ends == 0
-        dock.finish(port)
-        assert dock.ends == 1
+            program.take_wanted()
+        program.ports.hang_up()
+        assert program.ports.hung_up
+        program.finish(port)
+        assert program.ends == 0
+        program.finish(port)
+        assert program.ends == 1
 
 
-def test_who_waits_for_an_address_is_told_that_there_will_be_none() -> None:
-    with a_dock() as dock:
-        request = dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
-        dock.ports.hang_up()
+def test_a_request_without_an_answer_fails_when_the_master_hangs_up() -> None:
+    with a_program() as program:
+        request = program.ports.request(Listen(0, "127.0.0.1"), lambda: None)
+        program.ports.hang_up()
         with pytest.raises(OSError, match="cannot open"):
             request.result()
-        late = dock.ports.ask(Listen(0, "127.0.0.1"), lambda: None)
+        late = program.ports.request(Listen(0, "127.0.0.1"), lambda: None)
         assert late.answer == Listening(late.wish.seq, errno.ESHUTDOWN)
 
 
@@ -383,73 +393,73 @@ def test_who_waits_for_an_address_is_told_that_there_will_be_none() -> None:
 
 
 def test_a_socket_can_be_polled_and_accepted_from() -> None:
-    with a_dock() as dock, ListeningSocket(dock.open(0), dock.ports) as sock:
+    with a_program() as program, ListeningSocket(program.open(0), program.ports) as sock:
         sock.setblocking(False)
         sock.listen(5)
         assert (sock.getsockname(), sock.family) == (("127.0.0.1", 8000), socket.AF_INET)
         with pytest.raises(BlockingIOError):
             sock.accept()
-        dock.hand(0, 0)
-        assert not select.select([sock], [], [], 0)[0], "the host has not looked yet"
-        dock.work()
+        program.hand_over(0, 0)
+        assert not select.select([sock], [], [], 0)[0], "the host has not looked into the letterbox yet"
+        program.take_wanted()
         assert select.select([sock], [], [], 0)[0]
-        assert dock.line.unclaimed() == 2, "none is taken before it is accepted"
+        assert program.line.unclaimed() == 2, "none is taken before it is accepted"
         for left in (1, 0):
             connection, _ = sock.accept()
             with connection:
                 connection.send(b"here")
             assert bool(select.select([sock], [], [], 0)[0]) == bool(left)
-        assert [client.recv(9) for client in dock.clients] == [b"here", b"here"]
-        assert dock.ports.closed == 2
+        assert [client.recv(9) for client in program.clients] == [b"here", b"here"]
+        assert program.ports.closed == 2
         with pytest.raises(BlockingIOError):
             sock.accept()
 
 
 def test_a_file_made_of_a_connection_keeps_it_open() -> None:
-    with a_dock() as dock, ListeningSocket(dock.open(0), dock.ports) as sock:
+    with a_program() as program, ListeningSocket(program.open(0), program.ports) as sock:
         sock.settimeout(DEADLINE)
-        dock.hand(0)
+        program.hand_over(0)
         connection, _ = sock.accept()
         file = connection.makefile("rb")
         connection.close()
-        assert dock.ports.open == 1
+        assert program.ports.open == 1
         file.close()
-        assert dock.ports.open == 0
+        assert program.ports.open == 0
 
 
-def test_without_descriptors_nobody_is_told_that_he_could_accept() -> None:
-    """Or whoever polls would spin until there are some."""
-    with a_dock() as dock, ListeningSocket(dock.open(0), dock.ports) as sock:
+def test_without_a_free_descriptor_the_socket_is_not_readable() -> None:
+    """Otherwise a server that polls it would spin until there is one."""
+    with a_program() as program, ListeningSocket(program.open(0), program.ports) as sock:
         sock.setblocking(False)
-        dock.hand(0)
-        dock.work()
-        dock.ports.able = False
+        program.hand_over(0)
+        program.take_wanted()
+        program.ports.has_descriptors = False
         with pytest.raises(BlockingIOError):
             sock.accept()
         assert not select.select([sock], [], [], 0)[0]
-        dock.ports.able = True
-        dock.work()
+        program.ports.has_descriptors = True
+        program.take_wanted()
         assert select.select([sock], [], [], 0)[0]
         sock.accept()[0].close()
 
 
-def test_a_connection_left_to_somebody_else_is_open_until_he_closes_it() -> None:
-    with a_dock() as dock, ListeningSocket(dock.open(0), dock.ports) as sock:
-        dock.hand(0)
+def test_a_connection_with_a_detached_descriptor_is_open_until_that_is_closed() -> None:
+    with a_program() as program, ListeningSocket(program.open(0), program.ports) as sock:
+        program.hand_over(0)
         connection, _ = sock.accept()
         other = socket.socket(fileno=connection.detach())  # as ssl does
         connection.close()
-        dock.ports.beat()
-        assert dock.ports.open == 1
+        program.ports.beat()
+        assert program.ports.open == 1
         other.close()
         with open(os.devnull, "rb"):  # its number is in use again
-            dock.ports.beat()
-        assert dock.ports.open == 0
+            program.ports.beat()
+        assert program.ports.open == 0
 
 
-def test_an_accept_has_a_timeout_and_a_closed_socket_is_one() -> None:
-    with a_dock() as dock:
-        sock = ListeningSocket(dock.open(0), dock.ports)
+def test_accept_has_a_timeout_and_fails_on_a_closed_socket() -> None:
+    with a_program() as program:
+        sock = ListeningSocket(program.open(0), program.ports)
         sock.settimeout(0.01)
         with pytest.raises(TimeoutError):
             sock.accept()
@@ -457,4 +467,4 @@ def test_an_accept_has_a_timeout_and_a_closed_socket_is_one() -> None:
         sock.close()
         with pytest.raises(OSError, match="Bad file descriptor"):
             sock.accept()
-        assert dock.ports.open_ports == {}
+        assert program.ports.open_ports == {}

@@ -1,4 +1,4 @@
-"""What stands between a server and an application: what it counts, and what it minds; the server is played."""
+"""What stands between a server and an application: what it counts and repairs.  The server is a fake."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from rrmaster.worker import Duty, Requests
-from rrmaster.worker.serving.asgi import ASGI, Counted, Message, Receive, Send, WorkerLeaves
-from rrmaster.worker.serving.wsgi import attended
+from rrmaster.worker.duty import Duty, Requests
+from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining
+from rrmaster.worker.serving.wsgi import watched
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import on_duty
 
@@ -26,11 +26,11 @@ GONE = {"type": "http.disconnect"}
 
 
 @define(eq=False)
-class Played:
-    """A server's side of one request."""
+class FakeServer:
+    """A fake server's side of one request."""
 
     says: list[Message] = Factory(list)
-    """What is to be received, in this order; then nothing more comes."""
+    """The messages that the application receives, in this order; then nothing more comes."""
     heard: list[Message] = Factory(list)
     fails_at: int = -1
     """The number of the message at which the server raises."""
@@ -60,9 +60,10 @@ def run(act: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
-def counted(app: ASGI, act: Callable[[Counted, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
+def counted(app: ASGI, act: Callable[[CountedApp, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
+    options = {"access_log": False} | more
     with on_duty() as (_, duty):
-        serves, serves_probes = Counted(app, duty, **more), Counted(app, duty, **more)
+        serves, serves_probes = CountedApp(app, duty, **options), CountedApp(app, duty, **options)
         duty.requests = serves.requests
         run(lambda: act(serves_probes if probe else serves, duty))
 
@@ -82,11 +83,11 @@ async def begun(*tasks: asyncio.Task[None]) -> None:
     assert not any(task.done() for task in tasks)
 
 
-def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_them() -> None:
+def test_requests_and_websockets_in_progress_are_counted_however_they_end() -> None:
     idle = list[None]()
 
-    async def act(app: Counted, duty: Duty) -> None:
-        servers = [Played() for _ in range(3)]
+    async def act(app: CountedApp, duty: Duty) -> None:
+        servers = [FakeServer() for _ in range(3)]
         scopes = [HTTP, WEBSOCKET, {**HTTP, "raise": ZeroDivisionError()}]
         tasks = [asyncio.create_task(app.serve(s, p.receive, p.send)) for s, p in zip(scopes, servers, strict=True)]  # type: ignore[arg-type]
         await begun(*tasks)
@@ -103,8 +104,8 @@ def test_requests_and_websockets_in_progress_are_counted_whatever_becomes_of_the
 
 
 def test_a_probe_is_served_and_not_counted() -> None:
-    async def act(app: Counted, duty: Duty) -> None:
-        server = Played([END])
+    async def act(app: CountedApp, duty: Duty) -> None:
+        server = FakeServer([END])
         await app.serve(HTTP, server.receive, server.send)
         assert (app.requests.ended, app.active) == (1, 0)
         assert duty.requests == Requests(0, 0)
@@ -112,30 +113,30 @@ def test_a_probe_is_served_and_not_counted() -> None:
     counted(waits, act, probe=True)
 
 
-def test_busy_is_told_once_for_many_changes() -> None:
+def test_many_changes_of_busy_are_one_report() -> None:
     stirred = list[None]()
 
-    async def act(app: Counted, duty: Duty) -> None:
-        duty.stir = lambda: stirred.append(None)
+    async def act(app: CountedApp, duty: Duty) -> None:
+        duty.on_requests_changed = lambda: stirred.append(None)
         for _ in range(100):
-            await app.serve(HTTP, Played([END]).receive, Played().send)
+            await app.serve(HTTP, FakeServer([END]).receive, FakeServer().send)
         assert len(stirred) == 1
         duty.report_busy()
-        await app.serve(HTTP, Played([END]).receive, Played().send)
+        await app.serve(HTTP, FakeServer([END]).receive, FakeServer().send)
         assert len(stirred) == 2
 
     counted(waits, act)
 
 
-def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_more() -> None:
+def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_afterwards() -> None:
     async def sends(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
         await receive()
         await send({"type": "websocket.close", "code": 1000})
         await send({"type": "websocket.send", "text": "still there?"})
 
-    async def act(app: Counted, duty: Duty) -> None:
-        server = Played()
+    async def act(app: CountedApp, duty: Duty) -> None:
+        server = FakeServer()
         task = asyncio.create_task(app.serve(WEBSOCKET, server.receive, server.send))  # type: ignore[arg-type]
         await begun(task)
         (websocket,) = app.websockets
@@ -145,22 +146,22 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_any_mor
             ("websocket.accept", None), ("websocket.close", 1012),
         ]  # fmt: skip
         server.say({"type": "websocket.disconnect", "code": 1012})
-        with pytest.raises(WorkerLeaves, match="its worker is to go"):
+        with pytest.raises(WorkerDraining, match="its worker drains"):
             await task
-        assert len(server.heard) == 2, "what it closes itself is closed already"
+        assert len(server.heard) == 2, "a close by the application is dropped"
         assert app.websockets == set()
 
     counted(sends, act)
 
 
-def test_the_access_log_says_who_asked_what_and_how_it_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_access_log_shows_client_request_and_answer(capsys: pytest.CaptureFixture[str]) -> None:
     async def answers(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 201})
         await send({"type": "http.response.body", "body": b"12345", "more_body": True})
         await send({"type": "http.response.body", "body": b"678"})
 
-    async def act(app: Counted, duty: Duty) -> None:
-        await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, Played().receive, Played().send)
+    async def act(app: CountedApp, duty: Duty) -> None:
+        await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, FakeServer().receive, FakeServer().send)
 
     counted(answers, act, access_log=True)
     assert capsys.readouterr().out.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
@@ -174,14 +175,16 @@ def test_the_access_log_says_who_asked_what_and_how_it_was_answered(capsys: pyte
         (ZeroDivisionError("at its start"), "ZeroDivisionError: at its start"),
     ],
 )
-def test_what_an_application_says_when_it_cannot_start_is_kept(end: Any, words: str) -> None:
+def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
     async def starts(scope: Message, receive: Receive, send: Send) -> None:
         if isinstance(end, Exception):
             raise end
         await send(end)
 
-    async def act(app: Counted, duty: Duty) -> None:
-        await asyncio.gather(app.serve({"type": "lifespan"}, Played().receive, Played().send), return_exceptions=True)
+    async def act(app: CountedApp, duty: Duty) -> None:
+        await asyncio.gather(
+            app.serve({"type": "lifespan"}, FakeServer().receive, FakeServer().send), return_exceptions=True
+        )
         assert words in app.startup
         assert duty.requests == Requests(0, 0)
 
@@ -191,8 +194,8 @@ def test_what_an_application_says_when_it_cannot_start_is_kept(end: Any, words: 
 # --- WSGI
 
 
-def in_threads(app: Callable[..., Iterable[bytes]], server: Played, **scope: Any) -> Awaitable[None]:
-    return attended(app, threads=1)({**HTTP, **scope}, server.receive, server.send)
+def in_threads(app: Callable[..., Iterable[bytes]], server: FakeServer, **scope: Any) -> Awaitable[None]:
+    return watched(app, threads=1)({**HTTP, **scope}, server.receive, server.send)
 
 
 def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:
@@ -208,19 +211,19 @@ def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:
     async def act() -> None:
         parts = [b"first li", b"ne\nsecond line\n", b"third", b"\nlast"]
         messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
-        await in_threads(reads, Played([*messages, END]), headers=[(b"transfer-encoding", b"chunked")])
+        await in_threads(reads, FakeServer([*messages, END]), headers=[(b"transfer-encoding", b"chunked")])
 
     run(act)
     assert found == [b"firs", b"t line\n", b"sec", b"ond line\n", [b"third\n", b"last"], b"", True]
 
 
-def test_a_wsgi_request_that_is_cut_short_does_not_look_whole() -> None:
+def test_a_wsgi_request_that_is_cut_short_does_not_look_complete() -> None:
     def reads(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         environ["wsgi.input"].read()
-        raise AssertionError("it was told that this is all")
+        raise AssertionError("the request looked complete")
 
     async def act() -> None:
-        server = Played([{"type": "http.request", "body": b"half of", "more_body": True}, GONE])
+        server = FakeServer([{"type": "http.request", "body": b"half of", "more_body": True}, GONE])
         with pytest.raises(ConnectionResetError, match="before the end of its request"):
             await in_threads(reads, server, headers=[(b"content-length", b"14")])
 
@@ -243,7 +246,7 @@ def test_a_wsgi_stream_ends_when_its_client_has_gone() -> None:
     ended = threading.Event()
 
     async def act() -> None:
-        server = Played([END])
+        server = FakeServer([END])
         task = asyncio.ensure_future(in_threads(endless(ended), server))
         while len(server.heard) < 20:
             await asyncio.sleep(0)
@@ -254,12 +257,12 @@ def test_a_wsgi_stream_ends_when_its_client_has_gone() -> None:
     run(act)
 
 
-def test_a_wsgi_stream_ends_when_the_server_fails_and_the_error_is_told() -> None:
+def test_a_wsgi_stream_ends_when_the_server_fails_and_the_error_is_raised() -> None:
     ended = threading.Event()
 
     async def act() -> None:
         with pytest.raises(RuntimeError, match="longer than Content-Length"):
-            await in_threads(endless(ended), Played([END], fails_at=5))
+            await in_threads(endless(ended), FakeServer([END], fails_at=5))
         assert ended.is_set()
 
     run(act)

@@ -1,4 +1,4 @@
-"""Serving on asyncio and uvloop, over a real line: what is taken, what is said, and how it ends."""
+"""Serving on asyncio and uvloop, over a real line: what is taken, what is reported, and how it ends."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import pytest
 import uvloop
 from attrs import Factory, define
 
-from rrmaster import worker as module
 from rrmaster.protocol import wire
-from rrmaster.worker import BATCH, RESERVE, current_worker
-from rrmaster.worker.serving.on_asyncio import Handler, Service, Streams, tasks_of
+from rrmaster.worker import api, stacks
+from rrmaster.worker import duty as module
+from rrmaster.worker.api import current_worker
+from rrmaster.worker.duty import BATCH, RESERVE
+from rrmaster.worker.serving.asyncio_worker import AsyncioWorker, tasks_of
+from rrmaster.worker.serving.on_asyncio import Handler, StreamServer
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import Master, on_duty
 
@@ -27,21 +30,21 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop] | None] = {"asyncio": N
 
 @define(eq=False)
 class Stage:
-    """A handler that is served, with its master's end in the test's hands."""
+    """A worker that serves a handler, and the master's end of its line."""
 
     master: Master
-    service: Service
+    service: AsyncioWorker
     running: asyncio.Task[None]
-    news: list[wire.Up] = Factory(list)
+    messages: list[wire.Up] = Factory(list)
 
     async def heard(self, wanted: Callable[[wire.Up], bool]) -> wire.Up:
-        """Wait until the worker has said something like that."""
+        """Wait until the worker has sent a message that is wanted."""
         async with asyncio.timeout(DEADLINE):
             while True:
-                self.news += self.master.heard()
-                for message in self.news:
+                self.messages += self.master.heard()
+                for message in self.messages:
                     if wanted(message):
-                        self.news.clear()
+                        self.messages.clear()
                         return message
                 await asyncio.sleep(0.001)
 
@@ -68,13 +71,13 @@ class Stage:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """This process is a worker for a while."""
-    before, handlers = module._current, {number: signal.getsignal(number) for number in (15, module.DUMP_SIGNAL)}
+def as_worker() -> Iterator[None]:
+    """Run the block in a process that is a worker; restores its signal handlers."""
+    before, handlers = api._current, {number: signal.getsignal(number) for number in (15, stacks.DUMP_SIGNAL)}
     try:
         yield
     finally:
-        module._current = before
+        api._current = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -82,10 +85,10 @@ def alone() -> Iterator[None]:
 def play(
     loop: str, handler: Handler, act: Callable[[Stage], Awaitable[None]], heartbeat: float = 3600.0, **more: Any
 ) -> None:
-    """Serve the handler, and act."""
+    """Serve the handler while `act` runs."""
 
     async def main() -> None:
-        service = Service(duty, Streams(handler), **more)
+        service = AsyncioWorker(duty, lambda _: StreamServer(handler), **more)
         stage = Stage(master, service, asyncio.get_running_loop().create_task(service.run()))
         await stage.heard(lambda message: isinstance(message, wire.Ready))
         try:
@@ -94,7 +97,11 @@ def play(
             stage.running.cancel()
             await asyncio.wait([stage.running])
 
-    with alone(), on_duty(heartbeat=heartbeat) as (master, duty), asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    with (
+        as_worker(),
+        on_duty(heartbeat=heartbeat) as (master, duty),
+        asyncio.Runner(loop_factory=LOOPS[loop]) as runner,
+    ):
         runner.run(main())
 
 
@@ -116,7 +123,7 @@ def test_a_connection_is_served_and_closed_and_counted(loop: str, capsys: pytest
         stage.master.hand(1, probe=True)
         broken, other, _, probe = stage.master.clients
         await stage.report(busy=3, closed=0, asides=1)
-        assert await stage.ask(broken, b"break") == b"", "what it raises stays in it"
+        assert await stage.ask(broken, b"break") == b"", "an error costs its connection alone"
         assert await stage.ask(other, b"hello") == b"hello"
         assert await stage.ask(probe, b"are you well?") == b"are you well?"
         assert (await stage.report(closed=1)).requests == 1
@@ -130,7 +137,7 @@ def test_a_connection_is_served_and_closed_and_counted(loop: str, capsys: pytest
 
 
 @on_both_loops
-def test_a_client_that_just_leaves_is_no_error_and_a_database_that_does_is_one(
+def test_a_client_that_leaves_is_no_error_but_a_database_that_leaves_is_one(
     loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def unheard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -162,7 +169,7 @@ def test_a_client_that_just_leaves_is_no_error_and_a_database_that_does_is_one(
 
 
 @on_both_loops
-def test_a_drain_waits_for_those_in_progress(loop: str) -> None:
+def test_a_drain_waits_for_connections_in_progress(loop: str) -> None:
     async def act(stage: Stage) -> None:
         stage.master.hand(2)
         stage.master.line.half_close()
@@ -188,7 +195,7 @@ def test_a_drain_with_nothing_to_do_ends_at_once(loop: str) -> None:
 
 
 @on_both_loops
-def test_a_worker_with_nothing_to_say_still_beats(loop: str) -> None:
+def test_an_idle_worker_still_sends_heartbeats(loop: str) -> None:
     async def act(stage: Stage) -> None:
         for _ in range(3):
             assert (await stage.report()).rss > 0
@@ -226,7 +233,7 @@ def test_a_thread_of_the_application_may_ask_for_a_pause(loop: str) -> None:
 
 
 @on_both_loops
-def test_short_of_descriptors_it_waits_and_comes_back_by_itself(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_short_of_descriptors_pauses_and_resumes_by_itself(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [1_000_000]
     monkeypatch.setattr(module.resource, "getrlimit", lambda _: (seen[0], seen[0]))
 
@@ -235,7 +242,7 @@ def test_short_of_descriptors_it_waits_and_comes_back_by_itself(loop: str, monke
         stage.service.duty.beat()
         stage.master.hand(2)
         await stage.report(taking=False)
-        assert stage.master.line.unclaimed() >= 1, "one may have been on its way already; the other is not touched"
+        assert stage.master.line.unclaimed() >= 1, "one may have been taken before; the other is not touched"
         seen[0] = 1_000_000
         await stage.report(taking=True, busy=2)
         assert stage.master.line.unclaimed() == 0
@@ -245,7 +252,7 @@ def test_short_of_descriptors_it_waits_and_comes_back_by_itself(loop: str, monke
 
 @define
 class Clock:
-    """What `Service` takes for the time."""
+    """The clock of an `AsyncioWorker`."""
 
     now: float = 0.0
 
@@ -256,7 +263,7 @@ class Clock:
 @on_both_loops
 @pytest.mark.parametrize(("slow", "batches"), [(None, [1, 2, 4, BATCH, BATCH, BATCH]), (11, [1, 2, 4, BATCH, 1, 2, 4])])
 def test_the_batch_doubles_while_connections_begin_quickly(loop: str, slow: int | None, batches: list[int]) -> None:
-    """And falls to one when a handler blocks: what is in our hands dies with us, or waits behind us."""
+    """And falls to 1 when a handler blocks: a connection that is taken cannot be recalled."""
     clock, left = Clock(), list[int]()
 
     async def sometimes_slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -278,7 +285,7 @@ def test_the_batch_doubles_while_connections_begin_quickly(loop: str, slow: int 
 
 
 @on_both_loops
-def test_where_its_tasks_stand_can_be_told(loop: str) -> None:
+def test_the_lines_where_tasks_wait_are_listed(loop: str) -> None:
     async def act(stage: Stage) -> None:
         stage.master.hand()
         await stage.report(busy=1)

@@ -1,0 +1,257 @@
+"""What does a worker owe its master?  To take connections, to count them, and to report.
+
+A line of this package runs in a worker's process, never in the master's.  A runtime (see `serving`) keeps the duty
+in its own loop, whatever async library that is: this module imports none.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import Factory, define, frozen
+
+from ..protocol import wire
+from ..protocol.channel import DescriptorLost, Letterbox, TalkLine
+
+if TYPE_CHECKING:
+    from ..protocol.proxy_header import Header
+
+BUSY_AFTER = 0.02
+"""Seconds after which a change of the requests in progress is reported.  Only slow requests matter to the choice of a
+worker, and on a busy worker the number changes with every request."""
+
+RESERVE = 16
+"""Descriptors kept free for the application: a worker that takes connections up to its limit can open no file."""
+
+BATCH = 8
+"""Connections taken at once, at most, while each begins quickly.  No option: `--window` limits what waits in the
+letterbox, this limits what is taken out of it before the loop serves."""
+
+QUICK = 0.001
+"""Seconds a connection may take to begin for the batch to grow.  What is taken dies with this process, or waits for it;
+what is left in the letterbox can go to another worker."""
+
+FULL_TABLE_S = 0.05
+"""Seconds between looks at a full descriptor table."""
+
+_PAGE = resource.getpagesize()
+
+
+@frozen
+class Identity:
+    """The numbers of this worker in its fleet."""
+
+    id: int
+    """Counts up from 1 over the master's life, never reused."""
+    slot: int
+    """0 to N-1.  A replacement has the slot of the worker that it replaces."""
+    generation: int
+    """1, and one more with each reload."""
+
+
+@frozen
+class Taken:
+    """A connection in this worker's hands.  Its holder owns the descriptor, closes it, and calls `Duty.finished`."""
+
+    fd: int
+    listener: int
+    family: int
+    probe: bool
+
+
+_UNKNOWN: tuple[Taken | None, None] = (None, None)
+
+
+@define
+class Requests:
+    """Counters where a connection carries many requests; those begun and not ended are in progress."""
+
+    begun: int = 0
+    ended: int = 0
+
+
+@define(eq=False)
+class Duty:
+    """A worker's duty to its master: it takes connections, counts them, and reports.
+
+    A runtime drives it from its loop: `take` when the letterbox is readable, `finished` for each connection, `beat`
+    every `heartbeat` seconds, and `report` soon after `wake`.
+    """
+
+    letterbox: Letterbox
+    identity: Identity
+    heartbeat: float
+    """Seconds between two beats: `--heartbeat`."""
+    talk: TalkLine | None = None
+    """The talk line, if there is one."""
+    wake: Callable[[], None] = lambda: None
+    """Set by the runtime.  Called when a report is due, which must follow within `REPORT_AFTER`."""
+    on_requests_changed: Callable[[], None] = lambda: None
+    """Set by the runtime.  Called when a request has begun or ended; `report_busy` must follow within `BUSY_AFTER`."""
+    taken: int = 0
+    closed: int = 0
+    requests: Requests | None = None
+    """The server's counters of requests.  None: each connection is one request."""
+    busy_report_due: bool = False
+    """`on_requests_changed` has been called since the last `report_busy`, and need not be called again."""
+    accepting: bool = True
+    """Whether the application wants connections: `CurrentWorker.set_ready`."""
+    has_descriptors: bool = True
+    """Whether the descriptor table has room."""
+    lag: float = 0.0
+    """Seconds by which the loop was late, the worst since the last report."""
+    clients: dict[int, tuple[Taken, Header]] = Factory(dict)
+    """The PROXY header of each open connection, by descriptor.  Empty without the PROXY protocol."""
+    _rss: int = 0
+    _asides: int = 0
+    """Messages read that are no connection of a client: nudges, answers and probes."""
+    _reported_busy: int = 0
+    """The number of `busy` requests in the last report."""
+    _retirement: wire.Retiring | None = None
+    """A wish to be replaced that the full line has not taken yet."""
+    report_due: bool = False
+    """Something has changed since the last report."""
+    _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+    @property
+    def open(self) -> int:
+        """Connections in hand."""
+        return self.taken - self.closed
+
+    @property
+    def taking(self) -> bool:
+        """Whether this worker wants connections."""
+        return self.accepting and self.has_descriptors
+
+    def take(self) -> Taken | None:
+        """One connection, or None if none waits or none can be taken now.  Raises HungUp: the master sends no more."""
+        while self.has_descriptors and self.wants_next():
+            try:
+                found = self.letterbox.take()
+            except DescriptorLost:
+                # The kernel has closed the connection, and its client has seen that.  It counts as served: the master
+                # counts it as handed over, and without a `closed` for it this worker would seem busier for ever.
+                self.taken += 1
+                self.closed += 1
+                self._out_of_descriptors()
+                return None
+            if found is None:
+                return None
+            message, fd = found
+            if isinstance(message, wire.Handoff) and fd is not None:
+                return self._begin(message, fd)
+            if isinstance(message, wire.Nudge | wire.Listening):
+                self._asides += 1
+                self.handle(message)
+                self.report()
+        return None
+
+    def wants_next(self) -> bool:
+        """Whether to take the next message of the letterbox, if there is one.
+
+        A message that is not taken stays in the kernel, where the master can take it back.
+        """
+        return True
+
+    def handle(self, message: wire.Nudge | wire.Listening) -> None:
+        """React to a message of the master that is no connection."""
+
+    def _begin(self, handoff: wire.Handoff, fd: int) -> Taken:
+        # The kernel gives the lowest free descriptor, so the number tells how full the table is.
+        if fd >= self._limit - RESERVE:
+            self._out_of_descriptors()
+        if handoff.probe:
+            # A probe is outside the counters of load, and reported at once: until then the master takes it for unread.
+            self._asides += 1
+            self.report()
+        else:
+            self.taken += 1
+            self.report_soon()
+        return Taken(fd, handoff.listener, handoff.family, handoff.probe)
+
+    def finished(self, taken: Taken) -> None:
+        """Count a connection as closed."""
+        # A handler may have closed it earlier, and its number may be that of another connection by now.
+        if self.clients and self.clients.get(taken.fd, _UNKNOWN)[0] is taken:
+            del self.clients[taken.fd]
+        if not taken.probe:
+            self.closed += 1
+            self.report_soon()
+
+    def report_soon(self) -> None:
+        """Have a report made within `REPORT_AFTER`; until then further changes join it."""
+        if not self.report_due:
+            self.report_due = True
+            self.wake()
+
+    @property
+    def busy(self) -> int:
+        """Requests in progress."""
+        return self.open if self.requests is None else self.requests.begun - self.requests.ended
+
+    def requests_changed(self) -> None:
+        """Note that a request has begun or ended.  Not needed while `busy_report_due` is set."""
+        # On a busy connection requests change thousands of times a second, and mostly `busy` is the same again by the
+        # time of the report: so the server looks at the flag first and spares the call.
+        self.busy_report_due = True
+        self.on_requests_changed()
+
+    def report_busy(self) -> None:
+        """Report, if `busy` differs from the last report."""
+        self.busy_report_due = False
+        if self.busy != self._reported_busy:
+            self.report()
+
+    def report(self) -> None:
+        """Report now.  Only the loop that serves may call it: the master learns from silence that the loop is stuck."""
+        busy = self.busy
+        lag = int(self.lag * 1e6)
+        cpu = int(time.process_time() * 1e6)
+        requests = self.closed if self.requests is None else self.requests.ended
+        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
+        self.report_due = not self.letterbox.send(report)
+        self._reported_busy = busy
+        self.lag = 0.0
+
+    def beat(self) -> None:
+        """Look at descriptors and memory, and report.  Called every `heartbeat` seconds."""
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # the application may have changed it
+        self.has_descriptors = self._room_for_descriptors()
+        self._rss = resident()
+        if self._retirement is not None:
+            self.retire(self._retirement.reason, self._retirement.now)
+        self.report()
+
+    def retire(self, reason: str, now: bool = False) -> None:
+        """Ask to be replaced, or with `now` to be drained at once.  If the line is full, each beat asks again."""
+        wish = wire.Retiring(reason, now)
+        self._retirement = None if self.letterbox.send(wish) else wish
+
+    def ready(self) -> None:
+        """Tell the master that connections can come, of every listener."""
+        self.letterbox.send(wire.Ready(os.getpid()))
+
+    def _out_of_descriptors(self) -> None:
+        self.has_descriptors = False
+        self.report_soon()
+
+    def _room_for_descriptors(self) -> bool:
+        try:
+            fd = os.dup(self.letterbox.fileno())
+        except OSError:
+            return False
+        os.close(fd)
+        return fd < self._limit - RESERVE
+
+
+def resident() -> int:
+    """Bytes of resident memory of this process; 0 where it cannot be read (no descriptor left, no /proc)."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read(100).split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -13,7 +13,7 @@ import time
 
 from attrs import frozen
 
-from rrmaster.config.parsing import POLICIES
+from rrmaster.config.names import POLICIES
 from rrmaster.dispatch.load import Policy, WorkerLoad
 from rrmaster.dispatch.policies import policy_named
 from rrmaster.protocol.wire import Report

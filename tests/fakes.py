@@ -21,7 +21,7 @@ import trio
 from attrs import Factory, define, evolve, frozen
 from trio.testing import wait_all_tasks_blocked
 
-from rrmaster.config.parsing import Bind, Tcp
+from rrmaster.config.addresses import Bind, Tcp
 from rrmaster.config.settings import Settings
 from rrmaster.dispatch.dispatcher import Dispatcher
 from rrmaster.dispatch.link import Link

@@ -98,7 +98,8 @@ def options_in_tables() -> str:
         value = html.escape(option.metavar).replace("|", "&#124;")
         spelled = f"<code>{flag(option_name)}{' ' * bool(value)}{value}</code>"
         default = html.escape(option.shown or _default(option_name)).replace("|", "&#124;")
-        about = html.escape(option.help, quote=False).replace("|", "&#124;").replace("*", "&#42;")
+        about = "; ".join(filter(None, (option.help, option.note)))
+        about = html.escape(about, quote=False).replace("|", "&#124;").replace("*", "&#42;")
         row = f"| {', '.join(filter(None, (flags, spelled)))} | {default} | {about} |"
         groups.setdefault(option.group, []).append(row)
     head = "| | default | |\n|---|---|---|"

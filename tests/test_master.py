@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rrmaster.config.parsing import Between
+from rrmaster.config.quantities import Between
 from rrmaster.config.settings import Settings
 from rrmaster.dispatch.policies import IpHash, LeastLoaded
 from rrmaster.master import RunningMaster

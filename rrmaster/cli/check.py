@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 
 from ..config.option import flag
-from ..config.parsing import Between
+from ..config.quantities import Between
 from ..config.settings import Settings
 from ..control.socket_paths import DEFAULT_NAME
 from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
@@ -31,7 +31,7 @@ from ..protocol import template_wire, wire
 from ..protocol.channel import Line, Talk
 from ..protocol.fork_safety import asked_for, in_words
 from ..protocol.launch import is_program
-from ..rules.lifecycle import Patience
+from ..rules.lifecycle import TERM_S
 from ..supervision.lifecycle_runner import STACKS_S
 from ..supervision.reconfigure import check_certificate, environment_of
 
@@ -85,7 +85,7 @@ def start_application(settings: Settings) -> str:
         with _a_child(settings, environ, (spec.line, spec.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
             line.half_close()  # in peace: what has started may have something to finish
-            _ended(pidfd, 0.0 if trouble else Patience().term)
+            _ended(pidfd, 0.0 if trouble else TERM_S)
             return trouble
     finally:
         line.close()
@@ -155,7 +155,8 @@ def _a_child(
     try:
         yield child, pidfd
     finally:
-        with contextlib.suppress(ProcessLookupError):  # nobody is left in its group
+        child.kill()  # itself, for it may have left its group
+        with contextlib.suppress(ProcessLookupError):  # no process is left in its group
             os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then the number is nobody else's
         child.wait()
         os.close(pidfd)

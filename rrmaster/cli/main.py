@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .._version import __version__
+from ..config.addresses import parse_port
+from ..config.names import suggestion
 from ..config.option import Option, SettingsError, flag
-from ..config.parsing import parse_port, suggestion
 from ..config.settings import Settings, options
 from ..config.sources import Source, conventions, from_environment, from_table, read
 from ..protocol.launch import MODULE, is_program
@@ -299,8 +300,8 @@ def _parser() -> _Parser:
 
 def _add(group: Any, name: str, option: Option) -> None:
     default = option.shown or _default(name)
-    text = f"{option.help} (default: {default})" if default else option.help
-    text = text.replace("%", "%%")
+    notes = "; ".join(filter(None, (default and f"default: {default}", option.note)))
+    text = (f"{option.help} ({notes})" if notes else option.help).replace("%", "%%")
     if option.is_switch:
         # Its own help would name the default as True or False.
         group.add_argument(*option.flags, flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text)

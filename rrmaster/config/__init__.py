@@ -1,1 +1,1 @@
-"""From a flag to a value: how options are declared, parsed, found and checked."""
+"""From a flag to a value: how options are declared, parsed, collected from their sources and checked."""

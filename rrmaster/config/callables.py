@@ -1,6 +1,6 @@
-"""The operator's own callables: how what ``--policy`` and ``--probe`` name is loaded.
+"""How are the operator's own callables loaded, which ``--policy`` and ``--probe`` name?
 
-They run in the master, unlike the application, so they should be small.
+They run in the master, unlike the application.  So they should be fast and must not block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .settings import Settings
 
 
 def load_callable(settings: Settings, option: str, name: str) -> Any:
-    """The callable behind ``module:attribute``, found as the application is.  Raises SettingsError."""
+    """The callable behind ``module:attribute``, looked for where the application is.  Raises SettingsError."""
     module, _, attribute = name.partition(":")
     directory = os.path.abspath(settings.app_dir or "")
     if directory not in sys.path:
@@ -25,5 +25,5 @@ def load_callable(settings: Settings, option: str, name: str) -> Any:
     except Exception as error:
         raise SettingsError(f"--{option} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(found):
-        raise SettingsError(f"--{option} {name!r} is no callable")
+        raise SettingsError(f"--{option} {name!r} is not callable")
     return found

@@ -1,6 +1,6 @@
 """Do these settings fit together?
 
-An option that would do nothing is a mistake, and with TLS a dangerous one: it is refused, and not ignored.
+An option that would have no effect is a mistake, and with TLS a dangerous one: it is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from ..protocol.launch import is_program
 
 
 def complaint(settings: Any, of_applications: Mapping[str, Any]) -> str:
-    """What does not fit in these `Settings`, or nothing.
+    """The first thing that does not fit in these `Settings`, with what to do about it; empty if all fits.
 
-    `of_applications` are the options, with their defaults, that only mean something for an application.
+    `of_applications` are the options that only apply to an application, with their defaults.
     """
-    return _of_what_is_served(settings, of_applications) or _of_patience(settings) or _of_tls(settings)
+    return _of_what_is_served(settings, of_applications) or _of_timeouts(settings) or _of_tls(settings)
 
 
 def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> str:
     if not is_program(settings.application):
         if settings.arguments:
-            return f"arguments: {settings.application} is no program, and takes none"
-        return "" if settings.bind else "bind: there is no address"
+            return f"arguments: {settings.application} is an application, and only a program takes arguments"
+        return "" if settings.bind else "bind: there is no address; write at least one, such as 127.0.0.1:8000"
     for name, default in of_applications.items():
         if getattr(settings, name) != default:
             return (
@@ -33,7 +33,7 @@ def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> str
     return ""
 
 
-def _of_patience(settings: Any) -> str:
+def _of_timeouts(settings: Any) -> str:
     if settings.hang_timeout and settings.hang_timeout < 2 * settings.heartbeat:
         return (
             f"a hang timeout of {settings.hang_timeout:g} s would kill workers that report every "
@@ -49,10 +49,10 @@ def _of_tls(settings: Any) -> str:
                 flag = "--" + name.replace("_", "-")
                 return f"{flag} needs --certfile: without a certificate no TLS is spoken"
     if settings.cert_reqs != "none" and settings.ca_certs is None:
-        return f"--cert-reqs {settings.cert_reqs} needs --ca-certs: who may have signed them?"
+        return f"--cert-reqs {settings.cert_reqs} needs --ca-certs, the authorities that may sign them"
     if settings.cert_reqs == "none" and settings.ca_certs is not None:
         return (
-            "--ca-certs is for the certificates of clients: say --cert-reqs optional or required, too; what stands "
-            "between your own certificate and the root belongs into --certfile"
+            "--ca-certs is for the certificates of clients: add --cert-reqs optional or required; the certificates "
+            "between your own and the root belong in --certfile"
         )
     return ""

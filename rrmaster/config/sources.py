@@ -1,7 +1,7 @@
-"""Where the value of a setting comes from: flags before environment before file before default.
+"""Where does the value of a setting come from?  A flag wins over the environment, that over the file and the default.
 
-`read` puts the sources together and remembers where each value came from.  This module parses; it opens no file and
-reads no environment: all that is handed to it.
+`read` puts the sources together and remembers where each value came from.  This module only parses: it opens no file
+and does not look at the environment.  Its callers pass the contents of both.
 """
 
 from __future__ import annotations
@@ -12,40 +12,41 @@ from typing import Any
 from attrs import frozen
 
 from ..protocol.launch import is_program
+from .names import parse_application, parse_arguments, suggestion
 from .option import SettingsError, flag
-from .parsing import parse_application, parse_arguments, suggestion
 from .settings import Settings, options
 
 WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")
-"""Set by the master for its workers, and no options: a master started by a worker of another sees them."""
+"""Variables that a master sets for its workers.  They are not options, but a master that is started by a worker of
+another master finds them in its environment."""
 
 
 @frozen
 class Source:
-    """Some values, and how their names are spelled there."""
+    """Values from one place, and the spelling of their names there."""
 
     name: str
     values: Mapping[str, object]
     spell: Callable[[str], str] = flag
     platform: bool = False
-    """It speaks to whatever program runs, and not to us alone."""
+    """Whether it is the platform, which sets the same variables for any program."""
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Source, list[str]]:
-    """The options set in the environment, and complaints about variables that look like ones and are none."""
+    """The options set in the environment, and a warning for each variable that looks like one and is not."""
     values: dict[str, object] = {}
-    complaints = []
+    warnings = []
     names = {variable(name): name for name in options()}
     for key in sorted(environ):
         if key in names:
             values[names[key]] = environ[key]
         elif key.startswith("RRMASTER_") and key not in WORKER_VARIABLES:
-            complaints.append(f"{key} is no setting of rrmaster and is ignored{suggestion(key, names)}")
-    return Source("environment", values, variable), complaints
+            warnings.append(f"{key} is not a setting of rrmaster and is ignored{suggestion(key, names)}")
+    return Source("environment", values, variable), warnings
 
 
 def conventions(environ: Mapping[str, str]) -> Source:
-    """What platforms set: WEB_CONCURRENCY, PORT and FORWARDED_ALLOW_IPS (as gunicorn and uvicorn read them)."""
+    """The variables of platforms: WEB_CONCURRENCY, PORT and FORWARDED_ALLOW_IPS, as gunicorn and uvicorn read them."""
     values: dict[str, object] = {}
     if environ.get("WEB_CONCURRENCY"):
         values["workers"] = environ["WEB_CONCURRENCY"]
@@ -60,7 +61,7 @@ _CONVENTIONS = {"workers": "WEB_CONCURRENCY", "bind": "PORT", "forwarded_allow_i
 
 
 def from_table(table: Mapping[str, object], file: str) -> Source:
-    """The table of a TOML file.  Keys may be written with - or _.  Raises SettingsError for an unknown one."""
+    """The options in the table of a TOML file, keys with - or _.  Raises SettingsError for an unknown key."""
     known = {*options(), "application", "arguments"}
     values: dict[str, object] = {}
     spelled: dict[str, str] = {}
@@ -71,7 +72,7 @@ def from_table(table: Mapping[str, object], file: str) -> Source:
         if name in values:
             raise SettingsError(f"{file}: {spelled[name]} and {key} are the same setting")
         if name in _OCTAL and isinstance(value, int):
-            # 440 would be taken for 0o670, and nobody would know.
+            # TOML reads 440 as decimal, which is 0o670: permissions that nothing would show to be wrong.
             raise SettingsError(f'{file}: {key}: write the mode as text, such as "660"')
         values[name], spelled[name] = value, key
     return Source(file, values, lambda name: f"{file}: {spelled[name]}")
@@ -80,7 +81,7 @@ def from_table(table: Mapping[str, object], file: str) -> Source:
 _OCTAL = ("unix_mode", "umask")
 
 FOUND_BY_PROGRAMS = ("bind", "forwarded_allow_ips")
-"""What a platform says of these, a program that opens its own addresses reads for itself."""
+"""Options whose platform variables a program reads for itself, because it opens its own addresses."""
 
 
 def variable(name: str) -> str:
@@ -89,9 +90,9 @@ def variable(name: str) -> str:
 
 
 def read(sources: Sequence[Source]) -> tuple[Settings, dict[str, str]]:
-    """The settings from these sources, the first that knows a value wins; and where each value came from.
+    """The settings from these sources, and the origin of each value.  The first source that has a value wins.
 
-    Raises SettingsError, naming the option as it is spelled in the source at fault.
+    Raises SettingsError, which names the option as the source at fault spells it.
     """
     parsers: dict[str, Callable[[object], Any]] = {"application": parse_application, "arguments": parse_arguments}
     parsers |= {name: option.parse for name, option in options().items()}

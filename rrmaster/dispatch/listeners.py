@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from attrs import define, frozen
 
-from ..config.parsing import Bind, Inherited, Tcp, Unix
+from ..config.addresses import Bind, Inherited, Tcp, Unix
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3): the first descriptor passed by socket activation."""

@@ -26,7 +26,7 @@ from ..config.settings import Settings
 from ..logs.log import tell
 from ..protocol.fork_safety import asked_for, in_words
 from ..protocol.template_wire import Weighed
-from ..rules.template_health import Trust
+from ..rules.template_health import TemplateHealth
 from .process import NotStarted, Process
 from .template import Lost, Template
 
@@ -64,7 +64,7 @@ class GenerationTemplates:
     """The process ids of its templates, including those that still import."""
     trying: bool = True
     """A lost template is started again."""
-    health: Trust = Factory(Trust)
+    health: TemplateHealth = Factory(TemplateHealth)
     """Whether the workers that it forks are fit to live."""
     starting: bool = False
     """A template's process is being started, so its process id is not known yet."""
@@ -128,7 +128,7 @@ class GenerationTemplates:
             return condemned
         doubted = self.health.forked(ready)
         if doubted:
-            text = f"{self.name}: {self.health.dead} of its workers in a row died before they were ready"
+            text = f"{self.name}: {self.health.deaths} of its workers in a row died before they were ready"
             text += "; the next one is started without it"
             tell("template.doubted", text, level=WARNING, generation=self.generation)
         return doubted
@@ -205,7 +205,7 @@ class GenerationTemplates:
             await template.settled(self.settings.ready_timeout)
             if self._judge(template):
                 self.template = template
-                self.health.anew()
+                self.health.reset()
                 self.settled.set()
                 await self._keep(nursery)
             again = self._may_try_again(template)

@@ -78,8 +78,7 @@ class Child:
         await trio.lowlevel.wait_readable(self._pidfd)
         self._over = True
         # A zombie still holds its number, so the signal reaches this worker's orphans and no other process group.
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # none are left, or all have another user
-            os.killpg(self.pid, signal.SIGKILL)
+        _signal_group(self.pid, signal.SIGKILL)
         how = self._reap()
         os.close(self._pidfd)
         with trio.CancelScope(shield=True):
@@ -105,11 +104,18 @@ class Child:
     def signal(self, number: int, group: bool = False) -> None:
         if self._over:
             return
+        if group:
+            _signal_group(self.pid, number)
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended, or changed its user
-            if group:
-                os.killpg(self.pid, number)
-            else:
+            # A worker can leave its process group (setpgid), but not its pidfd.
+            if not group or os.getpgid(self.pid) != self.pid:
                 signal.pidfd_send_signal(self._pidfd, number)
+
+
+def _signal_group(leader: int, number: int) -> None:
+    """Signal a process group, if there is such a group that the master may signal."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all have left it, or all have another user
+        os.killpg(leader, number)
 
 
 async def outlive(process: Process) -> Exit:
@@ -199,7 +205,8 @@ async def start(
     try:
         return Child(child.pid, os.pidfd_open(child.pid), child)
     except OSError:  # no descriptor is left: a process that cannot be watched must not live
-        os.killpg(child.pid, signal.SIGKILL)
+        child.kill()  # itself, for it may have left its group already
+        _signal_group(child.pid, signal.SIGKILL)
         child.wait()
         raise
 

@@ -1,1 +1,1 @@
-"""Pure decisions: no trio, no sockets, no clock.  Time and randomness come in as arguments."""
+"""Pure decisions: no trio, no sockets, no clock.  Time and randomness are arguments; what follows is returned."""

@@ -1,7 +1,7 @@
 """How many workers there should be, between two bounds, for the share of them that is busy.
 
 The rule and its names are the Kubernetes horizontal pod autoscaler's: desired = ceil(current x share / target), no
-change within a tolerance, and *stabilisation*: of the recommendations of the last while the one that changes least is
+change within a tolerance, and *stabilisation*: of the recommendations within a window, the one that changes least is
 followed, so that a quiet moment does not take away what the next one needs.  This module knows no clock.
 """
 
@@ -13,35 +13,37 @@ from collections import deque
 from attrs import Factory, define, frozen
 
 TOLERANCE = 0.1
-"""Kubernetes' --horizontal-pod-autoscaler-tolerance."""
+"""Share by which the load may miss its target without a change.  Kubernetes' --horizontal-pod-autoscaler-tolerance."""
 
 SYNC_S = 1.0
-"""Seconds between samples; a pod takes half a minute to start, a worker half a second."""
+"""Seconds between samples.  Kubernetes has 15, for pods that take half a minute to start; a worker takes half a
+second."""
 
 
 @frozen
 class Scaling:
-    """What was asked for."""
+    """The bounds and the target.  All are options, whose defaults stand in `Settings`."""
 
     least: int
     most: int
-    target: float = 0.7
-    """The share of workers that should be busy."""
-    up_window: float = 3.0
-    """Seconds of stabilisation before growing: one burst is no trend."""
-    down_window: float = 300.0
-    """Seconds before shrinking; Kubernetes' default."""
+    target: float
+    """The share of workers that should be busy, from 0 to 1."""
+    up_window: float
+    """Seconds of stabilisation before the fleet grows."""
+    down_window: float
+    """Seconds of stabilisation before the fleet shrinks."""
 
 
 @define
 class Autoscaler:
-    """Watches the share of busy workers."""
+    """The recommendations of the last minutes, and the size that follows from them."""
 
     scaling: Scaling
     _recommended: deque[tuple[float, int]] = Factory(deque)
+    """Times and sizes, oldest first.  No longer than the longer window, at one a second."""
 
     def sample(self, now: float, current: int, share: float) -> int:
-        """How many there should be, after this look: `share` of the `current` workers are busy."""
+        """The size to have from now on, if `share` of the `current` workers are busy."""
         chosen = self.scaling
         ratio = share / chosen.target
         wanted = current if abs(ratio - 1) <= TOLERANCE else math.ceil(current * ratio)
@@ -49,6 +51,7 @@ class Autoscaler:
         self._recommended.append((now, wanted))
         while self._recommended[0][0] < now - max(chosen.up_window, chosen.down_window):
             self._recommended.popleft()
+        # Grow to what all recommendations of the up window agree on; shrink to what none of the down window exceeds.
         lowest = min(n for at, n in self._recommended if at >= now - chosen.up_window)
         highest = max(n for at, n in self._recommended if at >= now - chosen.down_window)
         size = min(max(current, lowest), highest)

@@ -1,13 +1,13 @@
-"""When to try again, and when to call it a crash loop.
+"""When a crashed worker is replaced, and when the crashes are called a crash loop.
 
-A *crash* is a death before ready, by own exit, by a fault signal, or out of memory; and whatever has the master end a
-worker that serves, or has it leave as soon as it does.  A worker killed from outside (SIGKILL, SIGTERM) is no crash:
-somebody wanted it gone, and it is replaced at once.
+A *crash* is an end before ready, by the worker's own exit, by a fault signal, or out of memory.  A worker that the
+master has to kill while it serves, or that leaves as soon as it serves, counts as crashed too.  A worker killed from
+outside (SIGKILL, SIGTERM) has not crashed: an operator wanted its end, and it is replaced at once.
 
-The first crash is replaced at once, the next ones after a back-off that doubles, with jitter, up to a cap.  What
-counts is the fleet, not the slot: code that crashes crashes everywhere, and eight slots that each back off alone
-restart eight times as often.  A worker that had served for `STABLE_S` starts no loop of its own, so eight good ones
-that die together come back together.  Nothing is ever given up while anybody serves.
+The first crash is replaced at once, the next ones after a back-off that doubles, with jitter, up to a cap.  It is the
+back-off of the fleet, not of a slot: code that crashes in one slot crashes in all, and eight slots that each back off
+alone restart eight times as often.  A worker that had served for `STABLE_S` starts no loop, so eight good workers that
+crash together come back together.  No slot is given up while any worker serves.
 
 This module knows no clock and no processes; time and randomness are arguments.
 """
@@ -20,30 +20,30 @@ from collections import deque
 from attrs import Factory, define, frozen
 
 STABLE_S = 10.0
-"""Seconds of serving after which a crash is news, not part of a loop."""
+"""Seconds of serving after which a crash is the first one again, not part of a loop."""
 
 FIRST_S, CAP_S = 1.0, 30.0
-"""Seconds of the second back-off and the largest.  1, 2, 4, 8, 16, 30: seven tries in the first minute, then two a
+"""Seconds of the second back-off and of the largest.  1, 2, 4, 8, 16, 30: seven tries in the first minute, then two a
 minute, which is seldom enough to read the log and often enough to notice when the database is back."""
 
 ALONE_CAP_S = 1.0
-"""Seconds, the cap while nobody serves: then every client waits for the next try."""
+"""Seconds, the cap while no worker serves: then every client waits for the next try."""
 
 BRIEF_S = 1.0
-"""Seconds.  Who leaves by its own wish sooner than this after it began to serve counts as crashed: the next one would
-leave as soon, and the one after it.  (Node's users and gunicorn start the next one at once, for ever.  systemd counts
-every start against its limit, however the last one ended; supervisord calls a start good that lasts this long,
-`startsecs`.  Theirs is the better rule, but for giving up.)  Who stays longer has served: one worker for each job is a
-way to live."""
+"""Seconds.  A worker that leaves by itself sooner than this after it began to serve counts as crashed: the next one
+would leave as soon, and the one after it.  (Node's users and gunicorn start the next one at once, for ever.  systemd
+counts every start against its limit, however the last one ended; supervisord calls a start good that lasts this long,
+`startsecs`.  Both rules are better, except that they give up.)  A worker that stays longer has served: a program may
+well have one worker for each job."""
 
 WINDOW_S, LOOP = 60.0, 5
-"""This many crashes within this many seconds are a crash loop, and are said to be one."""
+"""Seconds, and the number of crashes within them that is reported as a crash loop."""
 
 JITTER = 0.2
-"""The back-off varies by this share, so that several masters on one machine do not come back in step."""
+"""The share by which the back-off varies, so that several masters on one machine do not restart in step."""
 
 STARTS_PER_S = 20
-"""Workers replaced a second, at most: whoever kills them faster than this gains nothing by it."""
+"""The most workers replaced in one second.  It bounds the cost of a program that kills workers in a loop."""
 
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 
@@ -65,26 +65,29 @@ class Exit:
 
     @property
     def killed(self) -> bool:
-        """By a signal that comes from outside.  The kernel's own SIGKILL, out of memory, looks the same here."""
+        """Whether the signal came from outside.  The kernel's own SIGKILL, out of memory, looks the same here."""
         return self.signal is not None and self.signal not in _FAULTS
 
 
-def is_crash(how: Exit, was_ready: bool, out_of_memory: bool = False) -> bool:
-    """Whether this end of a worker that nobody had asked to leave counts as a crash."""
-    return not was_ready or not how.killed or out_of_memory
+def counts_as_crash(end: Exit, was_ready: bool, out_of_memory: bool = False) -> bool:
+    """Whether this end of a worker is a crash, given that the master did not ask for it."""
+    return not was_ready or not end.killed or out_of_memory
 
 
 @define
-class Restarts:
-    """When the next replacement may start."""
+class Backoff:
+    """The crashes of a fleet, and the time at which the next replacement may start."""
 
     streak: int = 0
+    """Crashes since a worker last proved stable.  From the second on there is a back-off."""
     not_before: float = 0.0
+    """The time at which the present back-off ends."""
     crashes: deque[float] = Factory(deque)
     """Times of the crashes of the last `WINDOW_S`."""
-    _tried: float = float("-inf")
-    """When a crashed worker's place was filled last."""
+    _retried: float = float("-inf")
+    """The time at which a crashed worker was replaced last."""
     _started: deque[float] = Factory(deque)
+    """Times of the replacements of the last second, of any kind."""
 
     def crashed(self, now: float, served_for: float, jitter: float) -> float:
         """Take note of a crash; returns the back-off in seconds.  `jitter` is a random number from 0 to 1."""
@@ -102,43 +105,45 @@ class Restarts:
         self.not_before = max(self.not_before, now + delay)
         return delay
 
-    def wait(self, now: float, anybody_serves: bool) -> float:
-        """Seconds until a crashed worker's place may be filled; 0: now."""
+    def wait(self, now: float, any_serves: bool) -> float:
+        """Seconds until a crashed worker may be replaced; 0: now."""
         waiting = max(self.not_before - now, 0.0)
-        if not anybody_serves and self.crashes:
-            waiting = min(waiting, max(max(self.crashes[-1], self._tried) + ALONE_CAP_S - now, 0.0))
+        if not any_serves and self.crashes:
+            waiting = min(waiting, max(max(self.crashes[-1], self._retried) + ALONE_CAP_S - now, 0.0))
         return waiting
 
-    def tried(self, now: float) -> None:
-        """A crashed worker's place was filled.  In a loop one tries for all: the next place waits as long again."""
-        self._tried = now
+    def retried(self, now: float) -> None:
+        """Take note that a crashed worker was replaced.  In a loop one try is for all slots: the next waits."""
+        self._retried = now
         if self.streak > 1:
             self.not_before = now + self._delay(0.5)
 
     def pace(self, now: float) -> float:
-        """Seconds until another one may be replaced; 0: now."""
+        """Seconds until any other worker may be replaced, crashed or not; 0: now."""
         while self._started and now - self._started[0] >= 1.0:
             self._started.popleft()
         return self._started[0] + 1.0 - now if len(self._started) >= STARTS_PER_S else 0.0
 
     def started(self, now: float) -> None:
-        """A worker was started in the place of another."""
+        """Take note that a worker was started in the place of another."""
         self._started.append(now)
 
-    def looping(self, now: float) -> bool:
+    def is_loop(self, now: float) -> bool:
         """Whether this is a crash loop."""
         self._forget(now)
-        # Slowed down it no longer crashes often, and is a loop all the same.
+        # A loop that is slowed down has few crashes in a minute, and is a loop all the same.
         return len(self.crashes) >= LOOP or (len(self.crashes) > 0 and self.streak >= LOOP)
 
-    def calm(self) -> None:
-        """New code, or a new try by the operator: the past does not count against it."""
+    def reset(self) -> None:
+        """Start without a streak: the code is new, or the operator tries again, or a replacement has proved stable."""
         self.streak, self.not_before = 0, 0.0
 
     def _delay(self, jitter: float) -> float:
+        # 16: beyond it the cap holds anyway, and 2.0 ** streak would overflow after a thousand crashes.
         return min(FIRST_S * 2.0 ** min(self.streak - 2, 16), CAP_S) * (1 + JITTER * (2 * jitter - 1))
 
     def _forget(self, now: float) -> None:
+        # The last crash is kept a back-off longer, so that a loop at its slowest is still one.
         while len(self.crashes) > 1 and now - self.crashes[0] > WINDOW_S:
             self.crashes.popleft()
         if self.crashes and now - self.crashes[0] > WINDOW_S + CAP_S:

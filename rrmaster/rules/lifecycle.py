@@ -1,8 +1,8 @@
-"""What may become of a worker: State x Event -> State, Actions; and one deadline, whose meaning the state names.
+"""The state machine of one worker: State x Event -> State, Actions; and one deadline, whose meaning the state names.
 
-`LAW` is the whole of it.  What the table omits is a breach: the worker said or did what nobody in its state may.
-`restarts` decides when a dead one is replaced, `fleet` how many there should be; this module knows one worker and
-no other, and neither clocks nor processes.
+`LAW` is all of it.  A pair that the table omits is a breach: the worker said or did what its state forbids.
+docs/architecture.md shows the table, generated from `LAW`.  `backoff` decides when an ended worker is replaced, `plan`
+how many workers there should be.  This module knows one worker, and neither clocks nor processes.
 """
 
 from __future__ import annotations
@@ -13,46 +13,50 @@ from attrs import frozen
 
 
 class State(Enum):
-    """Where a worker stands."""
+    """The state of a worker.  It never returns to one that it has left."""
 
     BOOTING = "booting"  # its process starts and loads the application; no traffic
-    PROVING = "proving"  # it said Ready, and is looked at; no traffic
+    PROVING = "proving"  # it said Ready, and the master watches it; no traffic
     SERVING = "serving"  # it gets connections
     DRAINING = "draining"  # it gets no more, and finishes what it has
     STOPPING = "stopping"  # it was told to end now (SIGTERM)
-    KILLED = "killed"  # it was given no choice (SIGKILL)
+    KILLED = "killed"  # it must end (SIGKILL)
     GONE = "gone"  # its process has ended
 
 
 class Event(Enum):
-    """What may happen to a worker."""
+    """What may happen to a worker.
 
-    READY = "ready"  # it says that it can take connections
-    PASSED = "passed"  # the master has seen enough of it
-    FAILED = "failed"  # it says that it could not start, or failed its probe
-    RETIRING = "retiring"  # it asks to be replaced
-    RETIRE = "retire"  # the master wants it gone, in peace
-    BREACH = "breach"  # it broke the rules of the line
+    READY, FAILED and RETIRING are the worker's own reports (a failed probe counts as FAILED).  The others come from the
+    master or the kernel, and are in the table of every state, except PASSED.
+    """
+
+    READY = "ready"  # the worker says that it can take connections
+    PASSED = "passed"  # the master has watched it for long enough
+    FAILED = "failed"  # the worker says that it could not start, or its probe failed
+    RETIRING = "retiring"  # the worker asks for its replacement
+    RETIRE = "retire"  # the master wants its end, and lets it finish
+    BREACH = "breach"  # the worker broke the rules of the line
     TIMEOUT = "timeout"  # the deadline of its state has passed
     EXIT = "exit"  # its process ended
 
 
 class Action(Enum):
-    """What is to be done about it."""
+    """What the supervisor does on a step.  A `Step` has its actions in their order."""
 
     ENLIST = "enlist"  # give it connections
-    DISMISS = "dismiss"  # give it no more: recall what others have room for, half-close
-    REPLACE = "replace"  # count it as leaving: its replacement comes first
+    DISMISS = "dismiss"  # give it no more connections: recall what others have room for, half-close
+    REPLACE = "replace"  # count it as leaving; it serves until its replacement does
     TERMINATE = "terminate"  # SIGTERM
-    STACKS = "stacks"  # have it write its stacks into the log, before
+    STACKS = "stacks"  # have it write its stacks into the log, before the kill
     KILL = "kill"  # SIGKILL to its process group
-    RECALL = "recall"  # give what it had not taken to the others
-    BURY = "bury"  # close what belonged to it, and count
+    RECALL = "recall"  # give the connections that it has not taken to the others
+    BURY = "bury"  # close what belonged to it, and count its end
 
 
 @frozen
 class Step:
-    """One entry of the table."""
+    """One entry of the table: the next state, and the actions on the way to it."""
 
     state: State
     actions: tuple[Action, ...] = ()
@@ -66,7 +70,7 @@ _DISMISS = Step(_DRAINING, (Action.DISMISS,))
 _KILL = Step(_KILLED, (Action.KILL,))
 _HUNG = Step(_KILLED, (Action.STACKS, Action.KILL))
 _BURY = Step(_GONE, (Action.RECALL, Action.BURY))
-"""Also for one that never served: its letterbox is empty then, and recalling nothing costs nothing."""
+"""Also for a worker that never served: its letterbox is empty, and the recall costs nothing."""
 
 LAW: dict[State, dict[Event, Step]] = {
     _BOOTING: {
@@ -75,7 +79,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.RETIRING: _TERMINATE,
         Event.RETIRE: _TERMINATE,
         Event.BREACH: _KILL,
-        # A hung import is a bug worth seeing: where it hangs stands in the stacks.
+        # The stacks show where an import hangs.
         Event.TIMEOUT: _HUNG,
         Event.EXIT: _BURY,
     },
@@ -123,7 +127,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.RETIRING: Step(_KILLED),
         Event.RETIRE: Step(_KILLED),
         Event.BREACH: Step(_KILLED),
-        # Uninterruptible sleep outlives a SIGKILL; there is nothing to do but say it again.
+        # A process in uninterruptible sleep outlives a SIGKILL.  The master can only send it again.
         Event.TIMEOUT: _KILL,
         Event.EXIT: _BURY,
     },
@@ -132,29 +136,41 @@ LAW: dict[State, dict[Event, Step]] = {
 
 
 def step(state: State, event: Event) -> Step:
-    """What becomes of a worker in this state.  What the table omits is a breach; for who is gone nothing happens."""
+    """The next step of a worker in this state.  A pair that the table omits is a breach.
+
+    An event may arrive late, after the worker's end: then nothing happens.
+    """
     if state is State.GONE:
         return Step(State.GONE)
     law = LAW[state]
     return law.get(event) or law[Event.BREACH]
 
 
+TERM_S = 5.0
+"""Seconds after SIGTERM.  Enough for `finally` blocks and exit handlers; longer work had the graceful timeout."""
+
+KILL_S = 1.0
+"""Seconds between one SIGKILL and the next."""
+
+
 @frozen
 class Patience:
-    """How long each state may last, in seconds.  Proving and serving have no end; their deadline is the silence that a
-    worker may keep."""
+    """The deadlines of the states, in seconds.  The first three are options, whose defaults stand in `Settings`.
 
-    ready: float = 30.0
-    graceful: float = 30.0
-    hang: float = 30.0
-    """0: silence is never taken for a hang."""
-    term: float = 5.0
-    """After SIGTERM.  Enough for `finally` blocks and exit handlers; what takes longer had the graceful timeout."""
-    kill: float = 1.0
-    """Between one SIGKILL and the next."""
+    Proving and serving may last for ever; their deadline is that of the next report.
+    """
+
+    ready: float
+    """From the start of the process until it says Ready."""
+    graceful: float
+    """For the connections of a draining worker."""
+    hang: float
+    """Between two reports; 0: a worker without reports never counts as hung."""
+    term: float = TERM_S
+    kill: float = KILL_S
 
     def deadline(self, state: State, since: float, heard: float) -> float:
-        """When a worker's time is up that entered its state at `since` and was last heard at `heard`."""
+        """The deadline of a worker that entered its state at `since` and reported last at `heard`."""
         match state:
             case State.BOOTING:
                 return since + self.ready
@@ -171,7 +187,7 @@ class Patience:
 
 
 def as_table() -> str:
-    """The law as Markdown, for the documentation."""
+    """`LAW` as a Markdown table, for docs/architecture.md."""
     events = list(Event)
     lines = [
         "| | " + " | ".join(event.value for event in events) + " |",

@@ -1,29 +1,32 @@
-"""What is to be done next: plan(goal, members) -> orders.
+"""Which workers are started and retired next: plan(goal, members) -> orders.
 
-Start, replace, scale, reload, abort and stop are this one function, asked again after every change:
+Start, replace, scale, reload, abort and stop are this one function, called again after every change:
 
-- start:   Goal(size=n)
-- replace: nothing; a member is missing, and the plan says so
+- start:   Goal(size=n, surge=n)
+- replace: the same goal; a member is missing, and the plan starts another
 - scale:   another size
-- reload:  generation raised, committed 0; later committed = size: the old ones go; meanwhile who of them dies is
-           restored, if there can be more of his kind
-- abort:   generation lowered: the new ones are what goes
+- reload:  generation raised, committed 0; later committed = size, and the old members go.  Until then an old member
+           that ends is restored, if its generation can have more workers (`fallback`)
+- abort:   generation lowered: now the new members go
 - stop:    size 0
 
-It knows no clock, no processes and no reasons.  When a replacement may start is `restarts`' affair; what becomes of
-one worker is `lifecycle`'s.
+This module knows no clock, no processes and no reasons.  `backoff` decides when a replacement may start, `lifecycle`
+what happens to one worker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from .lifecycle import State
 
 STAYING = frozenset({State.BOOTING, State.PROVING, State.SERVING})
+"""States of a worker that serves or will serve: these count towards the size."""
+
 LIVING = STAYING | {State.DRAINING}
+"""States of a worker that uses memory for its work: these count towards size + surge."""
 
 
 @frozen
@@ -32,45 +35,46 @@ class Goal:
 
     size: int
     generation: int = 1
-    surge: int = 1
-    """How many more than `size` may live at once, for a time."""
     committed: int | None = None
-    """How many members of the new generation are good enough for as many old ones to go.  None: all."""
+    """The number of members of the new generation that have proved good: as many old members may go.  None: all."""
     fallback: int | None = None
-    """While the goal is not committed: the generation that serves until then, if there can be more of it (a template
-    has its code, whatever the disk has)."""
+    """While the goal is not committed: the generation that serves until then, if it can have more workers (a template
+    holds its code, whatever the disk holds)."""
     at_once: int = 2
-    """How many may boot at once: importing is what processors are for, and more than one each only delays the first."""
+    """The most members that may boot at once.  An import takes a whole processor, so more than one for each processor
+    only delays the first."""
+    surge: int = field(kw_only=True)
+    """The most members beyond `size` that may live at once."""
 
 
 @frozen
 class Member:
-    """What the plan needs to know of one worker."""
+    """One worker, as far as the plan needs to know it."""
 
     id: int
     slot: int
     state: State
     generation: int
     leaving: bool = False
-    """It is to be replaced; it serves until its replacement does."""
+    """Whether a replacement is wanted: the worker serves until that does."""
 
 
 @frozen
 class Orders:
-    """What to do now."""
+    """What the supervisor does now."""
 
     spawn: tuple[int, ...] = ()
     """Slots to start a worker in."""
     restore: tuple[int, ...] = ()
-    """Slots to start one of the fallback generation in."""
+    """Slots to start a worker of the fallback generation in."""
     retire: tuple[int, ...] = ()
-    """Ids of those who go."""
+    """Ids of the members that go."""
 
 
 def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> Orders:
-    """The difference between what is wanted and what is there, as far as it may be made up now.
+    """The difference between the goal and the members, as far as it may be closed now.
 
-    `held` are slots in which nobody may be started yet.
+    `held` are slots in which no worker may be started yet.
     """
     members = list(members)
     staying = [m for m in members if m.state in STAYING]
@@ -85,7 +89,7 @@ def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> O
     room = max(min(goal.size + goal.surge - living, goal.at_once - booting), 0)
     restore = _to_restore(goal, stale, fresh, goal.size - good - len(stale), held)[:room]
     missing = min(goal.size - len(fresh), room - len(restore))
-    # Of the stale as many stay as are still needed for `size`; those that do not serve are no loss.
+    # As many stale members stay as `size` still needs.  Those that do not serve go first.
     too_many = len(stale) - max(goal.size - good, 0)
     return Orders(
         spawn=_free_slots(goal.size, fresh, held)[: max(missing, 0)],
@@ -95,13 +99,12 @@ def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> O
 
 
 def _fits(member: Member, goal: Goal) -> bool:
-    """Whether it may stay as it is.  A slot that is no more does not stay: smaller fleets have the lower slots."""
+    """Whether a member may stay.  One in a slot beyond the size may not: a smaller fleet has the lower slots."""
     return member.generation == goal.generation and not member.leaving and member.slot < max(goal.size, 1)
 
 
 def _free_slots(size: int, fresh: Iterable[Member], held: Collection[int]) -> tuple[int, ...]:
-    """The slots of 0..size-1 that nobody of this generation holds for good: a replacement shares its slot with the
-    one that leaves."""
+    """The slots of 0..size-1 without a fresh member.  A replacement shares its slot with the member that leaves."""
     taken = {m.slot for m in fresh}.union(held)
     return tuple(slot for slot in range(size) if slot not in taken)
 
@@ -109,7 +112,7 @@ def _free_slots(size: int, fresh: Iterable[Member], held: Collection[int]) -> tu
 def _to_restore(
     goal: Goal, stale: Iterable[Member], fresh: Iterable[Member], missing: int, held: Collection[int]
 ) -> tuple[int, ...]:
-    """The slots of the old ones that have gone before the new were good enough; those first that no new one serves."""
+    """The slots whose old members ended before the goal was committed; first those in which no new member serves."""
     if goal.fallback is None or goal.committed is None or missing <= 0:
         return ()
     served = {m.slot for m in fresh if m.state is State.SERVING}
@@ -118,6 +121,6 @@ def _to_restore(
 
 
 def _least_useful(members: Sequence[Member], count: int) -> tuple[int, ...]:
-    """Those who do not serve yet, then those who asked to go, then the highest slots."""
+    """Ids of the members to give up first: those that do not serve, then those that asked to go, then high slots."""
     useless = sorted(members, key=lambda m: (m.state is State.SERVING, not m.leaving, -m.slot, -m.id))
     return tuple(m.id for m in useless[: max(count, 0)])

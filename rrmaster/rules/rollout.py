@@ -1,16 +1,16 @@
-"""How a reload is going, and what its next step is.
+"""The phase of a reload, and its next step.
 
 ::
 
-    starting ── all of a batch ready ──► probation ── stood it without traffic ──► soaking ── served well ──► committed
+    starting ── all of a batch ready ──► probation ── lived on without traffic ──► soaking ── served well ──► committed
         │                                    │                                        │
         └──────── one failed ────────────────┴──► refused (10)                        └──► rolled back (11)
 
-Until it is committed the old generation is untouched: that is the rollback, and it needs no code from disk.  With a
-surge smaller than the fleet the new generation comes in batches, each through the same three phases, and old workers
-make room for the next one; those cannot be brought back, which a reload says.
+The old generation is untouched until the reload is committed: that is the rollback, and it needs no code from disk.
+With a surge smaller than the fleet, the new generation comes in batches, each through the same three phases, and old
+workers make room for the next batch.  Without templates those cannot be brought back, and the reload says so.
 
-This module knows no processes and no clock.  The `supervisor` tells it what it sees and does what follows.
+This module knows no processes and no clock.  `supervision.reload` reports what happens, and acts on each new phase.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .plan import Goal
 
 
 class Phase(Enum):
-    """Where a reload stands."""
+    """The phase of a reload."""
 
     STARTING = "starting"
     PROBATION = "probation"
@@ -36,22 +36,22 @@ class Phase(Enum):
 
 
 STATUS = {Phase.COMMITTED: 0, Phase.REFUSED: 10, Phase.ROLLED_BACK: 11, Phase.OUT_OF_TIME: 12}
-"""The exit status of `rrmaster reload`; a phase that is not here has none yet."""
+"""The exit status of `rrmaster reload` in the phases that end it."""
 
 BUSY = 13
-"""The status when another reload runs."""
+"""The exit status when another reload runs."""
 
 
 @frozen
 class Trial:
-    """What a new generation has to stand, in seconds."""
+    """The trial of a new generation, in seconds.  All are options, whose defaults stand in `Settings`."""
 
-    probation: float = 2.0
-    """Alive and probed, without traffic: most bad code that starts at all dies in its first seconds."""
-    soak: float = 2.0
-    """With its fair share of the traffic, beside the old."""
-    timeout: float = 600.0
-    """For the whole reload.  Kubernetes' progressDeadlineSeconds."""
+    probation: float
+    """Alive and probed, without traffic."""
+    soak: float
+    """With its fair share of the traffic, beside the old generation."""
+    timeout: float
+    """For the whole reload."""
 
 
 @define(eq=False)
@@ -60,50 +60,51 @@ class Rollout:
 
     generation: int
     before: Goal
-    """What to go back to."""
+    """The goal before the reload, to which a failure returns."""
     trial: Trial
     began: float
     batch: int
-    """How many new workers come at once."""
+    """The number of new workers that come at once."""
     phase: Phase = Phase.STARTING
     since: float = 0.0
-    """When the phase began."""
+    """The time at which the phase began."""
     ready: int = 0
-    """How many of the present batch are ready."""
+    """The number of workers of the present batch that are ready."""
     approved: int = 0
-    """How many of the new generation have stood it all."""
+    """The number of workers of the new generation that have passed the whole trial."""
     reason: str = ""
-    """Why it failed."""
+    """Why the reload failed; empty until then."""
     lines: list[str] = Factory(list)
-    """The progress, for people."""
+    """The progress so far, for people."""
     tell: Callable[[str], None] = lambda line: None
-    back: bool = False
-    """It is to code that has served before, and not to what lies on the disk."""
+    """Called with each line of progress."""
+    is_rollback: bool = False
+    """Whether the new generation has code that served before, and not the code on the disk."""
 
     @property
     def status(self) -> int | None:
-        """The exit status, once there is one."""
+        """The exit status; None until the reload is over."""
         return STATUS.get(self.phase)
 
     @property
     def over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the reload has ended."""
         return self.phase in STATUS
 
     @property
     def expected(self) -> int:
-        """How many new workers the present batch brings the generation to."""
+        """The number of new workers once the present batch is complete."""
         return min(self.approved + self.batch, self.before.size)
 
     @property
     def progress(self) -> float:
-        """How far it has come, from 0 to 1: half of it is to get everybody ready."""
+        """The progress from 0 to 1.  A batch that is ready has done half of its part."""
         share = {Phase.STARTING: 0.5 * self.ready / self.batch, Phase.PROBATION: 0.5, Phase.SOAKING: 0.75}
         size = self.before.size
         return (self.approved + share.get(self.phase, 0.0) * (self.expected - self.approved)) / size if size else 1.0
 
     def due(self) -> float:
-        """When to look again, whatever happens."""
+        """The time of the next `advance`, whatever happens before."""
         last = self.began + self.trial.timeout
         if self.phase is Phase.PROBATION:
             return min(self.since + self.trial.probation, last)
@@ -111,10 +112,10 @@ class Rollout:
             return min(self.since + self.trial.soak, last)
         return last if not self.over else float("inf")
 
-    def look(self, now: float, ready: int, serving: int) -> bool:
-        """Take the next step if it is time: `ready` new workers stand without traffic, `serving` serve.
+    def advance(self, now: float, ready: int, serving: int) -> bool:
+        """Take the next step if it is time: `ready` new workers are ready and without traffic, `serving` serve.
 
-        True if the phase changed: the supervisor then does what the new phase says.
+        Returns whether the phase changed.  The caller then acts on the new phase, and calls again.
         """
         before = self.phase
         if self.over:
@@ -129,13 +130,13 @@ class Rollout:
             self._give_up(Phase.OUT_OF_TIME, now, "given up", f"it was not done after {self.trial.timeout:g} s")
         return self.phase is not before
 
-    def one_ready(self, name: str) -> None:
-        """One of the new generation is ready."""
+    def worker_ready(self, name: str) -> None:
+        """Take note that a worker of the new generation is ready."""
         self.ready += 1
         self.say(f"{name} is ready")
 
     def fail(self, why: str, now: float) -> None:
-        """One of the new generation has failed."""
+        """Take note that a worker of the new generation has failed: the reload ends."""
         if self.over:
             return
         if self.phase is Phase.SOAKING or self.approved > 0:
@@ -144,7 +145,7 @@ class Rollout:
             self._give_up(Phase.REFUSED, now, "refused, no client saw the new code", why)
 
     def say(self, line: str) -> None:
-        """Progress."""
+        """Add a line of progress."""
         self.lines.append(line)
         self.tell(line)
 
@@ -156,8 +157,8 @@ class Rollout:
             self._enter(Phase.STARTING, now, f"{self.approved} of {self.before.size} are good, the next ones start")
 
     def _give_up(self, phase: Phase, now: float, line: str, why: str) -> None:
-        """The reason stands apart from the progress: it may be a traceback, and whoever watches gets it with the end.
-        The log has both from the supervisor, as an error."""
+        """End the reload.  The reason stands apart from the progress, because it may be a traceback; a client that
+        watches gets it with the end.  The supervisor logs both as an error."""
         self.phase, self.since, self.reason = phase, now, why
         self.lines.append(line)
 

@@ -1,4 +1,4 @@
-"""How many workers the settings ask for, how many more may live in a reload, and what changes the number.
+"""How many workers do the settings ask for, how many more may live in a reload, and what changes the number?
 
 The number of processors is an argument: this module asks no operating system.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from ..config.parsing import Between
+from ..config.quantities import Between
 from ..config.settings import Settings
 from .autoscaler import Autoscaler, Scaling
 
@@ -20,13 +20,13 @@ def fleet_size(settings: Settings, cpus: int) -> int:
 
 
 def surge_of(settings: Settings, size: int) -> int:
-    """How many workers more than `size` may live in a reload; a share is rounded up, and at least one."""
+    """The number of workers beyond `size` that may live in a reload.  A share is rounded up; it is at least 1."""
     surge = settings.surge
     return max(math.ceil(size * surge) if isinstance(surge, float) else min(surge, size), 1)
 
 
 def autoscaler_of(settings: Settings) -> Autoscaler | None:
-    """What follows the load between two bounds; None if the size is fixed."""
+    """The autoscaler between the bounds of ``--workers LEAST:MOST``; None if the size is fixed."""
     if not isinstance(settings.workers, Between):
         return None
     bounds, windows = settings.workers, (settings.scale_up_window, settings.scale_down_window)

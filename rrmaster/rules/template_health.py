@@ -1,19 +1,19 @@
-"""Are those whom a template forks fit to live?
+"""Is a template to blame for the early deaths of the workers that are forked from it?
 
 ::
 
-    trusted ── they die before they are ready, one after the other ──► doubted: the next one is started without it
+    trusted ── two workers in a row end before ready ──► doubted: the next worker imports the application
        ▲                                                                  │
-       ├───────── that one dies as well: it is the application ───────────┤
-       └── another template ◄── condemned ◄── that one becomes ready ─────┘
+       ├───────── it ends before ready, too: the application is at fault ─┤
+       └── another template ◄── condemned ◄── it becomes ready ───────────┘
 
-A newborn has what its template has: a limit on its memory, a lock that nobody will let go of.  What it dies of then
-looks like a crash of the application, though one that imports this anew would live.  So who is to blame is tried, and
-not guessed: a template is the last good code, whatever the disk has by now, and not given up for a database that is
-down for a minute.
+A forked worker inherits the state of its template: a limit on memory, a lock that is never released.  If that ends the
+worker, it looks like a crash of the application, although a worker that imports the application would live.  So the
+cause is tested, not guessed: a template holds the last good code, whatever the disk holds by now, and is not given up
+because a database is down for a minute.
 
-Only of an application that has been ready before is there any doubt; else it simply does not start.  It knows no
-processes and no clock.
+Only an application that has been ready before gives reason for doubt; any other simply does not start.  This module
+knows no processes and no clock.
 """
 
 from __future__ import annotations
@@ -21,42 +21,46 @@ from __future__ import annotations
 from attrs import define
 
 ENOUGH = 2
-"""Deaths in a row.  One may be chance, and its place is filled at once; before the third there would be a pause."""
+"""Ends before ready in a row.  One may be chance, and its place is filled at once; before the third there would be a
+back-off."""
 
 
 @define
-class Trust:
-    """What has become of those who were forked from one template."""
+class TemplateHealth:
+    """The record of the workers that were forked from one template."""
 
     good: bool = False
-    """Somebody has been ready who had this code, wherever he had it from."""
+    """Whether any worker with this code has been ready, forked or not."""
     doubted: bool = False
-    """Nobody is to be forked before it is known who is to blame."""
-    dead: int = 0
-    """How many of the forked have died in a row."""
+    """Whether the template forks no worker until the test has shown which side is at fault."""
+    deaths: int = 0
+    """The number of forked workers in a row that ended before they were ready."""
     _enough: int = ENOUGH
 
     def forked(self, ready: bool) -> bool:
-        """One that was forked is ready, or has died before.  Whether that is one too many."""
+        """Take note that a forked worker is ready, or ended before that.  Returns whether this begins a doubt."""
         if ready:
             self.good = True
-            self.anew()
+            self.reset()
             return False
-        self.dead += 1
-        if self.doubted or not self.good or self.dead < self._enough:
+        self.deaths += 1
+        if self.doubted or not self.good or self.deaths < self._enough:
             return False
         self.doubted = True
         return True
 
     def imported(self, ready: bool) -> bool:
-        """One that was started without it is ready, or has died before.  Whether the template is condemned by that."""
+        """Take note that a worker started without the template is ready, or ended before that.
+
+        Returns whether this condemns the template.
+        """
         doubted, self.doubted = self.doubted, False
         self.good = self.good or ready
         if doubted and not ready:
-            # Each trial costs an import, and a crash loop may last for days.
+            # Each test costs an import, and a crash loop may last for days: test half as often each time.
             self._enough *= 2
         return doubted and ready
 
-    def anew(self) -> None:
-        """It has shown that it can, or there is another one."""
-        self.doubted, self.dead, self._enough = False, 0, ENOUGH
+    def reset(self) -> None:
+        """Forget the deaths: a forked worker is ready, or the template is another one."""
+        self.doubted, self.deaths, self._enough = False, 0, ENOUGH

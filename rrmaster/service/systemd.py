@@ -25,8 +25,8 @@ import attrs
 import trio
 from attrs import Factory, define
 
+from ..config.addresses import Inherited, Tcp, Unix
 from ..config.option import Option, flag
-from ..config.parsing import Inherited, Tcp, Unix
 from ..config.settings import Settings, options
 from ..protocol.launch import MODULE, is_program
 

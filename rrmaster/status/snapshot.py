@@ -56,7 +56,7 @@ def survey(
         suspensions=recall.suspensions,
         breaches=dispatcher.breaches,
         lost=supervisor.crashes.lost,
-        crash_loop=supervisor.crashes.backoff.looping(now),
+        crash_loop=supervisor.crashes.backoff.is_loop(now),
         refused=supervisor.reload.refused,
         gone_back=supervisor.reload.gone_back,
         reload=_reload(supervisor),

@@ -13,7 +13,7 @@ from logging import ERROR, WARNING
 from attrs import Factory, define
 
 from ..logs.log import tell
-from ..rules.backoff import STABLE_S, Exit, Restarts, is_crash
+from ..rules.backoff import STABLE_S, Backoff, Exit, counts_as_crash
 from ..rules.lifecycle import State
 from .worker_record import WorkerRecord
 
@@ -34,7 +34,7 @@ class Crashes:
     """The ends of workers that the master did not ask for, by slot."""
 
     random: random.Random = Factory(random.Random)
-    backoff: Restarts = Factory(Restarts)
+    backoff: Backoff = Factory(Backoff)
     lost: int = 0
     """Connections that died in workers' hands."""
     replacements: dict[int, int] = Factory(dict)
@@ -76,7 +76,7 @@ class Crashes:
             tell("worker.lost", text, level=WARNING, lost=worker.link.lost, **worker.facts)
         if expected or worker.judged:
             return
-        if how is None or before is State.KILLED or is_crash(how, worker.served_since is not None):
+        if how is None or before is State.KILLED or counts_as_crash(how, worker.served_since is not None):
             self.crashed(worker, now)
 
     def crashed(self, worker: WorkerRecord, now: float) -> None:
@@ -84,7 +84,7 @@ class Crashes:
         worker.judge()
         delay = self.backoff.crashed(now, worker.served_for(now), self.random.random())
         self._crashed.add(worker.slot)
-        if self.backoff.looping(now):
+        if self.backoff.is_loop(now):
             crashes = len(self.backoff.crashes)
             tell("crash_loop", f"crash loop: {crashes} crashes in the last minute", level=ERROR, crashes=crashes)
         if self._awaits_code and (worker.served_since is None or self.backoff.streak >= ENOUGH):
@@ -134,7 +134,7 @@ class Crashes:
         retry = slot in self._crashed
         if retry:
             self._crashed.discard(slot)
-            self.backoff.tried(now)
+            self.backoff.retried(now)
         return retry
 
     def filled(self, slot: int) -> bool:
@@ -158,7 +158,7 @@ class Crashes:
         """End the crash loop if a worker in a crashed one's place has served long enough."""
         if now >= self.stable_at(worker):
             worker.fill_crashed_place(False)
-            self.backoff.calm()
+            self.backoff.reset()
 
     @staticmethod
     def stable_at(worker: WorkerRecord) -> float:
@@ -181,6 +181,6 @@ class Crashes:
     def reset(self) -> None:
         """Forget past crashes: new code is about to be tried."""
         self.gave_up = False
-        self.backoff.calm()
+        self.backoff.reset()
         self._crashed.clear()
         self._failed_first.clear()

@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 
 import trio
-from attrs import Factory, define, evolve, fields
+from attrs import Factory, define, evolve
 
+from ..config.addresses import Inherited, parse_bind
 from ..config.callables import load_callable
+from ..config.names import POLICIES
 from ..config.option import SettingsError
-from ..config.parsing import POLICIES, Inherited, parse_bind
-from ..config.settings import Settings
+from ..config.settings import Settings, changes_that_need_a_restart
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.dynamic_listeners import DynamicListeners
 from ..dispatch.listeners import Listener, adopt, inherited_fds, open_listeners
@@ -34,12 +35,6 @@ from ..logs.log import logger
 from ..protocol import tls
 from .collaborators import ImportedCode
 from .health_check import check_of
-
-FIXED = (
-    "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
-    "log_keep", "reload", "reload_dir", "reload_include", "reload_exclude",
-)  # fmt: skip
-"""Settings of the master's process, which a reload does not restart."""
 
 
 @define(eq=False)
@@ -132,9 +127,8 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
 
     Raises SettingsError, BindError, with nothing left open.
     """
-    for field in fields(Settings):
-        if field.name in FIXED and getattr(current, field.name) != getattr(new, field.name):
-            logger.warning("reload: %s has changed; it takes a restart of the master to follow", field.name)
+    for name in changes_that_need_a_restart(current, new):
+        logger.warning("reload: %s has changed; it takes a restart of the master to follow", name)
     change = Change(new, environment_of(new) if environ is None else dict(environ))
     check_certificate(new)
     policies_of(new), check_of(new)

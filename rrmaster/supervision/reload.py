@@ -123,7 +123,7 @@ class ReloadController:
         self._make_way(supersede, now)
         before, self._generation = self._goal, self._generation + 1
         batch, log = min(before.surge, before.size), self.fleet.announcements.reload_progress
-        rollout = Rollout(self._generation, before, self._trial, now, batch, since=now, tell=log, back=back)
+        rollout = Rollout(self._generation, before, self._trial, now, batch, since=now, tell=log, is_rollback=back)
         self.latest = Reload(rollout)
         if refusal := self._prepare(rollout):
             rollout.fail(refusal, now)
@@ -170,11 +170,11 @@ class ReloadController:
 
     def _prepare(self, rollout: Rollout) -> str:
         """Read the new settings; returns why the reload cannot begin, or nothing."""
-        code = self.code.go_back(rollout.generation) if rollout.back else None
-        if rollout.back and code is None:
+        code = self.code.go_back(rollout.generation) if rollout.is_rollback else None
+        if rollout.is_rollback and code is None:
             return "the code before the last reload is no longer in memory"
         refusal = self.reconfigurer.prepare(rollout.generation, code)
-        if refusal and rollout.back:
+        if refusal and rollout.is_rollback:
             self.code.abandoned(rollout.generation)
         return refusal
 
@@ -183,7 +183,7 @@ class ReloadController:
         self.fleet.forget_crashes()
         self.fleet.announcements.reload_started(rollout)
         self._goal = evolve(before, generation=rollout.generation, committed=0)
-        whose = "the previous code, as " if rollout.back else ""
+        whose = "the previous code, as " if rollout.is_rollback else ""
         rollout.say(f"starting {whose}generation {rollout.generation} beside generation {before.generation}")
         if before.surge < before.size and not self.code.can_restore(before.generation):
             rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
@@ -217,7 +217,7 @@ class ReloadController:
         rollout = self.undecided
         if rollout is None or rollout.generation != worker.generation:
             return False
-        rollout.one_ready(worker.name)
+        rollout.worker_ready(worker.name)
         self._wake()
         return True
 
@@ -240,7 +240,7 @@ class ReloadController:
             return
         proving = self._in_state(rollout, State.PROVING)
         ready = sum(worker.proved and not worker.link.load.suspended for worker in proving)
-        while rollout.look(now, ready, len(self._in_state(rollout, State.SERVING))):
+        while rollout.advance(now, ready, len(self._in_state(rollout, State.SERVING))):
             self._follow(rollout)
             if rollout.phase is Phase.SOAKING:
                 ready = 0
@@ -281,8 +281,8 @@ class ReloadController:
 
     def _commit(self, rollout: Rollout) -> None:
         self._goal = evolve(self._goal, committed=None, fallback=None)
-        self.gone_back = rollout.back and not self.gone_back  # a rollback of a rollback is the disk's code again
-        self.refused = self.refused if rollout.back else ""
+        self.gone_back = rollout.is_rollback and not self.gone_back  # a rollback of a rollback is the disk's code again
+        self.refused = self.refused if rollout.is_rollback else ""
         self.fleet.announcements.reload_committed(rollout)
         before, settings = self._settings, self.reconfigurer.commit()
         self.code.committed(rollout.generation, settings.rollback_window)
@@ -297,7 +297,7 @@ class ReloadController:
         self._wake()
 
     def _say_failed(self, rollout: Rollout) -> None:
-        if not rollout.back and rollout.reason != SUPERSEDED:  # superseding says nothing of the code
+        if not rollout.is_rollback and rollout.reason != SUPERSEDED:  # superseding says nothing of the code
             self.refused = rollout.reason
         serves = any(worker.state is State.SERVING for worker in self.fleet.workers.values())
         self.fleet.announcements.reload_failed(rollout, serves)

@@ -131,7 +131,7 @@ class Starts:
             lambda message, size: self.announcements.message(worker, message, size),
             lambda what: self.reader.breached(worker, what),
         )
-        wear = Wear(self._limits.of_one(self.random.random()))
+        wear = Wear(self._limits.with_jitter(self.random.random()))
         worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear)
         worker.fill_crashed_place(self._begun(slot, generation, now))
         return worker, its_talk_end

@@ -241,7 +241,7 @@ class Supervisor:
 
     def started_well(self, worker: WorkerRecord) -> None:
         """A worker became ready, and the crashes before it are known to be no fault of the code."""
-        self.crashes.backoff.calm()
+        self.crashes.backoff.reset()
         self.plan_again()
 
     def dropped_out(self, worker: WorkerRecord, why: str) -> None:

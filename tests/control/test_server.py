@@ -59,7 +59,7 @@ class FakeOperator:
 
     asked: list[object] = Factory(list)
     snapshot: Snapshot = EMPTY
-    reload: Reload = Factory(lambda: Reload(Rollout(2, Goal(2), Trial(2.0, 2.0, 600.0), 0.0, 2)))
+    reload: Reload = Factory(lambda: Reload(Rollout(2, Goal(2, surge=2), Trial(2.0, 2.0, 600.0), 0.0, 2)))
     busy: bool = False
     broken: bool = False
     stopping: trio.Event = Factory(trio.Event)

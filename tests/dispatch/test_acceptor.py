@@ -15,7 +15,7 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.config.parsing import Tcp, Unix
+from rrmaster.config.addresses import Tcp, Unix
 from rrmaster.dispatch.listeners import ACCEPT_PAUSE
 from rrmaster.dispatch.load import NEWCOMER_S
 from rrmaster.dispatch.membership import HANDOFF_RETRY

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.config.parsing import Tcp
+from rrmaster.config.addresses import Tcp
 from rrmaster.dispatch.membership import FULL_POLL
 from rrmaster.dispatch.policies import RoundRobin
 from rrmaster.protocol import wire

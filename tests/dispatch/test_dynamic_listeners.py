@@ -12,7 +12,7 @@ import pytest
 from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.config.parsing import Tcp
+from rrmaster.config.addresses import Tcp
 from rrmaster.dispatch.dynamic_listeners import DynamicListeners
 from rrmaster.dispatch.load import Breach
 from rrmaster.protocol import wire

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rrmaster.config.parsing import Bind, Inherited, Tcp, Unix
+from rrmaster.config.addresses import Bind, Inherited, Tcp, Unix
 from rrmaster.dispatch import listeners as module
 from rrmaster.dispatch.listeners import (
     CAPACITY_ERRORS,
@@ -176,7 +176,7 @@ def test_a_port_for_root_is_refused_to_others_for_real() -> None:
     run_alone("""
 import os
 from rrmaster.dispatch.listeners import BindError, open_listeners
-from rrmaster.config.parsing import Tcp
+from rrmaster.config.addresses import Tcp
 for first in open_listeners(Tcp("127.0.0.1", 0), 100, 0o666):  # loads modules that another user may not read
     first.close()
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -10,7 +10,7 @@ import socket
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.config.parsing import Tcp
+from rrmaster.config.addresses import Tcp
 from rrmaster.dispatch.load import NEWCOMER_S
 from rrmaster.dispatch.policies import LeastLoaded, RoundRobin
 from rrmaster.dispatch.recall import RETRY_EMPTY

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.config.parsing import POLICIES as NAMES
+from rrmaster.config.names import POLICIES as NAMES
 from rrmaster.dispatch.load import SUSPECT_PENALTY, Policy, WorkerLoad
 from rrmaster.dispatch.policies import (
     FULL_MARGIN,

@@ -120,6 +120,31 @@ async def test_a_signal_to_the_group_reaches_the_grandchildren() -> None:
         os.close(grandchild)
 
 
+LEAVES_ITS_GROUP = """exec {python} -c "
+import os, time
+child = os.fork()
+if child == 0:
+    os.setpgid(0, 0)
+    time.sleep(60)
+while os.getpgid(child) != child:
+    time.sleep(0.001)
+os.setpgid(0, child)
+print(child, flush=True)
+time.sleep(60)
+\""""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_process_that_has_left_its_group_is_reached_all_the_same(number: int) -> None:
+    async with a_child(LEAVES_ITS_GROUP.format(python=sys.executable)) as (child, output, _):
+        other = int(await line_from(output))
+        assert os.getpgid(child.pid) == other
+        child.signal(number, group=True)
+        with trio.fail_after(DEADLINE):
+            assert await child.wait() == Exit(signal=number)
+        os.kill(other, signal.SIGKILL)
+
+
 async def test_a_child_leads_a_group_of_its_own_and_no_session() -> None:
     async with a_child("echo up; exec sleep 60") as (child, output, _):
         await line_from(output)

@@ -1,4 +1,4 @@
-"""How many workers there should be for the share that is busy."""
+"""The fleet follows its load within its bounds, and neither a burst nor a pause moves it at once."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ from hypothesis import strategies as st
 from rrmaster.rules.autoscaler import Autoscaler, Scaling
 
 
-def test_a_busy_fleet_grows_once_it_was_wanted_for_the_window():
-    scaler = Autoscaler(Scaling(2, 8, target=0.5, up_window=3.0))
+def scaling(
+    least: int, most: int, target: float = 0.7, up_window: float = 3.0, down_window: float = 300.0
+) -> Autoscaler:
+    return Autoscaler(Scaling(least, most, target, up_window, down_window))
+
+
+def test_a_busy_fleet_grows_once_more_workers_are_wanted_for_the_window():
+    scaler = scaling(2, 8, target=0.5, up_window=3.0)
     assert [scaler.sample(float(t), 2, 1.0) for t in range(2)] == [4, 4]
-    scaler = Autoscaler(Scaling(2, 8, target=0.5, up_window=3.0))
+    scaler = scaling(2, 8, target=0.5, up_window=3.0)
     assert scaler.sample(0.0, 2, 0.5) == 2
     assert [scaler.sample(float(t), 2, 1.0) for t in range(1, 4)] == [2, 2, 2]
     assert scaler.sample(4.0, 2, 1.0) == 4
 
 
 def test_a_quiet_fleet_shrinks_only_after_its_window():
-    scaler = Autoscaler(Scaling(2, 8, target=0.5, down_window=10.0))
+    scaler = scaling(2, 8, target=0.5, down_window=10.0)
     assert scaler.sample(0.0, 8, 0.5) == 8
     assert {scaler.sample(float(t), 8, 0.0) for t in range(1, 11)} == {8}
     assert scaler.sample(11.0, 8, 0.0) == 2
 
 
 def test_nothing_changes_within_the_tolerance():
-    scaler = Autoscaler(Scaling(1, 100, target=0.7))
+    scaler = scaling(1, 100, target=0.7)
     assert {scaler.sample(float(t), 10, share) for t, share in enumerate((0.64, 0.7, 0.76))} == {10}
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1)), max_size=50), st.integers(1, 8))
-def test_the_bounds_hold_whatever_happens(looks: list[tuple[float, float]], start: int):
-    scaler, now, size = Autoscaler(Scaling(2, 8)), 0.0, start
+def test_the_bounds_hold_whatever_the_load(looks: list[tuple[float, float]], start: int):
+    scaler, now, size = scaling(2, 8), 0.0, start
     for later, share in looks:
         now += later
         size = scaler.sample(now, size, share)

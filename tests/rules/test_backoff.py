@@ -1,4 +1,4 @@
-"""When to try again: at once the first time, seldom in a loop, and never in step with the crash."""
+"""A crashed worker is replaced at once the first time, seldom in a loop, and never by several masters in step."""
 
 import signal
 from collections.abc import Callable
@@ -9,11 +9,21 @@ from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.rules import backoff
-from rrmaster.rules.backoff import CAP_S, JITTER, LOOP, STABLE_S, STARTS_PER_S, WINDOW_S, Exit, Restarts, is_crash
+from rrmaster.rules.backoff import (
+    ALONE_CAP_S,
+    CAP_S,
+    JITTER,
+    LOOP,
+    STABLE_S,
+    STARTS_PER_S,
+    WINDOW_S,
+    Backoff,
+    Exit,
+    counts_as_crash,
+)
 
 ROUNDING = 1e-6
-"""Seconds: the clock is a float, and counts from some day long ago."""
+"""Seconds.  The clock is a float with a large value, so differences are not exact."""
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 jitters = st.floats(0, 1)
@@ -27,13 +37,13 @@ TICK = 1 / 64
 
 @define(eq=False)
 class Fleet:
-    """Uses `Restarts` the way the supervisor does, with a clock of its own."""
+    """Uses `Backoff` the way the supervisor does, with a clock of its own."""
 
     size: int
     life: Callable[[int, float], float]
-    """How long a worker started in this slot at this time lives; less than `BOOT`: it never serves."""
+    """The life of a worker started in this slot at this time, in seconds; below `BOOT` it never serves."""
     jitter: float = 0.5
-    law: Restarts = Factory(Restarts)
+    backoff: Backoff = Factory(Backoff)
     now: float = 0.0
     born: dict[int, float] = Factory(dict)
     dies: dict[int, float] = Factory(dict)
@@ -49,7 +59,7 @@ class Fleet:
             for slot in list(self.retries):
                 if self.now - self.born[slot] - BOOT >= STABLE_S:
                     self.retries.discard(slot)
-                    self.law.calm()
+                    self.backoff.reset()
             for slot in range(self.size):
                 if slot not in self.dies and self.may_start(slot):
                     self.start(slot)
@@ -59,21 +69,21 @@ class Fleet:
         del self.dies[slot]
         served = max(self.now - self.born.pop(slot) - BOOT, 0.0)
         self.retries.discard(slot)
-        self.law.crashed(self.now, served, self.jitter)
+        self.backoff.crashed(self.now, served, self.jitter)
         self.crashed.add(slot)
 
     def may_start(self, slot: int) -> bool:
         serves = any(self.now - born >= BOOT for born in self.born.values())
-        if slot in self.crashed and self.law.wait(self.now, serves) > 0:
+        if slot in self.crashed and self.backoff.wait(self.now, serves) > 0:
             return False
-        return self.law.pace(self.now) <= 0
+        return self.backoff.pace(self.now) <= 0
 
     def start(self, slot: int) -> None:
-        self.law.started(self.now)
+        self.backoff.started(self.now)
         if slot in self.crashed:
             self.crashed.discard(slot)
             self.retries.add(slot)
-            self.law.tried(self.now)
+            self.backoff.retried(self.now)
         self.born[slot] = self.now
         self.dies[slot] = self.now + self.life(slot, self.now)
         self.starts.append((self.now, slot))
@@ -86,86 +96,86 @@ class Fleet:
 
 
 def test_the_first_replacement_comes_at_once():
-    law = Restarts()
-    assert law.crashed(100.0, 0.0, 0.5) == 0
-    assert law.wait(100.0, anybody_serves=True) == 0
+    backoff = Backoff()
+    assert backoff.crashed(100.0, 0.0, 0.5) == 0
+    assert backoff.wait(100.0, any_serves=True) == 0
 
 
 def test_then_the_back_off_doubles_up_to_a_cap():
-    law, now, delays = Restarts(), 0.0, []
+    backoff, now, delays = Backoff(), 0.0, []
     for _ in range(9):
-        delays.append(law.crashed(now, 0.0, 0.5))
+        delays.append(backoff.crashed(now, 0.0, 0.5))
         now += delays[-1]
     assert delays == [0, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_who_served_for_long_and_crashes_in_a_loop_of_others_ends_no_loop():
-    law, now = Restarts(), 0.0
+def test_a_stable_worker_that_crashes_during_a_loop_of_others_does_not_end_it():
+    backoff, now = Backoff(), 0.0
     for _ in range(4):
-        now += law.crashed(now, 0.0, 0.5)
-    assert law.crashed(now, 10 * STABLE_S, 0.5) == 8
+        now += backoff.crashed(now, 0.0, 0.5)
+    assert backoff.crashed(now, 10 * STABLE_S, 0.5) == 8
 
 
 @LAW
 @given(st.lists(jitters, min_size=2, max_size=40))
 def test_the_jitter_is_a_share_of_the_back_off(chances):
-    law, now = Restarts(), 0.0
-    law.crashed(now, 0.0, 0.5)
+    backoff, now = Backoff(), 0.0
+    backoff.crashed(now, 0.0, 0.5)
     for n, jitter in enumerate(chances):
-        delay = law.crashed(now, 0.0, jitter)
+        delay = backoff.crashed(now, 0.0, jitter)
         middle = min(2.0**n, CAP_S)
         assert delay == pytest.approx(middle * (1 - JITTER + 2 * JITTER * jitter))
-        assert law.wait(now, anybody_serves=True) == pytest.approx(delay)
+        assert backoff.wait(now, any_serves=True) == pytest.approx(delay)
         now += delay
 
 
 def test_several_masters_do_not_come_back_in_step():
     delays = set()
     for jitter in (0.0, 0.3, 1.0):
-        law = Restarts()
-        law.crashed(0.0, 0.0, jitter)
-        delays.add(law.crashed(0.0, 0.0, jitter))
+        backoff = Backoff()
+        backoff.crashed(0.0, 0.0, jitter)
+        delays.add(backoff.crashed(0.0, 0.0, jitter))
     assert len(delays) == 3
 
 
-def test_after_a_long_peace_the_first_is_at_once_again():
-    law, now = Restarts(), 0.0
+def test_after_a_long_pause_the_first_replacement_is_at_once_again():
+    backoff, now = Backoff(), 0.0
     for _ in range(6):
-        now += law.crashed(now, 0.0, 0.5)
+        now += backoff.crashed(now, 0.0, 0.5)
     now += WINDOW_S + CAP_S + 1
-    assert law.crashed(now, 0.0, 0.5) == 0
+    assert backoff.crashed(now, 0.0, 0.5) == 0
 
 
 def test_new_code_is_not_blamed_for_the_old():
-    law = Restarts()
+    backoff = Backoff()
     for _ in range(6):
-        law.crashed(0.0, 0.0, 0.5)
-    law.calm()
-    assert law.wait(0.0, anybody_serves=True) == 0
-    assert law.crashed(1.0, 0.0, 0.5) == 0
+        backoff.crashed(0.0, 0.0, 0.5)
+    backoff.reset()
+    assert backoff.wait(0.0, any_serves=True) == 0
+    assert backoff.crashed(1.0, 0.0, 0.5) == 0
 
 
 @LAW
 @given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 20), jitters), max_size=30), st.floats(0, 100))
-def test_while_nobody_serves_the_next_try_is_a_second_away_at_most(crashes, later):
-    law, now = Restarts(), 0.0
+def test_while_no_worker_serves_the_next_try_is_at_most_a_second_away(crashes, later):
+    backoff, now = Backoff(), 0.0
     for gap, served, jitter in crashes:
         now += gap
-        law.crashed(now, served, jitter)
-        law.tried(now)
-    assert 0 <= law.wait(now + later, anybody_serves=False) <= backoff.ALONE_CAP_S + ROUNDING
-    assert law.wait(now + later, anybody_serves=False) <= law.wait(now + later, anybody_serves=True)
+        backoff.crashed(now, served, jitter)
+        backoff.retried(now)
+    assert 0 <= backoff.wait(now + later, any_serves=False) <= ALONE_CAP_S + ROUNDING
+    assert backoff.wait(now + later, any_serves=False) <= backoff.wait(now + later, any_serves=True)
 
 
 @LAW
 @given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 20), jitters), max_size=30))
-def test_nothing_is_ever_given_up(crashes):
-    law, now = Restarts(), 0.0
+def test_no_slot_is_ever_given_up(crashes):
+    backoff, now = Backoff(), 0.0
     for gap, served, jitter in crashes:
         now += gap
-        law.crashed(now, served, jitter)
-        assert law.wait(now, anybody_serves=True) <= CAP_S * (1 + JITTER) + ROUNDING
-        assert law.wait(now + CAP_S * (1 + JITTER) + ROUNDING, anybody_serves=True) == 0
+        backoff.crashed(now, served, jitter)
+        assert backoff.wait(now, any_serves=True) <= CAP_S * (1 + JITTER) + ROUNDING
+        assert backoff.wait(now + CAP_S * (1 + JITTER) + ROUNDING, any_serves=True) == 0
 
 
 # --- a whole fleet
@@ -173,7 +183,7 @@ def test_nothing_is_ever_given_up(crashes):
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("failing", [1, 2, 4, 7])
-def test_a_crash_loop_beside_those_who_serve_is_tried_seldom(failing, jitter):
+def test_a_crash_loop_beside_serving_workers_is_tried_seldom(failing, jitter):
     """Ten times in the first minute, two a minute later: eight slots do not try eight times as often."""
     breaks = 100.0
 
@@ -205,7 +215,7 @@ def test_eight_healthy_workers_that_crash_together_all_come_back_at_once(jitter)
     assert [when for when, _ in fleet.starts] == [0.0] * 8 + [20.0] * 8 + [40.0] * 8 + [60.0] * 8
 
 
-def test_who_lasts_ends_the_loop():
+def test_a_replacement_that_lasts_ends_the_loop():
     """Three bad tries, then a good one: the next crash is the first one again."""
     lives = iter([1.0, 0.1, 0.1, 0.1, 60.0, 10_000.0])
     fleet = Fleet(2, lambda slot, now: next(lives) if slot == 0 else 10_000.0)
@@ -220,11 +230,11 @@ def test_who_lasts_ends_the_loop():
 @LAW
 @given(st.lists(st.floats(0, 0.5), max_size=120))
 def test_no_more_than_twenty_are_started_in_any_second(gaps):
-    law, now, starts = Restarts(), 0.0, []
+    backoff, now, starts = Backoff(), 0.0, []
     for gap in gaps:
         now += gap
-        if law.pace(now) <= 0:
-            law.started(now)
+        if backoff.pace(now) <= 0:
+            backoff.started(now)
             starts.append(now)
     for first, last in zip(starts, starts[STARTS_PER_S:], strict=False):
         assert last - first >= 1.0 - 1e-9
@@ -232,50 +242,50 @@ def test_no_more_than_twenty_are_started_in_any_second(gaps):
 
 @LAW
 @given(st.floats(0, 1e6))
-def test_who_waits_as_long_as_it_is_told_may_start(now):
-    law = Restarts()
+def test_a_start_is_allowed_after_the_wait_that_was_returned(now):
+    backoff = Backoff()
     for _ in range(STARTS_PER_S):
-        assert law.pace(now) == 0
-        law.started(now)
-    wait = law.pace(now)
+        assert backoff.pace(now) == 0
+        backoff.started(now)
+    wait = backoff.pace(now)
     assert wait == pytest.approx(1.0)
-    assert law.pace(now + wait) <= 0
+    assert backoff.pace(now + wait) <= 0
 
 
 # --- is it a loop?
 
 
 def test_five_crashes_in_a_minute_are_a_loop():
-    law = Restarts()
+    backoff = Backoff()
     for n in range(LOOP):
-        assert not law.looping(n)
-        law.crashed(float(n), 0.0, 0.5)
-    assert law.looping(LOOP)
-    assert not law.looping(LOOP + WINDOW_S + backoff.CAP_S)
+        assert not backoff.is_loop(n)
+        backoff.crashed(float(n), 0.0, 0.5)
+    assert backoff.is_loop(LOOP)
+    assert not backoff.is_loop(LOOP + WINDOW_S + CAP_S)
 
 
 def test_crashes_far_apart_are_no_loop():
-    law = Restarts()
+    backoff = Backoff()
     for n in range(50):
-        law.crashed(n * 100.0, 0.0, 0.5)
-        assert not law.looping(n * 100.0)
+        backoff.crashed(n * 100.0, 0.0, 0.5)
+        assert not backoff.is_loop(n * 100.0)
 
 
-def test_a_loop_that_is_slowed_down_is_still_said_to_be_one():
-    law, now = Restarts(), 0.0
+def test_a_loop_that_is_slowed_down_is_still_a_loop():
+    backoff, now = Backoff(), 0.0
     for _ in range(20):
-        now += law.crashed(now, 0.0, 0.5) + 0.3
-    assert law.looping(now)
+        now += backoff.crashed(now, 0.0, 0.5) + 0.3
+    assert backoff.is_loop(now)
 
 
 @LAW
 @given(st.lists(st.floats(0, 30), max_size=100))
-def test_no_more_is_remembered_than_a_minute(gaps):
-    law, now = Restarts(), 0.0
+def test_no_crash_is_remembered_for_more_than_a_minute(gaps):
+    backoff, now = Backoff(), 0.0
     for gap in gaps:
         now += gap
-        law.crashed(now, 0.0, 0.5)
-        assert all(now - crash <= WINDOW_S for crash in law.crashes)
+        backoff.crashed(now, 0.0, 0.5)
+        assert all(now - crash <= WINDOW_S for crash in backoff.crashes)
 
 
 # --- what is a crash?
@@ -285,27 +295,27 @@ FAULTS = ["SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"]
 
 @pytest.mark.parametrize("how", [Exit(code=0), Exit(code=1), Exit(signal=signal.SIGKILL), Exit(signal=signal.SIGSEGV)])
 def test_any_end_before_ready_is_a_crash(how):
-    assert is_crash(how, was_ready=False)
+    assert counts_as_crash(how, was_ready=False)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 255])
-def test_an_exit_of_its_own_that_nobody_asked_for_is_a_crash(code):
-    assert is_crash(Exit(code=code), was_ready=True)
+def test_an_exit_that_the_master_did_not_ask_for_is_a_crash(code):
+    assert counts_as_crash(Exit(code=code), was_ready=True)
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_a_crash(name):
-    assert is_crash(Exit(signal=signal.Signals[name]), was_ready=True)
+    assert counts_as_crash(Exit(signal=signal.Signals[name]), was_ready=True)
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
-def test_who_is_killed_from_outside_has_not_crashed_unless_memory_ran_out(name):
+def test_a_worker_killed_from_outside_has_not_crashed_unless_memory_ran_out(name):
     how = Exit(signal=signal.Signals[name])
-    assert not is_crash(how, was_ready=True)
-    assert is_crash(how, was_ready=True, out_of_memory=True)
+    assert not counts_as_crash(how, was_ready=True)
+    assert counts_as_crash(how, was_ready=True, out_of_memory=True)
 
 
-def test_an_end_is_told_by_name():
+def test_an_end_is_described_by_its_status_or_signal():
     assert str(Exit(code=3)) == "exited with status 3"
     assert str(Exit(signal=9)) == "was ended by SIGKILL"
     assert str(Exit(signal=40)) == "was ended by signal 40"

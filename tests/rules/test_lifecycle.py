@@ -1,4 +1,4 @@
-"""What may become of a worker: every event in every state, and every path through the table."""
+"""The state machine of a worker: every event in every state, and every path through the table."""
 
 from itertools import product
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rrmaster.rules.lifecycle import KILL_S, TERM_S, Action, Event, Patience, State, as_table, step
 from rrmaster.rules.lifecycle import LAW as TABLE
-from rrmaster.rules.lifecycle import Action, Event, Patience, State, as_table, step
 
 LIVE = [state for state in State if state is not State.GONE]
 ORDER = list(State)
@@ -17,7 +17,7 @@ times = st.floats(0, 1e6)
 
 
 def walk(path: tuple[Event, ...]) -> tuple[list[State], list[Action]]:
-    """The states and actions of a worker to whom all this happens."""
+    """The states and actions of a worker after these events."""
     state, states, actions = State.BOOTING, [State.BOOTING], []
     for event in path:
         after = step(state, event)
@@ -29,7 +29,7 @@ def walk(path: tuple[Event, ...]) -> tuple[list[State], list[Action]]:
 
 @pytest.fixture(scope="module")
 def paths() -> list[tuple[tuple[Event, ...], list[State], list[Action]]]:
-    """All of them.  What happens to who is gone changes nothing, so those go on no longer."""
+    """All paths of this length, or shorter if they end in GONE, where no event changes anything."""
     done, open_ = [], [()]
     for _ in range(LENGTH):
         longer = [(*path, event) for path, event in product(open_, Event)]
@@ -51,7 +51,7 @@ def test_what_the_master_or_the_kernel_does_is_never_the_workers_breach(state, e
 
 
 @pytest.mark.parametrize("event", Event)
-def test_nothing_happens_to_who_is_gone(event):
+def test_no_event_changes_a_worker_that_is_gone(event):
     assert step(State.GONE, event).state is State.GONE
     assert step(State.GONE, event).actions == ()
 
@@ -65,7 +65,7 @@ def test_nothing_happens_to_who_is_gone(event):
         (State.DRAINING, Event.READY),
     ],
 )
-def test_who_says_ready_twice_or_passes_unasked_is_killed(state, event):
+def test_a_worker_that_says_ready_twice_or_passes_unasked_is_killed(state, event):
     assert step(state, event).state is State.KILLED
     assert step(state, event).actions == (Action.KILL,)
 
@@ -76,18 +76,18 @@ def test_the_usual_life():
     assert actions == [Action.ENLIST, Action.DISMISS, Action.RECALL, Action.BURY]
 
 
-def test_who_does_not_drain_is_told_to_end_then_killed_then_killed_again():
+def test_a_worker_that_does_not_drain_is_terminated_then_killed_then_killed_again():
     _, actions = walk((Event.READY, Event.PASSED, Event.RETIRE, *[Event.TIMEOUT] * 4))
     assert actions == [Action.ENLIST, Action.DISMISS, Action.TERMINATE, Action.KILL, Action.KILL, Action.KILL]
 
 
 @pytest.mark.parametrize("life", [(), (Event.READY,), (Event.READY, Event.PASSED)])
-def test_who_hangs_shows_where_before_it_is_killed(life):
+def test_a_worker_that_hangs_writes_its_stacks_before_it_is_killed(life):
     _, actions = walk((*life, Event.TIMEOUT))
     assert actions[-2:] == [Action.STACKS, Action.KILL]
 
 
-def test_who_asks_to_be_replaced_serves_on():
+def test_a_worker_that_asks_for_its_replacement_serves_on():
     states, actions = walk((Event.READY, Event.PASSED, Event.RETIRING))
     assert states[-1] is State.SERVING
     assert actions[-1] is Action.REPLACE
@@ -98,7 +98,7 @@ def test_every_path_ends_at_its_exit_and_only_there(paths):
         assert (states[-1] is State.GONE) == (path[-1] is Event.EXIT)
 
 
-def test_who_ends_is_buried_once_after_its_letterbox_was_emptied(paths):
+def test_a_worker_that_ends_is_buried_once_after_its_letterbox_was_emptied(paths):
     for path, _, actions in paths:
         gone = path[-1] is Event.EXIT
         assert actions.count(Action.BURY) == actions.count(Action.RECALL) == gone
@@ -106,7 +106,7 @@ def test_who_ends_is_buried_once_after_its_letterbox_was_emptied(paths):
             assert actions[-2:] == [Action.RECALL, Action.BURY]
 
 
-def test_nobody_is_enlisted_twice_or_after_being_dismissed(paths):
+def test_no_worker_is_enlisted_twice_or_after_it_was_dismissed(paths):
     for _, _, actions in paths:
         assert actions.count(Action.ENLIST) <= 1
         assert actions.count(Action.DISMISS) <= actions.count(Action.ENLIST)
@@ -114,7 +114,7 @@ def test_nobody_is_enlisted_twice_or_after_being_dismissed(paths):
             assert actions.index(Action.ENLIST) < actions.index(Action.DISMISS)
 
 
-def test_who_serves_was_enlisted_and_who_drains_dismissed(paths):
+def test_every_state_is_entered_with_its_action(paths):
     for _, states, actions in paths:
         assert (State.SERVING in states) == (Action.ENLIST in actions)
         assert (State.DRAINING in states) == (Action.DISMISS in actions)
@@ -122,13 +122,13 @@ def test_who_serves_was_enlisted_and_who_drains_dismissed(paths):
         assert (State.STOPPING in states) == (Action.TERMINATE in actions)
 
 
-def test_nobody_comes_back_to_a_state_that_was_left(paths):
+def test_no_worker_returns_to_a_state_that_it_left(paths):
     for _, states, _ in paths:
         ranks = [ORDER.index(state) for state in states]
         assert ranks == sorted(ranks)
 
 
-def test_who_is_killed_leaves_by_its_exit_alone(paths):
+def test_a_killed_worker_leaves_its_state_only_by_its_exit(paths):
     for path, states, _ in paths:
         for before, event, after in zip(states, path, states[1:], strict=False):
             if before is State.KILLED:
@@ -140,8 +140,8 @@ def test_a_breach_is_the_end_in_any_state():
         assert step(state, Event.BREACH).state is State.KILLED
 
 
-def test_no_deadline_is_the_last_word_but_that_of_the_killed():
-    """Every timeout leads on, so nobody can stay for ever by doing nothing."""
+def test_every_timeout_leads_to_a_later_state_or_repeats_the_kill():
+    """No worker can stay for ever by doing nothing."""
     for state in LIVE:
         after = step(state, Event.TIMEOUT)
         assert (ORDER.index(after.state), bool(after.actions)) > (ORDER.index(state), False)
@@ -158,36 +158,34 @@ def test_long_lives_keep_the_same_rules(path):
 
 # --- deadlines
 
-FIXED = {State.BOOTING: "ready", State.DRAINING: "graceful", State.STOPPING: "term", State.KILLED: "kill"}
+FROM_THE_START = {State.BOOTING: "ready", State.DRAINING: "graceful", State.STOPPING: "term", State.KILLED: "kill"}
+"""The deadlines that count from the beginning of the state."""
+
+
+def patience_of(
+    ready: float = 30.0, graceful: float = 30.0, hang: float = 30.0, term: float = TERM_S, kill: float = KILL_S
+) -> Patience:
+    return Patience(ready, graceful, hang, term, kill)
 
 
 @settings(deadline=None, derandomize=True, database=None)
-@given(st.sampled_from(list(FIXED)), times, times, st.floats(0, 1000))
+@given(st.sampled_from(list(FROM_THE_START)), times, times, st.floats(0, 1000))
 def test_the_deadline_of_a_state_counts_from_its_beginning(state, since, heard, seconds):
-    """Talking does not prolong it."""
-    patience = Patience(**{FIXED[state]: seconds})
+    """Reports do not prolong it."""
+    patience = patience_of(**{FROM_THE_START[state]: seconds})
     assert patience.deadline(state, since, heard) == since + seconds
 
 
 @settings(deadline=None, derandomize=True, database=None)
 @given(st.sampled_from([State.PROVING, State.SERVING]), times, times, st.floats(0.1, 1000))
-def test_who_serves_has_no_deadline_but_silence(state, since, heard, hang):
-    deadline = Patience(hang=hang).deadline(state, since, heard)
+def test_a_worker_that_serves_has_no_deadline_but_that_of_its_next_report(state, since, heard, hang):
+    deadline = patience_of(hang=hang).deadline(state, since, heard)
     assert deadline == max(since, heard) + hang
-    assert Patience(hang=0).deadline(state, since, heard) == float("inf")
+    assert patience_of(hang=0).deadline(state, since, heard) == float("inf")
 
 
-def test_who_is_gone_has_no_deadline():
-    assert Patience().deadline(State.GONE, 0, 0) == float("inf")
-
-
-def test_the_defaults_of_patience_are_those_of_the_settings():
-    from rrmaster.config.settings import Settings
-
-    patience, chosen = Patience(), Settings("shop.main:app")
-    assert patience.ready == chosen.ready_timeout
-    assert patience.graceful == chosen.graceful_timeout
-    assert patience.hang == chosen.hang_timeout
+def test_a_worker_that_is_gone_has_no_deadline():
+    assert patience_of().deadline(State.GONE, 0, 0) == float("inf")
 
 
 def test_the_table_for_the_documentation_says_what_the_law_says():

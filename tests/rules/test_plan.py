@@ -1,140 +1,27 @@
-"""What is to be done next: whatever happens, the plan leads to the goal, and nobody pays for the way."""
+"""Whatever happens, the plan leads to the goal, and no client pays for the way."""
 
-import random
-
-import pytest
-from attrs import Factory, define, evolve
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.rules.lifecycle import Event, State, step
+from rrmaster.rules.lifecycle import Event
 from rrmaster.rules.plan import Goal, Member, Orders, plan
-
-LAW = settings(max_examples=80, deadline=None, derandomize=True, database=None)
-
-BOOTING, PROVING, SERVING, DRAINING = State.BOOTING, State.PROVING, State.SERVING, State.DRAINING
-STAYING = {BOOTING, PROVING, SERVING}
-LIVING = STAYING | {DRAINING}
-
-
-@define(eq=False)
-class World:
-    """A fleet that obeys, and to whose members things happen."""
-
-    goal: Goal
-    members: dict[int, Member] = Factory(dict)
-    cannot_boot: frozenset[int] = frozenset()
-    """Generations that never become ready."""
-    newest: int = 1
-    """The newest generation there ever was: a number is never used again."""
-    _last_id: int = 0
-
-    @classmethod
-    def at_rest(cls, size: int, **more: int) -> "World":
-        world = cls(Goal(size, **{"surge": size} | more))
-        world.settle()
-        return world
-
-    def count(self, *states: State) -> int:
-        return sum(member.state in states for member in self.members.values())
-
-    @property
-    def fresh(self) -> list[Member]:
-        members = self.members.values()
-        return [m for m in members if m.state in STAYING and m.generation == self.goal.generation and not m.leaving]
-
-    def orders(self) -> Orders:
-        return plan(self.goal, self.members.values())
-
-    def obey(self) -> None:
-        """Ask and do until there is nothing more to do, and see that every order makes sense."""
-        spawned: set[int] = set()
-        for _ in range(20):
-            orders = self.orders()
-            if orders == Orders():
-                return
-            assert spawned.isdisjoint(orders.retire), "nobody is started to be retired at once"
-            for slot in orders.spawn:
-                spawned.add(self.spawn(slot, self.goal.generation))
-            for slot in orders.restore:
-                assert self.goal.fallback is not None
-                spawned.add(self.spawn(slot, self.goal.fallback))
-            if orders.spawn or orders.restore:
-                living = self.count(*LIVING)
-                assert living <= self.goal.size + self.goal.surge
-                assert self.count(BOOTING) <= self.goal.at_once
-            for id_ in orders.retire:
-                assert self.members[id_].state in STAYING, "nobody is told to go twice"
-                self.happens(id_, Event.RETIRE)
-            slots = [m.slot for m in self.fresh]
-            assert len(set(slots)) == len(slots), "nobody shares a slot with one who stays"
-        pytest.fail("the plan does not come to rest")
-
-    def spawn(self, slot: int, generation: int) -> int:
-        assert 0 <= slot < self.goal.size
-        self._last_id += 1
-        self.members[self._last_id] = Member(self._last_id, slot, BOOTING, generation)
-        return self._last_id
-
-    def happens(self, id_: int, event: Event) -> None:
-        member = self.members[id_]
-        after = step(member.state, event).state
-        if after is State.GONE:
-            del self.members[id_]
-        else:
-            leaving = member.leaving or (event is Event.RETIRING and after is SERVING)
-            self.members[id_] = evolve(member, state=after, leaving=leaving)
-
-    def advance(self, id_: int) -> None:
-        """What comes next for this one, if nothing goes wrong for another reason than its code."""
-        member = self.members[id_]
-        if member.state is BOOTING:
-            self.happens(id_, Event.EXIT if member.generation in self.cannot_boot else Event.READY)
-        elif member.state is PROVING:
-            if self.goal.committed is None or member.generation != self.goal.generation:
-                self.happens(id_, Event.PASSED)
-        elif member.state is not SERVING:
-            self.happens(id_, Event.EXIT)
-
-    def reload(self, fallback: bool = False) -> None:
-        self.newest += 1
-        before = self.goal.generation if fallback else None
-        self.goal = evolve(self.goal, generation=self.newest, committed=0, fallback=before)
-
-    def commit(self) -> None:
-        """All of the new generation are ready: they serve from now on, and the old ones may go."""
-        for member in self.fresh:
-            if member.state is PROVING:
-                self.happens(member.id, Event.PASSED)
-        self.goal = evolve(self.goal, committed=None, fallback=None)
-
-    def settle(self, limit: int = 1000) -> None:
-        """Let all good things happen until none is left."""
-        for _ in range(limit):
-            self.obey()
-            before = dict(self.members)
-            for id_ in before:
-                if id_ in self.members:
-                    self.advance(id_)
-            if self.members == before:
-                return
-        pytest.fail("the fleet does not come to rest")
-
-    def assert_as_wanted(self) -> None:
-        assert sorted(m.slot for m in self.members.values()) == list(range(self.goal.size))
-        for member in self.members.values():
-            assert member.state is SERVING
-            assert member.generation == self.goal.generation
-            assert not member.leaving
-
-
-sizes = st.integers(1, 8)
-chances = st.integers(0, 2**32).map(random.Random)
-
-
-def some(world: World, chance: random.Random) -> int | None:
-    return chance.choice(sorted(world.members)) if world.members else None
-
+from tests.rules.worlds import (
+    BOOTING,
+    EVENTS,
+    LAW,
+    LIVING,
+    PROVING,
+    SERVING,
+    STAYING,
+    World,
+    chances,
+    goals,
+    happen,
+    members,
+    sizes,
+    some,
+)
 
 # --- start, replace, scale, stop
 
@@ -152,12 +39,12 @@ def test_a_start_fills_every_slot_once(size, surge, at_once, chance):
 
 
 def test_the_lowest_slots_come_first():
-    assert plan(Goal(4, at_once=2), []).spawn == (0, 1)
+    assert plan(Goal(4, surge=4, at_once=2), []).spawn == (0, 1)
 
 
 @LAW
 @given(sizes, st.data())
-def test_a_missing_one_is_replaced_in_its_slot(size, data):
+def test_a_missing_worker_is_replaced_in_its_slot(size, data):
     world = World.at_rest(size, at_once=size)
     gone = data.draw(st.sets(st.sampled_from(sorted(world.members)), min_size=1))
     slots = tuple(sorted(world.members[id_].slot for id_ in gone))
@@ -168,7 +55,7 @@ def test_a_missing_one_is_replaced_in_its_slot(size, data):
 
 @LAW
 @given(sizes, st.data())
-def test_who_asks_to_be_replaced_serves_until_its_replacement_does(size, data):
+def test_a_worker_that_asks_for_its_replacement_serves_until_that_does(size, data):
     world = World.at_rest(size)
     ill = data.draw(st.sampled_from(sorted(world.members)))
     slot = world.members[ill].slot
@@ -199,7 +86,7 @@ def test_scaling_starts_or_retires_the_highest_slots(before, after):
     world.assert_as_wanted()
 
 
-def test_scaling_down_while_one_boots_leaves_no_slot_beyond_the_size():
+def test_scaling_down_while_a_worker_boots_leaves_no_slot_beyond_the_size():
     """RRMASTER_WORKER_SLOT is promised to be less than RRMASTER_WORKER_COUNT."""
     world = World.at_rest(4)
     world.happens(next(m.id for m in world.members.values() if m.slot == 1), Event.EXIT)
@@ -211,7 +98,7 @@ def test_scaling_down_while_one_boots_leaves_no_slot_beyond_the_size():
 
 @LAW
 @given(st.integers(2, 8), st.data())
-def test_scaling_down_lets_nobody_serve_less_than_is_wanted_if_so_many_serve(size, data):
+def test_scaling_down_leaves_as_many_serving_as_are_wanted_if_as_many_served(size, data):
     world = World.at_rest(size)
     for id_ in data.draw(st.sets(st.sampled_from(sorted(world.members)), max_size=size)):
         world.happens(id_, Event.EXIT)
@@ -224,7 +111,7 @@ def test_scaling_down_lets_nobody_serve_less_than_is_wanted_if_so_many_serve(siz
 
 @LAW
 @given(sizes, st.integers(0, 30), chances)
-def test_a_stop_at_any_time_sends_everybody_away_and_starts_nobody(size, steps, chance):
+def test_a_stop_at_any_time_retires_every_worker_and_starts_none(size, steps, chance):
     world = World(Goal(size, surge=size))
     for _ in range(steps):
         world.obey()
@@ -243,7 +130,7 @@ def test_a_stop_at_any_time_sends_everybody_away_and_starts_nobody(size, steps, 
 @LAW
 @given(sizes, st.integers(1, 8), st.sets(st.integers(0, 9)))
 def test_a_slot_that_is_held_back_holds_back_no_other(size, at_once, held):
-    """A crash loop in one slot is no reason to leave the others empty."""
+    """A crash loop in one slot does not leave the others empty."""
     orders = plan(Goal(size, surge=size, at_once=at_once), [], held)
     assert orders.spawn == tuple(slot for slot in range(size) if slot not in held)[:at_once]
 
@@ -253,7 +140,7 @@ def test_a_slot_that_is_held_back_holds_back_no_other(size, at_once, held):
 
 @LAW
 @given(sizes, st.integers(1, 8), chances)
-def test_a_reload_costs_nobody_and_doubles_the_fleet_at_most(size, at_once, chance):
+def test_a_reload_costs_no_worker_and_doubles_the_fleet_at_most(size, at_once, chance):
     world = World.at_rest(size, at_once=at_once)
     world.reload()
     while len([m for m in world.fresh if m.state is PROVING]) < size:
@@ -274,7 +161,7 @@ def test_a_reload_costs_nobody_and_doubles_the_fleet_at_most(size, at_once, chan
 @LAW
 @given(sizes, st.integers(1, 8), st.integers(1, 8), chances)
 def test_a_reload_in_batches_keeps_the_size_serving_and_the_surge(size, surge, at_once, chance):
-    """With less surge than size the old ones go as far as the new ones serve, and drainers are counted."""
+    """With a surge below the size, old members go only as far as new ones serve, and draining ones count."""
     world = World.at_rest(size, surge=surge, at_once=at_once)
     world.newest, world.goal = 2, evolve(world.goal, generation=2)
     for _ in range(400 * size):
@@ -291,7 +178,7 @@ def test_a_reload_in_batches_keeps_the_size_serving_and_the_surge(size, surge, a
 
 @LAW
 @given(sizes, st.integers(0, 8), chances)
-def test_the_old_go_only_as_far_as_the_goal_is_committed(size, committed, chance):
+def test_old_members_go_only_as_far_as_the_goal_is_committed(size, committed, chance):
     world = World.at_rest(size)
     world.newest, world.goal = 2, evolve(world.goal, generation=2, committed=committed)
     for _ in range(100):
@@ -308,7 +195,7 @@ def test_the_old_go_only_as_far_as_the_goal_is_committed(size, committed, chance
 @LAW
 @given(sizes, st.integers(1, 8), st.integers(1, 60), chances)
 def test_a_release_that_cannot_boot_costs_no_worker(size, at_once, tries, chance):
-    """However often it is tried, and then given up."""
+    """However often it is tried before it is given up."""
     world = World.at_rest(size, at_once=at_once)
     old = set(world.members)
     world.cannot_boot = frozenset({2})
@@ -328,7 +215,7 @@ def test_a_release_that_cannot_boot_costs_no_worker(size, at_once, tries, chance
 
 @LAW
 @given(sizes, st.integers(0, 40), chances)
-def test_an_aborted_reload_leaves_the_old_untouched_and_the_next_one_works(size, steps, chance):
+def test_an_aborted_reload_leaves_the_old_generation_untouched_and_the_next_one_works(size, steps, chance):
     world = World.at_rest(size)
     old = set(world.members)
     world.reload()
@@ -348,7 +235,7 @@ def test_an_aborted_reload_leaves_the_old_untouched_and_the_next_one_works(size,
 
 @LAW
 @given(sizes, st.integers(1, 8), st.integers(1, 8), st.integers(0, 30), chances)
-def test_whoever_of_the_old_dies_before_the_new_are_good_is_replaced_in_kind(size, surge, at_once, deaths, chance):
+def test_an_old_member_that_ends_before_the_new_are_good_is_restored(size, surge, at_once, deaths, chance):
     world = World.at_rest(size, surge=surge, at_once=at_once)
     world.reload(fallback=True)
     for _ in range(deaths):
@@ -373,7 +260,7 @@ def test_whoever_of_the_old_dies_before_the_new_are_good_is_replaced_in_kind(siz
     world.assert_as_wanted()
 
 
-def test_who_is_about_to_be_replaced_is_not_replaced_by_the_old_code_as_well():
+def test_a_leaving_worker_is_not_also_replaced_by_the_old_code():
     goal = Goal(2, generation=2, surge=2, committed=0, fallback=1)
     leaving = [Member(1, 0, SERVING, 1, leaving=True), Member(2, 1, SERVING, 1)]
     assert plan(goal, leaving).restore == ()
@@ -382,50 +269,6 @@ def test_who_is_about_to_be_replaced_is_not_replaced_by_the_old_code_as_well():
 
 
 # --- anything
-
-
-EVENTS = ["advance"] * 8 + ["crash", "fail", "retiring", "scale", "reload", "commit", "abort", "hang", "lose"]
-
-
-def happen(world: World, what: str, chance: random.Random) -> None:
-    if what in ("scale", "reload", "commit", "abort", "lose"):
-        happen_to_the_goal(world, what, chance)
-    elif (id_ := some(world, chance)) is not None:
-        happen_to_one(world, what, id_)
-
-
-def happen_to_the_goal(world: World, what: str, chance: random.Random) -> None:
-    undecided = world.goal.committed is not None
-    match what:
-        case "scale":
-            size = chance.randint(1, 8)
-            world.goal = evolve(world.goal, size=size, surge=size)
-        case "reload" if not undecided:
-            world.reload(chance.choice((True, False)))
-        case "lose":  # the template of the old ones
-            world.goal = evolve(world.goal, fallback=None)
-        case "commit" if undecided and len([m for m in world.fresh if m.state is PROVING]) >= world.goal.size:
-            world.commit()
-        case "abort" if undecided:
-            # The generation before it: that of most who serve.
-            serving = [m.generation for m in world.members.values() if m.state is SERVING] or [1]
-            world.goal = evolve(
-                world.goal, generation=max(set(serving), key=serving.count), committed=None, fallback=None
-            )
-
-
-def happen_to_one(world: World, what: str, id_: int) -> None:
-    match what:
-        case "advance":
-            world.advance(id_)
-        case "crash":
-            world.happens(id_, Event.EXIT)
-        case "fail" if world.members[id_].state in (BOOTING, PROVING):
-            world.happens(id_, Event.FAILED)
-        case "retiring":
-            world.happens(id_, Event.RETIRING)
-        case "hang":
-            world.happens(id_, Event.TIMEOUT)
 
 
 @settings(LAW, max_examples=200)
@@ -442,32 +285,9 @@ def test_whatever_happens_the_fleet_comes_to_rest_at_its_goal(size, at_once, ste
     world.assert_as_wanted()
 
 
-members = st.lists(
-    st.builds(
-        Member,
-        st.integers(0, 10**6),
-        st.integers(0, 9),
-        st.sampled_from(State),
-        st.integers(1, 3),
-        st.booleans(),
-    ),
-    max_size=20,
-    unique_by=lambda member: member.id,
-)
-goals = st.builds(
-    Goal,
-    st.integers(0, 8),
-    st.integers(1, 3),
-    st.integers(0, 8),
-    st.none() | st.integers(0, 8),
-    st.none() | st.integers(1, 3),
-    st.integers(1, 8),
-)
-
-
 @LAW
 @given(goals, members, chances)
-def test_the_same_question_has_the_same_answer_in_any_order(goal, crowd, chance):
+def test_the_order_of_the_members_does_not_matter(goal, crowd, chance):
     orders = plan(goal, crowd)
     shuffled = list(crowd)
     chance.shuffle(shuffled)
@@ -477,7 +297,7 @@ def test_the_same_question_has_the_same_answer_in_any_order(goal, crowd, chance)
 @LAW
 @given(goals, members)
 def test_in_any_world_orders_can_be_obeyed(goal, crowd):
-    """Also in one that the plan itself would never have made."""
+    """Also in a world that the plan would never have made."""
     orders = plan(goal, crowd)
     by_id = {m.id: m for m in crowd}
     living = sum(m.state in LIVING for m in crowd)
@@ -500,8 +320,8 @@ def test_in_any_world_orders_can_be_obeyed(goal, crowd):
 
 @LAW
 @given(goals, members)
-def test_those_who_serve_go_last(goal, crowd):
-    """Of the old, and of the new beyond the size."""
+def test_members_that_serve_go_last(goal, crowd):
+    """Among the old members, and among new ones beyond the size."""
     retired = set(plan(goal, crowd).retire)
     staying = [m for m in crowd if m.state in STAYING]
     for group in (

@@ -1,4 +1,4 @@
-"""A reload's steps: what leads to which phase, and what its exit status is."""
+"""The phases of a reload: which event leads to which phase, and the exit status of each end."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from rrmaster.rules.plan import Goal
 from rrmaster.rules.rollout import STATUS, Phase, Rollout, Trial
 
 
-def a_rollout(size: int = 4, batch: int = 4, **trial: float) -> Rollout:
-    return Rollout(2, Goal(size), Trial(**trial), began=0.0, batch=batch)
+def a_rollout(
+    size: int = 4, batch: int = 4, probation: float = 2.0, soak: float = 2.0, timeout: float = 600.0
+) -> Rollout:
+    return Rollout(2, Goal(size, surge=batch), Trial(probation, soak, timeout), began=0.0, batch=batch)
 
 
 def test_a_good_generation_goes_through_probation_and_soak():
     rollout = a_rollout()
-    assert not rollout.look(1.0, ready=3, serving=0)
-    assert rollout.look(1.5, ready=4, serving=0)
+    assert not rollout.advance(1.0, ready=3, serving=0)
+    assert rollout.advance(1.5, ready=4, serving=0)
     assert rollout.phase is Phase.PROBATION
     assert rollout.due() == 3.5
-    assert not rollout.look(3.4, ready=4, serving=0)
-    assert rollout.look(3.5, ready=4, serving=0)
+    assert not rollout.advance(3.4, ready=4, serving=0)
+    assert rollout.advance(3.5, ready=4, serving=0)
     assert rollout.phase is Phase.SOAKING
-    assert not rollout.look(5.4, ready=0, serving=4)
-    assert rollout.look(5.5, ready=0, serving=4)
+    assert not rollout.advance(5.4, ready=0, serving=4)
+    assert rollout.advance(5.5, ready=0, serving=4)
     assert (rollout.phase, rollout.status) == (Phase.COMMITTED, 0)
 
 
@@ -33,7 +35,7 @@ def test_a_failure_before_any_traffic_is_10_and_after_it_11():
     rollout.fail("it cannot be imported", 0.5)
     assert (rollout.status, rollout.reason) == (10, "it cannot be imported")
     rollout = a_rollout(probation=0, soak=5)
-    while rollout.look(1.0, ready=4, serving=0) and rollout.phase is not Phase.SOAKING:
+    while rollout.advance(1.0, ready=4, serving=0) and rollout.phase is not Phase.SOAKING:
         pass
     rollout.fail("it dies", 2.0)
     assert rollout.status == 11
@@ -44,14 +46,14 @@ def test_a_small_surge_goes_in_batches_and_a_failure_after_the_first_is_11():
     approved = []
     serving = 0
     while not rollout.over:
-        assert rollout.look(1.0, ready=1, serving=serving)
+        assert rollout.advance(1.0, ready=1, serving=serving)
         if rollout.phase is Phase.SOAKING:
             serving += 1
         approved.append(rollout.approved)
     assert sorted(set(approved)) == [0, 1, 2, 3]
     rollout = a_rollout(size=3, batch=1, probation=0, soak=0)
     for _ in range(3):
-        rollout.look(1.0, ready=1, serving=0)
+        rollout.advance(1.0, ready=1, serving=0)
     assert (rollout.phase, rollout.approved) == (Phase.STARTING, 1)
     rollout.fail("the second dies", 2.0)
     assert rollout.status == 11
@@ -59,19 +61,19 @@ def test_a_small_surge_goes_in_batches_and_a_failure_after_the_first_is_11():
 
 def test_out_of_time_is_12():
     rollout = a_rollout(timeout=10.0)
-    assert rollout.look(10.0, ready=0, serving=0)
+    assert rollout.advance(10.0, ready=0, serving=0)
     assert (rollout.status, rollout.reason) == (12, "it was not done after 10 s")
-    assert rollout.lines == ["given up"], "the reason is said with the end"
+    assert rollout.lines == ["given up"], "the reason is no line of progress"
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.floats(0, 3), st.booleans()), max_size=40))
-def test_what_is_over_stays_over(steps: list[tuple[int, int, float, bool]]):
+def test_a_reload_that_is_over_stays_over(steps: list[tuple[int, int, float, bool]]):
     rollout, now, end = a_rollout(), 0.0, None
     for ready, serving, later, fails in steps:
         now += later
         if fails:
             rollout.fail("so", now)
-        rollout.look(now, ready, serving)
+        rollout.advance(now, ready, serving)
         if end is not None:
             assert rollout.phase is end
         end = rollout.phase if rollout.over else None

@@ -1,87 +1,87 @@
-"""Who is to blame for newborns that die: only a trial says, and a template is not given up without one."""
+"""A test decides whether a template or the application is at fault, and no template is given up without one."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.rules.template_health import ENOUGH, Trust
+from rrmaster.rules.template_health import ENOUGH, TemplateHealth
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
-def one_that_was_good() -> Trust:
-    trust = Trust()
-    trust.forked(ready=True)
-    return trust
+def after_a_ready_worker() -> TemplateHealth:
+    health = TemplateHealth()
+    health.forked(ready=True)
+    return health
 
 
-def dies(trust: Trust, times: int) -> list[bool]:
-    return [trust.forked(ready=False) for _ in range(times)]
+def ends(health: TemplateHealth, times: int) -> list[bool]:
+    return [health.forked(ready=False) for _ in range(times)]
 
 
-def test_two_deaths_in_a_row_raise_a_doubt():
-    trust = one_that_was_good()
-    assert dies(trust, ENOUGH) == [False, True]
-    assert trust.doubted
+def test_two_early_ends_in_a_row_raise_a_doubt():
+    health = after_a_ready_worker()
+    assert ends(health, ENOUGH) == [False, True]
+    assert health.doubted
 
 
-def test_who_becomes_ready_between_them_lays_it():
-    trust = one_that_was_good()
+def test_a_ready_worker_between_them_leaves_no_doubt():
+    health = after_a_ready_worker()
     for _ in range(20):
-        assert dies(trust, ENOUGH - 1) == [False]
-        trust.forked(ready=True)
-    assert not trust.doubted
+        assert ends(health, ENOUGH - 1) == [False]
+        health.forked(ready=True)
+    assert not health.doubted
 
 
-def test_an_application_that_has_never_been_ready_is_not_doubted():
-    assert not any(dies(Trust(), 100))
+def test_a_template_whose_application_was_never_ready_is_not_doubted():
+    assert not any(ends(TemplateHealth(), 100))
 
 
-def test_one_that_was_ready_without_the_template_is_as_good():
-    trust = Trust()
-    assert not trust.imported(ready=True)
-    assert dies(trust, ENOUGH) == [False, True]
+def test_a_worker_that_was_ready_without_the_template_counts_too():
+    health = TemplateHealth()
+    assert not health.imported(ready=True)
+    assert ends(health, ENOUGH) == [False, True]
 
 
-def test_if_the_next_one_lives_without_it_the_template_is_condemned_once():
-    trust = one_that_was_good()
-    dies(trust, ENOUGH)
-    assert [trust.imported(ready=True) for _ in range(3)] == [True, False, False]
+def test_a_worker_that_is_ready_without_the_template_condemns_it_once():
+    health = after_a_ready_worker()
+    ends(health, ENOUGH)
+    assert [health.imported(ready=True) for _ in range(3)] == [True, False, False]
 
 
-def test_if_that_one_dies_as_well_the_template_is_not_to_blame():
-    trust = one_that_was_good()
-    dies(trust, ENOUGH)
-    assert not trust.imported(ready=False)
-    assert not trust.doubted
-    assert not trust.imported(ready=True), "another one that was under way: it proves nothing now"
+def test_a_worker_that_ends_early_without_the_template_acquits_it():
+    health = after_a_ready_worker()
+    ends(health, ENOUGH)
+    assert not health.imported(ready=False)
+    assert not health.doubted
+    assert not health.imported(ready=True), "a second one that had been started too: it proves nothing now"
 
 
 def test_a_crash_loop_of_the_application_costs_fewer_and_fewer_imports():
-    trust = one_that_was_good()
-    trials = []
+    health = after_a_ready_worker()
+    tests = []
     for n in range(1, 1001):
-        if trust.forked(ready=False):
-            trials.append(n)
-            trust.imported(ready=False)
-    assert trials == [2, 4, 8, 16, 32, 64, 128, 256, 512]
+        if health.forked(ready=False):
+            tests.append(n)
+            health.imported(ready=False)
+    assert tests == [2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
-def test_another_template_begins_without_a_past():
-    trust = one_that_was_good()
-    dies(trust, 1)
-    trust.anew()
-    assert dies(trust, ENOUGH) == [False, True]
+def test_another_template_begins_without_deaths():
+    health = after_a_ready_worker()
+    ends(health, 1)
+    health.reset()
+    assert ends(health, ENOUGH) == [False, True]
 
 
 @LAW
 @given(st.lists(st.tuples(st.booleans(), st.booleans())))
-def test_nobody_is_condemned_who_has_just_shown_that_it_can(happenings):
-    trust, since_good = Trust(), 0
-    for forked, ready in happenings:
+def test_no_template_is_condemned_right_after_a_worker_of_it_was_ready(history):
+    health, since_good = TemplateHealth(), 0
+    for forked, ready in history:
         if forked:
-            trust.forked(ready)
+            health.forked(ready)
             since_good = 0 if ready else since_good + 1
-        elif trust.imported(ready):
+        elif health.imported(ready):
             assert since_good >= ENOUGH

@@ -89,7 +89,7 @@ async def test_a_worker_that_goes_as_soon_as_it_serves_is_not_replaced_over_and_
         fleet.serving[0].process.end(Exit(signal=KILL))
         await trio.sleep(120)
         assert 5 <= len(fleet.troupe.actors) - 2 <= 10
-        assert fleet.supervisor.crashes.backoff.looping(trio.current_time())
+        assert fleet.supervisor.crashes.backoff.is_loop(trio.current_time())
         assert 2 in ids(fleet), "the other serves on"
         fleet.troupe.script = serves
         await fleet.until(lambda: fleet.slots == [0, 1], within=40)
@@ -104,7 +104,7 @@ async def test_a_crash_loop_of_a_whole_fleet_is_tried_once_a_second(script: Scri
             actor.process.end(Exit(code=1))
         await trio.sleep(60)
         assert 40 <= len(fleet.troupe.actors) - 8 <= 65
-        assert fleet.supervisor.crashes.backoff.looping(trio.current_time())
+        assert fleet.supervisor.crashes.backoff.is_loop(trio.current_time())
 
 
 async def test_a_worker_that_disconnects_itself_after_its_work_is_replaced_at_once(autojump_clock: MockClock) -> None:
@@ -166,7 +166,7 @@ async def test_a_worker_killed_from_outside_is_replaced_at_once_every_time(
             killed = fleet.serving[1]
             killed.process.end(Exit(signal=number))
             assert await replaced(fleet, killed) < 0.1
-        assert not fleet.supervisor.crashes.backoff.looping(trio.current_time())
+        assert not fleet.supervisor.crashes.backoff.is_loop(trio.current_time())
         assert fleet.slots == [0, 1, 2]
 
 

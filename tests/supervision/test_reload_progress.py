@@ -11,7 +11,7 @@ from rrmaster.supervision.reload_progress import Reload
 
 
 def a_reload() -> Reload:
-    return Reload(Rollout(2, Goal(2), Trial(2.0, 2.0, 600.0), 0.0, 2))
+    return Reload(Rollout(2, Goal(2, surge=2), Trial(2.0, 2.0, 600.0), 0.0, 2))
 
 
 async def test_every_watcher_gets_every_line_once_whenever_it_begins() -> None:
@@ -53,7 +53,7 @@ async def test_the_end_is_told_at_once_and_stays_told() -> None:
 
 async def test_how_far_it_is_goes_with_the_line() -> None:
     reload = a_reload()
-    reload.rollout.one_ready("worker 0")
+    reload.rollout.worker_ready("worker 0")
     reload.rollout.phase = Phase.COMMITTED
     reload.rollout.approved = 2
     assert [progress async for _, progress in reload.progress()] == [1.0]

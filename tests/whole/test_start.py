@@ -69,17 +69,17 @@ def test_nothing_stays_open_when_the_second_address_fails(tmp_path: Path):
         (("handlers",), "module:attribute"),
         (("a:b", "c:d"), "one application is served"),
         (("a:b", "--wrokers", "3"), "did you mean --workers?"),
-        (("a:b", "--workers", "none"), "--workers: 'none' is no number of workers"),
+        (("a:b", "--workers", "none"), "--workers: 'none' is not a number of workers"),
         (("a:b", "--workers"), "expected one argument"),
         (("a:b", "--bind", "unix:"), "--bind: unix: needs a path"),
-        (("a:b", "--bind", "host:port"), "--bind: 'port' is no port"),
-        (("a:b", "--port", "70000"), "--port: '70000' is no port"),
+        (("a:b", "--bind", "host:port"), "--bind: 'port' is not a port"),
+        (("a:b", "--port", "70000"), "--port: '70000' is not a port"),
         (("a:b", "--unix-mode", "rw"), "--unix-mode"),
         (("a:b", "--backlog", "-1"), "--backlog"),
-        (("a:b", "--policy", "fairest"), "--policy: 'fairest' is no policy"),
+        (("a:b", "--policy", "fairest"), "--policy: 'fairest' is not a valid policy"),
         (("a:b", "--policy", "nowhere:rule"), "--policy 'nowhere:rule' cannot be loaded"),
         (("a:b", "--window", "0"), "--window"),
-        (("a:b", "--recall-after", "soon"), "--recall-after: 'soon' is no duration"),
+        (("a:b", "--recall-after", "soon"), "--recall-after: 'soon' is not a duration"),
         (("a:b", "--worker-connections", "0"), "--worker-connections"),
         (("a:b", "--ready-timeout", "0"), "--ready-timeout"),
         (("a:b", "--graceful-timeout", "1 fortnight"), "--graceful-timeout"),
@@ -94,7 +94,7 @@ def test_nothing_stays_open_when_the_second_address_fails(tmp_path: Path):
         (("a:b", "--config", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
         (("a:b", "--daemon"), "systemd"),
         (("a:b", "--reload", "--reload-dir", "/nowhere"), "--reload-dir: '/nowhere' is no directory"),
-        (("a:b", "--reload", "--reload-include", "."), "--reload-include: '.' fits no file"),
+        (("a:b", "--reload", "--reload-include", "."), "--reload-include: '.' matches no file"),
         (("a:b", "--reload-dir", "."), "--reload-dir says what --reload watches, and there is no --reload"),
         (("a:b", "--reload-include", "*.html"), "--reload-include says what --reload watches"),
         (("a:b", "--reload-exclude", "tests"), "--reload-exclude says what --reload watches"),
@@ -138,7 +138,9 @@ def test_a_file_is_read_and_flags_win(tmp_path: Path):
 
 def test_a_misspelt_variable_is_told(tmp_path: Path):
     ended = rrmaster(*SERVE, "never_boots:app", environ={"RRMASTER_WORKRES": "3"})
-    assert "RRMASTER_WORKRES is no setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?" in ended.stderr
+    assert (
+        "RRMASTER_WORKRES is not a setting of rrmaster and is ignored; did you mean RRMASTER_WORKERS?" in ended.stderr
+    )
 
 
 def test_only_root_becomes_another_user(tmp_path: Path):

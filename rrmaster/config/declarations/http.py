@@ -1,0 +1,127 @@
+"""How are HTTP, TLS and the PROXY protocol spoken?"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from ...protocol.launch import LIFESPANS, TRUSTED_PROXIES
+from ...protocol.proxy_header import MODES
+from ..addresses import parse_proxies
+from ..names import one_of, parse_cert_reqs, parse_root_path, parse_switch, parse_text
+from ..option import option
+from ..quantities import from_to, parse_duration
+
+_HTTP, _TLS, _PROXY = "HTTP", "TLS", "behind a proxy of connections"
+
+MAX_HEAD = 1024 * 1024
+"""Bytes, the largest value of a limit on a request's head.  Servers have 8 to 64 KiB; a larger limit bounds nothing."""
+
+
+@frozen(slots=False, kw_only=True)
+class HttpOptions:
+    """What an application is served with.  A program decides all of this itself."""
+
+    root_path: str = option(
+        "", parse_root_path, _HTTP, "PATH", "the path under which a proxy serves the application, for ASGI and WSGI"
+    )
+    proxy_headers: bool = option(
+        True,
+        parse_switch,
+        _HTTP,
+        "",
+        "take the client's address and scheme from X-Forwarded-For and -Proto, where they come from a trusted proxy",
+    )
+    forwarded_allow_ips: str = option(
+        TRUSTED_PROXIES,
+        parse_proxies,
+        _HTTP,
+        "ADDRESSES",
+        "addresses or networks of trusted proxies, separated by commas; *: all",
+        shown=f"$FORWARDED_ALLOW_IPS, else {TRUSTED_PROXIES}",
+    )
+    # uvicorn's.  It should be longer than what a proxy in front keeps its own connections, or requests meet the close.
+    keep_alive: float = option(
+        5.0, parse_duration, _HTTP, "TIME", "close a connection this long after its last request, if no other has come"
+    )
+    # Threads wait for a database while others work; beyond a few the interpreter's lock makes them wait for each other.
+    # waitress has 4, a2wsgi 10.
+    threads: int = option(8, from_to(1, 1000), _HTTP, "N", "requests that a worker has in progress at once, for WSGI")
+    # Off: uvicorn's parser has no such limits, and a proxy in front mostly has its own.
+    limit_request_line: int = option(
+        0, from_to(0, MAX_HEAD), _HTTP, "BYTES", "refuse a request whose first line is longer (414); 0: no limit"
+    )
+    limit_request_fields: int = option(
+        0, from_to(0, 32_768), _HTTP, "N", "refuse a request with more header fields (431); 0: no limit"
+    )
+    limit_request_field_size: int = option(
+        0,
+        from_to(0, MAX_HEAD),
+        _HTTP,
+        "BYTES",
+        "refuse a request with a longer header field (431); 0: no limit; all three together also bound the memory of a "
+        "request whose head is incomplete",
+        flags=("--limit-request-field_size",),
+    )
+    lifespan: str = option(
+        "auto", one_of("lifespan", LIFESPANS), _HTTP, "auto|on|off", "tell an ASGI application of its start and end"
+    )
+    # Off: a line costs a write in the worker and a read in the master, and a proxy in front mostly keeps one already.
+    access_log: bool = option(False, parse_switch, _HTTP, "", "print a line for each request")
+
+    certfile: str | None = option(
+        None,
+        parse_text,
+        _TLS,
+        "FILE",
+        "speak TLS with this certificate and those between it and the root, in PEM; read again at a reload",
+        flags=("--ssl-certfile",),
+    )
+    keyfile: str | None = option(
+        None,
+        parse_text,
+        _TLS,
+        "FILE",
+        "the certificate's private key, if the same file has none",
+        flags=("--ssl-keyfile",),
+    )
+    cert_reqs: str = option(
+        "none",
+        parse_cert_reqs,
+        _TLS,
+        "WORD",
+        "whether clients must show a certificate: none, optional or required",
+        flags=("--ssl-cert-reqs",),
+    )
+    ca_certs: str | None = option(
+        None,
+        parse_text,
+        _TLS,
+        "FILE",
+        "the authorities that may sign a client's certificate, in PEM",
+        flags=("--ssl-ca-certs",),
+    )
+    ciphers: str | None = option(
+        None,
+        parse_text,
+        _TLS,
+        "LIST",
+        "the ciphers of TLS 1.2, as OpenSSL writes them; TLS 1.3 has only good ones",
+        flags=("--ssl-ciphers",),
+        shown="OpenSSL's",
+    )
+
+    proxy_protocol: str = option(
+        "off",
+        one_of("version of the PROXY protocol", tuple(MODES)),
+        _PROXY,
+        "off|v1|v2|auto",
+        "each connection must begin with a header of the PROXY protocol, which names the client",
+    )
+    proxy_allow_from: str = option(
+        TRUSTED_PROXIES,
+        parse_proxies,
+        _PROXY,
+        "ADDRESSES",
+        "addresses or networks that may send such a header, separated by commas; *: all; a connection from another "
+        "address is closed; a unix socket may always send one",
+    )

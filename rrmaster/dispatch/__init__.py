@@ -1,1 +1,1 @@
-"""The hot path: accept, choose, hand over, recall."""
+"""The hot path: accept a connection, choose a worker, hand over, and recall what a worker does not take."""

@@ -67,7 +67,7 @@ class Acceptor:
         return int(_TCP_INFO_QUEUED.unpack(info)[0])
 
     def drain(self) -> None:
-        """Accept what waits now and nothing that comes later; where that number is unknown, until none waits."""
+        """Accept what waits now, and at most one that comes later; where that number is unknown, until none waits."""
         queued = self.queued()
         self.quota = -1 if queued is None else queued
         self.draining = True
@@ -94,7 +94,10 @@ class Acceptor:
 
 @define(eq=False)
 class AcceptLoop:
-    """Accepts from all listeners in turn.  It owns the acceptors, and closes their listeners."""
+    """Accepts from all listeners in turn.  It owns the acceptors, and closes their listeners.
+
+    It holds no connection between two calls of `accept`.
+    """
 
     links: dict[int, Link]
     """The living workers, by id; the dispatcher's."""

@@ -310,7 +310,7 @@ class UserPolicy(_ScanningPolicy):
 
 
 def policy_named(name: str, rng: random.Random) -> Policy:
-    """One of `parsing.POLICIES`, new and empty."""
+    """One of `config.names.POLICIES`, new and empty."""
     if name == RandomTwo.name:
         return RandomTwo(random=rng)
     kinds: dict[str, type[Policy]] = {kind.name: kind for kind in (LeastLoaded, RoundRobin, IpHash)}

@@ -340,8 +340,7 @@ def _has_free_descriptor(line: Line) -> bool:
 def _may_move(line: Line, receivers: Sequence[Link], for_lateness: bool) -> bool:
     """Whether the oldest connection there may go, and to one of these.
 
-    The worker may take it between this look and the read.  The read then finds the next one, perhaps without a worker
-    to give it to: it waits as an undelivered one, which is rare enough.
+    The worker may take it between this look and the read, which then finds the next one; without a receiver it waits.
     """
     oldest = line.oldest()
     if not isinstance(oldest, Handoff) or oldest.probe:

@@ -96,8 +96,7 @@ class CurrentWorker:
         program that opens its own addresses the first True makes the worker ready, also without any address, and a
         False before that holds readiness back.
         """
-        self._duty.accepting = ready
-        self._duty.report_soon()
+        self._duty.set_accepting(ready)
 
     def retire(self, reason: str = "") -> None:
         """Ask to be replaced: connections come until the replacement serves, then this worker is drained.

@@ -25,6 +25,10 @@ class Connection(socket.socket):
 
     on_close: Callable[[], None] | None = None
 
+    def watch(self, on_close: Callable[[], None]) -> None:
+        """Set what is called when the socket is closed."""
+        self.on_close = on_close
+
     def close(self) -> None:
         """Close the socket.  A file made of it (`makefile`) keeps the descriptor open, and closes it later."""
         super().close()

@@ -127,6 +127,23 @@ class Duty:
         """Whether this worker wants connections."""
         return self.accepting and self.has_descriptors
 
+    def attach(self, wake: Callable[[], None], on_requests_changed: Callable[[], None]) -> None:
+        """A runtime serves this duty from now on; see `wake` and `on_requests_changed`."""
+        self.wake, self.on_requests_changed = wake, on_requests_changed
+
+    def count(self, requests: Requests) -> None:
+        """Requests are counted by the server, and not as connections."""
+        self.requests = requests
+
+    def ran_late(self, seconds: float) -> None:
+        """The loop ran this much later than it should have."""
+        self.lag = max(self.lag, seconds)
+
+    def set_accepting(self, ready: bool) -> None:
+        """Carry out `CurrentWorker.set_ready`."""
+        self.accepting = ready
+        self.report_soon()
+
     def take(self) -> Taken | None:
         """One connection, or None if none waits or none can be taken now.  Raises HungUp: the master sends no more."""
         while self.has_descriptors and self.wants_next():

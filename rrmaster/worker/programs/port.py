@@ -40,6 +40,22 @@ class Port:
     left_until: float = 0.0
     """Until when its connections are left to the master, while it is not attended."""
 
+    def call(self, on_arrival: Callable[[], None], on_waiting: Callable[[], None] | None = None) -> None:
+        """Set what is called when a connection arrives, or waits in the letterbox."""
+        self.on_arrival, self.on_waiting = on_arrival, on_waiting or self.on_waiting
+
+    def await_one(self, more: int = 1) -> None:
+        """One more `accept` waits for a connection; with -1, one fewer."""
+        self.wanted += more
+
+    def leave_until(self, when: float) -> None:
+        """The master is told that its connections are left to others, until then at least."""
+        self.attended, self.left_until = False, when
+
+    def attend(self) -> None:
+        """The master is told that this worker takes its connections again."""
+        self.attended = True
+
     def wants(self) -> bool:
         """Whether one more connection should be taken for it."""
         return self.wanted > 0 and len(self.queue) < BATCH
@@ -73,6 +89,14 @@ class AddressRequest:
     abandoned: bool = False
     answer: wire.Listening | None = None
     port: Port | None = None
+
+    def abandon(self) -> None:
+        """Its caller was cancelled, and waits for no answer."""
+        self.abandoned = True
+
+    def settle(self, answer: wire.Listening) -> None:
+        """The master has answered."""
+        self.answer = answer
 
     def result(self) -> Port:
         """The port.  Raises OSError with the errno that the master met."""

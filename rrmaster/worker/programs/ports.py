@@ -112,7 +112,7 @@ class Ports(Duty):
     def abandon(self, request: AddressRequest) -> None:
         """Give up a request: its caller was cancelled.  If the master grants it, the port is closed at once."""
         with self.lock:
-            request.abandoned = True
+            request.abandon()
             if request.port is not None:
                 self.close(request.port)
 
@@ -127,7 +127,7 @@ class Ports(Duty):
             # Requested again while this worker did not attend to it, which the master takes for a listener closed.
             answer = wire.Listening(answer.seq, errno.EADDRINUSE)
             self._send(wire.Attend(number, self.open_ports[number].attended))
-        request.answer = answer
+        request.settle(answer)
         if answer.errno == 0:
             port = self.open_ports[number] = request.make_port(answer)
             self._left.pop(number, None)
@@ -216,8 +216,7 @@ class Ports(Duty):
         if len(port.queue) < BATCH:
             return True
         if port.attended:
-            port.attended = False
-            port.left_until = self.clock() + LEAVE_S
+            port.leave_until(self.clock() + LEAVE_S)
             self._send(wire.Attend(port.number, False))
         return self.clock() >= port.left_until
 
@@ -252,7 +251,7 @@ class Ports(Duty):
                 return None
             taken = port.queue.popleft()
             if not port.attended and not port.queue and self.open_ports.get(port.number) is port:
-                port.attended = True
+                port.attend()
                 self._send(wire.Attend(port.number, True))
         return taken
 
@@ -309,7 +308,12 @@ class Ports(Duty):
             super().beat()
         self.wake_host()
 
-    # --- reports
+    def set_host(self, wake: Callable[[], None], wake_host: Callable[[], None]) -> None:
+        """A host serves the ports from now on: how it is woken for a report, and for anything else."""
+        self.wake, self.wake_host = wake, wake_host
+
+    def set_on_end(self, on_end: Callable[[], None]) -> None:
+        self.on_end = on_end
 
     def set_ready(self, ready: bool) -> None:
         """Carry out `CurrentWorker.set_ready`; the first True makes the worker ready."""

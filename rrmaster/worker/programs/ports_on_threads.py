@@ -84,7 +84,7 @@ class ThreadHost:
         return not self._stopped
 
     def start(self) -> None:
-        self.ports.wake = self.ports.wake_host = self.wake
+        self.ports.set_host(self.wake, self.wake)
         self._thread = threading.Thread(target=self._run, name="rrmaster: take and report", daemon=True)
         self._thread.start()
 
@@ -152,6 +152,10 @@ class _Accepted(Connection):
 
     on_detach: Callable[[int], None]
 
+    def watch_detach(self, on_detach: Callable[[int], None]) -> None:
+        """Set what is called with the descriptor when another object takes it over."""
+        self.on_detach = on_detach
+
     def detach(self) -> int:
         fd, self.on_close = self.fileno(), None
         self.on_detach(fd)
@@ -170,7 +174,7 @@ class ListeningSocket(socket.socket):
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=mine.detach())
         self._sender.setblocking(False)
         self._port, self._ports, self._is_readable = port, ports, False
-        port.on_arrival = port.on_waiting = self._make_readable
+        port.call(self._make_readable, self._make_readable)
         ports.wake_host()  # a connection may have arrived before this object could be told
 
     @property
@@ -226,8 +230,8 @@ class ListeningSocket(socket.socket):
     def _next(self) -> tuple[socket.socket, Any] | None:
         while (taken := self._take()) is not None:
             connection = socket_of(taken, _Accepted)
-            connection.on_close = partial(self._ports.finished, taken)
-            connection.on_detach = partial(self._ports.watch_detached, taken=taken)
+            connection.watch(partial(self._ports.finished, taken))
+            connection.watch_detach(partial(self._ports.watch_detached, taken=taken))
             try:
                 return connection, connection.getpeername()
             except OSError:
@@ -239,14 +243,14 @@ class ListeningSocket(socket.socket):
         ports, port = self._ports, self._port
         with ports.lock:
             ports.on_accept()
-            port.wanted += 1
+            port.await_one()
             try:
                 while not port.queue and (taken := ports.take()) is not None:
                     ports.deliver(taken)
             except HungUp:
                 pass  # the host finds it, too, and acts on it
             finally:
-                port.wanted -= 1
+                port.await_one(-1)
             taken = ports.pop(port)
             if port.queue or (ports.has_descriptors and ports.is_next(port)):
                 self._make_readable()

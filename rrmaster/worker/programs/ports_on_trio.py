@@ -54,8 +54,7 @@ class TrioHost(TrioWorker):
 
     def start(self) -> None:
         self._main = _nursery_of_main()
-        self.duty.wake = lambda: self.call(self.wake)
-        self.ports.wake_host = lambda: self.call(self._pause.cancel)
+        self.ports.set_host(lambda: self.call(self.wake), lambda: self.call(self._pause.cancel))
         if threading.current_thread() is threading.main_thread():  # only there can a signal handler be set
             dump_tasks_at(DUMP_SIGNAL, tasks)
         trio.lowlevel.spawn_system_task(self._run, name="rrmaster: take and report")
@@ -151,7 +150,7 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
         self._port, self._ports = port, ports
         self._arrived = trio.lowlevel.ParkingLot()
         self._closed = False
-        port.on_arrival = lambda: host.call(self._arrived.unpark_all)
+        port.call(lambda: host.call(self._arrived.unpark_all))
 
     async def accept(self) -> trio.SocketStream:
         """The next connection, which is the caller's to close.  Several tasks may wait at the same time.
@@ -166,12 +165,12 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
             taken = self._ports.pop(self._port)
             if taken is not None:
                 return trio.SocketStream(_Connection(taken, self._ports.finished))
-            self._port.wanted += 1
+            self._port.await_one()
             self._ports.wake_host()
             try:
                 await self._arrived.park()
             finally:
-                self._port.wanted -= 1
+                self._port.await_one(-1)
         raise trio.ClosedResourceError
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""How does a program set_current_worker a worker: ``rrmaster server.py ARGS`` or ``rrmaster -m package ARGS``?
+"""How does a program become a worker: ``rrmaster server.py ARGS`` or ``rrmaster -m package ARGS``?
 
 It runs as ``__main__``, as Python would run it, and the loop is its own.  The first time it asks for an address, or for
 anything of `current_worker` that needs one, a host attaches to the loop that runs at that moment (see `program`).
@@ -29,7 +29,7 @@ def run(launch: Launch, ports: Ports) -> int:
     """Run the program to its end, and return the exit status.  Raises SystemExit as the program does."""
     program = Program(ports, find_host)
     become_program(program)
-    ports.on_end = program.end
+    ports.set_on_end(program.end)
     me = ports.identity
     set_current_worker(ProgramWorker(me.id, me.slot, me.generation, ProgramDraining(program), ports, None, program))
     signal.signal(signal.SIGTERM, program.obey_term)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from attrs import Factory, define
@@ -47,8 +48,7 @@ class AsyncioHost(AsyncioWorker):
         return self.loop.is_running() and not self._stopped
 
     def start(self) -> None:
-        self.duty.wake = lambda: self.call(self._wake)
-        self.ports.wake_host = lambda: self.call(self._readable)
+        self.ports.set_host(lambda: self.call(self._wake), lambda: self.call(self._readable))
         if threading.current_thread() is threading.main_thread():  # only there can a signal handler be set
             dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(self.loop))
         self._beat_at = self.clock() + self.duty.heartbeat
@@ -140,7 +140,7 @@ class Server(asyncio.AbstractServer):
         self._over = asyncio.Event()
         self._forever: asyncio.Future[None] | None = None
         for port in ports:
-            port.on_arrival = lambda port=port: host.call(lambda: self._begin_all(port))  # type: ignore[misc]
+            port.call(partial(host.call, partial(self._begin_all, port)))
         host.servers.add(self)
 
     @property
@@ -167,7 +167,7 @@ class Server(asyncio.AbstractServer):
         if not self._serving:
             self._serving = True
             for port in self._ports:
-                port.wanted = 1
+                port.await_one()
             self._host.ports.on_accept()
             self._host.ports.wake_host()
 
@@ -202,7 +202,7 @@ class Server(asyncio.AbstractServer):
             return
         self._closed, self._serving = True, False
         for port in self._ports:
-            port.wanted = 0
+            port.await_one(-port.wanted)
             self._host.ports.close(port)
         self._host.servers.discard(self)
         if self._forever is not None and not self._forever.done():
@@ -230,8 +230,7 @@ class Server(asyncio.AbstractServer):
     def _begin_all(self, port: Port) -> None:
         while self._serving and (taken := self._host.ports.pop(port)) is not None:
             connection = self._host.adopt(taken)
-            over = connection.on_close
-            connection.on_close = lambda connection=connection, over=over: self._ended(connection, over)
+            connection.watch(partial(self._ended, connection, connection.on_close))
             self._connections[connection] = None
             task = self._host.loop.create_task(self._begin(connection))
             self._beginning.add(task)

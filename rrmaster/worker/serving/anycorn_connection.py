@@ -46,6 +46,10 @@ class AnycornConnection:
     _rested_at: float = 0.0
     """When it became idle, or busy."""
 
+    def speak(self, protocol: ProtocolWrapper) -> None:
+        """Set the protocol that is spoken on it, before `serve`."""
+        self.protocol = protocol
+
     async def serve(self) -> None:
         """Serve it until either side closes it."""
         await self.protocol.initiate()

@@ -50,6 +50,10 @@ class CountedApp:
     websockets: set[_CountedWebSocket] = Factory(set)
     """The websockets in progress."""
 
+    def watch_idle(self, idle: Callable[[], None]) -> None:
+        """Set what is called when the last call in progress ends."""
+        self.idle = idle
+
     @property
     def active(self) -> int:
         """Calls of the application in progress."""

@@ -153,7 +153,7 @@ class AsyncioWorker:
         """Serve until the last connection is closed.  Raises CannotLoad if the server cannot start."""
         loop, duty = self.loop, self.duty
         dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
-        duty.wake, duty.on_requests_changed = self._wake, self._stir
+        duty.attach(self._wake, self._stir)
         become_worker(duty, self.draining, AsyncioWaiter())
         await self.server.start()  # signal handlers come later: until then a signal ends the process, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -228,7 +228,7 @@ class AsyncioWorker:
         """A taken connection as a socket that owns the descriptor.  It counts as open until it is closed."""
         connection = socket_of(taken, Connection)
         connection.setblocking(False)
-        connection.on_close = lambda: self._closed(connection, taken)
+        connection.watch(lambda: self._closed(connection, taken))
         self.connections.add(connection)
         return connection
 
@@ -266,7 +266,7 @@ class AsyncioWorker:
 
     def _beat(self) -> None:
         duty, now = self.duty, self.clock()
-        duty.lag = max(duty.lag, now - self._beat_at)
+        duty.ran_late(now - self._beat_at)
         duty.beat()
         self._beat_at = now + duty.heartbeat
         self.loop.call_later(duty.heartbeat, self._beat)

@@ -114,7 +114,7 @@ class AnycornServer:
         self.config = configured(self.launch)
         app = HttpLimits.of(self.launch).around(self.app)
         self.counted, self.uncounted = CountedApp(app, self.duty, log), CountedApp(app, self.duty, log)
-        self.duty.requests = self.counted.requests
+        self.duty.count(self.counted.requests)
         self._for_clients = self._for_anycorn(self.counted.serve)
         self._for_probes = self._for_anycorn(self.uncounted.serve)
         self._lifespan = Lifespan(self._for_clients, self.config, self.state)
@@ -177,9 +177,10 @@ class AnycornServer:
             app = self._for_probes if taken.probe else self._for_clients
             state = ConnectionState(self.state)
             served = AnycornConnection(self.launch.keep_alive, stream, self.service.draining)
-            served.protocol = ProtocolWrapper(
+            wrapper = ProtocolWrapper(
                 app, self.config, self.context, group, state, client, server, served.send, facts, alpn
             )
+            served.speak(wrapper)
             self.clients.add(served)
             try:
                 await served.serve()

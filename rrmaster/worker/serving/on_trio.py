@@ -139,7 +139,7 @@ class TrioWorker:
                 await self._changed.wait()
             late = trio.current_time() - beat_at
             if late >= 0:
-                duty.lag = max(duty.lag, late)
+                duty.ran_late(late)
                 duty.beat()
                 beat_at = trio.current_time() + duty.heartbeat
             else:
@@ -177,8 +177,7 @@ class TrioServer(TrioWorker):
     async def run(self) -> None:
         """Serve until the last connection is closed."""
         dump_tasks_at(DUMP_SIGNAL, tasks)
-        self.duty.wake = self.wake
-        self.duty.on_requests_changed = lambda: self._stirred.set()
+        self.duty.attach(self.wake, lambda: self._stirred.set())
         async with trio.open_nursery() as service:
             async with trio.open_nursery() as connections:
                 await service.start(self._handle_signals, connections.cancel_scope)

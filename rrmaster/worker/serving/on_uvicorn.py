@@ -187,7 +187,7 @@ class UvicornServer:
         app = HttpLimits.of(self.launch).around(self.app)
         self.counted = CountedApp(app, duty, log)
         self.uncounted = CountedApp(app, duty, log)
-        duty.requests = self.counted.requests
+        duty.count(self.counted.requests)
         self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
             self._config = configured(self.counted.serve, self.launch, self.more)
@@ -240,7 +240,8 @@ class UvicornServer:
 
     def drain(self) -> None:
         """Have answers say ``Connection: close``, and schedule the end of fresh and idle connections."""
-        self.counted.idle = self.uncounted.idle = self._idle
+        self.counted.watch_idle(self._idle)
+        self.uncounted.watch_idle(self._idle)
         self._closing.append(CLOSE)
         self.state.default_headers.append(CLOSE)
         latest = IDLE_SHARE * self.launch.graceful_timeout

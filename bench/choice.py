@@ -65,7 +65,7 @@ def fleet(name: str, size: int) -> Policy:
 
 
 def nanoseconds(policy: Policy, choices: int) -> float:
-    """What one choice takes, on average over so many."""
+    """Nanoseconds of one choice, on average over many."""
     worker_loads = [member.load for member in policy.members.values()]
     block, spent, made = EACH * len(worker_loads), 0, 0
     while made < choices:

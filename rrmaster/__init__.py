@@ -1,7 +1,7 @@
 """rrmaster: one master accepts every connection and passes each to the least loaded of N workers.
 
 *A connection is in the kernel's backlog, in one worker's letterbox, or in one worker's hands.  Only in the last place
-can it die with a worker.  The master only carries it between them, and never without somebody to give it to.*
+can it die with a worker.  The master only carries it between them, and never without a worker to give it to.*
 
 The house.  A folder is a room; imports run down this list and never up.  ``rules`` decide and know no trio, no sockets
 and no clock; everything above carries out what they decide.  ``worker`` is the other process, and of the rest it

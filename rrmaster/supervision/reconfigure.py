@@ -28,7 +28,7 @@ from ..config.option import SettingsError
 from ..config.settings import Settings, changes_that_need_a_restart
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.dynamic_listeners import DynamicListeners
-from ..dispatch.listeners import Listener, adopt, inherited_fds, open_listeners
+from ..dispatch.listeners import BindError, Listener, adopt, inherited_fds, open_listeners
 from ..dispatch.load import Policy
 from ..dispatch.policies import UserPolicy, policy_named
 from ..logs.log import logger
@@ -100,7 +100,11 @@ class Reconfigurer:
             return self.settings
         old, self.settings, self.environment = self.settings, change.settings, change.environment
         for listener in change.opened:
-            self.dispatcher.open(listener)
+            try:
+                self.dispatcher.open(listener)
+            except BindError as error:  # the new workers serve already: better without one address than not at all
+                logger.error("reload: %s", error)
+                listener.close()
         dropped = set(old.bind) - set(self.settings.bind)
         for acceptor in [acceptor for acceptor in self.dispatcher.acceptors if acceptor.listener.bind in dropped]:
             self.dispatcher.drain_listener(acceptor)

@@ -83,6 +83,9 @@ class _Service:
     python: str
     config: str | None
     from_file: frozenset[str]
+    """Options that stay in the configuration file."""
+    said: frozenset[str]
+    """Options given on the command line or in the environment, which the unit's start does not see."""
 
 
 _NO_FILES = ("command line", "environment", "default")
@@ -106,6 +109,7 @@ def _service(
         python=python,
         config=config,
         from_file=frozenset(option for option, where in origins.items() if where not in _NO_FILES),
+        said=frozenset(option for option, where in origins.items() if where in ("command line", "environment")),
     )
 
 
@@ -210,13 +214,18 @@ def _any_below(paths: list[str], *roots: str) -> bool:
 
 
 def _arguments(settings: Settings, service: _Service) -> Iterator[str]:
-    """The settings that differ from their defaults, but for those that other lines of the unit set."""
+    """The settings that were said, and those that differ from their defaults, but for what other lines of the unit set.
+
+    One that was said is written even where it equals the default: the file may say otherwise, and the flag wins.
+    """
     if service.config is not None:
         yield f"--config={os.path.abspath(service.config)}"
     defaults = Settings(settings.application)
     for name, option in options().items():
         value = getattr(settings, name)
-        if name in {"chdir", "user", "group", "control", *service.from_file} or value == getattr(defaults, name):
+        if name in {"chdir", "user", "group", "control", *service.from_file}:
+            continue
+        if name not in service.said and value == getattr(defaults, name):
             continue
         if option.is_switch:
             yield flag(name) if value else flag(f"no_{name}")
@@ -234,21 +243,21 @@ def _spellings(option: Option, value: Any) -> list[str]:
     """The value as text: the first spelling that is parsed as the same value again."""
     if option.repeatable:
         return list(value)
-    spellings: list[str] = [str(value)]
+    spellings: list[str] = [str(value), "auto"]  # `--workers auto` is None
     if isinstance(value, float):
         spellings += [f"{value * 100:g}%"]
     elif isinstance(value, int):
         spellings += [f"{value:o}"]
     elif attrs.has(type(value)):
         spellings += [":".join(map(str, attrs.astuple(value)))]
-    return [next(text for text in spellings if _parsed(option, text) == value)]
+    return [text for text in spellings if _is_parsed_as(option, text, value)][:1]
 
 
-def _parsed(option: Option, text: str) -> object:
+def _is_parsed_as(option: Option, text: str, value: object) -> bool:
     try:
-        return option.parse(text)
+        return bool(option.parse(text) == value)
     except ValueError:
-        return None
+        return False
 
 
 def _command(*words: str) -> str:

@@ -92,6 +92,22 @@ def test_what_came_from_a_file_stays_in_the_file() -> None:
     assert APP not in line
 
 
+def test_what_was_said_is_written_though_it_equals_the_default() -> None:
+    """A file may say otherwise: --bind 127.0.0.1:8000 beside a file with 0.0.0.0 must not open the service to all."""
+    default = Settings(APP)
+    everything = {name: "command line" for name in options() if name not in ("chdir", "user", "group", "control")}
+    line = keys(unit(default, user="x", config="/etc/shop.toml", origins=everything))["ExecStart"]
+    for text in (
+        "--bind=127.0.0.1:8000",
+        f"--window={default.window}",
+        "--no-access-log",
+        "--policy=least-loaded",
+        "--workers=auto",
+    ):
+        assert text in line
+    assert "--bind" not in keys(unit(default, user="x", origins={"bind": "default"}))["ExecStart"]
+
+
 @pytest.mark.parametrize(
     ("path", "hidden", "kept"),
     [

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config.directory import change_directory
 from ..config.option import SettingsError, flag
 from ..config.settings import Settings
 from ..config.sources import Source, conventions, from_environment, from_table, read
@@ -61,7 +62,7 @@ def socket_named(arguments: argparse.Namespace) -> tuple[str | None, str | None]
 
 def _change_directory(path: str) -> None:
     try:
-        os.chdir(path)
+        change_directory(path)
     except OSError as error:
         raise SettingsError(f"--chdir: cannot change to {path!r}: {error.strerror}") from None
 

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
+from ..config.directory import change_directory, logical_directory
 from ..config.names import suggestion
 from ..config.option import SettingsError, flag
 from ..config.settings import Settings, options
@@ -65,13 +66,14 @@ def _start_master(argv: Sequence[str]) -> int:
     first = argv[0] if argv else "-"
     if not first.startswith("-") and ":" not in first and not is_program(first) and (meant := suggestion(first, VERBS)):
         raise UsageError(f"{first}: neither a verb nor an application{meant}")
-    start = os.getcwd()
+    start = logical_directory()
     settings, origins = _configured_with_warnings(argv)
     if settings.umask is not None:
         os.umask(settings.umask)
 
     def reread() -> Settings:
-        os.chdir(start)  # relative paths on the command line begin there, and the settings may have changed it
+        # Relative paths on the command line begin there.  By its links: they may lead to another release by now.
+        change_directory(start)
         return configured(argv)[0]
 
     return _serve(settings, origins["bind"] != "default", reread)

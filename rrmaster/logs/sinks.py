@@ -32,6 +32,8 @@ from typing import Protocol
 
 from attrs import Factory, define
 
+from ..config.directory import logical_path
+
 MAX_QUEUED = 8 * 1024 * 1024
 """Bytes that wait for a slow reader at most: seconds of a busy log, and the memory that a stalled reader costs."""
 
@@ -238,7 +240,7 @@ class RotatingFile:
     """The trouble that was reported last, so that it is reported once."""
 
     def __attrs_post_init__(self) -> None:
-        self.path = os.path.abspath(self.path)  # the process may change its directory later
+        self.path = logical_path(self.path)  # the process may change its directory later
         self._open()
 
     def write(self, data: bytes) -> int:

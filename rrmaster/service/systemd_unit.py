@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from ..config.addresses import Inherited, Tcp, Unix
+from ..config.directory import logical_path
 from ..config.option import Option, flag
 from ..config.settings import Settings, options
 from ..protocol.launch import MODULE, is_program
@@ -100,10 +101,11 @@ def _service(
     config: str | None,
     origins: Mapping[str, str],
 ) -> _Service:
-    name = settings.name or _name_of(settings.application)
+    # A relative --chdir has been followed already.
+    name, chdir = settings.name or _name_of(settings.application), settings.chdir or ""
     return _Service(
         name=name,
-        directory=os.path.abspath(settings.chdir or directory or os.getcwd()),
+        directory=chdir if os.path.isabs(chdir) else directory or logical_path(""),
         user=settings.user or user or _current_user(),
         control=settings.control or f"/run/rrmaster-{name}/control.sock",
         python=python,

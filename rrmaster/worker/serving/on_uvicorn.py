@@ -49,6 +49,7 @@ from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, CountedApp
 from .asyncio_worker import AsyncioWorker, run_server
+from .http1.forwarded import trusted
 from .http_limits import HttpLimits
 from .on_asyncio import admit
 
@@ -85,7 +86,8 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         log_config=None,
         access_log=False,
         proxy_headers=launch.proxy_headers,
-        forwarded_allow_ips=launch.forwarded_allow_ips,
+        forwarded_allow_ips=trusted(launch.forwarded_allow_ips),
+        workers=1,  # said, or uvicorn reads $WEB_CONCURRENCY, in which it knows numbers alone
         root_path=launch.root_path,
         timeout_keep_alive=launch.keep_alive,  # type: ignore[arg-type]  # call_later takes fractions
         h11_max_incomplete_event_size=head or None,

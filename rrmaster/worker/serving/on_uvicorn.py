@@ -16,12 +16,14 @@ websocket                                                   closed with 1012 at 
 At `IDLE_SHARE` idle and fresh connections are closed too.  A streaming response has the whole graceful timeout, and
 then the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
 
-rrmaster uses names that uvicorn's documentation does not promise, all of them here:
+rrmaster uses names that uvicorn's documentation does not promise, all of them here and in `http1`,
+whose classes derive from uvicorn's protocols and say what they mend:
 
 - `Config.http_protocol_class`, `.ws_protocol_class` and `.lifespan_class`: what uvicorn has chosen to serve with;
   `.encoded_headers`: its default headers.
 - The constructor of protocols; their `shutdown` (close now if idle, else after the answer), `transport` and `scope`,
-  and h11's `conn`: whether a byte has come.
+  and h11's `conn`: whether a byte has come.  In `http1`: what their names without an underscore mean, and
+  `_start_asgi_task`, `_get_upgrade`, `_should_upgrade`.
 - `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
 - `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
@@ -50,6 +52,7 @@ from ..loading import Application, CannotLoad
 from .asgi import ASGI, CountedApp
 from .asyncio_worker import AsyncioWorker, run_server
 from .http1.forwarded import trusted
+from .http1.reading import LONGEST_HEAD
 from .http_limits import HttpLimits
 from .on_asyncio import admit
 
@@ -95,12 +98,21 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
     )
     config.load()
     proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
-    bounded = (_WithBoundedHead,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
-    if proxied or bounded:
-        config.http_protocol_class = type("Client", (*bounded, *proxied, config.http_protocol_class), {"head": head})
+    config.http_protocol_class = type("Client", (*proxied, _mended(config)), {"head": head or LONGEST_HEAD})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
     return config
+
+
+def _mended(config: uvicorn.Config) -> type[Any]:
+    """Our protocol for HTTP, with the parser that uvicorn has chosen; a worker loads the one that it uses."""
+    if hasattr(config.http_protocol_class, "on_message_begin"):
+        from .http1.httptools_client import HttptoolsClient
+
+        return HttptoolsClient
+    from .http1.h11_client import H11Client
+
+    return H11Client
 
 
 def _is_fresh(client: Any) -> bool:
@@ -122,34 +134,6 @@ class _WithProxyHeader:
         header = header_of(transport.get_extra_info("socket"))
         if header is not None and header.source is not None:
             self.client, self.server = header.source, header.destination
-
-
-class _WithBoundedHead:
-    """A mix-in for uvicorn's protocol with httptools, which bounds no head; h11 has a bound of its own."""
-
-    head: int
-    """Bytes that an incomplete head may have; those of the read in which it begins are not counted."""
-
-    _unfinished: int | None = None
-    """Bytes of the incomplete head so far; None if there is none."""
-    _begun: bool = False
-    """Whether the head began in the current read."""
-
-    def on_message_begin(self) -> None:
-        self._unfinished, self._begun = 0, True
-        super().on_message_begin()  # type: ignore[misc]
-
-    def on_headers_complete(self) -> None:
-        self._unfinished = None
-        super().on_headers_complete()  # type: ignore[misc]
-
-    def data_received(self, data: bytes) -> None:
-        self._begun = False
-        super().data_received(data)  # type: ignore[misc]
-        if self._unfinished is not None and not self._begun:
-            self._unfinished += len(data)
-            if self._unfinished > self.head and not self.transport.is_closing():  # type: ignore[attr-defined]
-                self.send_400_response("Request head too large.")  # type: ignore[attr-defined]
 
 
 class _UvicornWebSocket:

@@ -1,8 +1,8 @@
 """Which peers are trusted proxies?  The same ones, whether a listener takes IPv4 alone or both families.
 
 On a listener of both families (``[::]:8000``, ``:8000``, ``*:8000``) the kernel writes a peer of IPv4 as a mapped
-address of IPv6 (RFC 4291, 2.5.5.2): ``::ffff:127.0.0.1``.  uvicorn's middleware compares addresses as they are written,
-so it is given both forms of each.  It then knows them in ``X-Forwarded-For`` too, where a second proxy has written them.
+address of IPv6 (RFC 4291, 2.5.5.2): ``::ffff:127.0.0.1``.  uvicorn's middleware takes that for another address, so it
+is given both forms of each.  It then knows them in ``X-Forwarded-For`` too, where a second proxy has written them.
 """
 
 from __future__ import annotations

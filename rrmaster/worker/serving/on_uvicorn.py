@@ -10,7 +10,8 @@ connection what it is                                       in the drain
 fresh      no byte has come                                 has `FIRST_BYTE_S` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
-websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout
+websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout,
+                                                            and cut at `CUT_SHARE` if its client has not answered
 ========== ================================================ ===========================================================
 
 At `IDLE_SHARE` idle and fresh connections are closed too.  A streaming response has the whole graceful timeout, and
@@ -59,6 +60,10 @@ from .on_asyncio import admit
 IDLE_SHARE = 0.5
 """The share of the graceful timeout after which idle connections and websockets are closed.  The rest is for requests
 in progress, and for clients of websockets to connect again."""
+
+CUT_SHARE = 0.75
+"""The share of the graceful timeout after which websockets are cut.  Between the two shares their clients answer Close
+(7.5 s with the default; uvicorn allows 10); in the rest the application ends, so that the drain is done in time."""
 
 CLOSE = (b"connection", b"close")
 
@@ -233,6 +238,7 @@ class UvicornServer:
         latest = IDLE_SHARE * self.launch.graceful_timeout
         self.service.loop.call_later(min(FIRST_BYTE_S, latest), self._close_fresh)
         self.service.loop.call_later(latest, self._close_idle)
+        self.service.loop.call_later(CUT_SHARE * self.launch.graceful_timeout, self._cut_websockets)
 
     def _close_fresh(self) -> None:
         for task in self._arriving:
@@ -248,6 +254,12 @@ class UvicornServer:
         for counted in (self.counted, self.uncounted):
             for websocket in list(counted.websockets):
                 self._spawn(websocket.leave())
+
+    def _cut_websockets(self) -> None:
+        """End those whose client does not answer Close, or does not read it: uvicorn waits for its buffer to empty."""
+        for connection in list(self.state.connections):
+            if isinstance(connection, _UvicornWebSocket):
+                connection.transport.abort()
 
     def _clients(self) -> list[Any]:
         return [connection for connection in self.state.connections if not isinstance(connection, _UvicornWebSocket)]

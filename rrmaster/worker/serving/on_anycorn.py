@@ -56,6 +56,7 @@ from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from .anycorn_connection import AnycornConnection
 from .asgi import ASGI, CountedApp, Message, Receive, Send
+from .http1.forwarded import trusted
 from .http_limits import HttpLimits
 from .on_trio import TrioServer
 
@@ -193,7 +194,7 @@ class AnycornServer:
             # uvicorn's, so that both servers trust the same headers.  Imported here: it costs 2 MiB and 50 ms.
             from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-            app = ProxyHeadersMiddleware(app, self.launch.forwarded_allow_ips)  # type: ignore[arg-type, assignment]
+            app = ProxyHeadersMiddleware(app, trusted(self.launch.forwarded_allow_ips))  # type: ignore[arg-type, assignment]
 
         async def called(scope: Message, receive: Receive, send: Send, *threads: object) -> None:
             if scope["type"] != "lifespan":

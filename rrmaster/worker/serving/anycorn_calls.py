@@ -36,8 +36,9 @@ RESETS, RESETS_PER_S = 1000, 33
 class ClientGone(OSError):
     """The client has left before its answer was complete.
 
-    An OSError, because ASGI has servers raise one.  Only an answer that goes on raises it: what an application does
-    after a whole answer, such as a background task, it does for a client that has left too.
+    An OSError, because ASGI has servers raise one.  Only an answer that goes on raises it, from its second part: what
+    an application does after a whole answer, such as a background task, it does for a client that has left too.
+    Starlette's BaseHTTPMiddleware makes of each whole answer one of a single part that seems to go on.
     """
 
 
@@ -80,6 +81,8 @@ class Calls:
     """Websockets that were closed because of a message that is too big."""
     _running: set[HTTPStream | WSStream] = Factory(set)
     """anycorn's streams, one for each call."""
+    _in_vain: set[HTTPStream] = Factory(set)
+    """Those whose answer went on once since the client has left; anycorn counts its bytes and drops them."""
     _resets: ResetBudget = Factory(ResetBudget)
 
     async def call(self, scope: Message, receive: Receive, send: Send, *threads: object) -> None:
@@ -96,6 +99,7 @@ class Calls:
             await self.app(scope, receive, partial(self._send, stream, send), *threads)
         finally:
             self._running.discard(stream)
+            self._in_vain.discard(stream)
             self.websockets.discard(stream)
             if not self.gone and _is_abandoned(stream):
                 self._count_reset()
@@ -104,7 +108,9 @@ class Calls:
         kind = message["type"]
         if kind == "http.response.body":
             if message.get("more_body", False) and (self.gone or _is_abandoned(stream)):
-                raise ClientGone("the client has left")
+                if stream in self._in_vain:
+                    raise ClientGone("the client has left")
+                self._in_vain.add(stream)
         elif kind == "websocket.send" and (self.gone or stream.closed):
             raise ClientGone("the client has left")
         await send(message)

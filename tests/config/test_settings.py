@@ -95,6 +95,7 @@ def test_the_defaults_are_the_documented_ones():
         "forwarded_allow_ips": "127.0.0.1,::1",
         "keep_alive": 5.0,
         "threads": 8,
+        "header_map": "drop",
         "limit_request_line": 0,
         "limit_request_fields": 0,
         "limit_request_field_size": 0,

@@ -69,7 +69,7 @@ class HttpLimits:
             if refused is None:
                 await app(scope, receive, send)
             else:
-                await _refuse(scope, send, *refused)
+                await refuse(scope, send, *refused)
 
         return limited
 
@@ -81,7 +81,8 @@ def _line(scope: Message) -> int:
     return len(scope.get("method", "GET")) + target + (query + 1 if query else 0) + AROUND_TARGET
 
 
-async def _refuse(scope: Message, send: Send, status: int, reason: str) -> None:
+async def refuse(scope: Message, send: Send, status: int, reason: str) -> None:
+    """Answer a request that no application sees; over HTTP/1.1 it is the connection's last."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})  # before its accept: the server answers 403
         return

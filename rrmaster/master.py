@@ -14,6 +14,7 @@ from logging import CRITICAL
 import trio
 from attrs import define, field
 
+from .config.directory import logical_directory
 from .config.settings import Settings
 from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
@@ -72,6 +73,7 @@ class RunningMaster:
     """What ended the dispatcher; raised when the fleet has gone."""
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
     _began: float = field(factory=trio.current_time)
+    _directory: str = field(factory=logical_directory)
 
     def __attrs_post_init__(self) -> None:
         settings = self._settings
@@ -121,9 +123,8 @@ class RunningMaster:
 
     def status(self) -> Snapshot:
         """Everything that is known of the fleet, now."""
-        return take_snapshot(
-            self.name, self.settings, self.supervisor, self.dispatcher, self.spawner.generations, self._began
-        )
+        generations, since, where = self.spawner.generations, self._began, self._directory
+        return take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, generations, since, where)
 
     def children(self) -> set[int] | None:
         """The process ids of all workers and templates; None while one is being started."""

@@ -140,7 +140,7 @@ def _unit_section(settings: Settings) -> list[str]:
 
 def _start(settings: Settings, service: _Service, kind: str) -> Iterator[str]:
     yield f"Type={kind}"
-    yield f"ExecStart={_command(service.python, '-m', 'rrmaster', *_arguments(settings, service))}"
+    yield f"ExecStart={_command(service.python, '-P', '-m', 'rrmaster', *_arguments(settings, service))}"
     yield f"WorkingDirectory={_plain(service.directory)}"
     yield f"SyslogIdentifier={_plain(service.name)}"
     if service.user is None:
@@ -159,7 +159,7 @@ def _reload(service: _Service, verb: bool, by_signal: bool) -> Iterator[str]:
         return
     if verb:
         yield "# Its exit status is the result: `systemctl reload` fails if the new code is refused."
-        yield f"ExecReload={_command(service.python, '-m', 'rrmaster', 'reload', '--control', service.control)}"
+        yield f"ExecReload={_command(service.python, '-P', '-m', 'rrmaster', 'reload', '--control', service.control)}"
     else:
         yield "ExecReload=/bin/kill -HUP $MAINPID"
 

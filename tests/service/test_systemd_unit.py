@@ -46,8 +46,8 @@ EXAMPLES = [
 @pytest.mark.parametrize("chosen", EXAMPLES)
 def test_the_unit_starts_what_the_settings_say(chosen: Settings) -> None:
     text = unit(chosen, user="nobody", directory="/srv", python="/usr/bin/python3")
-    python, m, package, *argv = command(keys(text)["ExecStart"])
-    assert (python, m, package) == ("/usr/bin/python3", "-m", "rrmaster")
+    python, safe, m, package, *argv = command(keys(text)["ExecStart"])
+    assert (python, safe, m, package) == ("/usr/bin/python3", "-P", "-m", "rrmaster")
     again, _, _ = settings_from(parse_arguments(argv))
     elsewhere = ("chdir", "user", "group", "control")
     for name in options():

@@ -224,3 +224,31 @@ async def test_a_client_that_reads_nothing_is_not_read(kind: str, tmp_path: Path
             assert await poured(master.port, begin, field, most) < most, name
         assert memory(pid) - begun < 20
         assert list(master.workers) == [pid]
+
+
+# --- rare forms
+
+
+RARE: dict[str, tuple[bytes, tuple[list[int], list[list[object]]]]] = {
+    "blank lines before a request": (b"\r\n\r\n" + LAST, ([200], [["GET", "/last", 0, "127.0.0.1"]])),
+    "a blank line between requests": (
+        POST + FIVE + b"hello\r\n" + LAST,
+        ([200, 200], [["POST", "/a", 5, "127.0.0.1"], ["GET", "/last", 0, "127.0.0.1"]]),
+    ),
+    "a path that is no UTF-8": (LAST.replace(b"/last", b"/%E9"), ([200], [["GET", "/\ufffd", 0, "127.0.0.1"]])),
+    "absolute form": (LAST.replace(b"/last", b"http://test/b?c"), ([200], [["GET", "/b", 0, "127.0.0.1"]])),
+    "absolute form without a path": (LAST.replace(b"/last", b"http://test"), ([200], [["GET", "/", 0, "127.0.0.1"]])),
+    "a tunnel": (b"CONNECT test:443 HTTP/1.1\r\n" + HOST + b"\r\n", ([400], [])),
+    "a tunnel to a path": (b"CONNECT /last HTTP/1.1\r\n" + HOST + b"\r\n", ([400], [])),
+    "a websocket in HTTP/1.0": (
+        b"GET /a HTTP/1.0\r\n" + HOST + WEBSOCKET + b"\r\n",
+        ([200], [["GET", "/a", 0, "127.0.0.1"]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["httptools", "h11"])
+async def test_rare_forms_of_requests_are_answered_alike(kind: str, tmp_path: Path):
+    async with served(kind, tmp_path) as master:
+        for name, (data, expected) in RARE.items():
+            assert await sent(master.port, data) == expected, name

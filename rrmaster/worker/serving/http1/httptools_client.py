@@ -170,6 +170,11 @@ class HttptoolsClient(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.flow.read_paused or self._ended or self._last is not None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """After an answer, when something waits behind it; what is unread has paused the reading."""
         if self.transport.is_closing():
             return
         if self._unread and not self.pipeline:

@@ -57,6 +57,19 @@ example:
 """
 
 
+_ELSEWHERE = {
+    "-k": "what runs a worker is --runtime (auto finds it)",
+    "--worker-class": "what runs a worker is --runtime (auto finds it)",
+    "--loop": "the event loop is --runtime",
+    "--limit-concurrency": "the most connections of one worker are --worker-connections",
+    "--timeout-graceful-shutdown": "it is --graceful-timeout here",
+    "--timeout": "it is --hang-timeout here",
+    "--reuse-port": "the master alone listens, so nothing needs it",
+    "--header": "the application sets its own headers",
+}
+"""Options of gunicorn and uvicorn whose nearest spelling here means something else, and what to write instead."""
+
+
 class UsageError(Exception):
     """The arguments are wrong; the message says why."""
 
@@ -154,7 +167,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
             raise UsageError(f"{word}: one application is served, and {arguments.application} is already named")
-        raise UsageError(f"{word}: there is no such option{suggestion(word, known)} (see rrmaster --help)")
+        here = _ELSEWHERE.get(word)
+        hint = f"; {here}" if here is not None else suggestion(word, known)
+        raise UsageError(f"{word}: there is no such option{hint} (see rrmaster --help)")
     found: dict[str, Any] = {"chdir": None, "config": None, "application": None} | vars(arguments)
     if "module" in found:
         if found["application"] is not None:

@@ -309,7 +309,8 @@ def _worker(entry: dict[str, Any]) -> str:
 
 
 def _print(lines: Iterable[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
+    # Whatever the answer holds: nothing but printable text reaches the terminal.
+    text = "".join(f"{plain(line)}\n" for part in lines for line in part.split("\n"))
     sys.stdout.write(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding))
     sys.stdout.flush()
 

@@ -130,8 +130,15 @@ def _run_verb(verb: str, argv: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has closed the pipe (`| head`).  At exit, Python would complain of a failed flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _let_stdout_go()
         return OK
+    except OSError as error:
+        _let_stdout_go()
+        return _complain(f"{verb}: cannot write the output: {error.strerror or error}", ERROR)
+
+
+def _let_stdout_go() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _ask(verb: str, argv: Sequence[str]) -> int:
@@ -160,7 +167,10 @@ def _ask(verb: str, argv: Sequence[str]) -> int:
         finally:
             client.close()
     except (NoMaster, ValueError) as error:
-        return _complain(f"{error}", ERROR)
+        return _complain("\n".join(map(plain, str(error).split("\n"))), ERROR)
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        # A verb formats what it is told, and what is told has another form than a master's.
+        return _complain(f"the answer is none of a master's: {plain(f'{type(error).__name__}: {error}')}", ERROR)
 
 
 def _refuse_another_project(client: Client) -> None:

@@ -52,6 +52,8 @@ def parse_bind(text: str) -> Bind:
     if match is None or not text or "://" in text:
         raise ValueError(_not_an_address(text))
     v6, v6_port, host, port = match.groups()
+    if port is None and host is not None and host.isdigit():
+        raise ValueError(f"{text!r} is no host; for the port write :{text} (all addresses) or 127.0.0.1:{text}")
     number = v6_port if v6 is not None else port
     return Tcp(v6 if v6 is not None else host, DEFAULT_PORT if number is None else parse_port(number))
 

@@ -5,10 +5,12 @@ An option that would have no effect is a mistake, and with TLS a dangerous one: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..protocol.launch import is_program
+from .addresses import Bind, Tcp
 
 
 def complaint(settings: Any, of_applications: Mapping[str, Any]) -> str:
@@ -16,7 +18,12 @@ def complaint(settings: Any, of_applications: Mapping[str, Any]) -> str:
 
     `of_applications` are the options that only apply to an application, with their defaults.
     """
-    return _of_what_is_served(settings, of_applications) or _of_timeouts(settings) or _of_tls(settings)
+    return (
+        _of_what_is_served(settings, of_applications)
+        or _of_addresses(settings.binds)
+        or _of_timeouts(settings)
+        or _of_tls(settings)
+    )
 
 
 def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> str:
@@ -31,6 +38,29 @@ def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> str
                 "applications, module:attribute"
             )
     return ""
+
+
+def _of_addresses(binds: Sequence[Bind]) -> str:
+    """An address that another one includes cannot be opened beside it, and the kernel says only that it is in use."""
+    tcp = [bind for bind in binds if isinstance(bind, Tcp) and bind.port]
+    for wide in tcp:
+        for other in tcp:
+            if other is not wide and other.port == wide.port and _includes(wide.host, other.host):
+                return (
+                    f"bind: {_shown(wide)} already includes {_shown(other)}; leave the latter out, or write the single "
+                    "addresses"
+                )
+    return ""
+
+
+def _includes(wide: str, host: str) -> bool:
+    if wide in ("", "*", "::"):
+        return True
+    return wide == "0.0.0.0" and (host == "localhost" or re.fullmatch(r"[\d.]+", host) is not None)
+
+
+def _shown(bind: Tcp) -> str:
+    return f"[{bind.host}]:{bind.port}" if ":" in bind.host else f"{bind.host}:{bind.port}"
 
 
 def _of_timeouts(settings: Any) -> str:

@@ -25,6 +25,10 @@ from ..supervision.reload_progress import Busy, Reload
 from .recent_log import LogBuffer, RecentLog
 from .session import ClientSession
 
+MAX_FOLLOWERS = 24
+"""Clients that may follow events or logs, of the 32 that are served: none of them is dropped while it is answered, and
+an operator must always find a place to stop or reload."""
+
 MAX_WORKERS = 1024
 """The limit of --workers."""
 
@@ -146,6 +150,13 @@ class RequestHandler:
 
     async def _logs(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
         slot = None if request.get("slot") is None else _slot(request)
+        known = {worker.slot for worker in self.operator.status().workers}
+        if (
+            slot is not None
+            and slot not in known
+            and not any(e.get("slot") == slot for e in self.log.output.after(0)[2])
+        ):
+            raise Refused(f"there is no worker in slot {slot}, and none has printed anything")
         return await self._tail(session, self.log.output, request, lambda e: slot is None or e.get("slot") == slot)
 
     async def _tail(
@@ -159,6 +170,8 @@ class RequestHandler:
         lines = request.get("lines", 0)
         if type(lines) is not int or lines < 0:
             raise Refused("'lines' is a number", 2)
+        if request.get("follow") is True and self.log.followers >= MAX_FOLLOWERS:
+            raise Refused(f"{MAX_FOLLOWERS} clients follow already; the other places are for verbs that act")
         _, last, kept = buffer.after(0)
         chosen = [entry for entry in kept if wanted(entry)]
         for entry in chosen[len(chosen) - min(lines, len(chosen)) :]:

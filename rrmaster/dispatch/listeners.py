@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from attrs import define, frozen
 
 from ..config.addresses import Bind, Inherited, Tcp, Unix
+from ..logs.log import logger
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3): the first descriptor passed by socket activation."""
@@ -27,6 +28,10 @@ MAX_UNIX_PATH = 107
 ACCEPT_PAUSE = 0.100
 """Seconds to leave the backlog alone after an error that costs a pause (trio's figure, and ranch's).  Level-triggered
 loops that do not pause spin: 48,000 times in 0.2 s."""
+
+
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""This machine has no such address, or no IPv6 at all."""
 
 
 class BindError(Exception):
@@ -99,11 +104,19 @@ def _open(bind: Bind, backlog: int, unix_mode: int) -> list[Listener]:
 def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
     opened: list[Listener] = []
     try:
-        for family, address in _resolve(host, port):
+        addresses = _resolve(host, port)
+        for number, (family, address) in enumerate(addresses):
             if port == 0 and opened:
                 # One port for all addresses of a name: the first one's.
                 address = (address[0], opened[0].socket.getsockname()[1], *address[2:])
-            opened.append(_listen_tcp(family, address, backlog))
+            try:
+                opened.append(_listen_tcp(family, address, backlog))
+            except OSError as error:
+                # A name has addresses that this machine has not: localhost is ::1 too where IPv6 is off.  The others
+                # serve, as in Node; the last one's error rises if there are none.
+                if error.errno not in _NOT_HERE or (number == len(addresses) - 1 and not opened):
+                    raise
+                logger.warning("%s is also %s, which this machine does not have", host, address[0])
     except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name (idna)
         for listener in opened:
             listener.close()

@@ -28,6 +28,8 @@ def drop_privileges(user: str | None, group: str | None) -> None:
         os.setresuid(uid, uid, uid)
     except PermissionError:
         raise CannotStart("only root can become another user (--user, --group)") from None
+    if user is not None:
+        os.environ.update(_home_of(uid))
     if uid != 0:
         with contextlib.suppress(PermissionError):  # that root cannot be had again is what we want
             os.setuid(0)
@@ -50,3 +52,12 @@ def _user_and_group(user: str | None, group: str | None) -> tuple[int, int, str 
     except KeyError:
         raise SettingsError(f"--group: there is no group {group!r}") from None
     return uid, gid, name
+
+
+def _home_of(uid: int) -> dict[str, str]:
+    """What login(1) would set: with root's HOME, libraries look for caches and keys where they may not read."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return {"HOME": "/", "USER": str(uid), "LOGNAME": str(uid)}
+    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}

@@ -65,6 +65,8 @@ async def run_with_signals(
     with contextlib.ExitStack() as cleanup:
         # Signals are handled first and released last: one that ended the process in between would leave files behind.
         signals = cleanup.enter_context(trio.open_signal_receiver(*_SIGNALS))
+        # A mask is inherited: a master that a thread of a supervisor started with TERM blocked could not be stopped.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         notifier = Notifier.from_environment(os.environ, os.getpid())
         cleanup.callback(notifier.close)
         listeners = listen(settings, explicit_bind)

@@ -13,7 +13,7 @@ from logging import ERROR, WARNING
 from attrs import Factory, define
 
 from ..logs.log import tell
-from ..rules.backoff import STABLE_S, Backoff, Exit, counts_as_crash
+from ..rules.backoff import ALONE_CAP_S, STABLE_S, Backoff, Exit, counts_as_crash
 from ..rules.lifecycle import State
 from .worker_record import WorkerRecord
 
@@ -91,6 +91,8 @@ class Crashes:
             self.give_up()
         elif delay:
             text = f"worker {worker.slot} is started again in {delay:.1f} s"
+            if delay > ALONE_CAP_S:
+                text += f", or every {ALONE_CAP_S:g} s while no worker serves"
             tell("worker.back_off", text, level=WARNING, delay=round(delay, 3), **worker.facts)
 
     def failed_at_first(self, worker: WorkerRecord, how: Exit | None) -> None:

@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from rrmaster.control.requests import MAX_FOLLOWERS
 from rrmaster.control.server import MAX_CLIENTS, PACE_S
 from rrmaster.status.model import Snapshot
 from tests.control.serving import EMPTY, UID, serving
@@ -31,11 +32,32 @@ async def test_when_all_places_are_taken_the_client_that_is_silent_longest_makes
 async def test_when_all_clients_are_being_answered_another_one_is_refused(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         for _ in range(MAX_CLIENTS):
-            await served.follow(do="events")
+            await served.connect(do="reload")
+        await served.until(lambda: all(session.answering for session in served.server.sessions))
         client = await served.connect()
         assert await client.answer() == [
             {"status": 1, "error": f"{MAX_CLIENTS} clients are being answered; try again later"}
         ]
+
+
+async def test_followers_leave_places_for_verbs_that_act(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        for _ in range(MAX_FOLLOWERS):
+            await served.follow(do="events")
+        refused = [await served.connect(do="logs", follow=True) for _ in range(MAX_CLIENTS)]
+        assert "clients follow already" in (await refused[-1].answer())[-1]["error"]
+        assert (await served.end_of(do="scale", to="2"))["status"] == 0
+
+
+async def test_the_logs_of_a_slot_without_a_worker_are_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        answer = await served.end_of(do="logs", slot=55, lines=20)
+        assert (answer["status"], answer["error"]) == (
+            1,
+            "there is no worker in slot 55, and none has printed anything",
+        )
+        served.prints(55, "last words")
+        assert (await served.end_of(do="logs", slot=55, lines=20))["status"] == 0
 
 
 async def test_a_flood_of_requests_is_paced(

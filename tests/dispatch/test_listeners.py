@@ -123,11 +123,12 @@ def test_a_name_with_several_addresses_is_all_of_them_with_one_port(monkeypatch:
 
 
 def test_a_name_whose_second_address_fails_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolve_to(monkeypatch, "127.0.0.1", "192.0.2.1")
-    before = os.listdir("/proc/self/fd")
-    with pytest.raises(BindError, match=r"shop\.example:0"):
-        opened(Tcp("shop.example", 0))
-    assert os.listdir("/proc/self/fd") == before
+    with listening(Tcp("127.0.0.2", 0)) as (taken,):
+        resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(BindError, match=r"shop\.example:"):
+            opened(Tcp("shop.example", port_of(taken)))
+        assert os.listdir("/proc/self/fd") == before
 
 
 def test_an_address_in_use_is_named() -> None:

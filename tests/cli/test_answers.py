@@ -1,0 +1,86 @@
+"""What a verb does with any answer, and where its output cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from rrmaster.cli.arguments import UsageError, parse_arguments
+from rrmaster.cli.main import main
+
+HOSTILE = [
+    b"[" * 100_000,
+    b"5",
+    b"nonsense",
+    b"\xff\xfe",
+    b'{"status": null}',
+    b'{"status": "x"}',
+    b'{"status": [1]}',
+    b'{"status": 0}',
+    b'{"status": 0, "snapshot": 5}',
+    b'{"status": 0, "snapshot": {"workers": [1]}}',
+    b'{"status": 1e999}',
+    b'{"status": 1, "error": "\\u001b]0;owned\\u0007"}',
+    json.dumps({"status": 0, "snapshot": dict.fromkeys(
+        ("name", "pid", "version", "application", "policy", "time", "uptime_s", "size", "generation", "accepted",
+         "recalled_from_late", "recalled_from_dead", "suspensions", "breaches", "lost"), "\x1b[31m")}).encode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", HOSTILE)
+@pytest.mark.parametrize("verb", [["status"], ["workers"], ["stop"], ["logs"], ["events"], ["reload"]])
+def test_any_answer_ends_in_an_exit_status_and_drives_no_terminal(
+    verb: list[str], answer: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = os.fspath(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def answer_one() -> None:
+            with contextlib.suppress(OSError):
+                sock, _ = listener.accept()
+                with sock:
+                    sock.recv(4096)
+                    sock.sendall(answer + b"\n")
+
+        thread = threading.Thread(target=answer_one)
+        thread.start()
+        status = main([*verb, "--control", path])
+        thread.join(10)
+    said = capsys.readouterr()
+    assert status in range(256)
+    assert "\x1b" not in said.out + said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_full_disk_is_one_line_and_not_a_success() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "rrmaster", "check", "rrmaster.demo:hello"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "cannot write the output: No space left on device" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("-k", "--runtime"),
+        ("--loop", "--runtime"),
+        ("--limit-concurrency", "--worker-connections"),
+        ("--timeout-graceful-shutdown", "--graceful-timeout"),
+        ("--reuse-port", "nothing needs it"),
+        ("--header", "the application sets its own"),
+    ],
+)
+def test_an_option_of_another_server_says_what_is_written_here(option: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=meant):
+        parse_arguments([option, "x", "a:b"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import trio
@@ -60,3 +61,22 @@ async def test_a_worker_full_of_requests_without_clients_gets_nothing_while_anot
             slots.append(await get(stream, "/"))
             await stream.aclose()
         assert slots == ["1"] * 3
+
+
+async def test_the_lag_of_a_blocked_worker_shows_while_it_is_blocked_and_for_a_while_after(tmp_path):
+    control = str(tmp_path / "control")
+    release = tmp_path / "release"
+    os.mkfifo(release)
+    environ = {"RELEASE": str(release)}
+    async with running("stuck_in_slot_0:app", "--control", control, workers=1, environ=environ) as master:
+        stream = await dial(master)
+        await stream.send_all(b"GET /block HTTP/1.1\r\nHost: test\r\n\r\n")
+        with trio.fail_after(PATIENCE):
+            while (await workers(control))[0]["lag_us"] < 1_000_000:
+                pass
+        release.write_text("")
+        with trio.fail_after(PATIENCE):
+            assert await stream.receive_some()
+            while not (found := (await workers(control))[0])["requests"]:
+                pass
+        assert found["lag_us"] > 900_000

@@ -1,6 +1,7 @@
-"""An application whose `/hang` never ends in the worker of slot 0; all other requests are answered at once."""
+"""An application whose `/hang` never ends in slot 0; its `/block` blocks until the FIFO `RELEASE` is opened."""
 
 import asyncio
+import os
 import threading
 
 import rrmaster
@@ -28,6 +29,8 @@ async def app(scope, receive, send):
     slot = rrmaster.current_worker().slot
     if scope["path"] == "/hang" and slot == 0:
         await _for_ever()
+    if scope["path"] == "/block":
+        open(os.environ["RELEASE"]).close()  # a FIFO
     await send({"type": "http.response.start", "status": 200, "headers": ANSWER})
     await send({"type": "http.response.body", "body": str(slot).encode()})
 

@@ -79,8 +79,8 @@ class Worker:
 
     @property
     def load(self) -> int:
-        """The number of connections it has, those that wait in its letterbox included."""
-        return self._record.link.load.connections
+        """Its connections, those in its letterbox included, and its requests whose connection is gone."""
+        return self._record.link.load.in_hand
 
     @property
     def health(self) -> Health | None:

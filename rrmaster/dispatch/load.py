@@ -58,11 +58,13 @@ class WorkerLoad:
     window: int
     """How many connections may lie unclaimed at present; less than `full_window` while letterboxes are kept short."""
     limit: int
-    """How many connections the worker may have open."""
+    """How much the worker may have in hand."""
     handed: int = 0
     closed: int = 0
     busy: int = 0
     """Requests in progress, as last reported."""
+    orphaned: int = 0
+    """How many of them have no connection, as last reported: they take as much of the worker as those that have."""
     unclaimed: int = 0
     """An upper bound: the kernel's last count, and what was handed over since."""
     asides_sent: int = 0
@@ -86,9 +88,14 @@ class WorkerLoad:
         return self.handed - self.closed
 
     @property
+    def in_hand(self) -> int:
+        """What the worker has to do: its connections, and the requests in progress that have none."""
+        return self.handed - self.closed + self.orphaned
+
+    @property
     def cost(self) -> int:
-        """What workers are compared by: their connections, and more while they are suspect."""
-        return self.handed - self.closed + self.penalty
+        """What workers are compared by: what they have in hand, and more while they are suspect."""
+        return self.handed - self.closed + self.orphaned + self.penalty
 
     @property
     def taken(self) -> int:
@@ -102,13 +109,13 @@ class WorkerLoad:
 
     def has_room(self) -> bool:
         """Whether one more may be handed over.  The kernel is asked only when the last count says full."""
-        if not self.serving or self.suspended or self.handed - self.closed >= self.limit:
+        if not self.serving or self.suspended or self.handed - self.closed + self.orphaned >= self.limit:
             return False
         return self.unclaimed < self.window or self.recount() < self.window
 
     def is_merely_full(self) -> bool:
         """Whether the window alone stands in the way of one more connection."""
-        return self.serving and not self.suspended and self.handed - self.closed < self.limit
+        return self.serving and not self.suspended and self.in_hand < self.limit
 
     def recount(self) -> int:
         """Ask the kernel how many connections are unclaimed."""
@@ -172,6 +179,7 @@ class WorkerLoad:
                 raise Breach(f"it reports {report.closed} closed, of {self.taken} taken and {self.closed} before")
         self.closed = report.closed
         self.busy = report.busy
+        self.orphaned = min(report.orphaned, report.busy)
         # Only the loop that serves sends reports, so any report ends a suspension; but the worker may ask for a pause.
         self.suspended = not report.taking
         self.late_in_a_row = self.penalty = 0

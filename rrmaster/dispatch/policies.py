@@ -38,7 +38,9 @@ _Entry = tuple[int, int, int, int, PolicyMember]
 
 @define(eq=False)
 class LeastLoaded(Policy):
-    """The fewest open connections, then the fewest busy requests, then the longest time without a turn.
+    """The least in hand, then the fewest busy requests, then the longest time without a turn.
+
+    In hand are open connections, and requests in progress that have none.
 
     Busy comes late, with a report, so it only breaks ties: added to the connections it spoils bursts (8 of 200
     simulated bursts exact, against 200 of 200).
@@ -77,7 +79,8 @@ class LeastLoaded(Policy):
         load = member.load
         if not member.newcomer or self.is_within_share(member):
             # `load.cost`, written out: this runs once for each connection and once for each report.
-            member.entry = entry = (load.handed - load.closed + load.penalty, load.busy, member.turn, load.id, member)
+            cost = load.handed - load.closed + load.orphaned + load.penalty
+            member.entry = entry = (cost, load.busy, member.turn, load.id, member)
             heappush(self._heap, entry)
         else:
             due = member.joined_at + member.given * len(self.members)
@@ -113,7 +116,7 @@ class LeastLoaded(Policy):
             load = member.load
             if member.entry is not entry:
                 heappop(self._heap)
-            elif entry[0] != load.handed - load.closed + load.penalty:
+            elif entry[0] != load.handed - load.closed + load.orphaned + load.penalty:
                 heappop(self._heap)
                 self.update(load)
             elif load.has_room():
@@ -267,10 +270,10 @@ class IpHash(_ScanningPolicy):
         host = peer[0] if isinstance(peer, tuple) and peer else None
         if host is None:
             return self.least_loaded(candidates)
-        mean = (sum(load.connections for load in candidates) + 1) / len(candidates)
+        mean = (sum(load.in_hand for load in candidates) + 1) / len(candidates)
         bound = math.ceil(mean * STICKY_BOUND)  # at least one above the mean, so at least one worker fits
-        fitting = [load for load in candidates if load.connections + 1 <= bound]
-        return max(fitting, key=lambda load: (_score(host, load.slot), -load.connections))
+        fitting = [load for load in candidates if load.in_hand + 1 <= bound]
+        return max(fitting, key=lambda load: (_score(host, load.slot), -load.in_hand))
 
 
 def _score(host: str, slot: int) -> int:
@@ -287,7 +290,7 @@ class Candidate:
     id: int
     slot: int
     load: int
-    """Open connections: handed over and not yet closed."""
+    """What it has in hand: open connections, and requests in progress whose connection is gone."""
     busy: int
     """Requests in progress, as last reported."""
 
@@ -301,7 +304,7 @@ class UserPolicy(_ScanningPolicy):
     on_error: Callable[[str], None] = field(kw_only=True)
 
     def choose_from(self, candidates: Sequence[WorkerLoad], peer: Peer) -> WorkerLoad:
-        shown = {Candidate(load.id, load.slot, load.connections, load.busy): load for load in candidates}
+        shown = {Candidate(load.id, load.slot, load.in_hand, load.busy): load for load in candidates}
         try:
             return shown[self.rule(tuple(shown), peer)]
         except Exception as error:

@@ -130,7 +130,7 @@ def idle_receivers(late: WorkerLoad, members: Iterable[WorkerLoad]) -> list[Work
         for load in members
         if load is not late
         and not load.penalty
-        and (load.connections < late.connections or late.late_in_a_row >= STUCK)
+        and (load.in_hand < late.in_hand or late.late_in_a_row >= STUCK)
         and load.has_room()
         and (not load.unclaimed or not load.recount())
     ]

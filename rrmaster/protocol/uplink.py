@@ -20,6 +20,7 @@ from .wire import (
     REPORT,
     REPORT_BODY,
     RETIRING,
+    SHORT_REPORT,
     Attend,
     Failed,
     Listen,
@@ -40,8 +41,11 @@ def decode_up(datagram: bytes) -> Up | None:
     kind, body = unframe(datagram)
     try:
         if kind == REPORT:
-            closed, busy, taking, asides, lag, rss, cpu, requests = REPORT_BODY.unpack_from(body)
-            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests)
+            if len(body) < REPORT_BODY.size:  # an older worker, or one of another language
+                closed, busy, taking, asides, lag, rss, cpu, requests = SHORT_REPORT.unpack_from(body)
+                return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests)
+            closed, busy, taking, asides, lag, rss, cpu, requests, orphaned = REPORT_BODY.unpack_from(body)
+            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests, orphaned)
         if kind == READY:
             return _ready(json.loads(body))
         if kind == FAILED:

@@ -74,7 +74,9 @@ PROBE = 1
 _HEADER = struct.Struct("<BxH")
 _HANDOFF = struct.Struct("<HBBBxxxxxxx")
 _LISTENING = struct.Struct("<HHHHxxxx")
-REPORT_BODY = struct.Struct("<QIBxHIQQQ")
+REPORT_BODY = struct.Struct("<QIBxHIQQQI")
+SHORT_REPORT = struct.Struct("<QIBxHIQQQ")
+"""A report of a worker that does not know `Report.orphaned`."""
 
 
 class ProtocolError(Exception):
@@ -112,6 +114,8 @@ class Report:
     master knows how many of them still lie in the letterbox."""
     requests: int = 0
     """Requests finished since the process started; for a stream handler, connections finished."""
+    orphaned: int = 0
+    """How many of `busy` have no connection: its client has left, or it has its answer, and the work goes on."""
 
 
 class NoteRefused(ValueError):
@@ -298,7 +302,8 @@ def unframe(datagram: bytes) -> tuple[int, bytes]:
 
 def _pack_report(r: Report) -> bytes:
     lag = min(r.lag_us, 2**32 - 1)  # a loop that was stuck for more than 71 minutes
-    return REPORT_BODY.pack(r.closed, r.busy, r.taking, r.asides % 65536, lag, r.rss, r.cpu_us, r.requests)
+    asides = r.asides % 65536
+    return REPORT_BODY.pack(r.closed, r.busy, r.taking, asides, lag, r.rss, r.cpu_us, r.requests, r.orphaned)
 
 
 def _json(value: Any) -> bytes:

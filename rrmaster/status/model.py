@@ -49,7 +49,8 @@ class WorkerStatus:
     requests: int | None = None
     """Requests finished since the worker started; for a stream handler, connections."""
     lag_us: int | None = None
-    """The longest delay of its event loop in the last reporting period, in microseconds."""
+    """The longest delay of its event loop in the last 5 to 10 seconds, in microseconds.  An overdue report counts at
+    once.  None until it is ready."""
     rss: int | None = None
     """Bytes of resident memory."""
     cpu_us: int | None = None

@@ -74,7 +74,12 @@ COLUMNS = (
         "requests finished since its start; of a stream handler, connections",
         rank=14,
     ),
-    Column("LAG", lambda w: lag(w.lag_us), "longest delay of its event loop in the last reporting period", rank=2),
+    Column(
+        "LAG",
+        lambda w: lag(w.lag_us),
+        "longest delay of its event loop in the last seconds, the present one included",
+        rank=2,
+    ),
     Column("RSS", lambda w: size(w.rss), "resident memory", rank=4),
     Column(
         "CPU",

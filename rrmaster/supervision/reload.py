@@ -341,7 +341,7 @@ class ReloadController:
         self.reports.read_reports()
         serving = self._serving()
         if serving:
-            busy = sum(worker.link.load.connections > 0 for worker in serving) / len(serving)
+            busy = sum(worker.link.load.in_hand > 0 for worker in serving) / len(serving)
             self.scale(self._autoscaler.sample(now, self._goal.size, busy))
 
     def _serving(self) -> list[WorkerRecord]:

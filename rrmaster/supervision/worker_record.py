@@ -14,6 +14,9 @@ from ..protocol import wire
 from ..rules.lifecycle import State
 from ..rules.recycling import Wear
 
+LAG_WINDOW = 5.0
+"""Seconds for which the worst lag is kept, twice: an operator who looks a moment after a block sees it."""
+
 
 @define(eq=False)
 class WorkerRecord:
@@ -41,6 +44,12 @@ class WorkerRecord:
     """See `spawner.StartedWorker`."""
     report: wire.Report | None = None
     """Its last report."""
+    worst_lag: float = 0.0
+    """Seconds by which its loop was late at worst, in the current `LAG_WINDOW`, ..."""
+    worst_before: float = 0.0
+    """... and in the one before."""
+    lag_since: float = float("-inf")
+    """When the current window began."""
     gone: trio.Event = Factory(trio.Event)
     """Set when its process has ended and everything that follows from that is done."""
 
@@ -103,11 +112,30 @@ class WorkerRecord:
     def reported(self, report: wire.Report, heartbeat: float) -> bool:
         """It has sent a report.  Returns whether it should be replaced for its wear, which was not known before."""
         self.report = report
+        self._note_lag(report.lag_us / 1e6)
         if self.state is not State.SERVING or self.recycle_reason or self.heard - self.sampled < heartbeat:
             return False
         self.sampled = self.heard
         self.recycle_reason = self.wear.reason(report.requests, self.served_for(self.heard), report.rss)
         return bool(self.recycle_reason)
+
+    def _note_lag(self, seconds: float) -> None:
+        passed = self.heard - self.lag_since
+        if passed >= LAG_WINDOW:
+            self.worst_before = self.worst_lag if passed < 2 * LAG_WINDOW else 0.0
+            self.worst_lag, self.lag_since = 0.0, self.heard
+        self.worst_lag = max(self.worst_lag, seconds)
+
+    def lag(self, now: float, heartbeat: float) -> float:
+        """Seconds by which its loop was late at worst, in the last 5 to 10 seconds, or is late at present.
+
+        A blocked loop sends no report, so an overdue one is the only sign while it lasts; and the report that tells of
+        it is followed by others in a few milliseconds, so the worst is kept.
+        """
+        passed = now - self.lag_since
+        known = (self.worst_lag, self.worst_before) if passed < LAG_WINDOW else (self.worst_lag,)
+        recent = max(known) if passed < 2 * LAG_WINDOW else 0.0
+        return max(recent, now - self.heard - heartbeat)
 
     def became_ready(self) -> None:
         """It has said that it can take connections."""

@@ -76,6 +76,25 @@ class Requests:
 
     begun: int = 0
     ended: int = 0
+    one_at_a_time: bool = False
+    """Whether a connection carries one request at a time: not so with HTTP/2."""
+    calls: set[int] = Factory(set)
+    """Those in progress, by the ``id`` of their scope; empty where the server does not say when a connection ends."""
+    orphans: set[int] = Factory(set)
+    """Those of them whose connection is gone."""
+
+    def begin(self) -> None:
+        """One more has begun."""
+        self.begun += 1
+
+    def end(self) -> None:
+        """One has ended."""
+        self.ended += 1
+
+    def lose_connection(self, scope: object) -> None:
+        """The connection of this scope is gone.  The request may have ended before."""
+        if id(scope) in self.calls:
+            self.orphans.add(id(scope))
 
 
 @define(eq=False)
@@ -221,6 +240,18 @@ class Duty:
         """Requests in progress."""
         return self.open if self.requests is None else self.requests.begun - self.requests.ended
 
+    @property
+    def orphaned(self) -> int:
+        """Requests in progress that have no connection.
+
+        A client that leaves does not end its request.  Where a request goes on after its answer (background tasks) and
+        the connection has gone on to the next, the server does not say which it is: a surplus of requests tells.
+        """
+        if self.requests is None:
+            return 0
+        surplus = self.busy - self.open if self.requests.one_at_a_time else 0
+        return max(len(self.requests.orphans), surplus, 0)
+
     def requests_changed(self) -> None:
         """Note that a request has begun or ended.  Not needed while `busy_report_due` is set."""
         # On a busy connection requests change thousands of times a second, and mostly `busy` is the same again by the
@@ -240,7 +271,7 @@ class Duty:
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
         requests = self.closed if self.requests is None else self.requests.ended
-        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
+        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests, self.orphaned)
         self.report_due = not self.letterbox.send(report)
         self._reported_busy = busy
         self.lag = 0.0

@@ -161,6 +161,36 @@ def test_busy_only_breaks_ties():
     assert hand(policy, workers).load.id == 1, "the fewest connections come first, however busy"
 
 
+@pytest.mark.parametrize("new", [POLICIES[n] for n in ("least-loaded", "random-two")])
+def test_requests_without_a_connection_count_as_connections_do(new):
+    policy = new()
+    workers = fleet(policy, 2)
+    hand(policy, workers)
+    first, other = sorted(workers.values(), key=lambda worker: -worker.load.connections)
+    first.take()
+    settle(policy, first, busy=0)
+    settle(policy, other, busy=5, orphaned=4)
+    assert [hand(policy, workers) for _ in range(3)] == [first] * 3
+    assert {hand(policy, workers), hand(policy, workers)} == {first, other}, "both have four in hand"
+
+
+def test_ip_hash_moves_clients_away_from_a_worker_full_of_requests_without_a_connection():
+    policy = IpHash()
+    workers = fleet(policy, 2)
+    home = hand(policy, workers)
+    settle(policy, home, busy=50, orphaned=50)
+    assert hand(policy, workers) is not home
+
+
+def test_requests_without_a_connection_take_room():
+    worker = make_worker(1, limit=4)
+    worker.load.apply(worker.report(busy=4, orphaned=4))
+    assert not worker.load.has_room()
+    assert worker.load.in_hand == 4
+    worker.load.apply(worker.report(busy=3, orphaned=3))
+    assert worker.load.has_room()
+
+
 def naive_choice(policy: LeastLoaded, workers: dict[int, Worker]) -> WorkerLoad | None:
     """The rule, written as a look at every worker."""
 

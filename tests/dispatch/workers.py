@@ -34,9 +34,9 @@ class Worker:
     def close(self, count: int) -> None:
         self.closed += min(count, self.taken - self.closed)
 
-    def report(self, busy: int = 0, taking: bool = True) -> wire.Report:
+    def report(self, busy: int = 0, taking: bool = True, orphaned: int = 0) -> wire.Report:
         """A report as it arrives: encoded and decoded."""
-        message = decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides)))
+        message = decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides, orphaned=orphaned)))
         assert isinstance(message, wire.Report)
         return message
 
@@ -44,7 +44,7 @@ class Worker:
     def has_room(self) -> bool:
         """Whether it really has room; the master's counts are not touched."""
         load, handoffs = self.load, self.letterbox.count("handoff")
-        return load.serving and not load.suspended and load.connections < load.limit and handoffs < load.window
+        return load.serving and not load.suspended and load.in_hand < load.limit and handoffs < load.window
 
 
 def make_worker(id_: int, window: int = 8, limit: int = 10_000, slot: int | None = None) -> Worker:

@@ -4,6 +4,7 @@ import json
 import struct
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -310,3 +311,10 @@ def test_no_datagram_of_the_talk_line_raises_anything_but_a_protocol_error(datag
 def test_retiring_now_differs_from_retiring_when_replaced():
     for wish in (wire.Retiring("why"), wire.Retiring("why", now=True)):
         assert decode_up(wire.encode(wish)) == wish
+
+
+def test_a_report_without_the_newest_count_is_a_report_all_the_same():
+    whole = Report(3, 2, True, 5, 6, 7, 8, 9, orphaned=1)
+    assert decode_up(wire.encode(whole)) == whole
+    old = wire.REPORT, wire.SHORT_REPORT.pack(3, 2, True, 8, 5, 6, 7, 9)
+    assert decode_up(struct.pack("<BxH", old[0], len(old[1])) + old[1]) == evolve(whole, orphaned=0)

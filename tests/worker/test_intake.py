@@ -172,7 +172,7 @@ def test_a_slow_client_is_closed_on_asyncio(duty, context, monkeypatch, what, dr
         connection.setblocking(False)
         over = asyncio.Event()
         connection.on_close = over.set
-        server = StreamServer(_never, intake)
+        server = StreamServer(_never, duty, intake)
         server.begin(connection, as_taken(connection))
         if drains:
             server.drain()

@@ -69,6 +69,7 @@ class CountedApp:
             return
         requests, duty = self.requests, self.duty
         requests.begun += 1
+        requests.calls.add(id(scope))
         if not duty.busy_report_due:
             duty.requests_changed()
         try:
@@ -80,6 +81,9 @@ class CountedApp:
                 await self.app(scope, receive, send)
         finally:
             requests.ended += 1
+            requests.calls.discard(id(scope))
+            if requests.orphans:
+                requests.orphans.discard(id(scope))
             if not duty.busy_report_due:
                 duty.requests_changed()
             if self.idle is not None and requests.begun == requests.ended:

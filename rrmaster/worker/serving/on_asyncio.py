@@ -20,7 +20,7 @@ from attrs import Factory, define
 
 from ...protocol.launch import Launch
 from ..connection import Connection, is_disconnect
-from ..duty import Duty, Taken
+from ..duty import Duty, Requests, Taken
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..loading import Application
 from .asyncio_worker import run_server, until
@@ -30,7 +30,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[objec
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    run_server(lambda _: StreamServer(application.target, Intake.of(duty, launch)), duty, launch)
+    run_server(lambda _: StreamServer(application.target, duty, Intake.of(duty, launch)), duty, launch)
 
 
 @define(eq=False)
@@ -38,10 +38,16 @@ class StreamServer:
     """Serves ``async def handler(reader, writer)``, with one task for each connection."""
 
     handler: Handler
+    duty: Duty
     intake: Intake | None = None
+    requests: Requests = Factory(lambda: Requests(one_at_a_time=True))
+    """Each connection is one request, which may go on when its client has left."""
     _arriving: set[asyncio.Task[Any]] = Factory(set)
     """The tasks whose connection is not the handler's yet."""
     _tasks: set[asyncio.Task[None]] = Factory(set)
+
+    def __attrs_post_init__(self) -> None:
+        self.duty.count(self.requests)
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -50,6 +56,14 @@ class StreamServer:
         task = asyncio.get_running_loop().create_task(self._serve(connection, taken))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if not taken.probe:
+            self.requests.begin()
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.requests.end()
+        if not self.duty.busy_report_due:
+            self.duty.requests_changed()
 
     async def _serve(self, connection: Connection, taken: Taken) -> None:
         writer: asyncio.StreamWriter | None = None

@@ -47,7 +47,7 @@ from ...protocol import tls
 from ...protocol.launch import Launch
 from ..api import header_of
 from ..connection import Connection
-from ..duty import Duty, Taken
+from ..duty import Duty, Requests, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, CountedApp
@@ -128,6 +128,27 @@ def _is_fresh(client: Any) -> bool:
     return h11 is None or not h11.trailing_data[0]
 
 
+class _Counted:
+    """A mix-in for both protocols: a request whose client has left is known as one without a connection."""
+
+    requests: Requests
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # `scope` is that of a websocket; of HTTP it may be the next request's, which has not begun.
+        cycle = getattr(self, "cycle", None)
+        self.requests.lose_connection(cycle.scope if cycle is not None else getattr(self, "scope", None))
+        super().connection_lost(exc)  # type: ignore[misc]
+
+
+def _count_orphans(config: uvicorn.Config, requests: Requests) -> uvicorn.Config:
+    """Have the protocols say which requests have lost their connection."""
+    known: Any = {"requests": requests}
+    config.http_protocol_class = type("Client", (_Counted, config.http_protocol_class), known)
+    if config.ws_protocol_class is not None:
+        config.ws_protocol_class = type("WebSocket", (_Counted, config.ws_protocol_class), known)
+    return config
+
+
 class _WithProxyHeader:
     """A mix-in for both protocols: the addresses are those that the PROXY header has given."""
 
@@ -176,12 +197,12 @@ class UvicornServer:
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
         app = HttpLimits.of(self.launch).around(self.app)
-        self.counted = CountedApp(app, duty, log)
+        self.counted = CountedApp(app, duty, log, Requests(one_at_a_time=True))
         self.uncounted = CountedApp(app, duty, log)
         duty.count(self.counted.requests)
         self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
         with _quiet():
-            self._config = configured(self.counted.serve, self.launch, self.more)
+            self._config = _count_orphans(configured(self.counted.serve, self.launch, self.more), self.counted.requests)
 
     async def start(self) -> None:
         """Start the application.  Raises CannotLoad if its lifespan startup fails."""

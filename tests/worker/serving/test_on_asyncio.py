@@ -88,7 +88,7 @@ def play(
     """Serve the handler while `act` runs."""
 
     async def main() -> None:
-        service = AsyncioWorker(duty, lambda _: StreamServer(handler), **more)
+        service = AsyncioWorker(duty, lambda _: StreamServer(handler, duty), **more)
         stage = Stage(master, service, asyncio.get_running_loop().create_task(service.run()))
         await stage.heard(lambda message: isinstance(message, wire.Ready))
         try:

@@ -27,6 +27,14 @@ async def test_a_signal_to_a_child_of_the_application_ends_the_child_and_does_no
         assert await master.stop() == 0
 
 
+@pytest.mark.parametrize("reaps", ["", "yes"])
+async def test_an_import_that_ignores_or_reaps_children_is_forked_and_its_workers_do_as_it_says(reaps: str):
+    async with running("ignores_children:app", workers=2, environ={"REAPS": reaps}) as master:
+        await master.said("has imported ignores_children:app")
+        assert "kept True" in await get(master.port, "/")
+        assert await master.stop() == 0
+
+
 async def get(port: int, path: str) -> str:
     """The whole answer, to the end of the connection."""
     with trio.fail_after(PATIENCE):

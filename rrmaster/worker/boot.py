@@ -20,7 +20,7 @@ from ..protocol import wire
 from ..protocol.channel import Letterbox, TalkLine
 from ..protocol.launch import Launch
 from .duty import Duty, Identity
-from .hooks import call_all
+from .hooks import be_parent, call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
 
@@ -56,6 +56,7 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
         letterbox.send(wire.Failed(explain(error)))
         return 1
     identity, talk = read_identity()
+    be_parent(letterbox.fileno(), *([talk.fileno()] if talk else []))
     try:
         ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk), ready.launch)
     except CannotLoad as error:

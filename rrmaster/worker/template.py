@@ -65,16 +65,19 @@ def be_template(line: int, launch: Launch) -> int:
     except BaseException as error:
         _send(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
         os._exit(1)
+    # An import that ignores SIGCHLD, or reaps in its handler, would take away the children that a template waits for.
+    # Each worker has its handler again.  None: it was not set from Python.
+    reaper = signal.signal(signal.SIGCHLD, signal.SIG_DFL) or signal.SIG_DFL
     # Collect first: garbage that is frozen would never be freed.
     gc.collect()
     gc.freeze()
     _fork_once_for_handlers()
     _send(master, Loaded(_hindrances(before, tuple(asked))))
     _report_memory(master)
-    return _fork_on_order(master, prepared)
+    return _fork_on_order(master, prepared, reaper)
 
 
-def _fork_on_order(master: socket.socket, prepared: Prepared) -> int:
+def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> int:
     while True:
         order, fds = _next_order(master)
         if not _fork(master, order, fds):
@@ -83,6 +86,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared) -> int:
             _report_memory(master)
             continue
         if order.kind == template_wire.WORKER:
+            signal.signal(signal.SIGCHLD, reaper)
             return _serve(master, order, fds, prepared)
         # From here on this process is another template, on another line.
         master.close()

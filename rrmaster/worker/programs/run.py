@@ -19,6 +19,7 @@ import sys
 from ...protocol import wire
 from ...protocol.launch import MODULE, Launch, is_program
 from ..api import set_current_worker
+from ..hooks import note_handlers
 from ..loading import explain
 from .hosts import find_host
 from .ports import Ports
@@ -33,6 +34,7 @@ def run(launch: Launch, ports: Ports) -> int:
     me = ports.identity
     set_current_worker(ProgramWorker(me.id, me.slot, me.generation, ProgramDraining(program), ports, None, program))
     signal.signal(signal.SIGTERM, program.obey_term)
+    note_handlers((signal.SIGTERM,))
     try:
         _run_main(launch)
     except SystemExit as stop:

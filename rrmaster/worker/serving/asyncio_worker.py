@@ -25,6 +25,7 @@ from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker
 from ..connection import Connection, socket_of
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
+from ..hooks import note_handlers
 from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
 BEGIN_TURNS = 5
@@ -158,6 +159,7 @@ class AsyncioWorker:
         await self.server.start()  # signal handlers come later: until then a signal ends the process, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        note_handlers()
         self._beat_at = self.clock() + duty.heartbeat
         loop.call_later(duty.heartbeat, self._beat)
         duty.ready()

@@ -10,6 +10,8 @@ The old generation is untouched until the reload is committed: that is the rollb
 With a surge smaller than the fleet, the new generation comes in batches, each through the same three phases, and old
 workers make room for the next batch.  Without templates those cannot be brought back, and the reload says so.
 
+Whether new code that lives on also answers is for `rules.evidence` to say.
+
 This module knows no processes and no clock.  `supervision.reload` reports what happens, and acts on each new phase.
 """
 

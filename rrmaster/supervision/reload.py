@@ -210,10 +210,11 @@ class ReloadController:
         rollout = self.undecided
         if rollout is None:
             return self._sampled + SYNC_S if self._autoscaler is not None else float("inf")
+        due = min(rollout.due(), self.latest.due() if self.latest is not None else float("inf"))
         if rollout.phase is not Phase.PROBATION:
-            return rollout.due()
+            return due
         new = self._in_state(rollout, State.PROVING)
-        return min([rollout.due(), *(worker.heard + SILENT * self._heartbeat for worker in new)])
+        return min([due, *(worker.heard + SILENT * self._heartbeat for worker in new)])
 
     def proved(self, worker: WorkerRecord) -> bool:
         """A worker is ready and well.  Returns whether it must wait for the others of its generation."""
@@ -239,6 +240,11 @@ class ReloadController:
             self._goal = evolve(self._goal, fallback=fallback)
 
     def _step(self, rollout: Rollout, now: float) -> None:
+        self.reports.read_reports()
+        if self.latest is not None and (why := self.latest.look(now, self.fleet.workers.values(), self._heartbeat)):
+            rollout.fail(why, now)
+            self._follow(rollout)
+            return
         if rollout.phase is Phase.PROBATION and not self._all_report(rollout, now):
             return
         proving = self._in_state(rollout, State.PROVING)
@@ -250,7 +256,6 @@ class ReloadController:
 
     def _all_report(self, rollout: Rollout, now: float) -> bool:
         """Whether all new workers report in time in their probation; one that does not has failed."""
-        self.reports.read_reports()
         for worker in self._in_state(rollout, State.PROVING):
             if now >= worker.heard + SILENT * self._heartbeat:
                 silent = f"silent for {now - worker.heard:.1f} s in its probation"

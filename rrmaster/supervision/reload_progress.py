@@ -1,13 +1,18 @@
-"""How a reload is watched: its lines as they come, and its end."""
+"""How a reload is watched: its lines as they come, its end, and what its soak shows of the new code."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import trio
 from attrs import Factory, define
 
-from ..rules.rollout import Rollout
+from ..rules.evidence import LOOKS, Evidence, Seen
+from ..rules.rollout import Phase, Rollout
+from .worker_record import WorkerRecord
+
+OVERDUE = 1.25
+"""Heartbeats.  A worker that was not heard for this time has not reported what it has in hand."""
 
 
 class Busy(Exception):
@@ -20,6 +25,51 @@ class Reload:
 
     rollout: Rollout
     _changed: trio.Event = Factory(trio.Event)
+    _evidence: Evidence = Factory(Evidence)
+    _finished: dict[int, tuple[int, int, int]] = Factory(dict)
+    """By worker: its generation, and what it had finished at the first look and at the last."""
+    _next_look: float = float("-inf")
+
+    def look(self, now: float, workers: Iterable[WorkerRecord], heartbeat: float) -> str:
+        """Compare what both generations have in hand and have finished.  All reports were read before.
+
+        Returns why the new code is taken to hang, at the end of its soak; an empty text if it is not.
+        """
+        if self.rollout.phase is not Phase.SOAKING:
+            self._evidence.soak_begins()
+        old: list[WorkerRecord] = []
+        new: list[WorkerRecord] = []
+        for worker in workers:
+            (new if worker.generation == self.rollout.generation else old).append(worker)
+            count = worker.report.requests if worker.report is not None else 0
+            first = self._finished.get(worker.id, (0, count, 0))[1]
+            self._finished[worker.id] = (worker.generation, first, count)
+        silent_since = now - OVERDUE * heartbeat
+        old_side, new_side = self._seen(old, silent_since, of_new=False), self._seen(new, silent_since, of_new=True)
+        self._evidence.look(now, old_side, new_side)
+        self._next_look = now + self.rollout.trial.soak / LOOKS
+        return self._judge(now)
+
+    def due(self) -> float:
+        """When to look again."""
+        return self._next_look if self.rollout.trial.soak and not self.rollout.over else float("inf")
+
+    def _judge(self, now: float) -> str:
+        rollout = self.rollout
+        if not rollout.trial.soak or rollout.phase is not Phase.SOAKING or now < rollout.since + rollout.trial.soak:
+            return ""
+        why = self._evidence.hangs(now, rollout.trial.soak)
+        if not why and (remark := self._evidence.remark()):
+            rollout.say(remark)
+        return why
+
+    def _seen(self, workers: list[WorkerRecord], silent_since: float, of_new: bool) -> Seen:
+        mine = [counts for counts in self._finished.values() if (counts[0] == self.rollout.generation) is of_new]
+        return Seen(
+            sum(last - first for _, first, last in mine),
+            sum(_in_hand(worker, silent_since) for worker in workers),
+            sum(worker.link.load.connections for worker in workers),
+        )
 
     def wake(self) -> None:
         """Tell the watchers that the rollout has moved.  Called by the controller alone."""
@@ -45,3 +95,9 @@ class Reload:
                 return
             if told == len(self.rollout.lines):
                 await changed.wait()
+
+
+def _in_hand(worker: WorkerRecord, silent_since: float) -> int:
+    """What a worker has in progress.  One whose loop is blocked does not say, and may have all that it was given."""
+    load = worker.link.load
+    return load.connections if worker.heard <= silent_since else load.busy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import trio
@@ -152,3 +153,62 @@ async def test_a_crash_loop_is_slowed_down_and_the_others_serve():
         await master.said(r"started again in \d\.\d s", 2)
         assert int(await ask(master.port)) > 0
         assert await master.stop() == 0
+
+
+ANSWERS_AT_ONCE = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+"""
+
+NEVER_ANSWERS = """
+import asyncio, time, trio
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        SLEEP
+"""
+
+
+@pytest.mark.parametrize(
+    ("runtime", "sleep"),
+    [
+        ("asyncio", "await asyncio.sleep(600)"),
+        ("asyncio", "time.sleep(600)"),
+        ("uvloop", "await asyncio.sleep(600)"),
+        ("trio", "await trio.sleep(600)"),
+    ],
+)
+async def test_new_code_that_never_answers_is_rolled_back(tmp_path: Path, runtime: str, sleep: str) -> None:
+    (tmp_path / "shop.py").write_text(ANSWERS_AT_ONCE)
+    options = ("--app-dir", str(tmp_path), "--runtime", runtime, "--probation", "100ms", "--graceful-timeout", "100ms")
+    async with running("shop:app", *options, workers=2) as master, trio.open_nursery() as nursery:
+        nursery.start_soon(visit_for_ever, master.port)
+        (tmp_path / "shop.py").write_text(NEVER_ANSWERS.replace("SLEEP", sleep))
+        master.signal(signal.SIGHUP)
+        await master.said("reload rolled back: the new code had connections for .* s and finished nothing")
+        nursery.cancel_scope.cancel()
+        assert "committed" not in master.text
+
+
+async def visit_for_ever(port: int) -> None:
+    """A visitor every 20 ms, each with one request and the patience of half a second."""
+
+    async def visit() -> None:
+        with trio.move_on_after(0.5):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                await stream.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            nursery.start_soon(visit)
+            await trio.sleep(0.02)
+
+
+async def test_a_reload_without_traffic_says_that_it_shows_nothing_of_the_answers() -> None:
+    async with running("handlers:quick", *BRIEF, workers=1) as master:
+        master.signal(signal.SIGHUP)
+        await master.said("no connection came in the soak: how the new code answers is not known")
+        await master.said("committed: generation 2 serves alone")

@@ -161,6 +161,7 @@ LIBRARIES = {
     "on_trio": {"trio"},
     "on_anycorn": {"trio", "anycorn"},
     "anycorn_connection": {"trio", "anycorn"},
+    "of_anycorn": {"trio", "anycorn"},
     "on_asyncio": {"asyncio"},
     "asyncio_worker": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},

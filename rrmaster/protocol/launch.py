@@ -57,6 +57,9 @@ class Launch:
     proxy_headers: bool
     forwarded_allow_ips: str
     keep_alive: float
+    header_timeout: float
+    body_timeout: float
+    worker_connections: int
     threads: int
     limit_request_line: int
     limit_request_fields: int

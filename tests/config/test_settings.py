@@ -94,6 +94,8 @@ def test_the_defaults_are_the_documented_ones():
         "proxy_headers": True,
         "forwarded_allow_ips": "127.0.0.1,::1",
         "keep_alive": 5.0,
+        "header_timeout": 10.0,
+        "body_timeout": 30.0,
         "threads": 8,
         "limit_request_line": 0,
         "limit_request_fields": 0,

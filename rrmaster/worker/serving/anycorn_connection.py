@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import h11
 import trio
 from anycorn.events import Closed, Event, RawData, SendFile, Updated
 from anycorn.protocol import ProtocolWrapper
@@ -17,6 +18,8 @@ from attrs import Factory, define, field
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame
 
+from ..deadlines.law import Waiting, too_late
+from ..deadlines.of_anycorn import awaits_a_body
 from ..intake import CLOSE_NOTIFY_S
 
 SETTLED = 0.1
@@ -36,6 +39,12 @@ class AnycornConnection:
     draining: trio.Event
     silent: bool = True
     """Whether no byte has come."""
+    heard: int = 0
+    """Bytes so far."""
+    _resting: bool = False
+    """Whether no byte has come since the last answer."""
+    _receiving: bool = False
+    """Whether it waits for bytes, and not for the application to take those that have come."""
     idle: bool = True
     """Whether no request is in progress, as anycorn reports it."""
     left: bool = False
@@ -58,20 +67,27 @@ class AnycornConnection:
         await self._close()
 
     async def _read(self) -> None:
-        self._reading.deadline = trio.current_time() + self.keep_alive
+        if self.h2 is not None:  # by ALPN: an idle connection from the start
+            self._reading.deadline = trio.current_time() + self.keep_alive
         with self._reading:
             while data := await self._receive():
                 self.silent = False
+                self.heard += len(data)
+                if self._resting and self.h2 is None:  # a head has begun, which has a deadline of its own
+                    self._resting, self._reading.deadline = False, math.inf
                 if not self.left:
                     await self.protocol.handle(RawData(data))
                 if self.h2 is not None and self.h2.idle and not self.idle:
                     self._rest(True)  # prior knowledge: anycorn takes the preface for a request that is never answered
 
     async def _receive(self) -> bytes:
+        self._receiving = True
         try:
             return bytes(await self.stream.receive_some(MAX_RECEIVE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
+        finally:
+            self._receiving = False
 
     async def send(self, event: Event) -> None:
         """Carry out what the protocol wants; anycorn calls it with each event."""
@@ -99,9 +115,15 @@ class AnycornConnection:
                 await self._transmit(h2.connection.data_to_send())
 
     def _rest(self, idle: bool) -> None:
-        self.idle, self._rested_at = idle, trio.current_time()
+        self.idle, self._resting = idle, idle and not self._has_begun_a_head()
+        self._rested_at = trio.current_time()
         if not self.left:
-            self._reading.deadline = trio.current_time() + (self.keep_alive if idle else math.inf)
+            self._reading.deadline = trio.current_time() + (self.keep_alive if self._resting else math.inf)
+
+    def _has_begun_a_head(self) -> bool:
+        """Whether a part of the next head came before the end of the last answer; never with HTTP/2."""
+        protocol = self.protocol.protocol
+        return not isinstance(protocol, H2Protocol) and bool(protocol.connection.trailing_data[0])
 
     async def _transmit(self, data: bytes) -> None:
         try:
@@ -118,6 +140,29 @@ class AnycornConnection:
                 await self.stream.aclose()
         except (OSError, trio.BrokenResourceError, trio.BusyResourceError):
             pass  # the client is gone; the socket is closed in any case
+
+    # --- deadlines
+
+    def waits_for(self) -> tuple[Waiting, object]:
+        """What it waits for, and an object that stands for the request."""
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol):
+            is_body = self._receiving and awaits_a_body(protocol)
+            return (Waiting.BODY if is_body else Waiting.NOTHING), None
+        if self._resting or not self._receiving:
+            return Waiting.NOTHING, None
+        state = protocol.connection.their_state  # None: a websocket
+        if state is h11.IDLE:
+            return (Waiting.FIRST_BYTE if self.silent else Waiting.HEAD), protocol.stream
+        return (Waiting.BODY if state is h11.SEND_BODY else Waiting.NOTHING), protocol.stream
+
+    async def expire(self, waiting: Waiting) -> None:
+        """Close it, because what it waits for has not come in time; with 408 if a head has begun, and no answer."""
+        protocol = self.protocol.protocol
+        state = None if isinstance(protocol, H2Protocol) else protocol.connection.our_state
+        if waiting is not Waiting.FIRST_BYTE and state in (h11.IDLE, h11.SEND_RESPONSE):
+            await self._transmit(too_late())
+        self.close_soon()
 
     # --- the drain
 

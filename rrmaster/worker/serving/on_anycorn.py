@@ -51,6 +51,8 @@ from attrs import Factory, define, field
 from ...protocol import tls
 from ...protocol.launch import Launch
 from ..api import header_of
+from ..deadlines.law import Deadlines
+from ..deadlines.of_anycorn import keep_deadlines
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
@@ -130,6 +132,7 @@ class AnycornServer:
                     nursery.cancel_scope.cancel()
                     return self.counted.startup
             nursery.start_soon(self._drain)
+            nursery.start_soon(keep_deadlines, self.clients, Deadlines.of(self.launch), self.duty)
             await self.service.run()
             if self.launch.lifespan != "off":
                 await self._end()

@@ -20,8 +20,8 @@ rrmaster uses names that uvicorn's documentation does not promise, all of them h
 
 - `Config.http_protocol_class`, `.ws_protocol_class` and `.lifespan_class`: what uvicorn has chosen to serve with;
   `.encoded_headers`: its default headers.
-- The constructor of protocols; their `shutdown` (close now if idle, else after the answer), `transport` and `scope`,
-  and h11's `conn`: whether a byte has come.
+- The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`; what
+  tells whom a connection waits for is in `deadlines.of_uvicorn`.
 - `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
 - `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
@@ -44,6 +44,8 @@ from ...protocol import tls
 from ...protocol.launch import Launch
 from ..api import header_of
 from ..connection import Connection
+from ..deadlines.law import Deadlines
+from ..deadlines.of_uvicorn import UvicornDeadlines, heard, is_fresh
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
@@ -94,19 +96,11 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
     config.load()
     proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
     bounded = (_WithBoundedHead,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
-    if proxied or bounded:
-        config.http_protocol_class = type("Client", (*bounded, *proxied, config.http_protocol_class), {"head": head})
+    bases = (*bounded, *proxied, heard(config.http_protocol_class), config.http_protocol_class)
+    config.http_protocol_class = type("Client", bases, {"head": head})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
     return config
-
-
-def _is_fresh(client: Any) -> bool:
-    """Whether a client of HTTP has not sent a byte.  Seen from outside: to note each read would cost every request."""
-    if client.scope is not None:  # since the first byte with httptools, since the end of the headers with h11
-        return False
-    h11: Any = getattr(client, "conn", None)
-    return h11 is None or not h11.trailing_data[0]
 
 
 class _WithProxyHeader:
@@ -195,6 +189,7 @@ class UvicornServer:
     async def start(self) -> None:
         """Start the application.  Raises CannotLoad if its lifespan startup fails."""
         self._update_date()
+        UvicornDeadlines(self.state.connections, Deadlines.of(self.launch), self.service.duty).start(self.service.loop)
         self._lifespan = self._config.lifespan_class(self._config)
         with _quiet():  # the error holds the same words
             await self._lifespan.startup()
@@ -252,7 +247,7 @@ class UvicornServer:
         for task in self._arriving:
             task.cancel()  # `admit` closes the connection
         for client in self._clients():
-            if _is_fresh(client):
+            if is_fresh(client):
                 client.shutdown()
 
     def _close_idle(self) -> None:

@@ -162,6 +162,7 @@ LIBRARIES = {
     "on_anycorn": {"trio", "anycorn"},
     "anycorn_connection": {"trio", "anycorn"},
     "of_anycorn": {"trio", "anycorn"},
+    "of_uvicorn": {"asyncio"},
     "on_asyncio": {"asyncio"},
     "asyncio_worker": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},

@@ -59,6 +59,7 @@ class Launch:
     keep_alive: float
     header_timeout: float
     body_timeout: float
+    request_timeout: float
     worker_connections: int
     threads: int
     limit_request_line: int

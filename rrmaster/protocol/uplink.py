@@ -19,6 +19,7 @@ from .wire import (
     READY,
     REPORT,
     REPORT_BODY,
+    REPORT_OLDEST,
     RETIRING,
     Attend,
     Failed,
@@ -41,7 +42,10 @@ def decode_up(datagram: bytes) -> Up | None:
     try:
         if kind == REPORT:
             closed, busy, taking, asides, lag, rss, cpu, requests = REPORT_BODY.unpack_from(body)
-            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests)
+            oldest = 0
+            if len(body) >= REPORT_BODY.size + REPORT_OLDEST.size:
+                (oldest,) = REPORT_OLDEST.unpack_from(body, REPORT_BODY.size)
+            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests, oldest)
         if kind == READY:
             return _ready(json.loads(body))
         if kind == FAILED:

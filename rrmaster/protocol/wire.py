@@ -75,6 +75,8 @@ _HEADER = struct.Struct("<BxH")
 _HANDOFF = struct.Struct("<HBBBxxxxxxx")
 _LISTENING = struct.Struct("<HHHHxxxx")
 REPORT_BODY = struct.Struct("<QIBxHIQQQ")
+REPORT_OLDEST = struct.Struct("<I")
+"""What may follow: a worker that does not tell it sends a shorter Report."""
 
 
 class ProtocolError(Exception):
@@ -112,6 +114,8 @@ class Report:
     master knows how many of them still lie in the letterbox."""
     requests: int = 0
     """Requests finished since the process started; for a stream handler, connections finished."""
+    oldest_ms: int = 0
+    """Milliseconds for which the oldest request has been in progress, websockets not counted; 0: there is none."""
 
 
 class NoteRefused(ValueError):
@@ -298,7 +302,8 @@ def unframe(datagram: bytes) -> tuple[int, bytes]:
 
 def _pack_report(r: Report) -> bytes:
     lag = min(r.lag_us, 2**32 - 1)  # a loop that was stuck for more than 71 minutes
-    return REPORT_BODY.pack(r.closed, r.busy, r.taking, r.asides % 65536, lag, r.rss, r.cpu_us, r.requests)
+    body = REPORT_BODY.pack(r.closed, r.busy, r.taking, r.asides % 65536, lag, r.rss, r.cpu_us, r.requests)
+    return body + REPORT_OLDEST.pack(min(r.oldest_ms, 2**32 - 1))
 
 
 def _json(value: Any) -> bytes:

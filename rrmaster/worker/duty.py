@@ -72,6 +72,14 @@ class Requests:
 
     begun: int = 0
     ended: int = 0
+    running: dict[int, float] = Factory(dict)
+    """When each request in progress began, to the last beat, by its number; the oldest first.  No websockets."""
+
+    def oldest(self, now: float) -> float:
+        """Seconds for which the oldest request has been in progress; 0 if there is none."""
+        for began in self.running.values():
+            return now - began
+        return 0.0
 
 
 @define(eq=False)
@@ -102,6 +110,8 @@ class Duty:
     """Whether the application wants connections: `CurrentWorker.set_ready`."""
     has_descriptors: bool = True
     """Whether the descriptor table has room."""
+    beat_at: float = Factory(time.monotonic)
+    """When the last beat was: a clock that costs a request nothing."""
     lag: float = 0.0
     """Seconds by which the loop was late, the worst since the last report."""
     clients: dict[int, tuple[Taken, Header]] = Factory(dict)
@@ -229,7 +239,8 @@ class Duty:
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
         requests = self.closed if self.requests is None else self.requests.ended
-        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests)
+        oldest = 0 if self.requests is None else int(self.requests.oldest(time.monotonic()) * 1000)
+        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests, oldest)
         self.report_due = not self.letterbox.send(report)
         self._reported_busy = busy
         self.lag = 0.0
@@ -239,6 +250,7 @@ class Duty:
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # the application may have changed it
         self.has_descriptors = self._room_for_descriptors()
         self._rss = resident()
+        self.beat_at = time.monotonic()
         if self._retirement is not None:
             self.retire(self._retirement.reason, self._retirement.now)
         self.report()

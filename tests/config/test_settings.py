@@ -96,6 +96,7 @@ def test_the_defaults_are_the_documented_ones():
         "keep_alive": 5.0,
         "header_timeout": 10.0,
         "body_timeout": 30.0,
+        "request_timeout": 0.0,
         "threads": 8,
         "limit_request_line": 0,
         "limit_request_fields": 0,

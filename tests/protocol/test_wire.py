@@ -310,3 +310,9 @@ def test_no_datagram_of_the_talk_line_raises_anything_but_a_protocol_error(datag
 def test_retiring_now_differs_from_retiring_when_replaced():
     for wish in (wire.Retiring("why"), wire.Retiring("why", now=True)):
         assert decode_up(wire.encode(wish)) == wish
+
+
+def test_a_report_that_does_not_tell_its_oldest_request_is_understood():
+    body = wire.encode(Report(7, oldest_ms=2_500))[4:]
+    assert decode_up(frame(wire.REPORT, body[: wire.REPORT_BODY.size])) == Report(7)
+    assert decode_up(wire.encode(Report(7, oldest_ms=2**40))).oldest_ms == 2**32 - 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import Factory, define
 
 from rrmaster.worker.deadlines.full import SAY_EVERY_S, FullLog
 from rrmaster.worker.deadlines.law import ENOUGH, SPARED_S, Deadlines, Waiting
+from rrmaster.worker.deadlines.requests import CANCEL_S, RequestTimeout
 
 
 @define(eq=False)
@@ -80,8 +81,53 @@ def test_a_full_worker_says_so_once_a_minute() -> None:
     assert "1 are others" in said[0]
 
 
+@define
 class FakeDuty:
     """A worker with three connections."""
 
-    open = 3
-    has_descriptors = True
+    retired: list[str] = Factory(list)
+    open: int = 3
+    has_descriptors: bool = True
+
+    def retire(self, reason: str, now: bool = False) -> None:
+        assert now, "a stuck worker gets no more connections at once"
+        self.retired.append(reason)
+
+
+def test_a_stuck_request_is_cancelled_once_and_then_costs_its_worker_once() -> None:
+    clock, said, done = Clock(), list[str](), list[str]()
+    duty = FakeDuty()
+    timed = RequestTimeout(30, duty, said.append, clock.read, lambda: done.append("stacks"))  # type: ignore[arg-type]
+    timed.begin({"type": "http", "method": "GET", "path": "/a"}, lambda: done.append("cancelled"))
+    assert timed.begin({"type": "websocket", "path": "/b"}, lambda: None) is None
+    for clock.now in (29.0, 30.0, 31.0, 30.0 + CANCEL_S, 60.0):
+        timed.look()
+    assert done == ["cancelled", "stacks"]
+    assert [line.split(": ")[-1] for line in said] == ["cancelled\n", "this worker is replaced\n"]
+    assert len(duty.retired) == 1
+    assert "GET '/a' has been in progress for 32.0 s (--request-timeout 30s)" in duty.retired[0]
+
+
+def test_a_request_that_ends_when_it_is_cancelled_costs_no_worker() -> None:
+    clock, duty = Clock(), FakeDuty()
+    timed = RequestTimeout(30, duty, lambda text: None, clock.read, lambda: None)  # type: ignore[arg-type]
+    scope = {"type": "http", "method": "GET", "path": "/a"}
+    first = timed.begin(scope, lambda: timed.end(first))
+    clock.now = 20.0
+    second = timed.begin(scope, None)
+    for clock.now in (31.0, 40.0):
+        timed.look()
+    timed.end(second)
+    timed.look()
+    assert not duty.retired
+    assert not timed.running
+
+
+@define
+class Clock:
+    """A clock that a test sets."""
+
+    now: float = 0.0
+
+    def read(self) -> float:
+        return self.now

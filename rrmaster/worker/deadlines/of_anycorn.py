@@ -13,9 +13,10 @@ from h2.stream import StreamState
 from ..duty import Duty
 from .full import FullLog
 from .law import Deadlines
+from .requests import ASGI, RequestTimeout, timed_by_scopes
 
 
-async def keep_deadlines(connections: Collection[Any], deadlines: Deadlines, duty: Duty) -> None:
+async def keep_deadlines(connections: Collection[Any], deadlines: Deadlines, duty: Duty, timed: RequestTimeout) -> None:
     """Look at the connections, and close those whose time is over, until cancelled."""
     log = FullLog()
     async with trio.open_nursery() as nursery:  # in tasks: a client that does not read must delay no other
@@ -26,6 +27,7 @@ async def keep_deadlines(connections: Collection[Any], deadlines: Deadlines, dut
             log.looked(full, duty, deadlines, len(overdue), now)
             for client, waiting in overdue:
                 nursery.start_soon(client.expire, waiting)
+            timed.look()
 
 
 def awaits_a_body(protocol: H2Protocol) -> bool:
@@ -38,3 +40,8 @@ def awaits_a_body(protocol: H2Protocol) -> bool:
         isinstance(stream, HTTPStream) and number in states and states[number].state_machine.state is StreamState.OPEN
         for number, stream in protocol.streams.items()
     )
+
+
+def timed_on_trio(app: ASGI, timed: RequestTimeout) -> ASGI:
+    """The application, each of whose requests `timed` can cancel."""
+    return timed_by_scopes(app, timed, trio.CancelScope)

@@ -7,6 +7,8 @@ It reads names that uvicorn's documentation does not promise: a protocol's `cycl
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -15,6 +17,7 @@ from attrs import Factory, define
 from ..duty import Duty
 from .full import FullLog
 from .law import Deadlines, Waiting, too_late
+from .requests import ASGI, Message, Receive, RequestTimeout, Send, TooLong, timed_by_scopes
 
 
 def is_fresh(client: Any) -> bool:
@@ -112,6 +115,7 @@ class UvicornDeadlines:
     """uvicorn's set of open connections, of HTTP and of websockets."""
     deadlines: Deadlines
     duty: Duty
+    timed: RequestTimeout
     log: FullLog = Factory(FullLog)
 
     def start(self, loop: Any) -> None:
@@ -125,6 +129,7 @@ class UvicornDeadlines:
         self.log.looked(full, self.duty, self.deadlines, len(overdue), loop.time())
         for client, waiting in overdue:
             expire(client, waiting)
+        self.timed.look()
         loop.call_later(self.deadlines.period, self._look, loop)
 
 
@@ -139,3 +144,29 @@ def expire(client: Any, waiting: Waiting) -> None:
     if waiting is Waiting.HEAD or (waiting is Waiting.BODY and not client.cycle.response_started):
         client.transport.write(too_late())
     client.transport.close()
+
+
+def timed_on_asyncio(app: ASGI, timed: RequestTimeout, threaded: bool) -> ASGI:
+    """The application, each of whose requests `timed` can cancel; `threaded`: only find.
+
+    An application that has loaded anyio is cancelled by anyio, which does not cancel what waits for one of its threads
+    (Starlette's `def` endpoints).  asyncio would give up the wait and leave the thread behind, stuck and unseen.
+    """
+    if timed.limit and not threaded and (anyio := sys.modules.get("anyio")) is not None:
+        return timed_by_scopes(app, timed, anyio.CancelScope)
+    if not timed.limit:
+        return app
+
+    async def call(scope: Message, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        request = timed.begin(scope, None if threaded or task is None else task.cancel)
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError as error:
+            if request is None or not request.cancelled:
+                raise
+            raise TooLong(timed.words(request)) from error
+        finally:
+            timed.end(request)
+
+    return call

@@ -68,17 +68,21 @@ class CountedApp:
             await self._lifespan(scope, receive, send)
             return
         requests, duty = self.requests, self.duty
-        requests.begun += 1
+        number = requests.begun
+        requests.begun = number + 1
         if not duty.busy_report_due:
             duty.requests_changed()
         try:
             if kind == "websocket":
                 await self._serve_websocket(scope, receive, send)
             elif self.access_log:
+                requests.running[number] = duty.beat_at
                 await self._serve_logged(scope, receive, send)
             else:
+                requests.running[number] = duty.beat_at
                 await self.app(scope, receive, send)
         finally:
+            requests.running.pop(number, None)
             requests.ended += 1
             if not duty.busy_report_due:
                 duty.requests_changed()

@@ -45,7 +45,8 @@ from ...protocol.launch import Launch
 from ..api import header_of
 from ..connection import Connection
 from ..deadlines.law import Deadlines
-from ..deadlines.of_uvicorn import UvicornDeadlines, heard, is_fresh
+from ..deadlines.of_uvicorn import UvicornDeadlines, heard, is_fresh, timed_on_asyncio
+from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
@@ -72,9 +73,12 @@ def warm_up(application: Application, launch: Launch) -> None:
         configured(application.target, launch, {})
 
 
-def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
-    """Serve any ASGI application, as `run` does.  `more` is passed to uvicorn's Config."""
-    run_server(lambda service: UvicornServer(service, app, launch, more), duty, launch)
+def serve(app: ASGI, duty: Duty, launch: Launch, threaded: bool = False, **more: Any) -> None:
+    """Serve any ASGI application, as `run` does.  `more` is passed to uvicorn's Config.
+
+    `threaded`: each request has a thread, so none can be cancelled.
+    """
+    run_server(lambda service: UvicornServer(service, app, launch, more, threaded), duty, launch)
 
 
 def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
@@ -160,7 +164,9 @@ class UvicornServer:
     app: ASGI
     launch: Launch
     more: dict[str, Any]
+    threaded: bool = False
     state: ServerState = Factory(ServerState)
+    timed: RequestTimeout = field(init=False)
     counted: CountedApp = field(init=False)
     uncounted: CountedApp = field(init=False)
     """The application for the master's probes, which are served and not counted."""
@@ -179,7 +185,8 @@ class UvicornServer:
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
         app = HttpLimits.of(self.launch).around(self.app)
-        self.counted = CountedApp(app, duty, log)
+        self.timed = RequestTimeout(self.launch.request_timeout, duty)
+        self.counted = CountedApp(timed_on_asyncio(app, self.timed, self.threaded), duty, log)
         self.uncounted = CountedApp(app, duty, log)
         duty.count(self.counted.requests)
         self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
@@ -189,7 +196,8 @@ class UvicornServer:
     async def start(self) -> None:
         """Start the application.  Raises CannotLoad if its lifespan startup fails."""
         self._update_date()
-        UvicornDeadlines(self.state.connections, Deadlines.of(self.launch), self.service.duty).start(self.service.loop)
+        deadlines = Deadlines.of(self.launch)
+        UvicornDeadlines(self.state.connections, deadlines, self.service.duty, self.timed).start(self.service.loop)
         self._lifespan = self._config.lifespan_class(self._config)
         with _quiet():  # the error holds the same words
             await self._lifespan.startup()

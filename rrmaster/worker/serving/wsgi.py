@@ -32,7 +32,7 @@ _REQUEST = "rrmaster.request"
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed."""
     # WSGI has no lifespan and no websockets.
-    serve(watched(application.target, launch.threads), duty, evolve(launch, lifespan="off"), ws="none")
+    serve(watched(application.target, launch.threads), duty, evolve(launch, lifespan="off"), threaded=True, ws="none")
 
 
 def watched(app: WSGI, threads: int) -> ASGI:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from attrs import define
 
 from ..duty import Duty
-from .law import Deadlines, Waiting
+from .law import WORDS, Deadlines
 
 SAY_EVERY_S = 60.0
 """Seconds between two lines while every place is taken."""
@@ -31,8 +31,8 @@ class FullLog:
             return
         self._said = now
         limit = f"--worker-connections {deadlines.places}" if duty.has_descriptors else "the limit of descriptors"
-        held = [f"{deadlines.counts[one]} {one.value}" for one in Waiting if deadlines.counts[one]]
-        others = duty.open - deadlines.counts.total()
+        held = [f"{deadlines.counts[one]} {words}" for one, words in WORDS.items() if deadlines.counts[one]]
+        others = duty.open - sum(deadlines.counts)
         held += [f"{others} are others, such as websockets"] if others > 0 else []
         self.write(
             f"every place is taken ({limit}), and no connection is accepted for this worker: of {duty.open}, "

@@ -19,10 +19,9 @@ so does everyone's while the loop is blocked, for then the bytes wait in the ker
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from email.utils import formatdate
-from enum import Enum
+from enum import IntEnum
 from typing import Protocol, TypeVar
 
 from attrs import Factory, define
@@ -30,7 +29,7 @@ from attrs import Factory, define
 from ...protocol.launch import Launch
 
 LOOK_S = 1.0
-"""Seconds between two looks.  A look costs about a microsecond for each connection that waits for its client."""
+"""Seconds between two looks.  A look costs about half a microsecond for each connection."""
 
 LOOKS = 8
 """A deadline is looked at so often before it is over at least; only deadlines under `LOOKS` seconds need it."""
@@ -45,13 +44,22 @@ SPARED_S = 2.0
 REASON = b"The request did not come in time.\n"
 
 
-class Waiting(Enum):
-    """What a connection waits for.  In the order in which connections go when every place is taken."""
+class Waiting(IntEnum):
+    """What a connection waits for.  A number, because ten thousand are counted in each look."""
 
-    FIRST_BYTE = "have sent nothing"
-    HEAD = "have sent a part of a request's head"
-    BODY = "have sent a part of a request's body"
-    NOTHING = "are being answered, or rest between two requests"
+    FIRST_BYTE = 0
+    HEAD = 1
+    BODY = 2
+    NOTHING = 3
+
+
+WORDS = {
+    Waiting.FIRST_BYTE: "have sent nothing",
+    Waiting.HEAD: "have sent a part of a request's head",
+    Waiting.BODY: "have sent a part of a request's body",
+    Waiting.NOTHING: "are being answered, or rest between two requests",
+}
+"""What connections that wait so have done."""
 
 
 class Client(Protocol):
@@ -94,8 +102,8 @@ class Deadlines:
     """Connections that a worker has at once."""
     waits: dict[Client, _Wait] = Factory(dict)
     """Those that wait for their client."""
-    counts: Counter[Waiting] = Factory(Counter)
-    """What connections waited for at the last look."""
+    counts: list[int] = Factory(lambda: [0] * len(Waiting))
+    """How many connections waited for what at the last look."""
     _now: float = 0.0
     """The time that clients had: it stands still while the loop is blocked."""
     _looked: float | None = None
@@ -121,11 +129,12 @@ class Deadlines:
         self._looked = now
         overdue: list[tuple[Kind, Waiting]] = []
         spare: list[tuple[bool, float, Kind, Waiting]] = []
-        before, self.waits, self.counts = self.waits, {}, Counter()
+        before, self.waits, self.counts = self.waits, {}, [0] * len(Waiting)
+        counts, nothing = self.counts, Waiting.NOTHING
         for client in clients:
             waiting, request = client.waits_for()
-            self.counts[waiting] += 1
-            if waiting is Waiting.NOTHING:
+            counts[waiting] += 1
+            if waiting is nothing:
                 continue
             begun = waiting is Waiting.BODY
             wait = before.get(client)

@@ -28,6 +28,9 @@ def is_fresh(client: Any) -> bool:
     return h11 is None or not h11.trailing_data[0]
 
 
+_AT_REST = (Waiting.NOTHING, None)
+
+
 class _Heard:
     """A mix-in for both of uvicorn's protocols."""
 
@@ -41,7 +44,7 @@ class _Heard:
         """What the connection waits for, and the last request."""
         cycle = self.cycle
         if self.timeout_keep_alive_task is not None and not self._has_begun_a_head():
-            return Waiting.NOTHING, cycle  # at rest, and uvicorn closes it by itself
+            return _AT_REST  # and uvicorn closes it by itself
         if self._awaits_head():
             return (Waiting.FIRST_BYTE if cycle is None and is_fresh(self) else Waiting.HEAD), cycle
         # Paused: the application does not read.  A client that waits for "100 Continue" may send nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import httpx
 import pytest
 import trio
 
@@ -143,3 +144,15 @@ async def test_a_full_worker_says_what_holds_it_and_those_that_have_said_least_g
         assert (await client.get("/")).status == 200, "one at rest stays"
         for stream in (*silent, half, held):
             await stream.aclose()
+
+
+async def test_half_a_body_on_a_stream_of_http_2_ends_its_connection_and_a_whole_one_does_not() -> None:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+    post = b"\0\0\16\1\4\0\0\0\1" + b"\x83\x86\x44\x07/length\x41\x01x"  # with END_HEADERS, and no END_STREAM
+    async with running(*RUNTIMES["trio"], *SHORT, workers=1) as master:
+        _, seconds = await _end(master.port, preface + post, b"")
+        assert 0.8 < seconds < 6
+        async with httpx.AsyncClient(http1=False, http2=True, timeout=PATIENCE, trust_env=False) as client:
+            url = f"http://127.0.0.1:{master.port}/length"
+            assert (await client.post(url, content=b"x" * 100_000)).json() == 100_000
+            assert (await client.get(f"http://127.0.0.1:{master.port}/slow?ms=2500")).status_code == 200

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from logging import CRITICAL
 
 import trio
 from attrs import define, field
 
+from .config.directory import logical_directory
 from .config.settings import Settings
 from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
@@ -67,8 +69,11 @@ class RunningMaster:
     supervisor: Supervisor = field(init=False)
     _watcher: CodeWatcher | None = field(init=False)
     _stopped: bool = False
+    _failure: Exception | None = None
+    """What ended the dispatcher; raised when the fleet has gone."""
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
     _began: float = field(factory=trio.current_time)
+    _directory: str = field(factory=logical_directory)
 
     def __attrs_post_init__(self) -> None:
         settings = self._settings
@@ -118,9 +123,8 @@ class RunningMaster:
 
     def status(self) -> Snapshot:
         """Everything that is known of the fleet, now."""
-        return take_snapshot(
-            self.name, self.settings, self.supervisor, self.dispatcher, self.spawner.generations, self._began
-        )
+        generations, since, where = self.spawner.generations, self._began, self._directory
+        return take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, generations, since, where)
 
     def children(self) -> set[int] | None:
         """The process ids of all workers and templates; None while one is being started."""
@@ -186,7 +190,7 @@ class RunningMaster:
         with self.spawner:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.spawner.generations.run)
-                nursery.start_soon(self.dispatcher.run)
+                nursery.start_soon(self._dispatch)
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run, self._code_changed)
                     await self._watcher.begun.wait()  # or a save while the first workers start could be missed
@@ -195,6 +199,19 @@ class RunningMaster:
                 finally:
                     self.supervisor.announcements.news.close()
                 nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _dispatch(self) -> None:
+        """Run the dispatcher.  An error of the master's own ends the fleet in order: workers finish what they have."""
+        try:
+            await self.dispatcher.run()
+        except Exception as error:
+            self._failure = error
+            tell("master.failed", f"the master stops, for its own state is wrong: {unwrapped(error)!r}", level=CRITICAL)
+            self._stopped = True
+            self.announce(self, "stopping")
+            self._end_fleet()
 
     def _code_changed(self, files: list[str]) -> None:
         """A file was saved: the newest code matters, so a reload under way is superseded."""
@@ -213,6 +230,10 @@ class RunningMaster:
         self.dynamic_listeners.stop()
         with self._last_call:
             await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
+        self._end_fleet()
+
+    def _end_fleet(self) -> None:
+        self.dynamic_listeners.stop()
         self.dispatcher.close_listeners()
         self.spawner.generations.end()
         self.supervisor.stop()

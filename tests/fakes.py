@@ -315,6 +315,7 @@ class FakeImport:
 
     settings: Settings
     environment: Mapping[str, str] = Factory(dict)
+    directory: str = "/srv/shop"
 
 
 @define(eq=False)
@@ -324,6 +325,9 @@ class FakeReconfigurer:
     settings: Settings
     coming: Settings | None = None
     refusal: str = ""
+
+    def directory_of(self, generation: int) -> str:
+        return "/srv/shop"
 
     def prepare(self, generation: int, code: object = None) -> str:
         return self.refusal

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from attrs import frozen
@@ -18,6 +18,7 @@ from attrs import frozen
 from rrmaster.cli.arguments import default_of
 from rrmaster.config.option import flag
 from rrmaster.config.settings import options
+from rrmaster.rules.kernel_errors import LAWS, name_of
 from rrmaster.rules.lifecycle import as_table
 from rrmaster.status.tables import COLUMNS
 
@@ -113,22 +114,36 @@ def columns_in_a_table() -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {column.title} | {column.about} |" for column in COLUMNS)])
 
 
+def errors_in_a_table() -> str:
+    """What each error of the kernel costs, by call, from the laws."""
+
+    def named(numbers: Iterable[int]) -> str:
+        return ", ".join(sorted(name_of(number) for number in numbers))
+
+    rows = []
+    for call, law in LAWS.items():
+        costs = "; ".join(f"{cost.value}: {named(numbers)}" for numbers, cost in law.costs)
+        rows.append(f"| {call} | {costs or '-'} | {law.otherwise.value} |")
+    return "\n".join(["| call | costs | any other error |", "|---|---|---|", *rows])
+
+
 GENERATED = {
-    "architecture.md": ("law", as_table),
-    "control.md": ("columns", columns_in_a_table),
-    "options.md": ("options", options_in_tables),
+    "law": ("architecture.md", as_table),
+    "errors": ("architecture.md", errors_in_a_table),
+    "columns": ("control.md", columns_in_a_table),
+    "options": ("options.md", options_in_tables),
 }
-"""The pages with a generated part, between ``<!-- name -->`` and ``<!-- end of name -->``."""
+"""The generated parts of pages, between ``<!-- name -->`` and ``<!-- end of name -->``."""
 
 
-def renewed(page: str) -> str:
-    """The page's text with its generated part made anew."""
-    mark, generate = GENERATED[page]
+def renewed(mark: str) -> str:
+    """The text of the page with this part, which is made anew."""
+    page, generate = GENERATED[mark]
     before, rest = (DOCS / page).read_text().split(f"<!-- {mark} -->\n")
     _, after = rest.split(f"<!-- end of {mark} -->")
     return f"{before}<!-- {mark} -->\n{generate().strip()}\n<!-- end of {mark} -->{after}"
 
 
 if __name__ == "__main__":
-    for generated in GENERATED:
-        (DOCS / generated).write_text(renewed(generated))
+    for part, (name, _) in GENERATED.items():
+        (DOCS / name).write_text(renewed(part))

@@ -22,6 +22,7 @@ from attrs import frozen
 from ..control.client import Client
 from ..status.formatting import plain
 from ..status.model import as_json_text, to_json
+from ..status.readiness import ReadyWhen, parse_ready_when, why_not_ready
 from ..status.report import report
 from ..status.tables import COLUMNS, legend, workers_table
 
@@ -54,8 +55,13 @@ class Verb:
 
 def _status(client: Client, arguments: argparse.Namespace) -> int:
     snapshot = client.status()
+    if arguments.ready is not None:
+        why = why_not_ready(snapshot, arguments.ready)
+        _print([f"not ready: {why}" if why else "ready"])
+        return 1 if why else 0
     _print([as_json_text(snapshot)] if arguments.json else report(snapshot, _width()))
-    return 0
+    # Somewhere this verb is a health check: a fleet that serves no client is not healthy.
+    return 1 if why_not_ready(snapshot, ReadyWhen(count=1)) else 0
 
 
 def _workers(client: Client, arguments: argparse.Namespace) -> int:
@@ -149,6 +155,26 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
+def _for_status(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    parser.add_argument(
+        "--ready",
+        metavar="WHEN",
+        nargs="?",
+        type=_ready_when,
+        const=ReadyWhen(count=1),
+        help="for a health check: print one line, and end with 0 if this many workers take connections, otherwise "
+        "with 1; any (default), all, N or N%%",
+    )
+
+
+def _ready_when(text: str) -> ReadyWhen:
+    try:
+        return parse_ready_when(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "to",
@@ -203,9 +229,10 @@ _REPLACES = (
 
 COMMANDS: dict[str, Verb] = {
     "status": Verb(
-        "Show how the master is doing: its listeners, its counters, the last reload and every worker.",
+        "Show how the master is doing: its listeners, its counters, the last reload and every worker.\n\n"
+        "The exit status is 0 if a worker takes connections, and 1 if none does or no master answers.",
         _status,
-        _json,
+        _for_status,
         _columns_explained,
     ),
     "workers": Verb("Show the table of workers alone.", _workers, _json, _columns_explained),

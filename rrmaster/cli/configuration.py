@@ -9,12 +9,18 @@ import argparse
 import os
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+
+from ..config.directory import change_directory
 from ..config.option import SettingsError, flag
 from ..config.settings import Settings
 from ..config.sources import Source, conventions, from_environment, from_table, read
+from ..status.model import Snapshot
 from .arguments import as_source, parse_arguments
 
 
@@ -59,9 +65,49 @@ def socket_named(arguments: argparse.Namespace) -> tuple[str | None, str | None]
     return None, None
 
 
+@frozen
+class Project:
+    """The project in whose directory a verb is given."""
+
+    file: str
+    """Its configuration file."""
+    application: str | None
+    directories: tuple[str, ...]
+    """Where its master may work: here, and where the file's --chdir leads."""
+
+    def is_served_by(self, snapshot: Snapshot) -> bool:
+        """Whether this master is the project's.
+
+        A directory decides, since most applications are called main:app; the application does where it is unknown.
+        """
+        if not snapshot.directory:
+            return self.application in (None, snapshot.application)
+        return any(map(partial(_is_same, snapshot.directory), self.directories))
+
+
+def _is_same(one: str, other: str) -> bool:
+    with suppress(OSError):  # one of them is gone, so they are the same only by name
+        return one == other or os.path.samefile(one, other)
+    return False
+
+
+def project_here() -> Project | None:
+    """The project whose configuration file stands in the working directory; None if there is none."""
+    try:
+        files = _file(None)
+    except SettingsError:
+        return None
+    for source in files:
+        if source.values:
+            application, chdir = source.values.get("application"), source.values.get("chdir")
+            directories = (os.getcwd(), *([os.path.abspath(chdir)] if isinstance(chdir, str) else []))
+            return Project(source.name, application if isinstance(application, str) else None, directories)
+    return None
+
+
 def _change_directory(path: str) -> None:
     try:
-        os.chdir(path)
+        change_directory(path)
     except OSError as error:
         raise SettingsError(f"--chdir: cannot change to {path!r}: {error.strerror}") from None
 

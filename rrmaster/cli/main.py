@@ -12,13 +12,19 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from ..config.directory import change_directory, logical_directory
 from ..config.names import suggestion
 from ..config.option import SettingsError, flag
 from ..config.settings import Settings, options
 from ..protocol.launch import is_program
+from ..status.formatting import plain
 from .arguments import Parser, UsageError, parse_arguments
-from .configuration import configured, socket_named
+from .configuration import configured, project_here, socket_named
+
+if TYPE_CHECKING:
+    from ..control.client import Client
 
 OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 """Exit statuses: part of the interface, see the README."""
@@ -65,13 +71,14 @@ def _start_master(argv: Sequence[str]) -> int:
     first = argv[0] if argv else "-"
     if not first.startswith("-") and ":" not in first and not is_program(first) and (meant := suggestion(first, VERBS)):
         raise UsageError(f"{first}: neither a verb nor an application{meant}")
-    start = os.getcwd()
+    start = logical_directory()
     settings, origins = _configured_with_warnings(argv)
     if settings.umask is not None:
         os.umask(settings.umask)
 
     def reread() -> Settings:
-        os.chdir(start)  # relative paths on the command line begin there, and the settings may have changed it
+        # Relative paths on the command line begin there.  By its links: they may lead to another release by now.
+        change_directory(start)
         return configured(argv)[0]
 
     return _serve(settings, origins["bind"] != "default", reread)
@@ -147,11 +154,27 @@ def _ask(verb: str, argv: Sequence[str]) -> int:
     try:
         client = Client(*connect_to_master(control, name, os.environ, os.geteuid()))
         try:
+            if control is None and name is None:
+                _refuse_another_project(client)
             return command.run(client, arguments)
         finally:
             client.close()
     except (NoMaster, ValueError) as error:
         return _complain(f"{error}", ERROR)
+
+
+def _refuse_another_project(client: Client) -> None:
+    """In the directory of one project, the only master that runs may be another's.  Raises NoMaster then."""
+    from ..control.client import NoMaster
+
+    project = project_here()
+    if project is None or project.is_served_by(found := client.status()):
+        return
+    where = f" in {plain(found.directory)}" if found.directory else ""
+    raise NoMaster(
+        f"no master of this project runs ({project.file} is here); the one that runs serves "
+        f"{plain(found.application)}{where}: to ask it, write --name {plain(found.name)}"
+    )
 
 
 def _filled(text: str) -> str:

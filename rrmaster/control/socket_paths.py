@@ -136,11 +136,20 @@ def usable_directory(environ: Mapping[str, str], uid: int) -> Path:
             SYSTEM_DIRECTORY.mkdir(0o755, exist_ok=True)
     if SYSTEM_DIRECTORY.is_dir() and os.access(SYSTEM_DIRECTORY, os.W_OK):
         return SYSTEM_DIRECTORY
-    return _made(_temporary(uid), 0o700, uid)
+    temporary = _temporary()
+    if temporary is None:
+        raise CannotClaim(
+            "there is no directory to write to, not even a temporary one; choose a path with --control PATH"
+        )
+    return _made(temporary / f"rrmaster-{uid}", 0o700, uid)
 
 
-def _temporary(uid: int | str) -> Path:
-    return Path(tempfile.gettempdir()) / f"rrmaster-{uid}"
+def _temporary() -> Path | None:
+    """The directory for temporary files; None if there is none, as on a read-only root without a /tmp."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return None
 
 
 def _made(directory: Path, mode: int, uid: int) -> Path:
@@ -216,12 +225,12 @@ def _remove_stale(path: Path) -> None:
 def directories_to_search(environ: Mapping[str, str], uid: int) -> list[Path]:
     """The directories in which this user's masters may have their sockets; for root, those of all users."""
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
-    found = [Path(runtime) / "rrmaster", SYSTEM_DIRECTORY, _temporary(uid)]
+    # A verb writes nothing, so it also looks where it could not write.
+    temporary = _temporary() or Path("/tmp")
+    found = [Path(runtime) / "rrmaster", SYSTEM_DIRECTORY, temporary / f"rrmaster-{uid}"]
     if uid == 0:
         found += sorted(Path("/run/user").glob("*/rrmaster"))
-        found += [
-            path for path in sorted(_temporary("x").parent.glob("rrmaster-*")) if _belongs_to_the_user_in_its_name(path)
-        ]
+        found += [path for path in sorted(temporary.glob("rrmaster-*")) if _belongs_to_the_user_in_its_name(path)]
     return list(dict.fromkeys(found))
 
 

@@ -7,7 +7,6 @@ anywhere: epoll keeps firing for a descriptor that is closed here and alive else
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -19,8 +18,10 @@ from attrs import Factory, define
 
 from ..logs.log import logger
 from ..protocol import wire
+from ..rules import kernel_errors
+from ..rules.kernel_errors import Cost
 from .link import Link
-from .listeners import ACCEPT_PAUSE, CAPACITY_ERRORS, CONNECTION_ERRORS, Listener
+from .listeners import ACCEPT_PAUSE, BindError, Listener
 from .load import Peer, Policy, WorkerLoad
 
 _TCP_INFO_QUEUED = struct.Struct("=24xI")
@@ -92,6 +93,11 @@ class Acceptor:
         return newcomer
 
 
+MAX_FAILURES = 1000
+"""Connections a second that may fail to be accepted before the listener rests; some 10 ms of processor time.  A
+connection that a security module refuses may stay in the backlog, and be refused again at each accept."""
+
+
 @define(eq=False)
 class AcceptLoop:
     """Accepts from all listeners in turn.  It owns the acceptors, and closes their listeners.
@@ -120,19 +126,25 @@ class AcceptLoop:
     closed: trio.Event = Factory(trio.Event)
     """Set when the last listener has been closed."""
     _by_fd: dict[int, Acceptor] = Factory(dict)
+    _failing_since: float = float("-inf")
+    _failures: int = 0
+    """Connections that could not be accepted since then."""
 
     # --- which listeners
 
     def open(self, listener: Listener, policy: Policy) -> Acceptor:
-        """Accept from this listener from now on."""
+        """Accept from this listener from now on.  Raises BindError, and then the listener stays the caller's."""
         acceptor = Acceptor.of(self.opened, listener, policy)
+        try:
+            # Edge-triggered: while no worker has room the event needs no taking back and putting in again.
+            self.epoll.register(acceptor.fileno(), select.EPOLLIN | select.EPOLLET)
+        except OSError as error:
+            raise BindError(f"{listener.name} cannot be watched: {error.strerror}", error.errno) from None
         self.opened += 1
         if not self.acceptors and self.closed.is_set():
             self.closed = trio.Event()
         self.acceptors.append(acceptor)
         self._by_fd[acceptor.fileno()] = acceptor
-        # Edge-triggered: while no worker has room the event needs no taking back and putting in again.
-        self.epoll.register(acceptor.fileno(), select.EPOLLIN | select.EPOLLET)
         self.pending[acceptor] = None  # what came before the registration makes no edge
         return acceptor
 
@@ -226,18 +238,29 @@ class AcceptLoop:
             return self.on_refused(link, error, handoff, fd, peer)
         policy.count_handoff(load)
         self.watch(load, now)
-        os.close(fd)  # the copy in the letterbox keeps the connection open
+        try:
+            os.close(fd)  # the copy in the letterbox keeps the connection open
+        except OSError as error:
+            if kernel_errors.CLOSE.cost(error.errno) is Cost.MASTER:
+                raise
         return True
 
     def _accept_failed(self, error: OSError, now: float) -> bool:
-        if error.errno in CONNECTION_ERRORS:
-            return True
-        if error.errno not in CAPACITY_ERRORS:
+        cost = kernel_errors.ACCEPT.cost(error.errno)
+        if cost is Cost.MASTER:
             raise error
+        if cost is Cost.CONNECTION and self._may_fail_again(now):
+            return True
         if now - self.paused_until > 1.0:  # one message for a row of pauses
-            logger.error(
-                "cannot accept: %s (%s); connections wait in the backlog until there is room",
-                error.strerror, errno.errorcode[error.errno or 0],
-            )  # fmt: skip
+            name = kernel_errors.name_of(error.errno)
+            text = "cannot accept: %s (%s); connections wait in the backlog until that works again"
+            logger.error(text, error.strerror, name)
         self.pause(now + ACCEPT_PAUSE)
         return False
+
+    def _may_fail_again(self, now: float) -> bool:
+        """Whether another accept may be tried at once: an error that repeats for each call would spin."""
+        if now - self._failing_since > 1.0:
+            self._failing_since, self._failures = now, 0
+        self._failures += 1
+        return self._failures <= MAX_FAILURES

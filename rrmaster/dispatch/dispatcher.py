@@ -18,6 +18,7 @@ This module knows workers by their `Link` only; what becomes of one is the `supe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Callable
@@ -80,8 +81,6 @@ class Dispatcher:
     _booting: set[int] = Factory(set)
     """Workers that have not served yet: the loop wakes up for what they say."""
     _epoll: select.epoll = Factory(select.epoll)
-    _reports_wake: bool = False
-    """Whether the lines' epoll stands in ours."""
     _read_at: float = 0.0
     """When to look at the lines at the latest."""
     _active_at: float = 0.0
@@ -151,11 +150,14 @@ class Dispatcher:
     # --- workers
 
     def connect(self, load: WorkerLoad, line: Line, on_message: Callable[[wire.Up], None]) -> Link:
-        """Read the reports of a new worker.  The dispatcher closes the line, once the worker is removed."""
+        """Read the reports of a new worker.  The dispatcher closes the line, once the worker is removed.
+
+        Raises OSError if the kernel cannot watch another line; the line then stays the caller's.
+        """
         link = Link(load, line, on_message)
+        self._reader.add(link)
         link.set_short(self.membership.short)
         self.links[load.id] = link
-        self._reader.add(link)
         self._booting.add(load.id)
         self._wake()
         return link
@@ -282,7 +284,8 @@ class Dispatcher:
     def _linger(self, now: float) -> list[tuple[int, int]]:
         """Wait a moment in our own epoll: a busy master finds the next connection there, at a fraction of what it costs
         to go back to trio and be called again.  trio's other tasks wait for that and `TURN` at most."""
-        os.sched_yield()  # the workers and clients run first, so that several connections are found at once
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.sched_yield()  # the workers and clients run first, so that several connections are found at once
         return self._epoll.poll(0) or (self._epoll.poll(LINGER) if self._due() > now + LINGER else [])
 
     def _do_rare_work(self, now: float) -> None:
@@ -298,13 +301,8 @@ class Dispatcher:
 
     def _watch_lines(self) -> None:
         """Have the lines wake us while something depends on what is said there."""
-        needed = self._has_waiting or bool(self._booting)
-        if needed != self._reports_wake:
-            self._reports_wake = needed
-            if needed:
-                self._epoll.register(self._reader.epoll.fileno(), select.EPOLLIN)
-            else:
-                self._epoll.unregister(self._reader.epoll.fileno())
+        if not self._reader.wake(self._epoll, self._has_waiting or bool(self._booting)):
+            self._read_at = trio.current_time() + HANDOFF_RETRY  # no event will come: look again soon
 
     @property
     def _has_waiting(self) -> bool:

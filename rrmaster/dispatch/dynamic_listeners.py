@@ -108,7 +108,12 @@ class DynamicListeners:
         if acceptor is None:
             if len(self._acceptors) >= MOST:
                 raise BindError(f"{MOST} addresses are open, and no more are allowed", errno.EMFILE)
-            acceptor = self.dispatcher.open(self._open(request))
+            listener = self._open(request)
+            try:
+                acceptor = self.dispatcher.open(listener)
+            except BindError:
+                listener.close()
+                raise
             tell("listener.opened", f"listening on {acceptor.listener.name}", address=acceptor.listener.name)
         self._acceptors[key] = acceptor
         if key[1] == 0:  # a free port, which another worker may ask for by its number

@@ -24,29 +24,8 @@ LISTEN_FDS_START = 3
 MAX_UNIX_PATH = 107
 """Bytes; sun_path of unix(7) less the closing zero."""
 
-CONNECTION_ERRORS = frozenset(
-    {
-        # They concern one connection, which is gone; the next accept may succeed at once.  accept(2) asks to treat
-        # errors of the network like this, EPERM included (a firewall's refusal).
-        errno.ECONNABORTED,
-        errno.EPROTO,
-        errno.EPERM,
-        errno.ENETDOWN,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.ENONET,
-        errno.EHOSTUNREACH,
-        errno.EOPNOTSUPP,
-        errno.ENETUNREACH,
-        errno.ETIMEDOUT,
-        errno.EINTR,
-    }
-)
-CAPACITY_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""They concern the machine: the connection still waits in the backlog, and another try at once fails as well."""
-
 ACCEPT_PAUSE = 0.100
-"""Seconds to leave the backlog alone after an error of `CAPACITY_ERRORS` (trio's figure, and ranch's).  Level-triggered
+"""Seconds to leave the backlog alone after an error that costs a pause (trio's figure, and ranch's).  Level-triggered
 loops that do not pause spin: 48,000 times in 0.2 s."""
 
 

@@ -8,7 +8,7 @@ wait in its own backlog, and the clients of no other listener wait with them.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import socket
 from collections import deque
@@ -19,6 +19,8 @@ import trio
 from attrs import Factory, define
 
 from ..protocol import wire
+from ..rules import kernel_errors
+from ..rules.kernel_errors import Cost
 from .acceptor import Acceptor
 from .link import Link
 from .load import NEWCOMER_S, Peer, Policy, WorkerLoad
@@ -30,9 +32,6 @@ single message there is no half."""
 HANDOFF_RETRY = 0.010
 """Seconds to wait when no line can pass a descriptor at the moment (this user has too many in flight)."""
 
-_NOT_THE_WORKERS_FAULT = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of sendmsg that say nothing of the worker: no memory, a full line, too many descriptors in flight."""
-
 
 @define(eq=False)
 class Membership:
@@ -42,7 +41,7 @@ class Membership:
     """The accept loop's."""
     links: dict[int, Link]
     """The living workers, by id; the dispatcher's."""
-    watch_room: Callable[[Link], None]
+    watch_room: Callable[[Link], bool]
     """Has the kernel say when a full letterbox has been emptied by half; then calls `has_emptied`."""
     short: bool = False
     """Letterboxes are kept short at present."""
@@ -127,7 +126,8 @@ class Membership:
             if load.window == 1:
                 self._poll_at = min(self._poll_at, now + FULL_POLL)
             else:
-                self.watch_room(link)
+                if not self.watch_room(link):  # the kernel cannot tell, so it must be asked
+                    self._poll_at = min(self._poll_at, now + FULL_POLL)
 
     @property
     def due(self) -> float:
@@ -199,7 +199,8 @@ class Delivery:
                 continue
             self.membership.count_handoff(handoff.listener, load)
             self.watch(load, trio.current_time())
-            os.close(fd)
+            with contextlib.suppress(InterruptedError):  # the kernel has released the number all the same
+                os.close(fd)
             return True
         self.undelivered.append((handoff, fd, peer))
         self.pause(trio.current_time() + HANDOFF_RETRY)
@@ -236,6 +237,8 @@ class Delivery:
         self.undelivered.clear()
 
     def _judge(self, link: Link, error: OSError) -> None:
-        if error.errno not in _NOT_THE_WORKERS_FAULT:
-            name = errno.errorcode.get(error.errno or 0, error)
-            self.on_breach(link, f"its line refuses connections ({name})")
+        cost = kernel_errors.HAND_OVER.cost(error.errno)
+        if cost is Cost.MASTER:
+            raise error
+        if cost is Cost.WORKER:
+            self.on_breach(link, f"its line refuses connections ({kernel_errors.name_of(error.errno)})")

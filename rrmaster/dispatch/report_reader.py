@@ -13,6 +13,8 @@ from attrs import Factory, define
 
 from ..protocol import wire
 from ..protocol.uplink import decode_up
+from ..rules import kernel_errors
+from ..rules.kernel_errors import Cost
 from .link import REPORTS_PER_S, Link
 from .load import Breach
 
@@ -39,13 +41,15 @@ class ReportReader:
     """Readable when a worker has sent something; the dispatcher's own epoll contains it at times."""
     _links: dict[int, Link] = Factory(dict)
     """By the descriptor of the line."""
+    _wakes: bool = False
+    """Whether `epoll` stands in the dispatcher's own epoll."""
     _watched: set[int] = Factory(set)
     """Descriptors for which the kernel also reports room."""
 
     def add(self, link: Link) -> None:
-        """Read a worker's line from now on."""
-        self._links[link.line.fileno()] = link
+        """Read a worker's line from now on.  Raises OSError if the kernel cannot watch another one."""
         self.epoll.register(link.line.fileno(), select.EPOLLIN)
+        self._links[link.line.fileno()] = link
 
     def ignore(self, link: Link) -> None:
         """Read nothing more from a worker that broke the protocol, however much it sends."""
@@ -86,23 +90,56 @@ class ReportReader:
         for link in list(self._links.values()):
             self._read(link, LAST_READS)
 
-    def watch_room(self, link: Link) -> None:
-        """Have the kernel say when the letterbox has been emptied by half."""
+    def wake(self, outer: select.epoll, needed: bool) -> bool:
+        """Have reports wake the epoll `outer`, or no longer.  False if the kernel cannot do so just now."""
+        if needed == self._wakes:
+            return True
+        try:
+            if needed:
+                outer.register(self.epoll.fileno(), select.EPOLLIN)
+            else:
+                outer.unregister(self.epoll.fileno())
+        except OSError as error:
+            if kernel_errors.WATCH.cost(error.errno) is Cost.MASTER:
+                raise
+            return False
+        self._wakes = needed
+        return True
+
+    def watch_room(self, link: Link) -> bool:
+        """Have the kernel say when the letterbox has been emptied by half.  False if it cannot just now."""
         fd = link.line.fileno()
         if fd not in self._watched:
+            if not self._modify(fd, select.EPOLLIN | select.EPOLLOUT):
+                return False
             self._watched.add(fd)
-            self.epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+        return True
+
+    def _modify(self, fd: int, events: int) -> bool:
+        try:
+            self.epoll.modify(fd, events)
+        except OSError as error:
+            if kernel_errors.WATCH.cost(error.errno) is Cost.MASTER:
+                raise
+            return False
+        return True
 
     def _unwatch(self, link: Link) -> None:
         # A line with room is writable all the time: without this the epoll would fire at once, again and again.
         self._watched.discard(link.line.fileno())
-        self.epoll.modify(link.line.fileno(), select.EPOLLIN)
+        self._modify(link.line.fileno(), select.EPOLLIN)
         self.on_room(link)
 
     def _read(self, link: Link, most: int) -> None:
         count = 0
         while count < most and not link.breached:
-            datagram = link.line.receive()
+            try:
+                datagram = link.line.receive()
+            except OSError as error:
+                if kernel_errors.READ.cost(error.errno) is Cost.MASTER:
+                    raise
+                self.on_breach(link, f"its line cannot be read ({kernel_errors.name_of(error.errno)})")
+                break
             if datagram is None:
                 break
             count += 1

@@ -32,6 +32,9 @@ from typing import Protocol
 
 from attrs import Factory, define
 
+from ..config.directory import logical_path
+from .trusted_path import open_trusted
+
 MAX_QUEUED = 8 * 1024 * 1024
 """Bytes that wait for a slow reader at most: seconds of a busy log, and the memory that a stalled reader costs."""
 
@@ -238,7 +241,7 @@ class RotatingFile:
     """The trouble that was reported last, so that it is reported once."""
 
     def __attrs_post_init__(self) -> None:
-        self.path = os.path.abspath(self.path)  # the process may change its directory later
+        self.path = logical_path(self.path)  # the process may change its directory later
         self._open()
 
     def write(self, data: bytes) -> int:
@@ -268,9 +271,9 @@ class RotatingFile:
         # O_NONBLOCK: to open a FIFO without a reader would otherwise block, and the master with it when it starts.
         how = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
-            fd, created = os.open(self.path, how | os.O_CREAT | os.O_EXCL, 0o666), True  # --umask limits its mode
+            fd, created = open_trusted(self.path, how | os.O_CREAT | os.O_EXCL), True  # --umask limits its mode
         except FileExistsError:
-            fd, created = os.open(self.path, how | os.O_CREAT, 0o666), False
+            fd, created = open_trusted(self.path, how | os.O_CREAT), False
         os.set_blocking(fd, True)
         if self._fd >= 0:
             os.close(self._fd)

@@ -50,6 +50,8 @@ class GenerationTemplates:
     """The newest generation of this code: a rollback brings the code back under a higher number."""
     settings: Settings
     environment: Mapping[str, str]
+    directory: str
+    """The working directory, without symbolic links: what they named when the generation began."""
     since: float
     """When its first import began, on trio's clock."""
     template: Template | None = None

@@ -43,11 +43,13 @@ class Generations:
             task_status.started()
             await trio.sleep_forever()
 
-    def of(self, generation: int, settings: Settings, environment: Mapping[str, str]) -> GenerationTemplates:
+    def of(
+        self, generation: int, settings: Settings, environment: Mapping[str, str], directory: str
+    ) -> GenerationTemplates:
         """The templates of a generation; the first call begins the import."""
         found = self.by_number.get(generation)
         if found is None:
-            found = GenerationTemplates(generation, settings, environment, trio.current_time())
+            found = GenerationTemplates(generation, settings, environment, directory, trio.current_time())
             self.by_number[generation] = found
             assert self._nursery is not None
             self._nursery.start_soon(self._live, found)

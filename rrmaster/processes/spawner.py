@@ -44,8 +44,8 @@ class StartedWorker:
 class GenerationSettings(Protocol):
     """Where the settings of a generation are looked up."""
 
-    def of_generation(self, generation: int) -> tuple[Settings, Mapping[str, str]]:
-        """The settings, and what the workers have in their environment beside the master's."""
+    def of_generation(self, generation: int) -> tuple[Settings, Mapping[str, str], str]:
+        """The settings, what the workers have in their environment beside the master's, and their directory."""
 
 
 @define(eq=False)
@@ -62,7 +62,6 @@ class Spawner:
     _adopts: bool | None = None
     """Whether orphans become our children; None until the first request."""
     _kept: contextlib.ExitStack = Factory(contextlib.ExitStack)
-    _cwd: str = Factory(os.getcwd)
 
     def __enter__(self) -> Spawner:
         return self
@@ -104,11 +103,11 @@ class Spawner:
 
     def _templates_for(self, spec: WorkerSpec) -> GenerationTemplates | None:
         """The templates to fork the worker from; None if it must import the application itself."""
-        settings, environ = self.settings.of_generation(spec.generation)
+        settings, environ, directory = self.settings.of_generation(spec.generation)
         # A worker with an environment of its own may import something else with it.
         if self._slot_environment.get(spec.slot) or not self.may_fork(settings):
             return None
-        return self.generations.of(spec.generation, settings, environ)
+        return self.generations.of(spec.generation, settings, environ, directory)
 
     def may_fork(self, settings: Settings) -> bool:
         """Whether workers are forked from a template.
@@ -137,17 +136,17 @@ class Spawner:
 
     async def _exec(self, spec: WorkerSpec, outputs: tuple[int, int]) -> Process:
         """A worker that imports what lies on the disk."""
-        settings, environ = self.settings.of_generation(spec.generation)
+        settings, environ, directory = self.settings.of_generation(spec.generation)
         return await start(
             self.command or worker_command(title_of(settings, spec)),
-            worker_environment(settings, self._cwd, spec, {**environ, **self._slot_environment.get(spec.slot, {})}),
+            worker_environment(settings, directory, spec, {**environ, **self._slot_environment.get(spec.slot, {})}),
             (spec.line, spec.talk),
             *outputs,
-            self._cwd if self.command else package_root(),
+            directory if self.command else package_root(),
         )
 
     async def _start_template(self, templates: GenerationTemplates) -> Template:
         title = ["--template-of-generation", str(templates.generation), templates.settings.application]
         settings, environ = templates.settings, templates.environment
-        environ = generation_environment(settings, self._cwd, templates.generation, environ)
+        environ = generation_environment(settings, templates.directory, templates.generation, environ)
         return await start_template(templates.generation, worker_command(title), environ, package_root())

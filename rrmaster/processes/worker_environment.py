@@ -75,5 +75,10 @@ def launch_of(settings: Settings, cwd: str) -> Launch:
     same: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
     # A program finds the modules beside it, as with `python server.py`; those of the working directory only if asked.
     nowhere = settings.app_dir is None and is_program(settings.application)
-    app_dir = "" if nowhere else os.path.normpath(os.path.join(cwd, settings.app_dir or "."))
+    app_dir = "" if nowhere else app_directory(settings, cwd)
     return Launch(**same | {"app_dir": app_dir, "chdir": cwd})
+
+
+def app_directory(settings: Settings, cwd: str) -> str:
+    """Where the application is imported from."""
+    return os.path.normpath(os.path.join(cwd, settings.app_dir or "."))

@@ -27,6 +27,9 @@ PRELOADS = ("auto", "on", "off")
 LIFESPANS = ("auto", "on", "off")
 """Whether an ASGI application's lifespan runs; the words are uvicorn's."""
 
+HEADER_MAPS = ("drop", "refuse", "dangerous")
+"""What becomes of a WSGI request's header fields with underscores; the words are gunicorn's."""
+
 CERT_REQS = ("none", "optional", "required")
 """Whether clients must show a certificate: gunicorn's 0, 1 and 2, the values of the module ssl."""
 
@@ -62,6 +65,7 @@ class Launch:
     request_timeout: float
     worker_connections: int
     threads: int
+    header_map: str
     limit_request_line: int
     limit_request_fields: int
     limit_request_field_size: int

@@ -21,6 +21,7 @@ Only the master's process loads this module; the worker's end is in `channel`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from array import array
@@ -118,7 +119,12 @@ class Line:
 
     def unclaimed(self) -> int:
         """The number of messages that the worker has not taken: the kernel's count, which no worker can fake."""
-        return _queued(self.sock.fileno(), self._count) // self._message_cost
+        try:
+            return _queued(self.sock.fileno(), self._count) // self._message_cost
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise
+            return self._count[0] // self._message_cost  # the last known count; the next look asks again
 
     def receive(self) -> bytes | None:
         """One message from the worker; empty if the worker closed its side, None if no message waits."""

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from ..config.addresses import Inherited, Tcp, Unix
+from ..config.directory import logical_path
 from ..config.option import Option, flag
 from ..config.settings import Settings, options
 from ..protocol.launch import MODULE, is_program
@@ -83,6 +84,9 @@ class _Service:
     python: str
     config: str | None
     from_file: frozenset[str]
+    """Options that stay in the configuration file."""
+    said: frozenset[str]
+    """Options given on the command line or in the environment, which the unit's start does not see."""
 
 
 _NO_FILES = ("command line", "environment", "default")
@@ -97,15 +101,17 @@ def _service(
     config: str | None,
     origins: Mapping[str, str],
 ) -> _Service:
-    name = settings.name or _name_of(settings.application)
+    # A relative --chdir has been followed already.
+    name, chdir = settings.name or _name_of(settings.application), settings.chdir or ""
     return _Service(
         name=name,
-        directory=os.path.abspath(settings.chdir or directory or os.getcwd()),
+        directory=chdir if os.path.isabs(chdir) else directory or logical_path(""),
         user=settings.user or user or _current_user(),
         control=settings.control or f"/run/rrmaster-{name}/control.sock",
         python=python,
         config=config,
         from_file=frozenset(option for option, where in origins.items() if where not in _NO_FILES),
+        said=frozenset(option for option, where in origins.items() if where in ("command line", "environment")),
     )
 
 
@@ -134,7 +140,7 @@ def _unit_section(settings: Settings) -> list[str]:
 
 def _start(settings: Settings, service: _Service, kind: str) -> Iterator[str]:
     yield f"Type={kind}"
-    yield f"ExecStart={_command(service.python, '-m', 'rrmaster', *_arguments(settings, service))}"
+    yield f"ExecStart={_command(service.python, '-P', '-m', 'rrmaster', *_arguments(settings, service))}"
     yield f"WorkingDirectory={_plain(service.directory)}"
     yield f"SyslogIdentifier={_plain(service.name)}"
     if service.user is None:
@@ -153,7 +159,7 @@ def _reload(service: _Service, verb: bool, by_signal: bool) -> Iterator[str]:
         return
     if verb:
         yield "# Its exit status is the result: `systemctl reload` fails if the new code is refused."
-        yield f"ExecReload={_command(service.python, '-m', 'rrmaster', 'reload', '--control', service.control)}"
+        yield f"ExecReload={_command(service.python, '-P', '-m', 'rrmaster', 'reload', '--control', service.control)}"
     else:
         yield "ExecReload=/bin/kill -HUP $MAINPID"
 
@@ -210,13 +216,18 @@ def _any_below(paths: list[str], *roots: str) -> bool:
 
 
 def _arguments(settings: Settings, service: _Service) -> Iterator[str]:
-    """The settings that differ from their defaults, but for those that other lines of the unit set."""
+    """The settings that were said, and those that differ from their defaults, but for what other lines of the unit set.
+
+    One that was said is written even where it equals the default: the file may say otherwise, and the flag wins.
+    """
     if service.config is not None:
         yield f"--config={os.path.abspath(service.config)}"
     defaults = Settings(settings.application)
     for name, option in options().items():
         value = getattr(settings, name)
-        if name in {"chdir", "user", "group", "control", *service.from_file} or value == getattr(defaults, name):
+        if name in {"chdir", "user", "group", "control", *service.from_file}:
+            continue
+        if name not in service.said and value == getattr(defaults, name):
             continue
         if option.is_switch:
             yield flag(name) if value else flag(f"no_{name}")
@@ -234,21 +245,21 @@ def _spellings(option: Option, value: Any) -> list[str]:
     """The value as text: the first spelling that is parsed as the same value again."""
     if option.repeatable:
         return list(value)
-    spellings: list[str] = [str(value)]
+    spellings: list[str] = [str(value), "auto"]  # `--workers auto` is None
     if isinstance(value, float):
         spellings += [f"{value * 100:g}%"]
     elif isinstance(value, int):
         spellings += [f"{value:o}"]
     elif attrs.has(type(value)):
         spellings += [":".join(map(str, attrs.astuple(value)))]
-    return [next(text for text in spellings if _parsed(option, text) == value)]
+    return [text for text in spellings if _is_parsed_as(option, text, value)][:1]
 
 
-def _parsed(option: Option, text: str) -> object:
+def _is_parsed_as(option: Option, text: str, value: object) -> bool:
     try:
-        return option.parse(text)
+        return bool(option.parse(text) == value)
     except ValueError:
-        return None
+        return False
 
 
 def _command(*words: str) -> str:

@@ -153,6 +153,8 @@ class Snapshot:
     listeners: tuple[ListenerStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
     templates: tuple[TemplateStatus, ...] = ()
+    directory: str = ""
+    """The working directory at the start, as it was written: a link stays a link.  Empty if unknown."""
 
     @property
     def serving(self) -> int:

@@ -36,8 +36,12 @@ def take_snapshot(
     dispatcher: Dispatcher,
     generations: Generations,
     began: float,
+    directory: str,
 ) -> Snapshot:
-    """A snapshot of the master as it is now.  `began` is the time of its start on trio's clock."""
+    """A snapshot of the master as it is now.
+
+    `began` is the time of its start on trio's clock, `directory` the working directory then.
+    """
     now = trio.current_time()
     recall = dispatcher.recall
     workers = sorted(supervisor.workers.values(), key=lambda worker: (worker.slot, worker.id))
@@ -64,6 +68,7 @@ def take_snapshot(
         listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
         workers=tuple(_worker(worker, supervisor, now) for worker in workers),
         templates=tuple(_templates(generations, now)),
+        directory=directory,
     )
 
 

@@ -32,6 +32,9 @@ class ImportedCode(Protocol):
     @property
     def environment(self) -> Mapping[str, str]: ...
 
+    @property
+    def directory(self) -> str: ...
+
 
 class KeptCode(Protocol):
     """The code of each generation that is kept in memory; `processes.generations`."""
@@ -53,6 +56,9 @@ class Reconfigurer(Protocol):
     """The settings in force, and those that a reload brings; `supervision.reconfigure`."""
 
     settings: Settings
+
+    def directory_of(self, generation: int) -> str:
+        """Where the code of a generation lies, without symbolic links."""
 
     def prepare(self, generation: int, code: ImportedCode | None = None) -> str:
         """Read the new configuration, or take the kept one; returns why it cannot be, or nothing."""

@@ -17,7 +17,7 @@ from attrs import frozen
 from ..config.callables import load_callable
 from ..config.settings import Settings
 from ..dispatch.link import Link
-from ..dispatch.listeners import CAPACITY_ERRORS
+from ..rules.kernel_errors import CAPACITY_ERRORS, LINE_FULL
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]
 """Asks at the other end of a connection to the worker.  Raises, or returns False, if the worker is not well."""
@@ -111,7 +111,7 @@ async def ask(link: Link, question: Question, timeout: float) -> str | None:
     try:
         ours = _hand_over(link)
     except OSError as error:
-        if error.errno in CAPACITY_ERRORS or error.errno == errno.ETOOMANYREFS:
+        if error.errno in CAPACITY_ERRORS | LINE_FULL - {errno.EAGAIN}:
             return None
         return f"its probe could not be handed over ({error.strerror})"
     async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:

@@ -23,15 +23,17 @@ from attrs import Factory, define, evolve
 
 from ..config.addresses import Inherited, parse_bind
 from ..config.callables import load_callable
+from ..config.directory import logical_directory, logical_path
 from ..config.names import POLICIES
 from ..config.option import SettingsError
 from ..config.settings import Settings, changes_that_need_a_restart
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.dynamic_listeners import DynamicListeners
-from ..dispatch.listeners import Listener, adopt, inherited_fds, open_listeners
+from ..dispatch.listeners import BindError, Listener, adopt, inherited_fds, open_listeners
 from ..dispatch.load import Policy
 from ..dispatch.policies import UserPolicy, policy_named
 from ..logs.log import logger
+from ..processes.worker_environment import app_directory
 from ..protocol import tls
 from .collaborators import ImportedCode
 from .health_check import check_of
@@ -42,8 +44,11 @@ class Change:
     """What a committed reload brings.  It owns the new listeners until then."""
 
     settings: Settings
+    pinned: Settings
+    """The settings for workers: see `pinned`."""
     environment: dict[str, str] = Factory(dict)
     opened: list[Listener] = Factory(list)
+    directory: str = ""
     generation: int = 0
 
     def undo(self) -> None:
@@ -66,14 +71,23 @@ class Reconfigurer:
     """Called with "reloading" and "reloaded", for a service manager."""
     environment: dict[str, str] = Factory(lambda self: environment_of(self.settings), takes_self=True)
     """What the workers have in their environment beside the master's."""
+    directory: str = Factory(lambda: os.path.realpath(logical_directory()))
+    """The workers' working directory.  Symbolic links are followed once for each generation: a worker that is replaced
+    later has the code of its generation, whatever a link names by then."""
+    pinned: Settings = Factory(lambda self: pinned(self.settings), takes_self=True)
     _change: Change | None = None
 
-    def of_generation(self, generation: int) -> tuple[Settings, Mapping[str, str]]:
-        """The settings and the additional environment that the workers of a generation start with."""
+    def of_generation(self, generation: int) -> tuple[Settings, Mapping[str, str], str]:
+        """The settings, the additional environment and the directory that the workers of a generation start with."""
         change = self._change
         if change is not None and change.generation == generation:
-            return change.settings, change.environment
-        return self.settings, self.environment
+            return change.pinned, change.environment, change.directory
+        return self.pinned, self.environment, self.directory
+
+    def directory_of(self, generation: int) -> str:
+        """Where the code of a generation lies, without symbolic links."""
+        settings, _, directory = self.of_generation(generation)
+        return os.path.realpath(app_directory(settings, directory))
 
     def prepare(self, generation: int, code: ImportedCode | None = None) -> str:
         """Read the new configuration, or take that of the kept code, and open what is new.
@@ -84,8 +98,10 @@ class Reconfigurer:
         try:
             if code is not None:
                 change = prepare(self.settings, code.settings, code.environment)
+                change = evolve(change, directory=code.directory)
             else:
                 change = prepare(self.settings, self.reread() if self.reread is not None else self.settings)
+                change = evolve(change, directory=os.path.realpath(logical_directory()))
         except Exception as error:  # nothing in a new configuration may end a master that serves
             self.announce("reloaded")
             return str(error) or type(error).__name__
@@ -99,8 +115,13 @@ class Reconfigurer:
         if change is None:
             return self.settings
         old, self.settings, self.environment = self.settings, change.settings, change.environment
+        self.directory, self.pinned = change.directory, change.pinned
         for listener in change.opened:
-            self.dispatcher.open(listener)
+            try:
+                self.dispatcher.open(listener)
+            except BindError as error:  # the new workers serve already: better without one address than not at all
+                logger.error("reload: %s", error)
+                listener.close()
         dropped = set(old.bind) - set(self.settings.bind)
         for acceptor in [acceptor for acceptor in self.dispatcher.acceptors if acceptor.listener.bind in dropped]:
             self.dispatcher.drain_listener(acceptor)
@@ -129,7 +150,7 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
     """
     for name in changes_that_need_a_restart(current, new):
         logger.warning("reload: %s has changed; it takes a restart of the master to follow", name)
-    change = Change(new, environment_of(new) if environ is None else dict(environ))
+    change = Change(new, pinned(new), environment_of(new) if environ is None else dict(environ))
     check_certificate(new)
     policies_of(new), check_of(new)
     try:
@@ -138,6 +159,13 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
         change.undo()
         raise
     return change
+
+
+def pinned(settings: Settings) -> Settings:
+    """The settings with --app-dir as what its symbolic links name now, for all workers of a generation."""
+    if settings.app_dir is None:
+        return settings
+    return evolve(settings, app_dir=os.path.realpath(logical_path(settings.app_dir)))
 
 
 def policies_of(settings: Settings) -> Callable[[], Policy]:

@@ -184,7 +184,10 @@ class ReloadController:
         self.fleet.announcements.reload_started(rollout)
         self._goal = evolve(before, generation=rollout.generation, committed=0)
         whose = "the previous code, as " if rollout.is_rollback else ""
-        rollout.say(f"starting {whose}generation {rollout.generation} beside generation {before.generation}")
+        where = self.reconfigurer.directory_of(rollout.generation)
+        rollout.say(
+            f"starting {whose}generation {rollout.generation} beside generation {before.generation}, from {where}"
+        )
         if before.surge < before.size and not self.code.can_restore(before.generation):
             rollout.say("the surge is smaller than the fleet: workers retired on the way cannot be brought back")
         self.fleet.plan_again()

@@ -122,6 +122,15 @@ class Starts:
         lines = self._lines(slot, now)
         if lines is None:
             return None
+        try:
+            return self._record(slot, generation, lines, now)
+        except OSError as error:  # the kernel cannot watch another line
+            for end in (lines[0], *lines[1]):
+                end.close()
+            self._try_later(slot, error, now)
+            return None
+
+    def _record(self, slot: int, generation: int, lines: Lines, now: float) -> tuple[WorkerRecord, socket.socket]:
         line, (talk, its_talk_end) = lines
         self._last_id += 1
         load = WorkerLoad(self._last_id, slot, line.unclaimed, self._window, self._worker_connections)
@@ -150,11 +159,14 @@ class Starts:
         try:
             return _open(self._window)
         except OSError as error:
-            text = f"cannot start worker {slot}: {error.strerror}; trying again"
-            tell("worker.no_line", text, level=ERROR, slot=slot)
-            self._not_before = now + RETRY_S
-            self.withheld_until = min(self.withheld_until, self._not_before)
+            self._try_later(slot, error, now)
             return None
+
+    def _try_later(self, slot: int, error: OSError, now: float) -> None:
+        text = f"cannot start worker {slot}: {error.strerror}; trying again"
+        tell("worker.no_line", text, level=ERROR, slot=slot)
+        self._not_before = now + RETRY_S
+        self.withheld_until = min(self.withheld_until, self._not_before)
 
 
 def _open(window: int) -> Lines:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not sys.flags.safe_path:
     # The master starts this process in the directory that holds the package, so that `-m` finds this very package.
     # Python puts that directory first on the path.  No other module may be found there, so it goes before any import.
     sys.path.pop(0)
@@ -58,5 +58,5 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     return run(launch, ports)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not sys.flags.safe_path:
     sys.exit(main())

@@ -98,6 +98,7 @@ def test_the_defaults_are_the_documented_ones():
         "body_timeout": 30.0,
         "request_timeout": 0.0,
         "threads": 8,
+        "header_map": "drop",
         "limit_request_line": 0,
         "limit_request_fields": 0,
         "limit_request_field_size": 0,

@@ -131,3 +131,14 @@ def test_root_finds_the_masters_of_all_users(tmp_path: Path, monkeypatch: pytest
     found = directories_to_search({}, 0)
     assert named in found
     assert not {tmp_path / "rrmaster-99999", tmp_path / "rrmaster-x"} & set(found)
+
+
+def test_without_any_writable_directory_one_line_says_so_and_verbs_still_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    monkeypatch.setattr("rrmaster.control.socket_paths.SYSTEM_DIRECTORY", Path("/proc/rrmaster"))
+    with pytest.raises(CannotClaim, match="choose a path with --control PATH"):
+        usable_directory({}, UID)
+    assert Path(f"/tmp/rrmaster-{UID}") in directories_to_search({}, UID)

@@ -16,11 +16,13 @@ from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.addresses import Tcp, Unix
+from rrmaster.dispatch.acceptor import MAX_FAILURES
 from rrmaster.dispatch.listeners import ACCEPT_PAUSE
 from rrmaster.dispatch.load import NEWCOMER_S
 from rrmaster.dispatch.membership import HANDOFF_RETRY
 from rrmaster.protocol.channel import _SO_PASSRIGHTS
 from rrmaster.protocol.line import Line
+from rrmaster.rules.kernel_errors import CONNECTION_ERRORS
 from tests.dispatch.workers import Crowded, waiting
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, run_alone
 
@@ -73,7 +75,7 @@ async def test_newly_arriving_connections_do_not_shorten_the_pause(mock_clock: M
         await house.settle()
 
 
-@pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN])
+@pytest.mark.parametrize("code", sorted(CONNECTION_ERRORS))
 async def test_a_connections_own_trouble_costs_the_next_one_nothing(code: int) -> None:
     async with a_house() as house:
         Accept(house, code, code)
@@ -82,8 +84,31 @@ async def test_a_connections_own_trouble_costs_the_next_one_nothing(code: int) -
         await house.settle()
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO, errno.ENOSYS, 9999])
+async def test_an_error_of_accept_that_no_page_lists_costs_a_pause(code: int, mock_clock: MockClock) -> None:
+    async with a_house() as house:
+        Accept(house, code)
+        await house.calls()
+        assert house.dispatcher.accepted == 0
+        mock_clock.jump(ACCEPT_PAUSE + 0.001)
+        await wait_all_tasks_blocked()
+        assert house.dispatcher.accepted == 1
+        await house.settle()
+
+
+async def test_a_connection_that_is_refused_again_and_again_costs_a_pause_too(mock_clock: MockClock) -> None:
+    async with a_house() as house:
+        accept = Accept(house, *[errno.EACCES] * (MAX_FAILURES + 10))
+        await house.calls()
+        assert accept.tries == MAX_FAILURES + 1, "then it rests"
+        mock_clock.jump(1.1)
+        await wait_all_tasks_blocked()
+        assert house.dispatcher.accepted == 1
+        await house.settle()
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_any_other_error_of_accept_propagates() -> None:
+async def test_an_error_of_the_masters_own_state_propagates() -> None:
     async def meet_it() -> None:
         async with a_house() as house:
             Accept(house, errno.ENOTSOCK)

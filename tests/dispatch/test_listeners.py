@@ -17,8 +17,6 @@ import pytest
 from rrmaster.config.addresses import Bind, Inherited, Tcp, Unix
 from rrmaster.dispatch import listeners as module
 from rrmaster.dispatch.listeners import (
-    CAPACITY_ERRORS,
-    CONNECTION_ERRORS,
     MAX_UNIX_PATH,
     BindError,
     Listener,
@@ -420,8 +418,3 @@ def test_a_descriptor_that_is_not_there_is_refused() -> None:
 )
 def test_socket_activation_is_for_the_process_it_names(environ: dict[str, str], fds: list[int]) -> None:
     assert inherited_fds(environ, 42) == fds
-
-
-def test_an_error_of_accept_concerns_the_connection_or_the_machine_and_never_both() -> None:
-    assert not CONNECTION_ERRORS & CAPACITY_ERRORS
-    assert not (CONNECTION_ERRORS | CAPACITY_ERRORS) & {errno.EAGAIN, errno.EBADF, errno.EINVAL, errno.ENOTSOCK}

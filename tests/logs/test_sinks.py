@@ -250,8 +250,8 @@ def test_reopening_lets_the_old_file_go(tmp_path: Path) -> None:
     sink, file, _ = log_to(path)
     path.rename(tmp_path / "moved")
     sink.reopen()
-    until(path.exists)
-    assert not any(os.readlink(f"/proc/self/fd/{fd}").endswith("moved") for fd in open_descriptors())
+    until(lambda: not any(os.readlink(f"/proc/self/fd/{fd}").endswith("moved") for fd in open_descriptors()))
+    assert path.exists()
     finish(sink, file)
 
 

@@ -46,8 +46,8 @@ EXAMPLES = [
 @pytest.mark.parametrize("chosen", EXAMPLES)
 def test_the_unit_starts_what_the_settings_say(chosen: Settings) -> None:
     text = unit(chosen, user="nobody", directory="/srv", python="/usr/bin/python3")
-    python, m, package, *argv = command(keys(text)["ExecStart"])
-    assert (python, m, package) == ("/usr/bin/python3", "-m", "rrmaster")
+    python, safe, m, package, *argv = command(keys(text)["ExecStart"])
+    assert (python, safe, m, package) == ("/usr/bin/python3", "-P", "-m", "rrmaster")
     again, _, _ = settings_from(parse_arguments(argv))
     elsewhere = ("chdir", "user", "group", "control")
     for name in options():
@@ -90,6 +90,22 @@ def test_what_came_from_a_file_stays_in_the_file() -> None:
     assert "--window=5" in line
     assert "--workers" not in line
     assert APP not in line
+
+
+def test_what_was_said_is_written_though_it_equals_the_default() -> None:
+    """A file may say otherwise: --bind 127.0.0.1:8000 beside a file with 0.0.0.0 must not open the service to all."""
+    default = Settings(APP)
+    everything = {name: "command line" for name in options() if name not in ("chdir", "user", "group", "control")}
+    line = keys(unit(default, user="x", config="/etc/shop.toml", origins=everything))["ExecStart"]
+    for text in (
+        "--bind=127.0.0.1:8000",
+        f"--window={default.window}",
+        "--no-access-log",
+        "--policy=least-loaded",
+        "--workers=auto",
+    ):
+        assert text in line
+    assert "--bind" not in keys(unit(default, user="x", origins={"bind": "default"}))["ExecStart"]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.dispatch.listeners import CAPACITY_ERRORS
 from rrmaster.protocol import wire
 from rrmaster.protocol.line import Line
+from rrmaster.rules.kernel_errors import CAPACITY_ERRORS
 from rrmaster.supervision import health_check
 from tests.fakes import House, Player, a_house, eventually
 

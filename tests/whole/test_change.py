@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from ast import literal_eval
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.whole.harness import BRIEF, ask, is_free, running
@@ -48,6 +51,51 @@ async def test_addresses_are_opened_before_the_old_ones_close(tmp_path: Path):
         assert is_free(port)
         assert await master.stop() == 0
         assert not path.exists()
+
+
+TELLS_WHERE = """
+import os
+
+async def handler(stream):
+    await stream.receive_some(1)
+    await stream.send_all(f"{__file__} {os.getcwd()} {open('note').read()}".encode())
+"""
+
+
+@pytest.mark.parametrize("preload", ["auto", "off"])
+@pytest.mark.parametrize("layout", ["capistrano", "kubernetes", "app-dir"])
+async def test_a_reload_follows_a_link_that_was_switched(tmp_path: Path, layout: str, preload: str) -> None:
+    """``current -> releases/1``, and a ConfigMap's ``..data``, in whose mount the files are links themselves."""
+    releases = [tmp_path / "releases" / number for number in ("1", "2")]
+    for release in releases:
+        release.mkdir(parents=True)
+        (release / "shop.py").write_text(TELLS_WHERE)
+        (release / "note").write_text(release.name)
+    link = tmp_path / ("..data" if layout == "kubernetes" else "current")
+    link.symlink_to(releases[0])
+    where = ("--app-dir", str(link)) if layout == "app-dir" else ("--app-dir", ".", "--chdir", str(link))
+    if layout == "app-dir":
+        (tmp_path / "note").write_text("-")
+        where = (*where, "--chdir", str(tmp_path))
+    async with running("shop:handler", *BRIEF, *where, "--preload", preload, workers=2) as master:
+        assert str(releases[0] / "shop.py") in (await ask(master.port)).decode()
+        new = tmp_path / "new"
+        new.symlink_to(releases[1])
+        new.rename(link)
+        # A worker that is replaced before the reload has the code of its generation.
+        victim = min(master.workers)
+        os.kill(victim, signal.SIGKILL)
+        await master.until(lambda: victim not in master.workers and len(master.workers) == 2, "it is replaced")
+        answers = {(await ask(master.port)).decode() for _ in range(8)}
+        assert all(str(releases[0] / "shop.py") in answer for answer in answers)
+        await reload(master, "committed")
+        await master.said(f"from {releases[1]}")
+        answer = (await ask(master.port)).decode()
+        assert str(releases[1] / "shop.py") in answer
+        if layout != "app-dir":
+            assert answer.endswith(f"{releases[1]} 2")
+        shutil.rmtree(releases[0])
+        await reload(master, "committed")
 
 
 async def test_a_new_number_of_workers_is_taken(tmp_path: Path):

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.whole.browser import DRAINS, FRAMEWORKS, Ends, browsing, customer, last_answer
-from tests.whole.harness import BRIEF, Running, running
+from tests.whole.harness import BRIEF, PATIENCE, Running, running
 
 
 @asynccontextmanager
@@ -64,6 +64,31 @@ async def test_a_silent_client_is_not_waited_for_for_long():
         assert ends["idle"] - began >= 3.9
         assert ends["websocket"] - began >= 3.9
         assert ends["virgin"] < ends["idle"]
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+TEXT = b"\x81\xfe\x40\x00" + bytes(4) + b"x" * 0x4000
+"""A frame of a client, masked with zeros."""
+
+
+@pytest.mark.parametrize("runtime", ["uvloop", "asyncio"])
+async def test_a_websocket_whose_client_never_answers_does_not_hold_the_drain(runtime: str):
+    """One reads and does not answer Close; another does not read what the application sends."""
+    options = ("--runtime", runtime, "--graceful-timeout", "4s")
+    async with running("tells:app", *options, workers=1) as master:
+        for stream in await master.burst(2):
+            await stream.send_all(HANDSHAKE)
+            with trio.fail_after(PATIENCE):
+                assert b" 101 " in await stream.receive_some()
+        with trio.move_on_after(1):
+            while True:
+                await stream.send_all(TEXT)
+        assert await master.stop() == 0
+        assert "draining -> gone, exited with status 0" in master.text
+        assert "not done in time" not in master.text
 
 
 async def test_a_second_signal_ends_a_worker_whatever_it_does():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ from rrmaster import (
     WorkerOnline,
 )
 from rrmaster.api.master import Master
+from rrmaster.dispatch.acceptor import AcceptLoop
 from tests.whole.harness import PATIENCE, PROGRAMS, ask, closed, gone, is_free
 
 
@@ -469,6 +471,43 @@ async def test_cancelled_at_any_step_of_start_reload_and_stop_nothing_is_left(st
     assert not path.exists()
     assert children() == processes
     assert open_descriptors() == descriptors
+
+
+async def test_a_master_whose_own_state_is_wrong_ends_when_its_workers_have_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a worker has in hand is answered, and the error is raised where the fleet was opened."""
+
+    def fail(*arguments: object) -> bool:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    answers: list[bytes] = []
+    told: list[object] = []
+
+    async def finish(client: trio.SocketStream) -> None:
+        with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
+            await client.send_all(b"who")
+            answers.append(await client.receive_some())
+            await client.aclose()
+
+    async def serve() -> None:
+        nonlocal told
+        async with a_master(workers=1) as (master, told), trio.open_nursery() as nursery:
+            host, _, port = master.addresses[0].rpartition(":")
+            client = await trio.open_tcp_stream(host, int(port))
+            await client.send_all(b"who")
+            assert await client.receive_some() == b"1"
+            monkeypatch.setattr(AcceptLoop, "accept", fail)
+            master._inner.dispatcher._wake()
+            nursery.start_soon(finish, client)
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await serve()
+    assert caught.group_contains(OSError, match=os.strerror(errno.EBADF))
+    assert answers == [b"1"]
+    exits = [event for event in told if isinstance(event, WorkerExited)]
+    assert [(event.code, event.exited_after_disconnect) for event in exits] == [(0, True)]
 
 
 async def test_killed_workers_leak_nothing() -> None:

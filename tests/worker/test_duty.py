@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -251,16 +252,14 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def lowest_free() -> int:
-    fd = os.dup(0)
-    os.close(fd)
-    return fd
+def in_use() -> int:
+    return len(os.listdir("/proc/self/fd")) - 1
 
 
 def test_a_worker_stops_before_its_descriptor_table_is_full_and_reports_it(limit: list[int]) -> None:
     with on_duty() as (master, duty):
         master.hand(6)
-        limit[0] = lowest_free() + 2 + RESERVE
+        limit[0] = in_use() + 2 + RESERVE
         duty.beat()
         master.heard()
         taken = [take(duty) for _ in range(3)]
@@ -277,6 +276,50 @@ def test_a_worker_stops_before_its_descriptor_table_is_full_and_reports_it(limit
         taken.append(take(duty))
         for one in taken:
             finish(duty, one)
+
+
+def test_a_hole_in_a_full_table_is_no_room(limit: list[int]) -> None:
+    """The kernel gives the lowest free number, which says nothing of the numbers above it."""
+    with on_duty() as (master, duty):
+        above = [fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 200) for _ in range(40)]
+        limit[0] = in_use() + RESERVE + 2
+        duty.beat()
+        master.heard()
+        master.hand(4)
+        taken = [take(duty) for _ in range(3)]
+        assert all(one.fd < 200 for one in taken), "there are low numbers to be had"
+        assert duty.take() is None, "but no more than the reserve is free"
+        for fd in above:
+            os.close(fd)
+        duty.beat()
+        taken.append(take(duty))
+        for one in taken:
+            finish(duty, one)
+
+
+def test_descriptors_that_the_application_opens_are_counted(limit: list[int]) -> None:
+    with on_duty() as (master, duty):
+        limit[0] = in_use() + RESERVE + 20
+        duty.beat()
+        assert master.report().taking is True
+        leaked = [os.dup(0) for _ in range(20)]
+        duty.beat()
+        assert master.report().taking is False
+        for fd in leaked:
+            os.close(fd)
+
+
+def test_a_full_table_is_logged_with_what_to_do_once_a_minute(
+    limit: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with on_duty() as (_, duty):
+        limit[0] = in_use()
+        duty.beat()
+        duty.beat()
+        told = capsys.readouterr().err
+        assert told.count("no connections are taken") == 1
+        assert f"{limit[0]} of {limit[0]} descriptors are in use, 0 of them by connections" in told
+        assert "LimitNOFILE" in told
 
 
 def test_a_worker_that_cannot_take_reads_no_nudge(limit: list[int]) -> None:

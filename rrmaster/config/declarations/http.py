@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from ...protocol.launch import LIFESPANS, TRUSTED_PROXIES
+from ...protocol.launch import HEADER_MAPS, LIFESPANS, TRUSTED_PROXIES
 from ...protocol.proxy_header import MODES
 from ..addresses import parse_proxies
 from ..names import one_of, parse_cert_reqs, parse_root_path, parse_switch, parse_text
@@ -73,6 +73,15 @@ class HttpOptions:
     # Threads wait for a database while others work; beyond a few the interpreter's lock makes them wait for each other.
     # waitress has 4, a2wsgi 10.
     threads: int = option(8, from_to(1, 1000), _HTTP, "N", "requests that a worker has in progress at once, for WSGI")
+    # gunicorn's default since 22.0: what a proxy says of a user (X-Remote-User) must not be sayable by the user.
+    header_map: str = option(
+        "drop",
+        one_of("header map", HEADER_MAPS),
+        _HTTP,
+        "drop|refuse|dangerous",
+        "header fields with an underscore in their name, which WSGI cannot tell from a hyphen: leave them out, refuse "
+        "the request (400), or take X_User for X-User",
+    )
     # Off: uvicorn's parser has no such limits, and a proxy in front mostly has its own.
     limit_request_line: int = option(
         0, from_to(0, MAX_HEAD), _HTTP, "BYTES", "refuse a request whose first line is longer (414); 0: no limit"

@@ -1,6 +1,10 @@
 """One connection of an ASGI application on trio: reading, writing, keep-alive, and how it ends in a drain.
 
 The table of the drain is in `on_anycorn`, which decides when a connection must end; here is how.
+
+A client that has half-closed the connection after its request gets its answer.  It cannot be told from one that has
+closed it until something is sent to it, so the application receives a disconnect too, as on hypercorn and in Go.  Other
+clients that leave are the subject of `anycorn_calls`.
 """
 
 from __future__ import annotations
@@ -12,15 +16,21 @@ import h11
 import trio
 from anycorn.events import Closed, Event, RawData, SendFile, Updated
 from anycorn.protocol import ProtocolWrapper
+from anycorn.protocol.events import EndData, StreamClosed
 from anycorn.protocol.h2 import H2Protocol
+from anycorn.protocol.h11 import H11Protocol
+from anycorn.protocol.http_stream import HTTPStream
+from anycorn.protocol.ws_stream import WSStream
 from anycorn.sendfile import read_file_chunks
 from attrs import Factory, define, field
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame
+from wsproto.connection import ConnectionState
 
 from ..deadlines.law import Waiting, too_late
 from ..deadlines.of_anycorn import awaits_a_body
 from ..intake import CLOSE_NOTIFY_S
+from .anycorn_calls import Calls
 
 SETTLED = 0.1
 """Seconds after which an idle connection of HTTP/2 gets GOAWAY: a client that has been idle for so long hardly sends a
@@ -28,6 +38,13 @@ request in the same moment."""
 
 MAX_RECEIVE = 65_536
 """Bytes that are read at once, as anycorn does."""
+
+CLOSE_S = 5.0
+"""Seconds in which the client of a websocket must answer Close: as long as an idle connection is kept by default, and
+half of what clients (the package websockets, browsers) give a server."""
+
+GOAWAY_S = 0.1
+"""Seconds for GOAWAY to leave for a client that does harm, before its connection is closed."""
 
 
 @define(eq=False)
@@ -37,6 +54,8 @@ class AnycornConnection:
     keep_alive: float
     stream: Any
     draining: trio.Event
+    app: Any
+    """The application, as anycorn calls it."""
     silent: bool = True
     """Whether no byte has come."""
     heard: int = 0
@@ -49,11 +68,21 @@ class AnycornConnection:
     """Whether no request is in progress, as anycorn reports it."""
     left: bool = False
     """Whether GOAWAY was sent; what the client sends after it is dropped."""
+    calls: Calls = field(init=False)
+    half_closed: bool = False
+    """Whether the client sends no more and waits for its last answer."""
+    life: trio.CancelScope = Factory(trio.CancelScope)
+    """The scope of the connection and of all its calls."""
     protocol: ProtocolWrapper = field(init=False)
+    _over: trio.Event = Factory(trio.Event)
+    """Set when nothing more is read."""
     _reading: trio.CancelScope = Factory(trio.CancelScope)
     _sending: trio.Lock = Factory(trio.Lock)
     _rested_at: float = 0.0
     """When it became idle, or busy."""
+
+    def __attrs_post_init__(self) -> None:
+        self.calls = Calls(self.app, self._abort, self._expect_close)
 
     def speak(self, protocol: ProtocolWrapper) -> None:
         """Set the protocol that is spoken on it, before `serve`."""
@@ -63,8 +92,11 @@ class AnycornConnection:
         """Serve it until either side closes it."""
         await self.protocol.initiate()
         await self._read()
-        await self.protocol.handle(Closed())
+        self.calls.leave()
+        self._over.set()
         await self._close()
+        await self._let_go()  # with the socket closed: what these calls were about to send must not look like an end
+        await self.protocol.handle(Closed())
 
     async def _read(self) -> None:
         if self.h2 is not None:  # by ALPN: an idle connection from the start
@@ -77,17 +109,100 @@ class AnycornConnection:
                     self._resting, self._reading.deadline = False, math.inf
                 if not self.left:
                     await self.protocol.handle(RawData(data))
+                    await self._bound()
+                elif self.calls.refused:
+                    self._await_close(data)
                 if self.h2 is not None and self.h2.idle and not self.idle:
                     self._rest(True)  # prior knowledge: anycorn takes the preface for a request that is never answered
+            await self._finish_answer()
 
     async def _receive(self) -> bytes:
         self._receiving = True
         try:
             return bytes(await self.stream.receive_some(MAX_RECEIVE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.calls.leave()
             return b""
         finally:
             self._receiving = False
+
+    async def _finish_answer(self) -> None:
+        """If the client has sent a whole request and then half-closed the connection: wait until it has its answer."""
+        protocol = self.protocol.protocol
+        if self.calls.gone or self.left or not isinstance(protocol, H11Protocol):
+            return
+        stream, whole = protocol.stream, protocol.connection.their_state in (h11.DONE, h11.MUST_CLOSE)
+        if whole and isinstance(stream, HTTPStream) and stream.app_put is not None:
+            self.half_closed, self._reading.deadline = True, math.inf
+            await stream.app_put({"type": "http.disconnect"})
+            await trio.sleep_forever()  # until `close_soon`, at the end of the answer
+
+    async def _let_go(self) -> None:
+        """Wake the calls that wait for room in the client's windows, and tell each that the client has left."""
+        if self.h2 is not None:
+            for buffer in list(self.h2.stream_buffers.values()):
+                await buffer.close()
+            for number, stream in list(self.h2.streams.items()):  # in tasks: one that does not receive delays no other
+                self.protocol.task_group.spawn(stream.handle, StreamClosed(number))
+
+    # --- bounds
+
+    async def _bound(self) -> None:
+        """End what the client has overdone with the bytes that were just read."""
+        for websocket in self.calls.refuse_too_big() if self.calls.websockets else ():
+            self.protocol.task_group.spawn(self._end_websocket, websocket)
+            self._expect_close(websocket)
+            self.left = self.h2 is None
+        if self.h2 is not None:
+            self.calls.look_at_abandoned(len(self.h2.streams))
+
+    def _abort(self) -> None:
+        """End the connection and all its calls: the client does harm."""
+        h2 = self.h2
+        if h2 is not None and not self.left:
+            self.left = True
+            h2.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+            self.protocol.task_group.spawn(self._transmit, h2.connection.data_to_send())
+            self.protocol.task_group.spawn(self._end_now)
+
+    async def _end_now(self) -> None:
+        await trio.sleep(GOAWAY_S)
+        # Also wakes what waits, shielded, for a client that does not read.
+        await trio.aclose_forcefully(self.stream)
+        self.life.cancel()
+
+    def _expect_close(self, stream: WSStream) -> None:
+        """Close was sent: the client must answer it within `CLOSE_S`."""
+        if self.h2 is None:
+            self._reading.deadline = min(self._reading.deadline, trio.current_time() + CLOSE_S)
+        elif stream not in self.calls.refused:
+            self.protocol.task_group.spawn(self._end_websocket_later, stream)
+
+    async def _end_websocket_later(self, stream: WSStream) -> None:
+        with trio.move_on_after(CLOSE_S):
+            await self._over.wait()
+        if not stream.closed and not self.calls.gone:
+            await self._end_websocket(stream)
+
+    async def _end_websocket(self, stream: WSStream) -> None:
+        """Tell the application that a websocket has ended, and drop what its client sends."""
+        stream.buffer.clear()
+        h2 = self.h2
+        if h2 is None:
+            await stream.handle(StreamClosed(stream.stream_id))
+        else:
+            with trio.move_on_after(CLOSE_S):  # until the client has room for it
+                await h2.stream_send(EndData(stream.stream_id))
+            await h2.stream_send(StreamClosed(stream.stream_id))
+
+    def _await_close(self, data: bytes) -> None:
+        """Read, of what a client sends after Close, its answer alone."""
+        for stream in self.calls.refused:
+            stream.connection.receive_data(data)
+            for _ in stream.connection.events():
+                pass
+            if stream.connection.state is ConnectionState.CLOSED:
+                self.close_soon()
 
     async def send(self, event: Event) -> None:
         """Carry out what the protocol wants; anycorn calls it with each event."""
@@ -117,7 +232,9 @@ class AnycornConnection:
     def _rest(self, idle: bool) -> None:
         self.idle, self._resting = idle, idle and not self._has_begun_a_head()
         self._rested_at = trio.current_time()
-        if not self.left:
+        if idle and self.half_closed:
+            self.close_soon()
+        elif not self.left:
             self._reading.deadline = trio.current_time() + (self.keep_alive if self._resting else math.inf)
 
     def _has_begun_a_head(self) -> bool:
@@ -132,7 +249,8 @@ class AnycornConnection:
                 with trio.CancelScope(shield=True):
                     await self.stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.close_soon()  # the client is gone; `serve` then tells the protocol
+            self.calls.leave()
+            self.close_soon()  # `serve` then tells the protocol
 
     async def _close(self) -> None:
         try:

@@ -14,7 +14,11 @@ from ...protocol.launch import Launch
 from .asgi import ASGI, Message, Receive, Send
 
 AROUND_FIELD = 32
-"""Bytes of a field beside its name and its value, as HTTP/2 counts them; in HTTP/1.1 they are four."""
+"""Bytes of a field beside its name and its value, as HTTP/2 counts them: the most of both, for the bound of a head."""
+
+AROUND_HTTP_1_FIELD = 4
+"""Bytes of a field beside its name and its value in HTTP/1.1: a colon, a space and the line's end.  gunicorn counts the
+whole line with its end, so its option's value refuses the same fields here."""
 
 AROUND_TARGET = 10
 """Bytes of the first line beside the method and the target: two spaces and ``HTTP/1.1``."""
@@ -29,7 +33,7 @@ class HttpLimits:
     fields: int
     """Number of header fields."""
     field_size: int
-    """Bytes of one field, its name and its value."""
+    """Bytes of one field, as a line of HTTP/1.1 with its end."""
 
     @classmethod
     def of(cls, launch: Launch) -> HttpLimits:
@@ -48,7 +52,8 @@ class HttpLimits:
         fields = scope["headers"]
         if self.fields and len(fields) > self.fields:
             return 431, f"more than {self.fields} header fields"
-        if self.field_size and any(len(name) + len(value) > self.field_size for name, value in fields):
+        most = self.field_size - AROUND_HTTP_1_FIELD
+        if self.field_size and any(len(name) + len(value) > most for name, value in fields):
             return 431, f"a header field of more than {self.field_size} bytes"
         if self.line and _line(scope) > self.line:
             return 414, f"a request line of more than {self.line} bytes"
@@ -64,7 +69,7 @@ class HttpLimits:
             if refused is None:
                 await app(scope, receive, send)
             else:
-                await _refuse(scope, send, *refused)
+                await refuse(scope, send, *refused)
 
         return limited
 
@@ -76,7 +81,8 @@ def _line(scope: Message) -> int:
     return len(scope.get("method", "GET")) + target + (query + 1 if query else 0) + AROUND_TARGET
 
 
-async def _refuse(scope: Message, send: Send, status: int, reason: str) -> None:
+async def refuse(scope: Message, send: Send, status: int, reason: str) -> None:
+    """Answer a request that no application sees; over HTTP/1.1 it is the connection's last."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})  # before its accept: the server answers 403
         return

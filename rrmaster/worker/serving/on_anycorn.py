@@ -57,10 +57,12 @@ from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
+from .anycorn_calls import is_clients_leaving
 from .anycorn_connection import AnycornConnection
 from .asgi import ASGI, CountedApp, Message, Receive, Send
-from .http_limits import HttpLimits
-from .on_trio import TrioServer
+from .http1.forwarded import trusted
+from .http_limits import HttpLimits, refuse
+from .on_trio import TrioServer, without_cancelled
 
 IDLE_SHARE = 0.5
 """The share of the graceful timeout after which idle connections are closed, as in `on_uvicorn`."""
@@ -116,7 +118,7 @@ class AnycornServer:
     def __attrs_post_init__(self) -> None:
         log = self.launch.access_log
         self.config = configured(self.launch)
-        app = HttpLimits.of(self.launch).around(self.app)
+        app = _framed(HttpLimits.of(self.launch).around(self.app))
         self.timed = RequestTimeout(self.launch.request_timeout, self.duty)
         self.counted = CountedApp(timed_on_trio(app, self.timed), self.duty, log)
         self.uncounted = CountedApp(app, self.duty, log)
@@ -177,15 +179,22 @@ class AnycornServer:
         """Serve a connection.  An error costs this connection only."""
         secure = isinstance(stream, trio.SSLStream)
         sock = stream.transport_stream.socket if secure else stream.socket
-        client, server = _ends(sock)
+        try:
+            client, server = _ends(sock)
+        except OSError:  # the client has reset the connection already
+            return
         facts = build_tls_extension(self.config, cast("Any", _TLSAttributes(stream))) if secure else None
         alpn = stream.selected_alpn_protocol() if secure else None
+        app = self._for_probes if taken.probe else self._for_clients
+        served = AnycornConnection(self.launch.keep_alive, stream, self.service.draining, app)
+        with served.life:
+            await self._converse(served, client, server, facts, alpn)
+
+    async def _converse(self, served: AnycornConnection, client: Any, server: Any, facts: Any, alpn: Any) -> None:
+        call, state = cast("Any", served.calls.call), ConnectionState(self.state)
         async with TaskGroup() as group:
-            app = self._for_probes if taken.probe else self._for_clients
-            state = ConnectionState(self.state)
-            served = AnycornConnection(self.launch.keep_alive, stream, self.service.draining)
             wrapper = ProtocolWrapper(
-                app, self.config, self.context, group, state, client, server, served.send, facts, alpn
+                call, self.config, self.context, group, state, client, server, served.send, facts, alpn
             )
             served.speak(wrapper)
             self.clients.add(served)
@@ -200,7 +209,7 @@ class AnycornServer:
             # uvicorn's, so that both servers trust the same headers.  Imported here: it costs 2 MiB and 50 ms.
             from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-            app = ProxyHeadersMiddleware(app, self.launch.forwarded_allow_ips)  # type: ignore[arg-type, assignment]
+            app = ProxyHeadersMiddleware(app, trusted(self.launch.forwarded_allow_ips))  # type: ignore[arg-type, assignment]
 
         async def called(scope: Message, receive: Receive, send: Send, *threads: object) -> None:
             if scope["type"] != "lifespan":
@@ -210,8 +219,15 @@ class AnycornServer:
                 send = self._closing(send)
             try:
                 await app(scope, receive, send)
-            except SystemExit as error:  # anycorn does not catch it, and the worker would end
-                raise RuntimeError(f"the application called sys.exit({error.code!r}) in a request") from error
+            except BaseException as error:
+                if (fault := without_cancelled(error)) is None:
+                    raise
+                if is_clients_leaving(fault):
+                    return  # the answer has ended, as it should
+                if isinstance(fault, Exception):
+                    raise
+                # anycorn does not catch it, and the worker would end.
+                raise RuntimeError(f"the application raised {fault!r} in a request") from error
 
         return called
 
@@ -240,6 +256,24 @@ class AnycornServer:
                 nursery.start_soon(client.last_call)
             for websocket in self.counted.websockets | self.uncounted.websockets:
                 nursery.start_soon(_leave, websocket)
+
+
+def _framed(app: ASGI) -> ASGI:
+    """An application that gets no request with two lengths.
+
+    h11 obeys Transfer-Encoding and goes on.  A proxy in front that obeys Content-Length takes the rest of the body for
+    its next request, so RFC 9112 (6.1) wants the connection closed; uvicorn's parsers answer 400, too.
+    """
+
+    async def framed(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            names = [name for name, _ in scope["headers"]]
+            if b"transfer-encoding" in names and b"content-length" in names:
+                await refuse(scope, send, 400, "Content-Length beside Transfer-Encoding")
+                return
+        await app(scope, receive, send)
+
+    return framed
 
 
 async def _leave(websocket: Any) -> None:

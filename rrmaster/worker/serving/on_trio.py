@@ -196,10 +196,13 @@ class TrioServer(TrioWorker):
                 await self.serve(stream, taken)
             else:
                 await self._serve_arriving(self.intake, taken, stream, sock)
-        except Exception as error:
-            # A mistake of the application, which costs this connection only.  A client that leaves is no mistake.
-            if not is_disconnect(error, trio.BrokenResourceError, _is_over(stream)):
-                traceback.print_exc()
+        except BaseException as error:
+            # A mistake of the application, which costs this connection only, be it `sys.exit()`: signals come another
+            # way.  A client that leaves is no mistake.
+            if (fault := without_cancelled(error)) is None:
+                raise
+            if not is_disconnect(fault, trio.BrokenResourceError, _is_over(stream)):
+                traceback.print_exception(fault)
         finally:
             # Also after the handler has closed it: a second close does nothing, and the count must be right.
             trio.lowlevel.notify_closing(sock)
@@ -304,3 +307,10 @@ async def _say_goodbye(secure: trio.SSLStream[trio.SocketStream]) -> None:
 def _is_over(stream: trio.SocketStream) -> Callable[[object], bool]:
     """A test for the client's stream, or TLS over it."""
     return lambda owner: owner is stream or (isinstance(owner, trio.SSLStream) and owner.transport_stream is stream)
+
+
+def without_cancelled(error: BaseException) -> BaseException | None:
+    """What an error says beside a cancellation, which belongs to trio; None: nothing."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return None if isinstance(error, trio.Cancelled) else error

@@ -10,18 +10,21 @@ connection what it is                                       in the drain
 fresh      no byte has come                                 has `FIRST_BYTE_S` seconds for its first request
 idle       between two requests                             its next answer says ``Connection: close``
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
-websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout
+websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout,
+                                                            and cut at `CUT_SHARE` if its client has not answered
 ========== ================================================ ===========================================================
 
 At `IDLE_SHARE` idle and fresh connections are closed too.  A streaming response has the whole graceful timeout, and
 then the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
 
-rrmaster uses names that uvicorn's documentation does not promise, all of them here:
+rrmaster uses names that uvicorn's documentation does not promise, all of them here and in `http1`,
+whose classes derive from uvicorn's protocols and say what they mend:
 
 - `Config.http_protocol_class`, `.ws_protocol_class` and `.lifespan_class`: what uvicorn has chosen to serve with;
   `.encoded_headers`: its default headers.
-- The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`; what
-  tells whom a connection waits for is in `deadlines.of_uvicorn`.
+- The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`.  What
+  tells whom a connection waits for is in `deadlines.of_uvicorn`.  In `http1`: what their names without an underscore
+  mean, and `_start_asgi_task`, `_get_upgrade`, `_should_upgrade`.
 - `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
 - `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
@@ -52,12 +55,18 @@ from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, CountedApp
 from .asyncio_worker import AsyncioWorker, run_server
+from .http1.forwarded import trusted
+from .http1.reading import LONGEST_HEAD
 from .http_limits import HttpLimits
 from .on_asyncio import admit
 
 IDLE_SHARE = 0.5
 """The share of the graceful timeout after which idle connections and websockets are closed.  The rest is for requests
 in progress, and for clients of websockets to connect again."""
+
+CUT_SHARE = 0.75
+"""The share of the graceful timeout after which websockets are cut.  Between the two shares their clients answer Close
+(7.5 s with the default; uvicorn allows 10); in the rest the application ends, so that the drain is done in time."""
 
 CLOSE = (b"connection", b"close")
 
@@ -91,7 +100,8 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
         log_config=None,
         access_log=False,
         proxy_headers=launch.proxy_headers,
-        forwarded_allow_ips=launch.forwarded_allow_ips,
+        forwarded_allow_ips=trusted(launch.forwarded_allow_ips),
+        workers=1,  # said, or uvicorn reads $WEB_CONCURRENCY, in which it knows numbers alone
         root_path=launch.root_path,
         timeout_keep_alive=launch.keep_alive,  # type: ignore[arg-type]  # call_later takes fractions
         h11_max_incomplete_event_size=head or None,
@@ -99,12 +109,23 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
     )
     config.load()
     proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
-    bounded = (_WithBoundedHead,) if head and hasattr(config.http_protocol_class, "on_message_begin") else ()
-    bases = (*bounded, *proxied, heard(config.http_protocol_class), config.http_protocol_class)
-    config.http_protocol_class = type("Client", bases, {"head": head})
+    mended = _mended(config)
+    bases = (*proxied, heard(mended), mended)
+    config.http_protocol_class = type("Client", bases, {"head": head or LONGEST_HEAD})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
     return config
+
+
+def _mended(config: uvicorn.Config) -> type[Any]:
+    """Our protocol for HTTP, with the parser that uvicorn has chosen; a worker loads the one that it uses."""
+    if hasattr(config.http_protocol_class, "on_message_begin"):
+        from .http1.httptools_client import HttptoolsClient
+
+        return HttptoolsClient
+    from .http1.h11_client import H11Client
+
+    return H11Client
 
 
 class _WithProxyHeader:
@@ -118,34 +139,6 @@ class _WithProxyHeader:
         header = header_of(transport.get_extra_info("socket"))
         if header is not None and header.source is not None:
             self.client, self.server = header.source, header.destination
-
-
-class _WithBoundedHead:
-    """A mix-in for uvicorn's protocol with httptools, which bounds no head; h11 has a bound of its own."""
-
-    head: int
-    """Bytes that an incomplete head may have; those of the read in which it begins are not counted."""
-
-    _unfinished: int | None = None
-    """Bytes of the incomplete head so far; None if there is none."""
-    _begun: bool = False
-    """Whether the head began in the current read."""
-
-    def on_message_begin(self) -> None:
-        self._unfinished, self._begun = 0, True
-        super().on_message_begin()  # type: ignore[misc]
-
-    def on_headers_complete(self) -> None:
-        self._unfinished = None
-        super().on_headers_complete()  # type: ignore[misc]
-
-    def data_received(self, data: bytes) -> None:
-        self._begun = False
-        super().data_received(data)  # type: ignore[misc]
-        if self._unfinished is not None and not self._begun:
-            self._unfinished += len(data)
-            if self._unfinished > self.head and not self.transport.is_closing():  # type: ignore[attr-defined]
-                self.send_400_response("Request head too large.")  # type: ignore[attr-defined]
 
 
 class _UvicornWebSocket:
@@ -250,6 +243,7 @@ class UvicornServer:
         latest = IDLE_SHARE * self.launch.graceful_timeout
         self.service.loop.call_later(min(FIRST_BYTE_S, latest), self._close_fresh)
         self.service.loop.call_later(latest, self._close_idle)
+        self.service.loop.call_later(CUT_SHARE * self.launch.graceful_timeout, self._cut_websockets)
 
     def _close_fresh(self) -> None:
         for task in self._arriving:
@@ -265,6 +259,12 @@ class UvicornServer:
         for counted in (self.counted, self.uncounted):
             for websocket in list(counted.websockets):
                 self._spawn(websocket.leave())
+
+    def _cut_websockets(self) -> None:
+        """End those whose client does not answer Close, or does not read it: uvicorn waits for its buffer to empty."""
+        for connection in list(self.state.connections):
+            if isinstance(connection, _UvicornWebSocket):
+                connection.transport.abort()
 
     def _clients(self) -> list[Any]:
         return [connection for connection in self.state.connections if not isinstance(connection, _UvicornWebSocket)]

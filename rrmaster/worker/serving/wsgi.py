@@ -3,8 +3,11 @@
 a2wsgi turns the application into an ASGI one that streams both ways.  `watched` repairs what a2wsgi leaves open (seen
 in 1.10.10): the application does not learn that a client has left in the middle of a response, so that a stream without
 end holds its thread for ever; after an error of the server in the middle of a response the thread waits for ever on a
-queue without a reader; a request that was cut short looks complete; `readline` with a limit returns nothing; and
-``wsgi.errors`` is stdout.
+queue without a reader; a request that was cut short looks complete; `readline` with a limit returns nothing;
+``wsgi.errors`` is stdout; and the environment lacks what gunicorn's has beyond PEP 3333.
+
+The environment writes a hyphen as an underscore, so that ``X_Remote_User`` of a client and ``X-Remote-User`` of a proxy
+are one name in it.  `_Headers` decides what becomes of the client's, with gunicorn's ``--header-map``.
 """
 
 from __future__ import annotations
@@ -13,14 +16,16 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from wsgiref.util import FileWrapper
 
 from a2wsgi import WSGIMiddleware
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 
 from ...protocol.launch import Launch
 from ..duty import Duty
 from ..loading import Application
 from .asgi import ASGI, Message, Receive, Send
+from .http_limits import refuse
 from .on_uvicorn import serve
 from .on_uvicorn import warm_up as warm_up  # runtimes finds it here
 
@@ -32,14 +37,20 @@ _REQUEST = "rrmaster.request"
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed."""
     # WSGI has no lifespan and no websockets.
-    serve(watched(application.target, launch.threads), duty, evolve(launch, lifespan="off"), threaded=True, ws="none")
+    app = watched(application.target, launch.threads, launch.header_map)
+    serve(app, duty, evolve(launch, lifespan="off"), threaded=True, ws="none")
 
 
-def watched(app: WSGI, threads: int) -> ASGI:
+def watched(app: WSGI, threads: int, header_map: str) -> ASGI:
     """An ASGI application that calls a WSGI one in at most this number of threads."""
+    headers = _Headers(header_map)
     inner: Any = WSGIMiddleware(_CompleteApp(app), workers=threads)  # type: ignore[arg-type]  # it has types of its own
 
     async def call(scope: Message, receive: Receive, send: Send) -> None:
+        if (complaint := headers.complaint(scope)) is not None:
+            await refuse(scope, send, 400, complaint)
+            return
+        scope = headers.mapped(scope)
         request = _Request(receive, send, _has_body(scope))
         try:
             await inner({**scope, _REQUEST: request}, request.receive, request.send)
@@ -49,6 +60,30 @@ def watched(app: WSGI, threads: int) -> ASGI:
             raise request.error
 
     return call
+
+
+@frozen
+class _Headers:
+    """What becomes of header fields whose names have an underscore."""
+
+    map: str
+    """One of `protocol.launch.HEADER_MAPS`."""
+
+    def complaint(self, scope: Message) -> str | None:
+        """Why a request is refused; None: it is not."""
+        if self.map == "refuse" and _underscored(scope):
+            return "a header field with an underscore in its name"
+        return None
+
+    def mapped(self, scope: Message) -> Message:
+        """The scope with the header fields that the application sees."""
+        if self.map == "dangerous" or not _underscored(scope):
+            return scope
+        return {**scope, "headers": [(name, value) for name, value in scope["headers"] if b"_" not in name]}
+
+
+def _underscored(scope: Message) -> bool:
+    return any(b"_" in name for name, _ in scope.get("headers", ()))
 
 
 def _has_body(scope: Message) -> bool:
@@ -113,6 +148,10 @@ class _CompleteApp:
         environ["wsgi.input"] = _Input(environ["wsgi.input"])
         environ["wsgi.input_terminated"] = True  # `read` ends where the request does, chunked or not
         environ["wsgi.errors"] = sys.stderr
+        environ["wsgi.file_wrapper"] = FileWrapper
+        environ["SERVER_SOFTWARE"] = "rrmaster"
+        environ["RAW_URI"] = _raw_uri(environ["asgi.scope"])
+        environ.setdefault("REMOTE_ADDR", "")  # a client of a unix socket has no address; gunicorn writes the same
         chunks = self.app(environ, start_response)
         try:
             for chunk in chunks:
@@ -149,3 +188,10 @@ class _Input:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b"")
+
+
+def _raw_uri(scope: Message) -> str:
+    """The target of the request as the client wrote it, in gunicorn's variable."""
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope["query_string"]
+    return (path[len(scope.get("root_path", "")) :] + (b"?" + query if query else b"")).decode("latin-1")

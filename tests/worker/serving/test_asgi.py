@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -194,8 +195,44 @@ def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
 # --- WSGI
 
 
-def in_threads(app: Callable[..., Iterable[bytes]], server: FakeServer, **scope: Any) -> Awaitable[None]:
-    return watched(app, threads=1)({**HTTP, **scope}, server.receive, server.send)
+def in_threads(
+    app: Callable[..., Iterable[bytes]], server: FakeServer, header_map: str = "drop", **scope: Any
+) -> Awaitable[None]:
+    return watched(app, 1, header_map)({**HTTP, **scope}, server.receive, server.send)
+
+
+def environment(header_map: str = "drop", **scope: Any) -> tuple[dict[str, Any], int]:
+    """The environment that a WSGI application sees (empty: it was not called), and the status of the answer."""
+    seen: dict[str, Any] = {}
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        seen.update(environ)
+        start_response("200 OK", [])
+        return []
+
+    server = FakeServer()
+    run(lambda: in_threads(app, server, header_map, **scope))
+    return seen, server.heard[0]["status"]
+
+
+FORGED = [(b"x-remote-user", b"a guest"), (b"x_remote_user", b"the owner"), (b"content_length", b"7")]
+
+
+def test_a_wsgi_client_cannot_write_the_headers_of_its_proxy() -> None:
+    seen, status = environment("drop", headers=FORGED)
+    assert (seen["HTTP_X_REMOTE_USER"], "HTTP_CONTENT_LENGTH" in seen, status) == ("a guest", False, 200)
+    assert environment("refuse", headers=FORGED) == ({}, 400)
+    assert environment("refuse", headers=FORGED[:1])[1] == 200
+    assert environment("dangerous", headers=FORGED)[0]["HTTP_X_REMOTE_USER"] == "a guest,the owner"
+
+
+def test_a_wsgi_environment_has_what_gunicorns_has() -> None:
+    seen, _ = environment(path="/shop/a b", raw_path=b"/shop/a%20b", root_path="/shop", client=None)
+    assert (seen["RAW_URI"], seen["REMOTE_ADDR"], seen["SERVER_SOFTWARE"]) == (
+        "/a%20b?a=b", "", "rrmaster",
+    )  # fmt: skip
+    assert b"".join(seen["wsgi.file_wrapper"](io.BytesIO(b"a file"), 4)) == b"a file"
+    assert environment()[0]["REMOTE_ADDR"] == "192.0.2.7"
 
 
 def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:

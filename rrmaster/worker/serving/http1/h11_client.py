@@ -1,0 +1,97 @@
+"""One client's connection, read by h11: uvicorn's protocol, with what it leaves open mended.
+
+h11 parses one request at a time and reads the body of one that asks for another protocol, so less is to mend than with
+httptools (see `httptools_client`).  It is used where httptools is not installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .half_closed import abort_when_silent
+from .reading import Flow, is_handshake
+
+LONGEST_HEAD = 16384
+"""Bytes of an unfinished head where no option bounds it: h11's own bound."""
+
+
+class Connection(h11.Connection):
+    """h11's parser, which also takes blank lines before a request, and targets in absolute form."""
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            waiting = self.trailing_data[0]
+            if waiting[:1] in (b"\r", b"\n"):  # RFC 9112, 2.2
+                self._receive_buffer.maybe_extract_at_most(len(waiting) - len(waiting.lstrip(b"\r\n")))
+        event = super().next_event()
+        if isinstance(event, h11.Request) and (event.method == b"CONNECT" or event.target[:1] != b"/"):
+            if event.method == b"CONNECT":
+                raise h11.RemoteProtocolError("no tunnels here")  # its client would take any 200 for one
+            return _in_origin_form(event)
+        return event
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """The request with the path and the query of its target alone (RFC 9112, 3.2.2); ``*`` stays."""
+    _, separator, rest = request.target.partition(b"://")
+    if not separator:
+        return request
+    authority, mark, query = rest.partition(b"?")
+    path = authority.partition(b"/")[2]
+    target = b"/" + path + mark + query
+    return h11.Request(method=request.method, target=target, headers=request.headers, http_version=request.http_version)
+
+
+class H11Client(H11Protocol):
+    """uvicorn's protocol with h11, mended."""
+
+    _ended = False
+    """Whether the client has closed its direction."""
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn = Connection(h11.SERVER, config.h11_max_incomplete_event_size or LONGEST_HEAD)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.flow = Flow(self.transport, self._holds_back)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.flow.let_go()  # type: ignore[attr-defined]
+
+    def _holds_back(self) -> bool:
+        if self._ended:
+            return True
+        return self._is_busy() and not self.cycle.more_body and bool(self.conn.trailing_data[0])
+
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _should_upgrade(self) -> bool:
+        scope = self.scope
+        upgrade = self._get_upgrade()
+        return self.ws_protocol_class is not None and is_handshake(
+            scope["method"], scope["http_version"], upgrade, self.headers
+        )
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()  # uvicorn does so before it has begun what waits
+        if self._ended and not self._is_busy():
+            self._unset_keepalive_if_required()
+            self.transport.close()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep the connection for the answers to complete requests.  TLS has no half-closed connections here."""
+        if self.scheme == "https" or not self._is_busy() or self.cycle.more_body:
+            return None
+        self._ended = True
+        abort_when_silent(self.loop, self.transport)
+        return True

@@ -1,0 +1,66 @@
+"""Readiness: a yes means that a new connection would be served."""
+
+import pytest
+from attrs import evolve
+
+from rrmaster.status.readiness import ReadyWhen, parse_ready_when, why_not_ready
+from tests.status.snapshots import a_snapshot, a_worker
+
+ANY = ReadyWhen(count=1)
+
+
+def fleet(size, *workers):
+    return evolve(a_snapshot(), size=size, workers=workers)
+
+
+SERVES = a_worker(state="serving", taking=True)
+BOOTS = a_worker(state="booting")
+DRAINS = a_worker(state="draining")
+PAUSED = a_worker(state="serving", taking=False)
+
+
+@pytest.mark.parametrize(
+    ("workers", "ready"),
+    [
+        ([], False),
+        ([BOOTS, BOOTS], False),
+        ([DRAINS, BOOTS], False),
+        ([PAUSED, BOOTS], False),
+        ([SERVES, BOOTS], True),
+        ([PAUSED, SERVES], True),
+    ],
+)
+def test_a_fleet_is_ready_when_a_worker_takes_connections(workers, ready):
+    assert (why_not_ready(fleet(2, *workers), ANY) == "") is ready
+
+
+def test_a_fleet_that_stops_is_not_ready_though_its_workers_serve():
+    assert why_not_ready(fleet(0, SERVES, SERVES), ANY) == "the master is stopping"
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "needed"),
+    [
+        ("any", 8, 1),
+        ("all", 8, 8),
+        ("3", 8, 3),
+        ("50%", 8, 4),
+        ("50%", 3, 2),
+        ("1%", 8, 1),
+        ("100%", 8, 8),
+        ("all", 1, 1),
+    ],
+)
+def test_how_many_must_take_connections_is_a_number_or_a_share(text, size, needed):
+    assert parse_ready_when(text).needed(size) == needed
+
+
+@pytest.mark.parametrize("text", ["", "none", "0", "0%", "101%", "-1", "1.5", "x%", "%", "2000", "٣"])
+def test_anything_else_says_what_to_write(text):
+    with pytest.raises(ValueError, match="write all, any, N or N%"):
+        parse_ready_when(text)
+
+
+def test_the_reason_says_how_many_are_missing():
+    found = why_not_ready(fleet(4, SERVES, SERVES), parse_ready_when("all"))
+    assert found == "2 of 4 workers take connections, and 4 must"

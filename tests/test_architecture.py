@@ -161,6 +161,8 @@ LIBRARIES = {
     "on_trio": {"trio"},
     "on_anycorn": {"trio", "anycorn"},
     "anycorn_connection": {"trio", "anycorn"},
+    "of_anycorn": {"trio", "anycorn"},
+    "of_uvicorn": {"asyncio"},
     "anycorn_calls": {"trio", "anycorn"},
     "on_asyncio": {"asyncio"},
     "asyncio_worker": {"asyncio"},

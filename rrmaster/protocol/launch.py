@@ -60,6 +60,10 @@ class Launch:
     proxy_headers: bool
     forwarded_allow_ips: str
     keep_alive: float
+    header_timeout: float
+    body_timeout: float
+    request_timeout: float
+    worker_connections: int
     threads: int
     header_map: str
     limit_request_line: int

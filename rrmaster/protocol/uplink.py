@@ -41,11 +41,12 @@ def decode_up(datagram: bytes) -> Up | None:
     kind, body = unframe(datagram)
     try:
         if kind == REPORT:
-            if len(body) < REPORT_BODY.size:  # an older worker, or one of another language
-                closed, busy, taking, asides, lag, rss, cpu, requests = SHORT_REPORT.unpack_from(body)
-                return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests)
-            closed, busy, taking, asides, lag, rss, cpu, requests, orphaned = REPORT_BODY.unpack_from(body)
-            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests, orphaned)
+            if len(body) < SHORT_REPORT.size:
+                raise ProtocolError("a report is too short")
+            # The last counts may be missing: an older worker, or one of another language, does not tell them.
+            fields = REPORT_BODY.unpack_from(body.ljust(REPORT_BODY.size, b"\0"))
+            closed, busy, taking, asides, lag, rss, cpu, requests, orphaned, oldest = fields
+            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests, orphaned, oldest)
         if kind == READY:
             return _ready(json.loads(body))
         if kind == FAILED:

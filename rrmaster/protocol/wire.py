@@ -74,9 +74,9 @@ PROBE = 1
 _HEADER = struct.Struct("<BxH")
 _HANDOFF = struct.Struct("<HBBBxxxxxxx")
 _LISTENING = struct.Struct("<HHHHxxxx")
-REPORT_BODY = struct.Struct("<QIBxHIQQQI")
+REPORT_BODY = struct.Struct("<QIBxHIQQQII")
 SHORT_REPORT = struct.Struct("<QIBxHIQQQ")
-"""A report of a worker that does not know `Report.orphaned`."""
+"""A report of a worker that knows neither `Report.orphaned` nor `Report.oldest_ms`."""
 
 
 class ProtocolError(Exception):
@@ -116,6 +116,8 @@ class Report:
     """Requests finished since the process started; for a stream handler, connections finished."""
     orphaned: int = 0
     """How many of `busy` have no connection: its client has left, or it has its answer, and the work goes on."""
+    oldest_ms: int = 0
+    """Milliseconds for which the oldest request has been in progress, websockets not counted; 0: there is none."""
 
 
 class NoteRefused(ValueError):
@@ -302,8 +304,8 @@ def unframe(datagram: bytes) -> tuple[int, bytes]:
 
 def _pack_report(r: Report) -> bytes:
     lag = min(r.lag_us, 2**32 - 1)  # a loop that was stuck for more than 71 minutes
-    asides = r.asides % 65536
-    return REPORT_BODY.pack(r.closed, r.busy, r.taking, asides, lag, r.rss, r.cpu_us, r.requests, r.orphaned)
+    asides, oldest = r.asides % 65536, min(r.oldest_ms, 2**32 - 1)
+    return REPORT_BODY.pack(r.closed, r.busy, r.taking, asides, lag, r.rss, r.cpu_us, r.requests, r.orphaned, oldest)
 
 
 def _json(value: Any) -> bytes:

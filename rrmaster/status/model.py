@@ -48,6 +48,8 @@ class WorkerStatus:
     """Requests in progress.  Before the first report, this field and the following counts are None."""
     requests: int | None = None
     """Requests finished since the worker started; for a stream handler, connections."""
+    oldest_ms: int | None = None
+    """Milliseconds for which its oldest request has been in progress at the last report, websockets not counted."""
     lag_us: int | None = None
     """The longest delay of its event loop in the last 5 to 10 seconds, in microseconds.  An overdue report counts at
     once.  None until it is ready."""

@@ -122,6 +122,7 @@ def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float, heartbeat:
         closed=load.closed,
         busy=report.busy if report else None,
         requests=report.requests if report else None,
+        oldest_ms=report.oldest_ms if report else None,
         lag_us=int(worker.lag(now, heartbeat) * 1e6) if worker.ready else None,
         rss=report.rss if report else None,
         cpu_us=report.cpu_us if report else None,

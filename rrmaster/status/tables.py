@@ -75,6 +75,12 @@ COLUMNS = (
         rank=14,
     ),
     Column(
+        "OLDEST",
+        lambda w: duration(w.oldest_ms / 1000) if w.oldest_ms else "-",
+        "time for which its oldest request has been in progress; websockets are not counted",
+        rank=15,
+    ),
+    Column(
         "LAG",
         lambda w: lag(w.lag_us),
         "longest delay of its event loop in the last seconds, the present one included",

@@ -78,10 +78,12 @@ class Requests:
     ended: int = 0
     one_at_a_time: bool = False
     """Whether a connection carries one request at a time: not so with HTTP/2."""
-    calls: set[int] = Factory(set)
-    """Those in progress, by the ``id`` of their scope; empty where the server does not say when a connection ends."""
+    running: dict[int, float] = Factory(dict)
+    """When each request in progress began, to the last beat, by the ``id`` of its scope; the oldest first."""
+    websockets: set[int] = Factory(set)
+    """The websockets in progress, by the ``id`` of their scope."""
     orphans: set[int] = Factory(set)
-    """Those of them whose connection is gone."""
+    """Those of both whose connection is gone."""
 
     def begin(self) -> None:
         """One more has begun."""
@@ -93,8 +95,14 @@ class Requests:
 
     def lose_connection(self, scope: object) -> None:
         """The connection of this scope is gone.  The request may have ended before."""
-        if id(scope) in self.calls:
+        if id(scope) in self.running or id(scope) in self.websockets:
             self.orphans.add(id(scope))
+
+    def oldest(self, now: float) -> float:
+        """Seconds for which the oldest request has been in progress; 0 if there is none."""
+        for began in self.running.values():
+            return now - began
+        return 0.0
 
 
 @define(eq=False)
@@ -125,6 +133,8 @@ class Duty:
     """Whether the application wants connections: `CurrentWorker.set_ready`."""
     has_descriptors: bool = True
     """Whether the descriptor table has room."""
+    beat_at: float = Factory(time.monotonic)
+    """When the last beat was: a clock that costs a request nothing."""
     lag: float = 0.0
     """Seconds by which the loop was late, the worst since the last report."""
     clients: dict[int, tuple[Taken, Header]] = Factory(dict)
@@ -271,7 +281,10 @@ class Duty:
         lag = int(self.lag * 1e6)
         cpu = int(time.process_time() * 1e6)
         requests = self.closed if self.requests is None else self.requests.ended
-        report = wire.Report(self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests, self.orphaned)
+        oldest = 0 if self.requests is None else int(self.requests.oldest(time.monotonic()) * 1000)
+        report = wire.Report(
+            self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests, self.orphaned, oldest
+        )
         self.report_due = not self.letterbox.send(report)
         self._reported_busy = busy
         self.lag = 0.0
@@ -283,6 +296,7 @@ class Duty:
         if not self.has_descriptors:
             self._complain()
         self._rss = resident()
+        self.beat_at = time.monotonic()
         if self._retirement is not None:
             self.retire(self._retirement.reason, self._retirement.now)
         self.report()

@@ -313,8 +313,10 @@ def test_retiring_now_differs_from_retiring_when_replaced():
         assert decode_up(wire.encode(wish)) == wish
 
 
-def test_a_report_without_the_newest_count_is_a_report_all_the_same():
-    whole = Report(3, 2, True, 5, 6, 7, 8, 9, orphaned=1)
+def test_a_report_without_the_newest_counts_is_a_report_all_the_same():
+    whole = Report(3, 2, True, 5, 6, 7, 8, 9, orphaned=1, oldest_ms=2_500)
     assert decode_up(wire.encode(whole)) == whole
-    old = wire.REPORT, wire.SHORT_REPORT.pack(3, 2, True, 8, 5, 6, 7, 9)
-    assert decode_up(struct.pack("<BxH", old[0], len(old[1])) + old[1]) == evolve(whole, orphaned=0)
+    body = wire.encode(whole)[4:]
+    assert decode_up(frame(wire.REPORT, body[: wire.SHORT_REPORT.size])) == evolve(whole, orphaned=0, oldest_ms=0)
+    assert decode_up(frame(wire.REPORT, body[: wire.SHORT_REPORT.size + 4])) == evolve(whole, oldest_ms=0)
+    assert decode_up(wire.encode(Report(7, oldest_ms=2**40))).oldest_ms == 2**32 - 1

@@ -43,6 +43,33 @@ class HttpOptions:
     keep_alive: float = option(
         5.0, parse_duration, _HTTP, "TIME", "close a connection this long after its last request, if no other has come"
     )
+    # h2o's.  A head fits into a packet or two; Apache waits 20 s, nginx and Node 60.
+    header_timeout: float = option(
+        10.0,
+        parse_duration,
+        _HTTP,
+        "TIME",
+        "close a connection, with 408, when the head of its request is not complete in this time: after the accept, or "
+        "after the first byte that follows an answer; 0: never",
+    )
+    # Twice Apache's: there are clients on bad networks, and an upload that stands still for so long is given up.
+    body_timeout: float = option(
+        30.0,
+        parse_duration,
+        _HTTP,
+        "TIME",
+        "close a connection, with 408 if no answer has begun, when less than 1 KiB of a request's body comes in this "
+        "time though the application reads; 0: never",
+    )
+    # Off, unlike gunicorn's 30 s: a download, or a stream of events, is a request in progress for as long as it lasts.
+    request_timeout: float = option(
+        0.0,
+        parse_duration,
+        _HTTP,
+        "TIME",
+        "cancel a request that has been in progress for longer; one that cannot be cancelled, because it is in a "
+        "thread (WSGI, def endpoints), has its worker replaced; 0: never",
+    )
     # Threads wait for a database while others work; beyond a few the interpreter's lock makes them wait for each other.
     # waitress has 4, a2wsgi 10.
     threads: int = option(8, from_to(1, 1000), _HTTP, "N", "requests that a worker has in progress at once, for WSGI")

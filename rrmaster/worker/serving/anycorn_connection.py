@@ -27,6 +27,8 @@ from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame
 from wsproto.connection import ConnectionState
 
+from ..deadlines.law import Waiting, too_late
+from ..deadlines.of_anycorn import awaits_a_body
 from ..intake import CLOSE_NOTIFY_S
 from .anycorn_calls import Calls
 
@@ -56,6 +58,12 @@ class AnycornConnection:
     """The application, as anycorn calls it."""
     silent: bool = True
     """Whether no byte has come."""
+    heard: int = 0
+    """Bytes so far."""
+    _resting: bool = False
+    """Whether no byte has come since the last answer."""
+    _receiving: bool = False
+    """Whether it waits for bytes, and not for the application to take those that have come."""
     idle: bool = True
     """Whether no request is in progress, as anycorn reports it."""
     left: bool = False
@@ -91,10 +99,14 @@ class AnycornConnection:
         await self.protocol.handle(Closed())
 
     async def _read(self) -> None:
-        self._reading.deadline = trio.current_time() + self.keep_alive
+        if self.h2 is not None:  # by ALPN: an idle connection from the start
+            self._reading.deadline = trio.current_time() + self.keep_alive
         with self._reading:
             while data := await self._receive():
                 self.silent = False
+                self.heard += len(data)
+                if self._resting and self.h2 is None:  # a head has begun, which has a deadline of its own
+                    self._resting, self._reading.deadline = False, math.inf
                 if not self.left:
                     await self.protocol.handle(RawData(data))
                     await self._bound()
@@ -105,11 +117,14 @@ class AnycornConnection:
             await self._finish_answer()
 
     async def _receive(self) -> bytes:
+        self._receiving = True
         try:
             return bytes(await self.stream.receive_some(MAX_RECEIVE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.calls.leave()
             return b""
+        finally:
+            self._receiving = False
 
     async def _finish_answer(self) -> None:
         """If the client has sent a whole request and then half-closed the connection: wait until it has its answer."""
@@ -215,11 +230,17 @@ class AnycornConnection:
                 await self._transmit(h2.connection.data_to_send())
 
     def _rest(self, idle: bool) -> None:
-        self.idle, self._rested_at = idle, trio.current_time()
+        self.idle, self._resting = idle, idle and not self._has_begun_a_head()
+        self._rested_at = trio.current_time()
         if idle and self.half_closed:
             self.close_soon()
         elif not self.left:
-            self._reading.deadline = trio.current_time() + (self.keep_alive if idle else math.inf)
+            self._reading.deadline = trio.current_time() + (self.keep_alive if self._resting else math.inf)
+
+    def _has_begun_a_head(self) -> bool:
+        """Whether a part of the next head came before the end of the last answer; never with HTTP/2."""
+        protocol = self.protocol.protocol
+        return not isinstance(protocol, H2Protocol) and bool(protocol.connection.trailing_data[0])
 
     async def _transmit(self, data: bytes) -> None:
         try:
@@ -237,6 +258,29 @@ class AnycornConnection:
                 await self.stream.aclose()
         except (OSError, trio.BrokenResourceError, trio.BusyResourceError):
             pass  # the client is gone; the socket is closed in any case
+
+    # --- deadlines
+
+    def waits_for(self) -> tuple[Waiting, object]:
+        """What it waits for, and an object that stands for the request."""
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol):
+            is_body = self._receiving and awaits_a_body(protocol)
+            return (Waiting.BODY if is_body else Waiting.NOTHING), None
+        if self._resting or not self._receiving:
+            return Waiting.NOTHING, None
+        state = protocol.connection.their_state  # None: a websocket
+        if state is h11.IDLE:
+            return (Waiting.FIRST_BYTE if self.silent else Waiting.HEAD), protocol.stream
+        return (Waiting.BODY if state is h11.SEND_BODY else Waiting.NOTHING), protocol.stream
+
+    async def expire(self, waiting: Waiting) -> None:
+        """Close it, because what it waits for has not come in time; with 408 if a head has begun, and no answer."""
+        protocol = self.protocol.protocol
+        state = None if isinstance(protocol, H2Protocol) else protocol.connection.our_state
+        if waiting is not Waiting.FIRST_BYTE and state in (h11.IDLE, h11.SEND_RESPONSE):
+            await self._transmit(too_late())
+        self.close_soon()
 
     # --- the drain
 

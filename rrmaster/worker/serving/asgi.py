@@ -69,21 +69,25 @@ class CountedApp:
             return
         requests, duty = self.requests, self.duty
         requests.begun += 1
-        requests.calls.add(id(scope))
         if not duty.busy_report_due:
             duty.requests_changed()
+        key = id(scope)
         try:
             if kind == "websocket":
+                requests.websockets.add(key)
                 await self._serve_websocket(scope, receive, send)
             elif self.access_log:
+                requests.running[key] = duty.beat_at
                 await self._serve_logged(scope, receive, send)
             else:
+                requests.running[key] = duty.beat_at
                 await self.app(scope, receive, send)
         finally:
+            if requests.running.pop(key, None) is None:
+                requests.websockets.discard(key)
             requests.ended += 1
-            requests.calls.discard(id(scope))
             if requests.orphans:
-                requests.orphans.discard(id(scope))
+                requests.orphans.discard(key)
             if not duty.busy_report_due:
                 duty.requests_changed()
             if self.idle is not None and requests.begun == requests.ended:

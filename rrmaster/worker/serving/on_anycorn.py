@@ -51,6 +51,9 @@ from attrs import Factory, define, field
 from ...protocol import tls
 from ...protocol.launch import Launch
 from ..api import header_of
+from ..deadlines.law import Deadlines
+from ..deadlines.of_anycorn import keep_deadlines, timed_on_trio
+from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
@@ -99,6 +102,7 @@ class AnycornServer:
     duty: Duty
     launch: Launch
     service: TrioServer = field(init=False)
+    timed: RequestTimeout = field(init=False)
     counted: CountedApp = field(init=False)
     uncounted: CountedApp = field(init=False)
     """For probes."""
@@ -115,7 +119,9 @@ class AnycornServer:
         log = self.launch.access_log
         self.config = configured(self.launch)
         app = _framed(HttpLimits.of(self.launch).around(self.app))
-        self.counted, self.uncounted = CountedApp(app, self.duty, log), CountedApp(app, self.duty, log)
+        self.timed = RequestTimeout(self.launch.request_timeout, self.duty)
+        self.counted = CountedApp(timed_on_trio(app, self.timed), self.duty, log)
+        self.uncounted = CountedApp(app, self.duty, log)
         self.duty.count(self.counted.requests)
         self._for_clients = self._for_anycorn(self.counted.serve)
         self._for_probes = self._for_anycorn(self.uncounted.serve)
@@ -132,6 +138,7 @@ class AnycornServer:
                     nursery.cancel_scope.cancel()
                     return self.counted.startup
             nursery.start_soon(self._drain)
+            nursery.start_soon(keep_deadlines, self.clients, Deadlines.of(self.launch), self.duty, self.timed)
             await self.service.run()
             if self.launch.lifespan != "off":
                 await self._end()

@@ -22,9 +22,9 @@ whose classes derive from uvicorn's protocols and say what they mend:
 
 - `Config.http_protocol_class`, `.ws_protocol_class` and `.lifespan_class`: what uvicorn has chosen to serve with;
   `.encoded_headers`: its default headers.
-- The constructor of protocols; their `shutdown` (close now if idle, else after the answer), `transport` and `scope`,
-  and h11's `conn`: whether a byte has come.  In `http1`: what their names without an underscore mean, and
-  `_start_asgi_task`, `_get_upgrade`, `_should_upgrade`.
+- The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`.  What
+  tells whom a connection waits for is in `deadlines.of_uvicorn`.  In `http1`: what their names without an underscore
+  mean, and `_start_asgi_task`, `_get_upgrade`, `_should_upgrade`.
 - `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
 - `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
@@ -47,6 +47,9 @@ from ...protocol import tls
 from ...protocol.launch import Launch
 from ..api import header_of
 from ..connection import Connection
+from ..deadlines.law import Deadlines
+from ..deadlines.of_uvicorn import UvicornDeadlines, heard, is_fresh, timed_on_asyncio
+from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Requests, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
@@ -79,9 +82,12 @@ def warm_up(application: Application, launch: Launch) -> None:
         configured(application.target, launch, {})
 
 
-def serve(app: ASGI, duty: Duty, launch: Launch, **more: Any) -> None:
-    """Serve any ASGI application, as `run` does.  `more` is passed to uvicorn's Config."""
-    run_server(lambda service: UvicornServer(service, app, launch, more), duty, launch)
+def serve(app: ASGI, duty: Duty, launch: Launch, threaded: bool = False, **more: Any) -> None:
+    """Serve any ASGI application, as `run` does.  `more` is passed to uvicorn's Config.
+
+    `threaded`: each request has a thread, so none can be cancelled.
+    """
+    run_server(lambda service: UvicornServer(service, app, launch, more, threaded), duty, launch)
 
 
 def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
@@ -103,7 +109,9 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
     )
     config.load()
     proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
-    config.http_protocol_class = type("Client", (*proxied, _mended(config)), {"head": head or LONGEST_HEAD})
+    mended = _mended(config)
+    bases = (*proxied, heard(mended), mended)
+    config.http_protocol_class = type("Client", bases, {"head": head or LONGEST_HEAD})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
     return config
@@ -118,14 +126,6 @@ def _mended(config: uvicorn.Config) -> type[Any]:
     from .http1.h11_client import H11Client
 
     return H11Client
-
-
-def _is_fresh(client: Any) -> bool:
-    """Whether a client of HTTP has not sent a byte.  Seen from outside: to note each read would cost every request."""
-    if client.scope is not None:  # since the first byte with httptools, since the end of the headers with h11
-        return False
-    h11: Any = getattr(client, "conn", None)
-    return h11 is None or not h11.trailing_data[0]
 
 
 class _Counted:
@@ -178,7 +178,9 @@ class UvicornServer:
     app: ASGI
     launch: Launch
     more: dict[str, Any]
+    threaded: bool = False
     state: ServerState = Factory(ServerState)
+    timed: RequestTimeout = field(init=False)
     counted: CountedApp = field(init=False)
     uncounted: CountedApp = field(init=False)
     """The application for the master's probes, which are served and not counted."""
@@ -197,7 +199,9 @@ class UvicornServer:
     def __attrs_post_init__(self) -> None:
         duty, log = self.service.duty, self.launch.access_log
         app = HttpLimits.of(self.launch).around(self.app)
-        self.counted = CountedApp(app, duty, log, Requests(one_at_a_time=True))
+        self.timed = RequestTimeout(self.launch.request_timeout, duty)
+        timed = timed_on_asyncio(app, self.timed, self.threaded)
+        self.counted = CountedApp(timed, duty, log, Requests(one_at_a_time=True))
         self.uncounted = CountedApp(app, duty, log)
         duty.count(self.counted.requests)
         self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
@@ -207,6 +211,8 @@ class UvicornServer:
     async def start(self) -> None:
         """Start the application.  Raises CannotLoad if its lifespan startup fails."""
         self._update_date()
+        deadlines = Deadlines.of(self.launch)
+        UvicornDeadlines(self.state.connections, deadlines, self.service.duty, self.timed).start(self.service.loop)
         self._lifespan = self._config.lifespan_class(self._config)
         with _quiet():  # the error holds the same words
             await self._lifespan.startup()
@@ -265,7 +271,7 @@ class UvicornServer:
         for task in self._arriving:
             task.cancel()  # `admit` closes the connection
         for client in self._clients():
-            if _is_fresh(client):
+            if is_fresh(client):
                 client.shutdown()
 
     def _close_idle(self) -> None:

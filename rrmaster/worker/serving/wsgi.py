@@ -38,7 +38,7 @@ def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed."""
     # WSGI has no lifespan and no websockets.
     app = watched(application.target, launch.threads, launch.header_map)
-    serve(app, duty, evolve(launch, lifespan="off"), ws="none")
+    serve(app, duty, evolve(launch, lifespan="off"), threaded=True, ws="none")
 
 
 def watched(app: WSGI, threads: int, header_map: str) -> ASGI:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, WebSocket
@@ -64,6 +65,12 @@ async def slow(ms: int = 200):
 
 @app.get("/sync")
 def in_a_thread():
+    return {"pid": os.getpid()}
+
+
+@app.get("/blocks")
+def blocks(s: float = 60):
+    time.sleep(s)
     return {"pid": os.getpid()}
 
 

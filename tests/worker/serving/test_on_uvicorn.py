@@ -9,8 +9,8 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from rrmaster.worker.deadlines.of_uvicorn import is_fresh
 from rrmaster.worker.serving.asgi import Message, Receive, Send
-from rrmaster.worker.serving.on_uvicorn import _is_fresh
 
 
 class FakeTransport(asyncio.Transport):
@@ -29,22 +29,22 @@ async def answers(scope: Message, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
-def test_a_client_is_fresh_until_its_first_byte(http: Any) -> None:
+def test_a_clientis_fresh_until_its_first_byte(http: Any) -> None:
     config = Config(answers, http=http, log_config=None, lifespan="off")
     config.load()
 
     async def act() -> None:
         client: Any = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})  # type: ignore[call-arg]
         client.connection_made(FakeTransport())
-        assert _is_fresh(client)
+        assert is_fresh(client)
         for part in (b"G", b"ET / HTTP/1.1\r\nHost: a", b".example\r\n\r\n"):
             client.data_received(part)
-            assert not _is_fresh(client)
+            assert not is_fresh(client)
         for _ in range(5):
             await asyncio.sleep(0)
-            assert not _is_fresh(client)
+            assert not is_fresh(client)
         assert client.cycle.response_complete
-        assert not _is_fresh(client), "between two requests it is idle"
+        assert not is_fresh(client), "between two requests it is idle"
         client.connection_lost(ConnectionResetError())
         client.timeout_keep_alive_task.cancel()
 

@@ -1,0 +1,1 @@
+"""For how long does a worker wait for a client, and what goes when every place is taken?"""

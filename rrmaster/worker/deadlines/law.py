@@ -1,0 +1,160 @@
+"""For how long does a worker wait for what a client has to send?  One law, for uvicorn's and for anycorn's protocols.
+
+::
+
+    waiting      what the worker waits for            it ends
+    ----------   ----------------------------------   ----------------------------------------------------------------
+    FIRST_BYTE   a connection's first byte            `--header-timeout` after the accept: closed without a word
+    HEAD         the rest of a request's head         `--header-timeout` after the accept, or after the first byte that
+                                                      follows an answer: 408 and closed, however often bytes drip
+    BODY         the rest of a request's body         when less than `ENOUGH` bytes come in `--body-timeout`: 408, if no
+                                                      answer has begun, and closed
+    NOTHING      its own application, or the client   by deadlines of its own (`--keep-alive`, `--request-timeout`)
+                 that rests between two requests
+
+No request pays for a timer.  All connections are looked at every `LOOK_S`, from outside, so a deadline passes up to one
+look late.  While the application does not read a body, the client has nothing to answer for, and its time stands still;
+so does everyone's while the loop is blocked, for then the bytes wait in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from email.utils import formatdate
+from enum import IntEnum
+from typing import Protocol, TypeVar
+
+from attrs import Factory, define
+
+from ...protocol.launch import Launch
+
+LOOK_S = 1.0
+"""Seconds between two looks.  A look costs about half a microsecond for each connection."""
+
+LOOKS = 8
+"""A deadline is looked at so often before it is over at least; only deadlines under `LOOKS` seconds need it."""
+
+ENOUGH = 1024
+"""Bytes of a body that must come in each `--body-timeout`.  With the default that is 34 bytes a second; Kestrel asks
+for 240 and Apache for 500.  An idle deadline alone is met by a byte a minute, with a WSGI thread held for each."""
+
+SPARED_S = 2.0
+"""Seconds that a connection without a request is left alone though every place is taken: its head may be on the way."""
+
+REASON = b"The request did not come in time.\n"
+
+
+class Waiting(IntEnum):
+    """What a connection waits for.  A number, because ten thousand are counted in each look."""
+
+    FIRST_BYTE = 0
+    HEAD = 1
+    BODY = 2
+    NOTHING = 3
+
+
+WORDS = {
+    Waiting.FIRST_BYTE: "have sent nothing",
+    Waiting.HEAD: "have sent a part of a request's head",
+    Waiting.BODY: "have sent a part of a request's body",
+    Waiting.NOTHING: "are being answered, or rest between two requests",
+}
+"""What connections that wait so have done."""
+
+
+class Client(Protocol):
+    """A connection, as a server shows it."""
+
+    heard: int
+    """Bytes that count as progress of a body."""
+
+    def waits_for(self) -> tuple[Waiting, object]:
+        """What it waits for, and an object that stands for the request: it is another one for the next request."""
+
+
+Kind = TypeVar("Kind", bound=Client)
+
+
+@define(eq=False)
+class _Wait:
+    """One connection's wait, as the looks have seen it."""
+
+    begun: bool
+    """Whether the head is complete, so that the body is waited for."""
+    request: object
+    since: float
+    heard: int
+
+    def is_still(self, begun: bool, request: object, heard: int) -> bool:
+        """Whether it is the same wait as at the last look."""
+        return self.begun is begun and self.request is request and not (begun and heard - self.heard >= ENOUGH)
+
+
+@define(eq=False)
+class Deadlines:
+    """The waits of all connections of a worker.  It decides; a server closes what it names."""
+
+    header: float
+    """Seconds; 0: no deadline."""
+    body: float
+    """Seconds; 0: no deadline."""
+    places: int
+    """Connections that a worker has at once."""
+    waits: dict[Client, _Wait] = Factory(dict)
+    """Those that wait for their client."""
+    counts: list[int] = Factory(lambda: [0] * len(Waiting))
+    """How many connections waited for what at the last look."""
+    _now: float = 0.0
+    """The time that clients had: it stands still while the loop is blocked."""
+    _looked: float | None = None
+
+    @classmethod
+    def of(cls, launch: Launch) -> Deadlines:
+        """The deadlines that the options set."""
+        return cls(launch.header_timeout, launch.body_timeout, launch.worker_connections)
+
+    @property
+    def period(self) -> float:
+        """Seconds between two looks."""
+        return min([LOOK_S, *(seconds / LOOKS for seconds in (self.header, self.body) if seconds)])
+
+    def look(self, clients: Iterable[Kind], now: float, full: bool = False) -> list[tuple[Kind, Waiting]]:
+        """The connections that must go now, and what each has been waited for.
+
+        With `full`, because no place is left, those go too that have sent no whole head in `SPARED_S`: a tenth of the
+        places at a look, those that have said least first, and of these the oldest.
+        """
+        if self._looked is not None:
+            self._now += min(now - self._looked, 2 * self.period)
+        self._looked = now
+        overdue: list[tuple[Kind, Waiting]] = []
+        spare: list[tuple[bool, float, Kind, Waiting]] = []
+        before, self.waits, self.counts = self.waits, {}, [0] * len(Waiting)
+        counts, nothing = self.counts, Waiting.NOTHING
+        for client in clients:
+            waiting, request = client.waits_for()
+            counts[waiting] += 1
+            if waiting is nothing:
+                continue
+            begun = waiting is Waiting.BODY
+            wait = before.get(client)
+            if wait is None or not wait.is_still(begun, request, client.heard):
+                wait = _Wait(begun, request, self._now, client.heard)
+            self.waits[client] = wait
+            limit, waited = self.body if begun else self.header, self._now - wait.since
+            if limit and waited >= limit:
+                overdue.append((client, waiting))
+            elif full and not begun and waited >= SPARED_S:
+                spare.append((waiting is Waiting.HEAD, wait.since, client, waiting))
+        spare.sort(key=lambda one: one[:2])
+        room = max(1, self.places // 10) - len(overdue)
+        return overdue + [(client, waiting) for _, _, client, waiting in spare[: max(0, room)]]
+
+
+def too_late() -> bytes:
+    """An answer in HTTP/1.1 that closes the connection: 408, and the reason."""
+    date = formatdate(usegmt=True).encode()
+    return (
+        b"HTTP/1.1 408 Request Timeout\r\ndate: %b\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (date, len(REASON), REASON)
+    )

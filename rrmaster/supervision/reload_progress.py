@@ -51,8 +51,9 @@ class Reload:
         return self._judge(now)
 
     def due(self) -> float:
-        """When to look again."""
-        return self._next_look if self.rollout.trial.soak and not self.rollout.over else float("inf")
+        """When to look again.  Before the soak, what happens is reason enough to look: the master is at rest."""
+        soaks = self.rollout.trial.soak and self.rollout.phase is Phase.SOAKING
+        return self._next_look if soaks else float("inf")
 
     def _judge(self, now: float) -> str:
         rollout = self.rollout

@@ -76,8 +76,6 @@ class ReloadController:
         self._autoscaler = autoscaler_of(settings)
         self._goal = evolve(self._goal, surge=surge_of(settings, self._goal.size))
 
-    # --- what others read
-
     @property
     def goal(self) -> Goal:
         """What the fleet should be."""
@@ -313,8 +311,6 @@ class ReloadController:
     def _wake(self) -> None:
         if self.latest is not None:
             self.latest.wake()
-
-    # --- between reloads
 
     def _between_reloads(self, now: float) -> None:
         if self._again:

@@ -150,8 +150,7 @@ class Duty:
     """Something has changed since the last report."""
     _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     _free: int = 0
-    """Descriptors that were free at the last count, less the connections taken since: the application's own are in it
-    only when they are counted again."""
+    """Descriptors that were free at the last count, less the connections taken since."""
     _complained: float = float("-inf")
 
     @property
@@ -215,8 +214,7 @@ class Duty:
         """React to a message of the master that is no connection."""
 
     def _begin(self, handoff: wire.Handoff, fd: int) -> Taken:
-        # The kernel gives the lowest free number, so a high one tells of a full table at once.  A low one says little:
-        # the table may have one hole, and be full above it.
+        # The kernel gives the lowest free number: a high one tells of a full table, a low one may be its only hole.
         self._free -= 1
         if fd >= self._limit - RESERVE or (self._free < RESERVE and self._count_free() < RESERVE):
             self._out_of_descriptors()
@@ -316,8 +314,7 @@ class Duty:
 
     def _count_free(self) -> int:
         """Count the descriptors that are free: 2 us, or on kernels before 6.2 some 0.4 us for each that is open."""
-        try:
-            # proc(5): since Linux 6.2 the size of this directory is the number of open descriptors.
+        try:  # proc(5): since Linux 6.2 the size of this directory is the number of open descriptors
             used = os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1
         except OSError:  # none is free for the listing; or there is no /proc, and the lowest free number must do
             used = self._lowest_free()
@@ -334,9 +331,8 @@ class Duty:
 
     def _complain(self) -> None:
         """Log that no connections are taken, and what to do: otherwise the clients would wait without a trace."""
-        now = time.monotonic()
-        if now - self._complained >= COMPLAINT_S:
-            self._complained = now
+        if time.monotonic() - self._complained >= COMPLAINT_S:
+            self._complained = time.monotonic()
             print(
                 f"no connections are taken: {self._limit - self._free} of {self._limit} descriptors are in use, "
                 f"{self.open} of them by connections. Raise the limit (ulimit -n, LimitNOFILE=), or find out which the "

@@ -42,7 +42,7 @@ def decode_up(datagram: bytes) -> Up | None:
     try:
         if kind == REPORT:
             if len(body) < SHORT_REPORT.size:
-                raise ProtocolError("a report is too short")
+                raise ProtocolError(f"malformed message of kind {kind}: a report of {len(body)} bytes")
             # The last counts may be missing: an older worker, or one of another language, does not tell them.
             fields = REPORT_BODY.unpack_from(body.ljust(REPORT_BODY.size, b"\0"))
             closed, busy, taking, asides, lag, rss, cpu, requests, orphaned, oldest = fields

@@ -150,18 +150,8 @@ class RunningMaster:
         Raises Busy as `begin_reload` does, LookupError if that code is not kept.
         """
         if not self.spawner.generations.can_go_back:
-            raise LookupError(self._why_no_way_back())
+            raise LookupError(self.spawner.why_no_way_back(self.settings))
         return self.supervisor.reload.begin(supersede, back=True)
-
-    def _why_no_way_back(self) -> str:
-        if not self.spawner.may_fork(self.settings):
-            return "there is nothing to go back to: only with templates is the code of a generation kept (--preload)"
-        if self.settings.rollback_window == 0:
-            return "there is nothing to go back to: --rollback-window is 0, so no code is kept after a reload"
-        return (
-            f"there is nothing to go back to: no reload was committed in the last {self.settings.rollback_window:g} s "
-            "(--rollback-window), or what served before it had no template"
-        )
 
     def scale(self, size: int) -> None:
         """Set the fleet's size, at least 1; during a reload, as soon as that is decided."""

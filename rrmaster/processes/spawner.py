@@ -123,6 +123,17 @@ class Spawner:
             self._adopts = self._kept.enter_context(adopting())
         return self._adopts
 
+    def why_no_way_back(self, settings: Settings) -> str:
+        """Why the code before the last reload is not kept."""
+        if not self.may_fork(settings):
+            return "there is nothing to go back to: only with templates is the code of a generation kept (--preload)"
+        if settings.rollback_window == 0:
+            return "there is nothing to go back to: --rollback-window is 0, so no code is kept after a reload"
+        return (
+            f"there is nothing to go back to: no reload was committed in the last {settings.rollback_window:g} s "
+            "(--rollback-window), or what served before it had no template"
+        )
+
     async def _fork(self, templates: GenerationTemplates, spec: WorkerSpec, outputs: tuple[int, int]) -> Process | None:
         """A worker forked from a template; None if it must import from the disk.  Raises NotStarted."""
         disk_will_do = spec.serves_now and spec.generation == templates.generation

@@ -15,7 +15,7 @@ from ..rules.lifecycle import State
 from ..rules.recycling import Wear
 
 LAG_WINDOW = 5.0
-"""Seconds for which the worst lag is kept, twice: an operator who looks a moment after a block sees it."""
+"""Seconds for which the worst lag is kept, twice: it is still there for an operator a moment after a block."""
 
 
 @define(eq=False)

@@ -58,7 +58,7 @@ async def _send(stream: trio.SocketStream, parts: Iterable[bytes | None]) -> Non
 FORWARDED = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
 
 
-# --- the environment, and who may speak for others
+# --- the environment, and which proxies are believed
 
 
 @pytest.mark.parametrize("value", ["auto", "1:2", ""])

@@ -23,7 +23,7 @@ whose classes derive from uvicorn's protocols and say what they mend:
 - `Config.http_protocol_class`, `.ws_protocol_class` and `.lifespan_class`: what uvicorn has chosen to serve with;
   `.encoded_headers`: its default headers.
 - The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`.  What
-  tells whom a connection waits for is in `deadlines.of_uvicorn`.  In `http1`: what their names without an underscore
+  tells what a connection waits for is in `deadlines.of_uvicorn`.  In `http1`: what their names without an underscore
   mean, and `_start_asgi_task`, `_get_upgrade`, `_should_upgrade`.
 - `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
 - `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.

@@ -34,15 +34,51 @@ class Limits:
         return Limits(max(round(self.requests * factor), 1) if self.requests else 0, self.age * factor, self.memory)
 
 
+EARLY_S = 30.0
+"""Seconds of serving.  A worker above the memory limit so soon has not leaked: its application is that large."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 600.0
+"""Seconds between replacements for memory while those come early: each pause is twice the one before.  A leak that
+fills the limit within 30 s, every time, still has its worker replaced every 10 minutes."""
+
+
+@define
+class MemoryPace:
+    """How often the workers of one fleet are replaced for their memory.
+
+    With a limit below the application's own size every replacement would be above it as well, and the fleet would start
+    a worker each second for ever, which costs more than the memory.
+    """
+
+    pause: float = 0.0
+    """Seconds until the next replacement; 0 while they do not come early."""
+    _not_before: float = float("-inf")
+
+    def may_replace(self, now: float, age: float) -> bool:
+        """Whether a worker that was above the limit after `age` seconds may be replaced now; takes note of a yes."""
+        if now < self._not_before:
+            return False
+        longer = min(max(2 * self.pause, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        self.pause = longer if age < EARLY_S else 0.0
+        self._not_before = now + self.pause
+        return True
+
+
 @define
 class Wear:
     """The state of one worker with respect to its limits."""
 
     limits: Limits
+    pace: MemoryPace
+    """The fleet's."""
+    early: bool = False
+    """Whether it must be replaced for memory that it had from the start."""
     over_memory: int = 0
     """Samples in a row above the memory limit."""
+    _above_at: float = 0.0
+    """Its age when it was above the limit for `SAMPLES`; it may wait for its replacement longer than that."""
 
-    def reason(self, served: int, age: float, memory: int) -> str:
+    def reason(self, served: int, age: float, memory: int, now: float) -> str:
         """Why the worker must be replaced, or an empty text.  Called once for each sample."""
         limits = self.limits
         self.over_memory = self.over_memory + 1 if limits.memory and memory > limits.memory else 0
@@ -50,6 +86,16 @@ class Wear:
             return f"it has served {served} (--max-requests)"
         if limits.age and age >= limits.age:
             return f"it is {age:.0f} s old (--max-age)"
-        if self.over_memory >= SAMPLES:
-            return f"it has grown to {memory >> 20} MiB (--max-memory)"
+        if self.over_memory == SAMPLES:
+            self._above_at = age
+        if self.over_memory >= SAMPLES and self.pace.may_replace(now, self._above_at):
+            self.early = self._above_at < EARLY_S
+            return f"it has grown to {memory >> 20} MiB (--max-memory){self._if_early()}"
         return ""
+
+    def _if_early(self) -> str:
+        if not self.early:
+            return ""
+        above, pause = f"{self._above_at:.0f} s", f"{self.pace.pause:.0f} s"
+        needs = f" in its first {above}, so the limit is below what the application needs"
+        return f"{needs}; the next one is replaced in {pause} at the earliest"

@@ -75,6 +75,11 @@ class Announcements:
         code, number = (how.code, how.signal) if how is not None else (None, None)
         self.news.publish(WorkerExited(*worker.key, code, number, worker.asked, worker.failure))
 
+    def recycled(self, worker: WorkerRecord) -> None:
+        """The worker serves until its replacement does, and then goes: it has served, lived or grown enough."""
+        why, level = worker.recycle_reason, WARNING if worker.wear.early else INFO
+        tell("worker.recycled", f"{worker.name} is replaced: {why}", level=level, why=why, **worker.facts)
+
     # --- the fleet
 
     def scaled(self, before: int, size: int) -> None:

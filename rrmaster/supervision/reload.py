@@ -14,13 +14,10 @@ incomplete.  Each of them only changes the goal, or marks a worker as leaving; `
 
 from __future__ import annotations
 
-from logging import INFO
-
 import trio
 from attrs import define, evolve, field
 
 from ..config.settings import Settings
-from ..logs.log import tell
 from ..processes.process import usable_cpus
 from ..rules.autoscaler import SYNC_S, Autoscaler
 from ..rules.lifecycle import Event, State
@@ -330,8 +327,7 @@ class ReloadController:
             return
         worker = next((worker for worker in serving if worker.recycle_reason), None)
         if worker is not None:
-            why = worker.recycle_reason
-            tell("worker.recycled", f"{worker.name} is replaced: {why}", level=INFO, why=why, **worker.facts)
+            self.fleet.announcements.recycled(worker)
             worker.leave()
             self.fleet.plan_again()
 

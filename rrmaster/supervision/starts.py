@@ -27,7 +27,7 @@ from ..logs.log import tell
 from ..protocol import wire
 from ..protocol.channel import TalkLine
 from ..protocol.line import Line
-from ..rules.recycling import Limits, Wear
+from ..rules.recycling import Limits, MemoryPace, Wear
 from .announcements import Announcements
 from .crashes import Crashes
 from .worker_record import WorkerRecord
@@ -66,6 +66,7 @@ class Starts:
     _newest: dict[int, int] = Factory(dict)
     """By slot, the newest generation that was started in it."""
     _last_id: int = 0
+    _memory_pace: MemoryPace = Factory(MemoryPace)
     _window: int = field(init=False)
     _worker_connections: int = field(init=False)
     _limits: Limits = field(init=False)
@@ -141,7 +142,7 @@ class Starts:
             lambda message, size: self.announcements.message(worker, message, size),
             lambda what: self.reader.breached(worker, what),
         )
-        wear = Wear(self._limits.with_jitter(self.random.random()))
+        wear = Wear(self._limits.with_jitter(self.random.random()), self._memory_pace)
         worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear)
         worker.fill_crashed_place(self._begun(slot, generation, now))
         return worker, its_talk_end

@@ -116,7 +116,7 @@ class WorkerRecord:
         if self.state is not State.SERVING or self.recycle_reason or self.heard - self.sampled < heartbeat:
             return False
         self.sampled = self.heard
-        self.recycle_reason = self.wear.reason(report.requests, self.served_for(self.heard), report.rss)
+        self.recycle_reason = self.wear.reason(report.requests, self.served_for(self.heard), report.rss, self.heard)
         return bool(self.recycle_reason)
 
     def _note_lag(self, seconds: float) -> None:

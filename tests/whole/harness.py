@@ -21,12 +21,17 @@ from pathlib import Path
 import trio
 from attrs import Factory, define
 
+import rrmaster as package
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT for background jobs, and the masters would inherit that: Ctrl-C would end none of them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).resolve().parent / "programs"
+
+#: How a frame of our own code begins in a traceback. A clone is itself named rrmaster, so the bare name says nothing.
+OWN_FRAME = f'File "{Path(package.__file__).parent}/'
 
 BRIEF = ("--probation", "100ms", "--soak", "100ms")
 """Options for reloads of good code.  Code that must fail by itself has the usual two seconds."""

@@ -13,7 +13,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 import pytest
 import trio
 
-from tests.whole.harness import PATIENCE, Running, ask, gone, is_free, running
+from tests.whole.harness import OWN_FRAME, PATIENCE, Running, ask, gone, is_free, running
 
 CODE = """
 async def answer(stream):
@@ -75,7 +75,7 @@ async def test_a_day_of_a_developer(tmp_path: Path):
         assert await ask(master.port) == b"ten"
         assert master.workers == good
         assert master.text.count("bad code") == 2  # the line of the code, and the message
-        assert "rrmaster/" not in master.text  # no frames of rrmaster
+        assert OWN_FRAME not in master.text
         # The worker is killed: the last good code is still there, in its template.
         os.kill(next(iter(good)), SIGKILL)
         assert await ask(master.port) == b"ten"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from rrmaster.logs.formats import JsonFormat, OutputSource, TextFormat
 from rrmaster.logs.log import Entry, logger, subscribe, tell
 from rrmaster.logs.setup import start_logging, to_descriptor
 from rrmaster.logs.worker_output import worker_output
+from tests.logs.reading import read_all
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -38,23 +38,8 @@ def untouched() -> Iterator[None]:
     setup.attached.clear()
 
 
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for fd in ends:
-        os.close(fd)
-
-
-def read_all(fd: int) -> str:
-    os.set_blocking(fd, False)
-    data = b""
-    try:
-        while piece := os.read(fd, 1 << 20):
-            data += piece
-    except BlockingIOError:
-        pass  # that was all
-    return data.decode()
+def read_text(fd: int) -> str:
+    return read_all(fd).decode()
 
 
 @pytest.mark.usefixtures("untouched")
@@ -64,7 +49,7 @@ def test_what_is_logged_is_written_with_time_and_level(pipe: tuple[int, int]) ->
     logger.debug("not this")
     logger.error("and this")
     end()
-    first, second = read_all(pipe[0]).splitlines()
+    first, second = read_text(pipe[0]).splitlines()
     assert first.endswith("info    worker 3 serves")
     assert second.endswith("error   and this")
 
@@ -74,7 +59,7 @@ def test_after_the_end_nothing_is_written(pipe: tuple[int, int]) -> None:
     to_descriptor(pipe[1], "info", "text")()
     logger.propagate = False
     logger.info("too late")
-    assert read_all(pipe[0]) == ""
+    assert read_text(pipe[0]) == ""
 
 
 def test_the_level_is_as_requested(untouched: None, pipe: tuple[int, int]) -> None:
@@ -121,7 +106,7 @@ def test_a_percent_sign_is_one(heard: list[Entry], pipe: tuple[int, int]) -> Non
     end = to_descriptor(pipe[1], "info", "text")
     tell("surge", "100% of %s")
     end()
-    assert read_all(pipe[0]).endswith("100% of %s\n")
+    assert read_text(pipe[0]).endswith("100% of %s\n")
     assert heard[0].text == "100% of %s"
 
 
@@ -157,7 +142,7 @@ def test_a_subscriber_that_fails_does_not_stop_the_others_and_its_failures_are_l
     unsubscribe()
     end()
     assert [entry.event for entry in heard] == ["any"] * 100
-    notes = re.findall(r"failed, (\d+) times now: (.*)", read_all(pipe[0]))
+    notes = re.findall(r"failed, (\d+) times now: (.*)", read_text(pipe[0]))
     assert [int(times) for times, _ in notes] == [1, 2, 4, 8, 16, 32, 64]
     assert notes[0][1] == "ValueError('its own trouble')"
 
@@ -229,7 +214,7 @@ def test_a_traceback_is_logged_with_its_message(pipe: tuple[int, int], style: st
     except ValueError:
         logger.exception("trouble")
     end()
-    text = read_all(pipe[0])
+    text = read_text(pipe[0])
     assert "trouble" in text
     assert "ValueError: this one" in text
     assert style == "text" or "ValueError: this one" in json.loads(text)["exception"]
@@ -246,7 +231,7 @@ def test_a_workers_line_is_logged_with_its_slot_and_published_with_its_source(
     lines.feed(b"hello\nworld\n")
     lines.end()
     end()
-    assert [line.split(" ", 2)[2] for line in read_all(pipe[0]).splitlines()] == [
+    assert [line.split(" ", 2)[2] for line in read_text(pipe[0]).splitlines()] == [
         "info    worker 3 | hello",
         "info    worker 3 | world",
     ]
@@ -269,7 +254,7 @@ def test_output_below_the_level_is_not_made_into_lines(pipe: tuple[int, int]) ->
     lines.feed(b"hello\n")
     assert lines.flooding
     end()
-    assert read_all(pipe[0]) == "", "and no dropped lines are reported"
+    assert read_text(pipe[0]) == "", "and no dropped lines are reported"
 
 
 @pytest.mark.usefixtures("untouched")
@@ -283,7 +268,7 @@ def test_output_is_dropped_while_the_log_is_full_and_every_line_is_counted(
     lines.end()
     monkeypatch.undo()
     end()
-    assert re.search(r" warning 2 log lines were dropped", read_all(pipe[0]))
+    assert re.search(r" warning 2 log lines were dropped", read_text(pipe[0]))
 
 
 # --- where it goes
@@ -300,7 +285,7 @@ def test_with_a_file_stderr_receives_only_the_masters_own_warnings(tmp_path: Pat
     assert [line.split(maxsplit=3)[3] for line in path.read_text().splitlines()] == [
         "all serve", "one is lost", "worker 3 | chatter",
     ]  # fmt: skip
-    assert [line.split(maxsplit=3)[3] for line in read_all(pipe[0]).splitlines()] == ["one is lost"]
+    assert [line.split(maxsplit=3)[3] for line in read_text(pipe[0]).splitlines()] == ["one is lost"]
     end()
 
 
@@ -310,7 +295,7 @@ def test_without_a_file_all_goes_to_stderr(name: str | None, pipe: tuple[int, in
     end = start_logging(Settings(APP, log_file=name, log_format="json"), pipe[1])
     tell("master.ready", "all serve", serving=4)
     end()
-    assert json.loads(read_all(pipe[0]))["serving"] == 4
+    assert json.loads(read_text(pipe[0]))["serving"] == 4
 
 
 @pytest.mark.usefixtures("untouched")
@@ -326,7 +311,7 @@ def test_a_full_disk_is_reported_on_stderr_once(pipe: tuple[int, int]) -> None:
     for _ in range(10):
         tell("master.ready", "all serve")
     end()
-    assert re.findall(r"trouble with .*", read_all(pipe[0])) == [
+    assert re.findall(r"trouble with .*", read_text(pipe[0])) == [
         "trouble with the log file /dev/full: No space left on device"
     ]
 

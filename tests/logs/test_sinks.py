@@ -8,7 +8,7 @@ import select
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from rrmaster.logs import sinks as module
 from rrmaster.logs.sinks import MAX_QUEUED, Descriptor, RotatingFile, Sink
 from tests.fakes import DEADLINE
+from tests.logs.reading import read_all
 
 
 def notice(dropped: int, estimated: bool) -> bytes:
@@ -29,25 +30,6 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline, "in vain"
         threading.Event().wait(0.001)
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for fd in ends:
-        os.close(fd)
-
-
-def read_all(fd: int) -> bytes:
-    os.set_blocking(fd, False)
-    data = b""
-    try:
-        while piece := os.read(fd, 1 << 20):
-            data += piece
-    except BlockingIOError:
-        pass  # that was all
-    return data
 
 
 def wait_and_read(fd: int) -> bytes:

@@ -180,14 +180,15 @@ def _locked(directory: Path) -> Iterator[None]:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         end = time.monotonic() + LOCK_S
-        while not _try_lock(fd) and time.monotonic() < end:
+        while not try_lock(fd) and time.monotonic() < end:
             time.sleep(0.01)
         yield
     finally:
         os.close(fd)
 
 
-def _try_lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
+    """Whether the file is ours now; yes, too, where the file system has no locks.  It does not wait."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,13 +8,13 @@ another user's anywhere, and nothing but a process id is ever overwritten: a mis
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
 import time
 from collections.abc import Iterator
 
+from ..control.socket_paths import try_lock
 from ..logs.trusted_path import open_trusted
 from .cannot_start import CannotStart
 
@@ -63,7 +63,7 @@ def _write(fd: int, path: str) -> None:
         raise CannotStart(
             f"cannot write --pid {path}: it holds something other than a process id; remove it, if it may go"
         )
-    if not _locked(fd) or (text and _is_running(int(text), found.st_mtime)):
+    if not try_lock(fd) or (text and _is_running(int(text), found.st_mtime)):
         whose = f"process {text.decode() or '?'} is running"
         raise CannotStart(f"--pid {path}: {whose}; stop it, or remove the file if it is not a master")
     try:
@@ -71,16 +71,6 @@ def _write(fd: int, path: str) -> None:
         os.pwrite(fd, _own(), 0)
     except OSError as error:
         raise CannotStart(f"cannot write --pid {path}: {error.strerror}") from None
-
-
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # this file system has no locks
-    return True
 
 
 def _is_running(pid: int, written: float) -> bool:

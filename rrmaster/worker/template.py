@@ -30,17 +30,28 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..protocol import template_wire
 from ..protocol.channel import Letterbox
-from ..protocol.fork_safety import OpenDescriptor, Traces, hindrances
+from ..protocol.fork_safety import Traces, hindrances, only_read
 from ..protocol.launch import Launch
-from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
+from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed
 from .boot import Prepared, prepare, serve
 from .loading import explain
+from .preload.goodbye import end_unused, is_dismissed
+from .preload.memory import report_memory
+from .preload.notes import taking_notes
+from .preload.sharing import (
+    SharedFile,
+    cannot_be_opened_again,
+    open_again,
+    open_descriptors,
+    shared_files,
+    shared_memory,
+)
 from .serving.runtimes import warm_up
 
 ADOPTED_S = 1.0
@@ -59,12 +70,12 @@ def be_template(line: int, launch: Launch) -> int:
     master.set_inheritable(False)
     before = _traces()
     try:
-        with _own_environment() as asked, _ending_with(master):
+        with _own_environment() as asked, taking_notes() as notes, _ending_with(master):
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
         _send(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
-        os._exit(1)
+        end_unused(1, notes)
     # An import that ignores SIGCHLD, or reaps in its handler, would take away the children that a template waits for.
     # Each worker has its handler again.  None: it was not set from Python.
     reaper = signal.signal(signal.SIGCHLD, signal.SIG_DFL) or signal.SIG_DFL
@@ -72,22 +83,27 @@ def be_template(line: int, launch: Launch) -> int:
     gc.collect()
     gc.freeze()
     _fork_once_for_handlers()
-    _send(master, Loaded(_hindrances(before, tuple(asked))))
-    _report_memory(master)
-    return _fork_on_order(master, prepared, reaper)
+    after = _traces(tuple(asked))
+    files = shared_files(only_read(before, after)) if before is not None and after is not None else ()
+    found = (*_hindrances(before, after), *notes.hindrances(), *cannot_be_opened_again(files))
+    _send(master, Loaded(dict.fromkeys(found)))
+    report_memory(master)
+    if found and is_dismissed(master):
+        end_unused(0, notes)
+    return _fork_on_order(master, prepared, reaper, files)
 
 
-def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> int:
+def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any, files: tuple[SharedFile, ...]) -> int:
     while True:
         order, fds = _next_order(master)
         if not _fork(master, order, fds):
             for fd in fds:
                 os.close(fd)
-            _report_memory(master)
+            report_memory(master)
             continue
         if order.kind == template_wire.WORKER:
             signal.signal(signal.SIGCHLD, reaper)
-            return _serve(master, order, fds, prepared)
+            return _serve(master, order, fds, prepared, files)
         # From here on this process is another template, on another line.
         master.close()
         line, leash = fds
@@ -95,8 +111,15 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> in
         master = socket.socket(fileno=line)
 
 
-def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared) -> int:
+def _serve(
+    master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, files: tuple[SharedFile, ...]
+) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
+
+    def ready() -> Prepared:
+        open_again(files)
+        return prepared
+
     line, talk, out, err, leash = fds
     master.close()
     os.dup2(out, 1)
@@ -109,7 +132,7 @@ def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: 
     if numpy_random is not None:  # `random` seeds itself anew at a fork, numpy does not
         numpy_random.seed()
     _wait_for_leash(leash)
-    return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
+    return serve(Letterbox.inherit(line), prepared.launch, ready)
 
 
 # --- the line
@@ -251,8 +274,7 @@ def _set_title(title: tuple[str, ...]) -> None:
 # --- what the import has left behind
 
 
-def _hindrances(before: Traces | None, asked: tuple[str, ...]) -> tuple[str, ...]:
-    after = _traces(asked)
+def _hindrances(before: Traces | None, after: Traces | None) -> tuple[str, ...]:
     if before is None or after is None:
         return ("could not be watched (there is no /proc)",)
     return hindrances(before, after)
@@ -293,22 +315,13 @@ def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
     others = sorted(tid for tid in tasks if tid != os.getpid())
     return Traces(
         threads=tuple(named.get(tid) or _read(f"/proc/self/task/{tid}/comm") for tid in others),
-        held=frozenset(_held()),
+        held=frozenset(open_descriptors()),
         children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
         looping=_looping(),
         asked=asked,
+        shared=shared_memory(),
     )
-
-
-def _held() -> Iterator[OpenDescriptor]:
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
-        except OSError:
-            continue  # the descriptor of the listing itself
-        yield OpenDescriptor(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
 
 
 def _looping() -> bool:
@@ -322,21 +335,3 @@ def _read(path: str) -> str:
             return file.read().strip()
     except OSError:
         return ""  # a thread that has just ended, or a kernel that does not tell
-
-
-def _report_memory(master: socket.socket) -> None:
-    """Tell the master how much memory this process has for itself alone."""
-    found: dict[str, int] = {}
-    for line in _read("/proc/self/smaps_rollup").splitlines():
-        name, _, value = line.partition(":")
-        if value.endswith(" kB"):
-            found[name] = int(value.split()[0]) * 1024
-    try:
-        master.send(template_wire.encode(_weighed(found)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    except OSError:
-        pass  # the line is full, and the figures after the next order are newer
-
-
-def _weighed(found: Mapping[str, int]) -> MemoryUse:
-    own = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
-    return MemoryUse(own, found.get("Pss", 0), found.get("Rss", 0))

@@ -1,0 +1,1 @@
+"""What an import leaves behind that forked workers would share, and what each of them has of its own instead."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.whole.harness import PATIENCE, PROGRAMS, Running, connect, gone, rrmaster, running
+from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, Running, connect, gone, rrmaster, running
 
 FORKED = "has imported shares:answers"
 
@@ -209,3 +209,33 @@ async def test_each_forked_worker_runs_the_exit_handlers_of_the_import_and_no_te
         workers = {str(pid) for pid in master.workers}
         assert await master.stop() == 0
     assert sorted((tmp_path / "flushed").read_text().split()) == sorted(workers)
+
+
+def test_the_page_of_forked_workers_has_the_function_that_is_tested() -> None:
+    program = (PROGRAMS / "with_prometheus.py").read_text()
+    function = program[program.index("def forget_the_dead") : program.index("def app")]
+    assert function in (ROOT / "docs/howto/preload.md").read_text()
+
+
+async def test_a_gauge_of_prometheus_counts_the_workers_that_run_and_no_template(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    async with running("with_prometheus:app", workers=2, environ=environ) as master:
+        await master.said(r"one by one: while it was imported, it opened \S+/gauge_livesum_\d+.db for writing")
+        assert b"\nworkers_up 2.0\n" in await fetched(master)
+        killed = next(iter(master.workers))
+        os.kill(killed, signal.SIGKILL)
+        await master.until(lambda: killed not in master.workers and len(master.workers) == 2, "it is replaced")
+        assert b"\nworkers_up 2.0\n" in await fetched(master)
+        assert await master.stop() == 0
+
+
+async def fetched(master: Running) -> bytes:
+    """The answer to one request."""
+    found = b""
+    with trio.fail_after(PATIENCE):
+        async with await connect(master.port) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+            async for data in stream:
+                found += data
+    return found

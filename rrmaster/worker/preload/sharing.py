@@ -46,7 +46,11 @@ def open_descriptors() -> Iterator[OpenDescriptor]:
         # A file in /proc that tells of this process would tell a worker of its template.
         plain = (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and not target.startswith(f"/proc/{os.getpid()}/")
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        yield OpenDescriptor(int(name), target, writable, plain, "\nlock:" in _read(f"/proc/self/fdinfo/{name}"))
+        yield OpenDescriptor(int(name), target, writable, plain, target.startswith("/") and _is_locked(name))
+
+
+def _is_locked(name: str) -> bool:
+    return "\nlock:" in _read(f"/proc/self/fdinfo/{name}")
 
 
 def shared_memory() -> tuple[str, ...]:

@@ -206,11 +206,12 @@ async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
                     master.scale(master.supervisor.reload.goal.size - 1)
                 case signal.SIGQUIT:
                     master.hurry(graceful=0.0)
-                    nursery.start_soon(master.stop)
+                    nursery.start_soon(master.stop, False)
                 case _ if asked_to_end:
                     master.hurry(graceful=0.0, term=0.0)
                 case _:
-                    nursery.start_soon(master.stop)
+                    # Ctrl-C comes from a person, who waits; TERM from an orchestrator, whose load balancers learn late.
+                    nursery.start_soon(master.stop, number == signal.SIGTERM)
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 asked_to_end = True
 

@@ -156,6 +156,8 @@ class Snapshot:
     listeners: tuple[ListenerStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
     templates: tuple[TemplateStatus, ...] = ()
+    stopping: bool = False
+    """True from the moment that the master is told to stop; with --shutdown-delay its workers serve on for a while."""
     totals: FleetTotals = Factory(FleetTotals)
     """Counts that outlive the workers."""
     directory: str = ""

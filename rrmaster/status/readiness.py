@@ -13,7 +13,7 @@ from .model import Snapshot, WorkerStatus
 
 def why_not_ready(snapshot: Snapshot, when: ReadyWhen) -> str:
     """Why the fleet is not ready; empty if it is."""
-    if snapshot.size == 0:
+    if snapshot.stopping or snapshot.size == 0:
         return "the master is stopping"
     taking = sum(map(_takes, snapshot.workers))
     needed = when.needed(snapshot.size)

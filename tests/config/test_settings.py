@@ -87,6 +87,7 @@ def test_the_defaults_are_the_documented_ones():
         "log_file": None,
         "log_max_size": 20_000_000,
         "log_keep": 5,
+        "shutdown_delay": 0.0,
         "admin": None,
         "admin_allow_remote": False,
         "ready_when": "any",

@@ -91,6 +91,7 @@ GOOD = {
     "log_format": [("text", "text"), ("json", "json")],
     "log_file": [("/var/log/app.log", "/var/log/app.log"), ("-", "-"), (None, None)],
     "log_max_size": [("20MB", 20_000_000), ("512MB", 512_000_000), ("64KiB", 65536), ("0", 0), (4096, 4096)],
+    "shutdown_delay": [("10s", 10.0), ("0", 0.0)],
     "log_keep": [("0", 0), (5, 5)],
     "admin": [
         ("127.0.0.1:9000", "127.0.0.1:9000"),
@@ -207,6 +208,7 @@ BAD = {
     "log_format": ["", "JSON", "xml", None, 5],
     "log_file": ["", 5],
     "log_max_size": ["", "big", "-1", -1, "20 MiBs", True, None, 1.5],
+    "shutdown_delay": ["-1", "x", None],
     "log_keep": ["-1", -1, "many", None, True],
     "admin": ["", "9000", "localhost", ":", "fd://3", "http://localhost:9000", "unix:", 9000, True, ["127.0.0.1:9000"]],
     "admin_allow_remote": ["", "maybe", None, 2],

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-from attrs import Factory, define, field
+from attrs import Factory, define, field, frozen
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ..config.readiness import ReadyWhen
 from ..status.model import Snapshot, to_json
@@ -133,14 +134,20 @@ class Pages:
         """The content of the page, each second, for as long as the page is open."""
         if self.open_pages >= MOST_LIVE:
             return PlainTextResponse(f"{MOST_LIVE} pages are open already\n", 503, headers=_HEADERS)
-        return StreamingResponse(self._ticks(), headers={**_HEADERS, "content-type": "text/event-stream"})
+        headers = {**_HEADERS, "content-type": "text/event-stream"}
+        return _OpenPage(StreamingResponse(self._ticks(), headers=headers), self)
 
     async def _ticks(self) -> AsyncIterator[str]:
+        while True:
+            await self._tick.wait()
+            yield "".join(f"data: {line}\n" for line in self._shown.splitlines()) + "\n"
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Count an open page for the time of the block."""
         self.open_pages += 1
         try:
-            while True:
-                await self._tick.wait()
-                yield "".join(f"data: {line}\n" for line in self._shown.splitlines()) + "\n"
+            yield
         finally:
             self.open_pages -= 1
 
@@ -175,6 +182,18 @@ class Pages:
             return await self.source.snapshot(max_age)
         except Unreachable:
             return None
+
+
+@frozen
+class _OpenPage(Response):
+    """A stream that is counted from the moment that it is answered: its first line comes a second later."""
+
+    stream: StreamingResponse
+    pages: Pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.pages.opened():
+            await self.stream(scope, receive, send)
 
 
 async def _style(request: Request) -> Response:

@@ -12,6 +12,7 @@ import pytest
 from attrs import Factory, define, evolve
 from starlette.applications import Starlette
 
+from rrmaster.admin import app
 from rrmaster.admin.app import Pages
 from rrmaster.admin.source import Source, Unreachable
 from rrmaster.config.readiness import ReadyWhen, parse_ready_when
@@ -190,24 +191,66 @@ def run_live(act: Callable[[Pages, FakeMaster], Any]) -> None:
     async def run() -> None:
         master = FakeMaster(FOUR)
         pages = Pages(Source(master), ReadyWhen(count=1))  # type: ignore[arg-type]
-        app = pages.application(any_host=True)
-        async with app.router.lifespan_context(app):
+        served = pages.application(any_host=True)
+        async with served.router.lifespan_context(app):
             await asyncio.wait_for(act(pages, master), 20)
 
     asyncio.run(run())
 
 
+async def open_page(pages: Pages, sent: asyncio.Queue[str]) -> int:
+    """Keep a page open as a browser does; returns the status of the answer, if it ends."""
+    answer: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        raise AssertionError("the test is over")
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answer.append(message["status"])
+        elif message.get("body") and answer == [200]:
+            sent.put_nowait(message["body"].decode())
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/live",
+        "headers": [(b"host", b"localhost")],
+        "query_string": b"",
+    }
+    await pages.application(any_host=True)(scope, receive, send)  # type: ignore[arg-type]
+    return answer[0]
+
+
+def test_the_number_of_open_pages_is_bounded_even_if_all_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MOST_LIVE", 3)
+
+    async def act(pages: Pages, master: FakeMaster) -> None:
+        opened = [asyncio.create_task(open_page(pages, asyncio.Queue())) for _ in range(10)]
+        refused, _ = await asyncio.wait(opened, timeout=0.5)
+        assert [each.result() for each in refused] == [503] * 7
+        assert pages.open_pages == 3
+        for each in opened:
+            each.cancel()
+        await asyncio.wait(opened)
+
+    run_live(act)
+
+
 def test_an_open_page_gets_the_content_anew_and_leaves_nothing_when_it_closes() -> None:
     async def act(pages: Pages, master: FakeMaster) -> None:
-        events = pages._ticks()
-        first = await anext(events)
+        sent: asyncio.Queue[str] = asyncio.Queue()
+        page = asyncio.create_task(open_page(pages, sent))
+        first = await sent.get()
         assert "data: <header>" in first
         assert first.endswith("\n\n")
         master.answer = a_snapshot(a_worker(0, lag_us=9_000_000))
-        while "late by 9.0s" not in await anext(events):
+        while "late by 9.0s" not in await sent.get():
             pass
         assert pages.open_pages == 1
-        await events.aclose()  # type: ignore[attr-defined]
+        page.cancel()
+        await asyncio.wait([page])
         assert pages.open_pages == 0
 
     run_live(act)

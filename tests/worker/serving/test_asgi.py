@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from rrmaster.worker.duty import Duty, Requests
+from rrmaster.worker.duty import Duty
+from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining
 from rrmaster.worker.serving.wsgi import watched
 from tests.fakes import DEADLINE

@@ -64,7 +64,7 @@ class WorkerLoad:
     window: int
     """How many connections may lie unclaimed at present; less than `full_window` while letterboxes are kept short."""
     limit: int
-    """How much the worker may have in hand."""
+    """How much the worker may have in hand at present; less than `full_limit` in a cold start."""
     handed: int = 0
     closed: int = 0
     busy: int = 0
@@ -91,6 +91,7 @@ class WorkerLoad:
     penalty: int = 0
     """What the worker is charged with besides what it has in hand: `SUSPECT_PENALTY`, `FULL_PENALTY`, or both."""
     full_window: int = field(default=Factory(lambda self: self.window, takes_self=True))
+    full_limit: int = field(default=Factory(lambda self: self.limit, takes_self=True))
 
     @property
     def connections(self) -> int:
@@ -179,6 +180,11 @@ class WorkerLoad:
     def set_short(self, short: bool) -> None:
         """Let no more than `SHORT_WINDOW` connections lie unclaimed, or again as many as configured."""
         self.window = min(SHORT_WINDOW, self.full_window) if short else self.full_window
+
+    def set_share(self, share: int | None) -> bool:
+        """Let the worker have no more than `share` in hand, or again as much as configured.  Whether that is more."""
+        before, self.limit = self.limit, self.full_limit if share is None else min(share, self.full_limit)
+        return self.limit > before
 
     def apply(self, report: wire.Report) -> None:
         """Take over the counts of a report.  Raises Breach for counts that cannot be."""

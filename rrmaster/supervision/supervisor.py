@@ -164,6 +164,7 @@ class Supervisor:
         now = trio.current_time()
         self.reload.advance(now)
         goal = self.reload.goal
+        self.dispatcher.expect(goal.size)
         if goal.fallback is None:  # the replacement of an old worker that died in a reload is a new one
             self.crashes.settle(w.slot for w in self.workers.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.workers.values()]

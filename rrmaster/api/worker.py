@@ -25,7 +25,8 @@ class Health:
     silent: float
     """Seconds since its last message."""
     lag: float
-    """Seconds by which its loop ran late, the worst case since the report before."""
+    """The longest delay of its loop in the last 5 to 10 seconds, in seconds.  An overdue report counts at once, so the
+    value grows while the loop is blocked; ``status`` shows the same as LAG."""
     busy: int
     """Requests in progress; for a stream handler, connections."""
     rss: int
@@ -86,14 +87,16 @@ class Worker:
 
     @property
     def health(self) -> Health | None:
-        """What it last reported; None before its first report."""
+        """What it last reported; None before its first report.  Reports that wait to be read are read first."""
+        if self._record.state is not State.GONE:
+            self._supervisor.dispatcher.read_reports()  # an idle master reads them now and then: they look overdue
         report, load = self._record.report, self._record.link.load
         if report is None:
             return None
         silent = trio.current_time() - self._record.heard
         return Health(
             silent=silent,
-            lag=report.lag_us / 1e6,
+            lag=self._supervisor.runner.lag(self._record),
             busy=report.busy,
             rss=report.rss,
             cpu=report.cpu_us / 1e6,

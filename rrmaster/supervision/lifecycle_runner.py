@@ -124,6 +124,10 @@ class LifecycleRunner:
         """When the worker's patience in its state ends, on trio's clock."""
         return self.patience.deadline(worker.state, worker.since, worker.heard)
 
+    def lag(self, worker: WorkerRecord) -> float:
+        """Seconds by which the worker's loop is late, or was in the last seconds.  Read all reports before."""
+        return worker.lag(trio.current_time(), self._heartbeat)
+
     # --- a worker's task
 
     def start(self, worker: WorkerRecord, spec: WorkerSpec, its_talk_end: socket.socket) -> None:

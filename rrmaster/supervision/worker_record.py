@@ -135,7 +135,8 @@ class WorkerRecord:
         passed = now - self.lag_since
         known = (self.worst_lag, self.worst_before) if passed < LAG_WINDOW else (self.worst_lag,)
         recent = max(known) if passed < 2 * LAG_WINDOW else 0.0
-        return max(recent, now - self.heard - heartbeat)
+        reports = self.ready and self.state is not State.GONE
+        return max(recent, now - self.heard - heartbeat) if reports else recent
 
     def became_ready(self) -> None:
         """It has said that it can take connections."""

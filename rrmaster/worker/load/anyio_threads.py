@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define
 
-from .limiters import Limiter
+from .limiters import Limiters
 
 _IN_USE = "anyio._backends._asyncio"
 """The module that anyio loads at its first use on asyncio.  Until then there is no limiter, and a worker whose
@@ -21,29 +21,24 @@ application does not use anyio does not load it."""
 
 @define(eq=False)
 class AnyioThreads:
-    """anyio's default limiter of the loop, as soon as there is one."""
+    """Stands for anyio's default limiter of the loop until there is one, which then takes its place."""
 
+    limiters: Limiters
     spawn: Callable[[Any], object]
     """Starts a task in the loop: only in a task anyio knows which loop is meant."""
-    limiter: Limiter | None = None
+    total_tokens: float = 1
     _finding: object = None
     """The task, kept because asyncio keeps no reference to it."""
 
     @property
     def borrowed_tokens(self) -> float:
-        """Threads that are taken."""
-        if self.limiter is not None:
-            return self.limiter.borrowed_tokens
+        """None: anyio has started no thread."""
         if self._finding is None and _IN_USE in sys.modules:
             self._finding = self.spawn(self._find())
         return 0
 
-    @property
-    def total_tokens(self) -> float:
-        """Threads that there may be."""
-        return self.limiter.total_tokens if self.limiter is not None else 1
-
     async def _find(self) -> None:
         from anyio import to_thread
 
-        self.limiter = to_thread.current_default_thread_limiter()
+        self.limiters.leave_out(self)
+        self.limiters.watch(to_thread.current_default_thread_limiter())

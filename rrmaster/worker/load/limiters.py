@@ -36,9 +36,13 @@ class Limiters:
 
     def watch(self, limiter: Limiter) -> None:
         """Look at this limiter from now on.  Raises AttributeError or TypeError for what is none."""
-        _is_taken(limiter)
+        limiter.borrowed_tokens >= limiter.total_tokens  # noqa: B015  # raises what a look at it would raise
         if not any(limiter is known for known in self.watched):
             self.watched.append(limiter)
+
+    def leave_out(self, limiter: Limiter) -> None:
+        """Look at this limiter no longer."""
+        self.watched = [other for other in self.watched if other is not limiter]
 
     def set_full(self, full: bool) -> None:
         """The application says that it is full, or no longer."""
@@ -50,15 +54,11 @@ class Limiters:
             return True
         for limiter in self.watched:
             try:
-                if _is_taken(limiter):
+                if limiter.borrowed_tokens >= limiter.total_tokens:
                     return True
             except Exception:  # the application's own limiter fails: it must not silence this worker's reports
                 traceback.print_exc()
                 name = type(limiter).__name__
                 print(f"a limiter ({name}) has failed, and is not looked at from now on", file=sys.stderr)
-                self.watched = [other for other in self.watched if other is not limiter]
+                self.leave_out(limiter)
         return False
-
-
-def _is_taken(limiter: Limiter) -> bool:
-    return limiter.borrowed_tokens >= limiter.total_tokens

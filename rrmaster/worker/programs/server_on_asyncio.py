@@ -52,7 +52,7 @@ class AsyncioHost(AsyncioWorker):
         self.ports.set_host(lambda: self.call(self._wake), lambda: self.call(self._readable))
         if threading.current_thread() is threading.main_thread():  # only there can a signal handler be set
             dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(self.loop))
-        self.duty.limiters.watch(AnyioThreads(self.loop.create_task))
+        self.duty.limiters.watch(AnyioThreads(self.duty.limiters, self.loop.create_task))
         self._beat_at = self.clock() + self.duty.heartbeat
         self.loop.call_later(self.duty.heartbeat, self._beat)
         self.loop.add_reader(self.duty.letterbox.fileno(), self._readable)

@@ -162,7 +162,7 @@ class AsyncioWorker:
         dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
         duty.attach(self._wake, self._stir)
         become_worker(duty, self.draining, AsyncioWaiter())
-        duty.limiters.watch(AnyioThreads(loop.create_task))
+        duty.limiters.watch(AnyioThreads(duty.limiters, loop.create_task))
         await self.server.start()  # signal handlers come later: until then a signal ends the process, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)

@@ -31,13 +31,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from ..protocol import template_wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed
 from .boot import Prepared, prepare, serve
+from .ending.descendants import answer_for_descendants, end_descendants
 from .forking.traces import hindrances_of, memory_use, own_environment, traces_now
 from .loading import explain
 from .serving.runtimes import warm_up
@@ -56,6 +57,7 @@ def be_template(line: int, launch: Launch) -> int:
     """
     master = socket.socket(fileno=line)
     master.set_inheritable(False)
+    answer_for_descendants(None, launch.kill_mode)
     before = traces_now()
     try:
         with own_environment() as asked, _ending_with(master):
@@ -91,6 +93,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> in
         master.close()
         line, leash = fds
         _wait_for_leash(leash)
+        answer_for_descendants(None, prepared.launch.kill_mode)
         master = socket.socket(fileno=line)
 
 
@@ -119,7 +122,16 @@ def _send(master: socket.socket, message: template_wire.Message, fds: tuple[int,
     try:
         socket.send_fds(master, [template_wire.encode(message)], fds, socket.MSG_NOSIGNAL)
     except OSError:
-        os._exit(0)
+        _end()
+
+
+def _end() -> NoReturn:
+    """End what the import has started, and this process: the master has gone.  A child that was just forked ends alone.
+
+    The other template of this code ends as well, and it would hang up by itself; all workers have marks of their own.
+    """
+    end_descendants(alone=True)
+    os._exit(0)
 
 
 def _report_memory(master: socket.socket) -> None:
@@ -138,7 +150,7 @@ def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
         except ConnectionResetError:
             continue  # the master has died; the end of the stream is next
         if not datagram:
-            os._exit(0)
+            _end()
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)

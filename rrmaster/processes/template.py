@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -31,7 +32,7 @@ from attrs import Factory, define
 
 from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
-from ..protocol import template_wire
+from ..protocol import lineage, template_wire
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
@@ -67,6 +68,8 @@ class Template:
     weight: MemoryUse | None = None
     fate: str = ""
     """Why it is lost; empty while it can fork."""
+    imported: float = math.inf
+    """When its import was done, in clock ticks since the machine was started; 0 if it never imported."""
     own_fault: bool = False
     """It ended by itself, or hung: the application's doing, and not a kill from outside."""
     _decided: trio.Event = Factory(trio.Event)
@@ -143,7 +146,7 @@ class Template:
         except BaseException:
             ours.close()
             raise
-        made = Template(process, ours, (), self.generation, self.loaded)
+        made = Template(process, ours, (), self.generation, self.loaded, imported=0.0)
         made._decided.set()
         return made
 
@@ -227,7 +230,7 @@ class Template:
             case MemoryUse():
                 self.weight = message
             case Loaded() if self.loaded is None:
-                self.loaded = message
+                self.loaded, self.imported = message, lineage.now()
                 self._decided.set()
             case LoadFailed() if self.loaded is None:
                 self.unloadable = message

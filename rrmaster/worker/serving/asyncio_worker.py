@@ -25,6 +25,7 @@ from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker
 from ..connection import Connection, socket_of
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
+from ..ending.descendants import end_descendants
 from ..hooks import note_handlers
 from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
@@ -93,6 +94,7 @@ def run_server(make: Callable[[AsyncioWorker], ConnectionServer], duty: Duty, la
             # it.
             sys.stdout.flush()
             sys.stderr.flush()
+            end_descendants()
             os._exit(0)
 
 

@@ -24,6 +24,7 @@ from .logs.log import tell
 from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
+from .protocol.launch import is_program
 from .rules.plan import Goal
 from .rules.sizing import fleet_size, surge_of
 from .status.model import Snapshot
@@ -88,7 +89,8 @@ class RunningMaster:
             settings.recall_after,
             lambda link, request: self.dynamic_listeners.handle(link, request),
         )
-        self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode)
+        may_ask = bool(self.command) or is_program(settings.application)
+        self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode, may_ask)
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self.reconfigurer = Reconfigurer(

@@ -37,6 +37,8 @@ class Link:
     """The worker broke the protocol: nothing it sends is read."""
     recalling: int = 0
     """Connections that a thread is reading back from the letterbox at present; 0: no thread reads it."""
+    pids: tuple[int, ...] = ()
+    """The worker's process, once it has started."""
     probe_recalled: bool = False
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
@@ -45,6 +47,10 @@ class Link:
     """Answers for which the line had no room; at most as many as a worker may ask for."""
     _credit: float = REPORTS_PER_S
     _credited_at: float = Factory(trio.current_time)
+
+    def belongs_to(self, pid: int) -> None:
+        """The worker's process has started."""
+        self.pids = (pid,)
 
     # --- which listeners
 

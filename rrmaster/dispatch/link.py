@@ -66,6 +66,8 @@ class Link:
     """The worker broke the protocol: nothing it sends is read."""
     recalling: int = 0
     """Connections that a thread is reading back from the letterbox at present; 0: no thread reads it."""
+    pids: tuple[int, ...] = ()
+    """The worker's process, once it has started."""
     probe_recalled: bool = False
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
@@ -76,6 +78,10 @@ class Link:
     """What it may send."""
     opens: Allowance = Factory(lambda: Allowance(OPENS_AT_ONCE, OPENS_PER_S))
     """Addresses that may be opened for it."""
+
+    def belongs_to(self, pid: int) -> None:
+        """The worker's process has started."""
+        self.pids = (pid,)
 
     # --- which listeners
 

@@ -24,6 +24,7 @@ import errno
 import fcntl
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -43,8 +44,9 @@ from .forking.traces import hindrances_of, memory_use, own_environment, traces_n
 from .loading import explain
 from .serving.runtimes import warm_up
 
-ADOPTED_S = 1.0
-"""Seconds until the middle process has ended; it does nothing else, and takes some hundred microseconds."""
+ADOPTED_S = 0.0001
+"""Seconds between looks at whether the middle process has ended; it does nothing else, and takes some hundred
+microseconds."""
 
 _RIGHTS = 256
 """Bytes of control buffer: more than the descriptors of one order."""
@@ -203,7 +205,7 @@ def _fork(master: socket.socket, order: ForkRequest, fds: list[int]) -> bool:
         os._exit(error.errno or 1)
     if child:
         os._exit(0)  # not sys.exit: the exit handlers that the application has registered must not run here
-    _become_independent(master, order, middle)
+    _become_independent(master, order, middle, fds[-1])
     return True
 
 
@@ -214,15 +216,17 @@ def _quiet_fork() -> int:
         return os.fork()
 
 
-def _become_independent(master: socket.socket, order: ForkRequest, middle: int) -> None:
+def _become_independent(master: socket.socket, order: ForkRequest, middle: int, leash: int) -> None:
     """In the child: get a process group of its own, become the master's child, and send the master a pidfd."""
     os.setpgid(0, 0)
-    # Before the middle process has ended the master cannot wait for the child.  No event tells of a new parent.
-    deadline = time.monotonic() + ADOPTED_S
+    # Before the middle process has ended the master cannot wait for the child.  No event tells of a new parent.  How
+    # long that may take is for the master to say, which lets go of the leash when it gives the child up.
+    poll = select.poll()
+    poll.register(leash, select.POLLIN)
     while os.getppid() == middle:
-        if time.monotonic() > deadline:
+        if poll.poll(0):
             os._exit(1)
-        time.sleep(0.0001)
+        time.sleep(ADOPTED_S)
     # A pidfd, because the pid may be another process's by the time at which the master reads it.
     pidfd = os.pidfd_open(os.getpid())
     _send(master, Forked(order.number, os.getpid()), (pidfd,))

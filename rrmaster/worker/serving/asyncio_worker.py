@@ -27,6 +27,7 @@ from ..connection import Connection, socket_of
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
 from ..ending.descendants import end_descendants
 from ..hooks import note_handlers
+from ..load.anyio_threads import AnyioThreads
 from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
 BEGIN_TURNS = 5
@@ -105,6 +106,11 @@ def _daemons() -> list[threading.Thread]:
 
 async def _serve(make: Callable[[AsyncioWorker], ConnectionServer], duty: Duty) -> bool:
     """Serve to the end.  Whether the end was forced by a second signal."""
+    from ..load.executor import CountedThreads  # here: a program has an executor of its own
+
+    threads = CountedThreads()
+    asyncio.get_running_loop().set_default_executor(threads)
+    duty.limiters.watch(threads)
     service = AsyncioWorker(duty, make)
     await service.run()
     return service.aborted.is_set()
@@ -158,6 +164,7 @@ class AsyncioWorker:
         dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
         duty.attach(self._wake, self._stir)
         become_worker(duty, self.draining, AsyncioWaiter())
+        duty.limiters.watch(AnyioThreads(loop.create_task))
         await self.server.start()  # signal handlers come later: until then a signal ends the process, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -239,6 +246,7 @@ class AsyncioWorker:
     def _closed(self, connection: Connection, taken: Taken) -> None:
         self.connections.discard(connection)
         self.duty.finished(taken)
+        self.duty.report_room()
         self.finished()
 
     def _drain(self) -> None:

@@ -30,6 +30,8 @@ from pathlib import Path
 
 from attrs import define
 
+from ..protocol.children import keep_from_children
+
 DEFAULT_NAME = "default"
 
 MAX_DEFAULT_NAMES = 9
@@ -83,6 +85,7 @@ class ControlSocket:
                 f"{path} is longer than the {MAX_PATH} bytes a unix socket may have; choose a shorter one"
             )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        keep_from_children(listener)
         try:
             listener.setblocking(False)
             # Before bind: the file never exists with another mode.

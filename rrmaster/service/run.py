@@ -26,6 +26,7 @@ from ..logs.setup import reopen_files
 from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
+from ..protocol.children import note_handlers, remember_handlers
 from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
@@ -64,7 +65,9 @@ async def run_with_signals(
     """
     with contextlib.ExitStack() as cleanup:
         # Signals are handled first and released last: one that ended the process in between would leave files behind.
+        remember_handlers(_SIGNALS)
         signals = cleanup.enter_context(trio.open_signal_receiver(*_SIGNALS))
+        note_handlers(_SIGNALS)
         # A mask is inherited: a master that a thread of a supervisor started with TERM blocked could not be stopped.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         notifier = Notifier.from_environment(os.environ, os.getpid())

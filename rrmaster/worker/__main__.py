@@ -20,8 +20,7 @@ import os
 from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
-from .boot import exit_with_master, prepare, read_identity, serve
-from .hooks import be_parent
+from .boot import be_parent, exit_with_master, prepare, read_identity, serve
 from .loading import explain
 from .stacks import DUMP_SIGNAL
 
@@ -48,7 +47,7 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     from .programs.run import run
 
     identity, talk = read_identity()
-    be_parent(letterbox.fileno(), *([talk.fileno()] if talk else []))
+    be_parent(letterbox, talk)
     try:
         os.chdir(launch.chdir)
         ports = Ports(

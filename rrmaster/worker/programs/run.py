@@ -17,9 +17,9 @@ import signal
 import sys
 
 from ...protocol import wire
+from ...protocol.children import note_handlers
 from ...protocol.launch import MODULE, Launch, is_program
 from ..api import set_current_worker
-from ..hooks import note_handlers
 from ..loading import explain
 from .hosts import find_host
 from .ports import Ports

@@ -27,6 +27,7 @@ from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
 from ..protocol.children import note_handlers, remember_handlers
+from ..protocol.starting import check_may_start
 from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
@@ -51,6 +52,7 @@ def run(application: str | Settings | Callable[..., Any], **options: Any) -> int
     Raises SettingsError for settings that are wrong, BindError for an address that cannot be bound, CannotStart if the
     privileges, the PID file or the control socket cannot be had, and NoWorkerReady if no worker ever becomes ready.
     """
+    check_may_start()
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     return trio.run(run_with_signals, settings)
 

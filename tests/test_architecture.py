@@ -164,6 +164,7 @@ LIBRARIES = {
     "of_anycorn": {"trio", "anycorn"},
     "of_uvicorn": {"asyncio"},
     "anycorn_calls": {"trio", "anycorn"},
+    "anycorn_targets": {"anycorn"},
     "on_asyncio": {"asyncio"},
     "asyncio_worker": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},

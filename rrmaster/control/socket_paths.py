@@ -31,6 +31,7 @@ from pathlib import Path
 from attrs import define
 
 from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
+from ..protocol.children import keep_from_children
 
 DEFAULT_NAME = "default"
 
@@ -82,6 +83,7 @@ class ControlSocket:
                 f"{path} is longer than the {MAX_SOCKET_PATH} bytes a unix socket may have; choose a shorter one"
             )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        keep_from_children(listener)
         try:
             listener.setblocking(False)
             # Before bind: the file never exists with another mode.

@@ -19,6 +19,7 @@ from attrs import define, frozen
 from ..config.addresses import Bind, Inherited, Tcp, Unix
 from ..logs.log import logger
 from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
+from ..protocol.children import keep_from_children
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3): the first descriptor passed by socket activation."""
@@ -68,6 +69,9 @@ class Listener:
     """The option that asked for it: a name may stand for several addresses, and a port of 0 for any."""
     backlog: int | None = None
     """The backlog asked for, where the kernel does not tell the one in force (unix sockets)."""
+
+    def __attrs_post_init__(self) -> None:
+        keep_from_children(self.socket)
 
     def close(self) -> None:
         """Close the socket, and remove its file if the master made it."""

@@ -33,6 +33,7 @@ from attrs import Factory, define
 from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
 from ..protocol import lineage, template_wire
+from ..protocol.children import keep_from_children
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
 from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
@@ -292,6 +293,7 @@ def _line() -> tuple[socket.socket, socket.socket]:
     """The master's end of a new line, and the template's."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
+    keep_from_children(ours, its)
     return ours, its
 
 

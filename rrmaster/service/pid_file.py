@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from ..control.socket_paths import try_lock
 from ..logs.trusted_path import open_trusted, unlink_if_same
+from ..protocol.children import kept_from_children
 from .cannot_start import CannotStart
 
 LONGEST = 32
@@ -41,7 +42,8 @@ def pid_file(path: str | None) -> Iterator[None]:
         _write(fd, path)
         path = os.path.abspath(path)
         try:
-            yield
+            with kept_from_children(fd):  # or its lock would outlive the master
+                yield
         finally:
             with contextlib.suppress(OSError):  # replaced by another master, or not removable after --user
                 found = os.fstat(fd)

@@ -20,13 +20,13 @@ from typing import Any, Protocol
 from attrs import Factory, define, field
 
 from ...protocol.channel import HungUp
+from ...protocol.children import note_handlers
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker
 from ..connection import Connection, socket_of
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
 from ..ending.descendants import end_descendants
-from ..hooks import note_handlers
 from ..load.anyio_threads import AnyioThreads
 from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
@@ -168,7 +168,7 @@ class AsyncioWorker:
         await self.server.start()  # signal handlers come later: until then a signal ends the process, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
-        note_handlers()
+        note_handlers((signal.SIGTERM, signal.SIGINT))
         self._beat_at = self.clock() + duty.heartbeat
         loop.call_later(duty.heartbeat, self._beat)
         duty.ready()

@@ -25,8 +25,8 @@ from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
 from .protocol.launch import is_program
+from .rules.autoscaler import fleet_size, surge_of
 from .rules.plan import Goal
-from .rules.sizing import fleet_size, surge_of
 from .status.model import Snapshot
 from .status.snapshot import take_snapshot
 from .supervision.announcements import Announcements

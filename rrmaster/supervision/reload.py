@@ -19,11 +19,10 @@ from attrs import define, evolve, field
 
 from ..config.settings import Settings
 from ..processes.process import usable_cpus
-from ..rules.autoscaler import SYNC_S, Autoscaler
+from ..rules.autoscaler import SYNC_S, Autoscaler, autoscaler_of, fleet_size, surge_of
 from ..rules.lifecycle import Event, State
 from ..rules.plan import Goal
 from ..rules.rollout import Phase, Rollout, Trial
-from ..rules.sizing import autoscaler_of, fleet_size, surge_of
 from ..verdicts.hearing import with_evidence
 from .announcements import SUPERSEDED
 from .collaborators import Fleet, KeptCode, Lifecycles, Reconfigurer, Reports, Spawner

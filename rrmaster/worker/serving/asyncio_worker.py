@@ -91,8 +91,7 @@ def run_server(make: Callable[[AsyncioWorker], ConnectionServer], duty: Duty, la
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
     with asyncio.Runner(loop_factory=_loop_factory(launch.runtime)) as runner:
         if runner.run(_serve(make, duty)) and threading.active_count() > len(_daemons()):
-            # The worker must end now, and a thread of the application does not know it: a normal exit would wait for
-            # it.
+            # A thread of the application does not know that the worker must end now, and a normal exit waits for it.
             sys.stdout.flush()
             sys.stderr.flush()
             end_descendants()
@@ -346,7 +345,6 @@ def _settle(ready: asyncio.Future[None]) -> None:
 def _frames(waiting: Any) -> Iterator[FrameType]:
     """The frames from a coroutine to what it awaits in the end.  `Task.get_stack` returns only the first."""
     while waiting is not None:
-        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
-        if frame is not None:
+        if (frame := getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)) is not None:
             yield frame
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)

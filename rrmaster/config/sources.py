@@ -11,7 +11,8 @@ from typing import Any
 
 from attrs import frozen
 
-from ..protocol import lineage, template_wire
+from ..protocol import template_wire
+from ..protocol.family import lineage
 from ..protocol.launch import is_program
 from .names import parse_application, parse_arguments, suggestion
 from .option import SettingsError, flag

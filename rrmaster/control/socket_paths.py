@@ -31,7 +31,7 @@ from pathlib import Path
 from attrs import define
 
 from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
-from ..protocol.children import keep_from_children
+from ..protocol.family.children import keep_from_children
 
 DEFAULT_NAME = "default"
 

@@ -19,7 +19,7 @@ from attrs import define, frozen
 from ..config.addresses import Bind, Inherited, Tcp, Unix
 from ..logs.log import logger
 from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
-from ..protocol.children import keep_from_children
+from ..protocol.family.children import keep_from_children
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3): the first descriptor passed by socket activation."""

@@ -32,8 +32,9 @@ from attrs import Factory, define
 
 from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
-from ..protocol import lineage, template_wire
-from ..protocol.children import keep_from_children
+from ..protocol import template_wire
+from ..protocol.family import lineage
+from ..protocol.family.children import keep_from_children
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
 from ..verdicts.hearing import Overdue, in_fair_time, with_evidence

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from ..control.socket_paths import try_lock
 from ..logs.trusted_path import open_trusted, unlink_if_same
-from ..protocol.children import kept_from_children
+from ..protocol.family.children import kept_from_children
 from .cannot_start import CannotStart
 
 LONGEST = 32

@@ -26,7 +26,7 @@ from ..logs.setup import reopen_files
 from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
-from ..protocol.children import note_handlers, remember_handlers
+from ..protocol.family.children import note_handlers, remember_handlers
 from ..protocol.starting import check_may_start
 from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen

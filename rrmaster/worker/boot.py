@@ -15,7 +15,7 @@ from attrs import frozen
 
 from ..protocol import wire
 from ..protocol.channel import Letterbox, TalkLine
-from ..protocol.children import keep_descriptors_from_children, remember_handlers
+from ..protocol.family.children import keep_descriptors_from_children, remember_handlers
 from ..protocol.launch import Launch
 from .duty import Duty, Identity
 from .ending.descendants import answer_for_descendants

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from attrs import Factory, define, field
 
 from ...protocol.channel import HungUp
-from ...protocol.children import note_handlers
+from ...protocol.family.children import note_handlers
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker

@@ -20,11 +20,10 @@ from attrs import Factory, define
 
 from ..protocol import wire
 from ..rules import kernel_errors
-from ..rules.cold_start import cold_until, fair_share
 from ..rules.kernel_errors import Cost
 from .acceptor import Acceptor
 from .link import Link
-from .load import NEWCOMER_S, Peer, Policy, WorkerLoad
+from .load import NEWCOMER_S, Peer, Policy, WorkerLoad, cold_until, fair_share
 
 FULL_POLL = 0.001
 """Seconds between looks at full letterboxes with a window of 1.  The kernel says when half a letterbox is empty; of a

@@ -20,6 +20,7 @@ from typing import Any
 from attrs import frozen
 
 from ..protocol.launch import Launch
+from ..protocol.starting import StartedTwice, importing
 
 
 class CannotLoad(Exception):
@@ -58,9 +59,10 @@ def load(launch: Launch) -> Application:
 
     Raises CannotLoad, and what the application raises.
     """
-    name, found = launch.application, _import(launch.application)
-    if launch.factory:
-        name, found = f"{name}()", _made_by(name, found)
+    with importing():
+        name, found = launch.application, _import(launch.application)
+        if launch.factory:
+            name, found = f"{name}()", _made_by(name, found)
     return Application(name, found, kind_of(name, found, launch.interface, launch.runtime))
 
 
@@ -235,8 +237,10 @@ def _takes(found: Any, count: int) -> bool:
 
 def explain(error: BaseException) -> str:
     """The report of a failed start: a message of this package, or the application's traceback without our frames."""
-    if isinstance(error, CannotLoad):
+    if isinstance(error, CannotLoad | StartedTwice):
         return str(error)
+    if isinstance(error, BaseExceptionGroup) and (twice := error.subgroup(StartedTwice)) is not None:
+        return explain(twice.exceptions[0])
     if isinstance(error, SystemExit):
         return f"the application ended the process while it was imported: SystemExit({error.code!r})"
     here = __file__.rpartition("/")[0]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given as law
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.dispatch.load import NEWCOMER_S
+from rrmaster.dispatch.load import AT_ONCE, COLD_START_S, NEWCOMER_S, cold_until, fair_share
 from rrmaster.dispatch.policies import policy_named
-from rrmaster.rules.cold_start import AT_ONCE, COLD_START_S
 from tests.fakes import House, a_house
 
 CLIENTS = 120
@@ -119,3 +120,30 @@ async def test_the_limit_that_is_configured_holds_in_a_cold_start_and_after_it(m
         await wait_all_tasks_blocked()
         assert given(house) == [10]
         await house.settle()
+
+
+# --- the numbers
+
+
+@law(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(1, 128))
+def test_the_shares_of_a_whole_fleet_hold_all_that_is_here_and_hardly_more(in_hand, waiting, size):
+    share = fair_share(in_hand, waiting, size)
+    assert share * size >= in_hand + waiting
+    assert share == AT_ONCE or share * size < in_hand + waiting + size
+
+
+def test_a_light_load_is_served_at_once_by_the_first_worker():
+    assert fair_share(0, AT_ONCE, 64) == AT_ONCE
+
+
+@law(st.lists(st.floats(0, 10), min_size=1, max_size=20))
+def test_the_next_worker_is_waited_for_a_second_and_all_of_them_two(pauses):
+    first = now = 100.0
+    until = cold_until(first, now)
+    for pause in pauses:
+        now += pause
+        if now >= until:
+            break
+        until = cold_until(first, now)
+        assert until <= now + COLD_START_S
+    assert until <= first + 2 * COLD_START_S

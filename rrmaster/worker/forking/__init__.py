@@ -1,0 +1,1 @@
+"""May this process be forked, and what does it share with what it forks?"""

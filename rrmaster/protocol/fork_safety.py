@@ -8,6 +8,7 @@ a lock that a thread held stays locked for ever.  So what the import has left be
   second traces are taken after a first fork has been tried.
 - Files that are open for reading only are none: fonts and time zones are such files.
 - An import that reads an environment variable that each worker has for itself is one: all workers would get one value.
+  So is one that takes its process id or a random value: a name made from it would be the name of all workers.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _KINDS = (
     ("/dev/", "opened a device"),
 )
 """How the targets in /proc/self/fd begin, and what the import then did."""
+
+
+_OWN = ", which each worker has for itself"
+"""How the phrases end for what would be the same in all forked workers."""
 
 
 @frozen
@@ -63,6 +68,8 @@ class Traces:
     """Whether an event loop runs in this thread."""
     asked: tuple[str, ...] = ()
     """The environment variables it has read that each worker has for itself."""
+    taken: tuple[str, ...] = ()
+    """What else it has taken that each worker should have for itself, and where: ``its process id (shop.py:7)``."""
 
 
 def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
@@ -77,12 +84,12 @@ def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
         found.append("started an interval timer")
     if after.looping:
         found.append("left an event loop running")
-    return tuple(dict.fromkeys([*found, *asked_for(after.asked)]))
+    return tuple(dict.fromkeys([*found, *asked_for(after.asked), *(f"took {what}{_OWN}" for what in after.taken)]))
 
 
 def asked_for(names: Iterable[str]) -> tuple[str, ...]:
     """The phrases for the environment variables that it read."""
-    return tuple(f"asked for {name}, which each worker has for itself" for name in names)
+    return tuple(f"asked for {name}{_OWN}" for name in names)
 
 
 def _beyond(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
@@ -120,4 +127,6 @@ def describe_hindrances(application: str, found: tuple[str, ...], used: bool) ->
             f"workers are forked although {application}, while it was imported, {what} (--preload on): what they "
             f"share may break; {todo}"
         )
+    if all(phrase.endswith(_OWN) for phrase in found):
+        todo += ", or say --preload on if all may have the same"
     return f"workers import {application} one by one: while it was imported, it {what}; to fork them, {todo}"

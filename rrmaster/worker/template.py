@@ -41,6 +41,7 @@ from ..protocol.launch import Launch
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from .boot import Prepared, prepare, serve
 from .loading import explain
+from .preload.watch import ImportWatch
 from .serving.runtimes import warm_up
 
 ADOPTED_S = 1.0
@@ -58,12 +59,13 @@ def be_template(line: int, launch: Launch) -> int:
     master = socket.socket(fileno=line)
     master.set_inheritable(False)
     before = _traces()
+    watch = ImportWatch(launch)
     try:
-        with _own_environment() as asked, _ending_with(master):
+        with watch.watched(), _ending_with(master):
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
-        _send(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
+        _send(master, LoadFailed(template_wire.bounded(explain(error)), watch.asked()))
         os._exit(1)
     # An import that ignores SIGCHLD, or reaps in its handler, would take away the children that a template waits for.
     # Each worker has its handler again.  None: it was not set from Python.
@@ -72,12 +74,12 @@ def be_template(line: int, launch: Launch) -> int:
     gc.collect()
     gc.freeze()
     _fork_once_for_handlers()
-    _send(master, Loaded(_hindrances(before, tuple(asked))))
+    _send(master, Loaded(_hindrances(before, watch.asked(), watch.taken())))
     _report_memory(master)
-    return _fork_on_order(master, prepared, reaper)
+    return _fork_on_order(master, prepared, watch, reaper)
 
 
-def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> int:
+def _fork_on_order(master: socket.socket, prepared: Prepared, watch: ImportWatch, reaper: Any) -> int:
     while True:
         order, fds = _next_order(master)
         if not _fork(master, order, fds):
@@ -87,7 +89,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> in
             continue
         if order.kind == template_wire.WORKER:
             signal.signal(signal.SIGCHLD, reaper)
-            return _serve(master, order, fds, prepared)
+            return _serve(master, order, fds, prepared, watch)
         # From here on this process is another template, on another line.
         master.close()
         line, leash = fds
@@ -95,7 +97,9 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> in
         master = socket.socket(fileno=line)
 
 
-def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared) -> int:
+def _serve(
+    master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch
+) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
     line, talk, out, err, leash = fds
     master.close()
@@ -104,10 +108,7 @@ def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: 
     os.close(out)
     os.close(err)
     os.environ.update(order.environ, RRMASTER_TALK=str(talk))
-    _set_title(order.title)
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:  # `random` seeds itself anew at a fork, numpy does not
-        numpy_random.seed()
+    watch.begin_worker(order.title)
     _wait_for_leash(leash)
     return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
 
@@ -228,63 +229,19 @@ def _wait_for_leash(leash: int) -> None:
     os.close(leash)
 
 
-def _set_title(title: tuple[str, ...]) -> None:
-    """Show this in `ps` and in ``sys.argv``, as if the process had been started with these arguments.
-
-    The kernel reads a process's command line from its memory, where it was put at the start; proc_pid_stat(5).
-    """
-    sys.argv[1:] = title
-    try:
-        import ctypes
-
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
-        with open("/proc/self/cmdline", "rb") as file:
-            kept = file.read().split(b"\0")[:3]  # the interpreter, -m, and the module
-        words = b"\0".join([*kept, *map(os.fsencode, title)])[: end - start - 1]
-        ctypes.memmove(start, words.ljust(end - start, b"\0"), end - start)
-    except (ImportError, OSError, ValueError, IndexError):
-        pass  # an interpreter without ctypes, or no /proc: `ps` shows a template, and all else is as it should be
-
-
 # --- what the import has left behind
 
 
-def _hindrances(before: Traces | None, asked: tuple[str, ...]) -> tuple[str, ...]:
-    after = _traces(asked)
+def _hindrances(
+    before: Traces | None, asked: tuple[str, ...] = (), taken: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    after = _traces(asked, taken)
     if before is None or after is None:
         return ("could not be watched (there is no /proc)",)
     return hindrances(before, after)
 
 
-@contextmanager
-def _own_environment() -> Iterator[list[str]]:
-    """List the variables that the import asks for and that each worker has for itself; the template has none of them.
-
-    An import that depends on such a variable must not be shared by workers.
-    """
-    asked: list[str] = []
-
-    class Noting(dict[bytes, bytes]):
-        def __missing__(self, key: bytes) -> bytes:
-            name = os.fsdecode(key)
-            if name in template_wire.OWN_TO_EACH and name not in asked:
-                asked.append(name)
-            raise KeyError(key)
-
-    environ, environb = os.environ, os.environb
-    plain = environ._data  # type: ignore[attr-defined]  # what both are a view of
-    environ._data = environb._data = Noting(plain)  # type: ignore[attr-defined]
-    try:
-        yield asked
-    finally:
-        plain.clear()
-        plain.update(environ._data)  # type: ignore[attr-defined]
-        environ._data = environb._data = plain  # type: ignore[attr-defined]
-
-
-def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
+def _traces(asked: tuple[str, ...] = (), taken: tuple[str, ...] = ()) -> Traces | None:
     """What this process has that matters to a fork, or None if that cannot be seen."""
     if not os.path.isdir("/proc/self/task"):
         return None
@@ -298,6 +255,7 @@ def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
         looping=_looping(),
         asked=asked,
+        taken=taken,
     )
 
 

@@ -47,6 +47,7 @@ def test_what_was_there_before_the_import_is_no_hindrance() -> None:
         ({"children": 2}, "started a process"),
         ({"timer": True}, "started an interval timer"),
         ({"looping": True}, "left an event loop running"),
+        ({"taken": ("its process id (a.py:7)",)}, "took its process id (a.py:7), which each worker has for itself"),
         ({"asked": ("RRMASTER_WORKER_ID",)}, "asked for RRMASTER_WORKER_ID, which each worker has for itself"),
     ],
 )
@@ -79,4 +80,7 @@ def test_all_hindrances_are_in_one_line() -> None:
         assert "opened a socket (descriptor 8), opened a socket (descriptor 9) and started an interval timer" in text
         assert "start-up hook" in text
         assert ("--preload on" in text) == used
+    own = hindrances(BEFORE, after(taken=("its process id (a.py:7)",), asked=("RRMASTER_WORKER_ID",)))
+    assert describe_hindrances("shop:app", own, False).endswith(", or say --preload on if all may have the same")
+    assert "--preload on" not in describe_hindrances("shop:app", (*own, "started a process"), False)
     assert "it started a process;" in describe_hindrances("shop:app", ("started a process",), False)

@@ -27,6 +27,8 @@ def show(arguments: tuple[str, ...], before: bytes) -> None:
     """
     sys.argv[1:] = arguments
     now = shown()
+    if now != before:
+        return
     try:
         import ctypes
 

@@ -5,7 +5,7 @@ a lock that a thread held stays locked for ever.  So what the import has left be
 `Traces`, one taken before the import and one after.
 
 - Threads that end by themselves before a fork (OpenBLAS, which numpy uses, has handlers for that) are no hindrance: the
-  second traces are taken after a first fork has been tried.
+  second traces are taken after a first fork has been tried.  Nor are those of `HARMLESS_THREADS`.
 - Files that are open for reading only are none: fonts and time zones are such files.
 - An import that reads an environment variable that each worker has for itself is one: all workers would get one value.
   So is one that takes its process id or a random value: a name made from it would be the name of all workers.
@@ -20,6 +20,10 @@ from attrs import frozen
 
 HARMLESS = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 """Devices without a state: sharing them does no harm."""
+
+HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
+"""Threads whose library makes them right after a fork.  jemalloc (in pyarrow, which pandas loads where it is installed)
+takes its locks before a fork and frees memory without the thread after it: `jemalloc_postfork_child` in its 5.3."""
 
 _KINDS = (
     ("socket:", "opened a socket"),
@@ -74,7 +78,8 @@ class Traces:
 
 def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
     """What the import did that makes a fork unsafe, as phrases that follow "it"; empty if the fork is safe."""
-    found = [f"started a thread ({name})" for name in _beyond(before.threads, after.threads)]
+    threads = (name for name in _beyond(before.threads, after.threads) if name not in HARMLESS_THREADS)
+    found = [f"started a thread ({name})" for name in threads]
     found += [
         _opened(held) for held in sorted(after.held - before.held, key=lambda held: held.number) if _is_unsafe(held)
     ]

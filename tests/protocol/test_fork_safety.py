@@ -55,6 +55,11 @@ def test_what_a_fork_would_share_or_lose_is_a_hindrance(left: dict[str, object],
     assert hindrances(BEFORE, after(**left)) == (words,)
 
 
+def test_a_thread_that_its_library_makes_right_after_a_fork_is_no_hindrance() -> None:
+    assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd"))) == ()
+    assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd", "two"))) == ("started a thread (two)",)
+
+
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))
 def test_a_file_that_is_open_for_reading_is_no_hindrance(path: str) -> None:
     assert hindrances(BEFORE, after(held=[OpenDescriptor(9, path, False)])) == ()

@@ -5,7 +5,8 @@ a lock that a thread held stays locked for ever.  So what the import has left be
 `Traces`, one taken before the import and one after.
 
 - Threads that end by themselves before a fork (OpenBLAS, which numpy uses, has handlers for that) are no hindrance: the
-  second traces are taken after a first fork has been tried.  Nor are those of `HARMLESS_THREADS`.
+  second traces are taken after a first fork has been tried.  Nor are those of `HARMLESS_THREADS`, and of
+  `RENEWED_THREADS` those that the first fork has.
 - Files that are open for reading only are none: fonts and time zones are such files.
 - An import that reads an environment variable that each worker has for itself is one: all workers would get one value.
   So is one that takes its process id or a random value: a name made from it would be the name of all workers.
@@ -24,6 +25,11 @@ HARMLESS = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/de
 HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
 """Threads whose library makes them right after a fork.  jemalloc (in pyarrow, which pandas loads where it is installed)
 takes its locks before a fork and frees memory without the thread after it: `jemalloc_postfork_child` in its 5.3."""
+
+RENEWED_THREADS = frozenset({"OtelBatchSpanRecordProcessor", "OtelBatchLogRecordProcessor"})
+"""Threads that their library starts again in a forked process, and that do nothing in the one that forked: those of
+OpenTelemetry's batch processors (SDK 1.45), whose queue is empty there.  That they are started again is tried.  A
+thread that works by itself, as OpenTelemetry's reader of metrics does, would report a template as if it served."""
 
 _KINDS = (
     ("socket:", "opened a socket"),
@@ -74,11 +80,14 @@ class Traces:
     """The environment variables it has read that each worker has for itself."""
     taken: tuple[str, ...] = ()
     """What else it has taken that each worker should have for itself, and where: ``its process id (shop.py:7)``."""
+    renewed: tuple[str, ...] = ()
+    """The names of the threads that a process forked from it has from its beginning, by `os.register_at_fork`."""
 
 
 def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
     """What the import did that makes a fork unsafe, as phrases that follow "it"; empty if the fork is safe."""
-    threads = (name for name in _beyond(before.threads, after.threads) if name not in HARMLESS_THREADS)
+    harmless = HARMLESS_THREADS | (RENEWED_THREADS & {*after.renewed})
+    threads = (name for name in _beyond(before.threads, after.threads) if name not in harmless)
     found = [f"started a thread ({name})" for name in threads]
     found += [
         _opened(held) for held in sorted(after.held - before.held, key=lambda held: held.number) if _is_unsafe(held)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
+import json
 import os
 import signal
 import socket
@@ -73,8 +74,8 @@ def be_template(line: int, launch: Launch) -> int:
     # Collect first: garbage that is frozen would never be freed.
     gc.collect()
     gc.freeze()
-    _fork_once_for_handlers()
-    _send(master, Loaded(_hindrances(before, watch.asked(), watch.taken())))
+    renewed = _fork_once_for_handlers()
+    _send(master, Loaded(_hindrances(before, watch.asked(), watch.taken(), renewed)))
     _report_memory(master)
     return _fork_on_order(master, prepared, watch, reaper)
 
@@ -97,9 +98,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, watch: ImportWatch
         master = socket.socket(fileno=line)
 
 
-def _serve(
-    master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch
-) -> int:
+def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
     line, talk, out, err, leash = fds
     master.close()
@@ -211,15 +210,23 @@ def _become_independent(master: socket.socket, order: ForkRequest, middle: int) 
     os.close(pidfd)
 
 
-def _fork_once_for_handlers() -> None:
+def _fork_once_for_handlers() -> tuple[str, ...]:
     """Fork a process that ends at once, for the handlers of `os.register_at_fork`: some end their threads then.
 
-    What is in the way of a fork is looked for afterwards, and such threads are not.
+    What is in the way of a fork is looked for afterwards, and such threads are not.  Others start their threads again
+    in the new process: returns the names of those.
     """
+    ours, its = os.pipe()
     pid = _quiet_fork()
     if pid == 0:
+        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        os.write(its, json.dumps(names).encode())
         os._exit(0)
+    os.close(its)
+    with open(ours, "rb") as told:
+        names = json.loads(told.read() or b"[]")
     os.waitpid(pid, 0)
+    return tuple(names)
 
 
 def _wait_for_leash(leash: int) -> None:
@@ -233,15 +240,18 @@ def _wait_for_leash(leash: int) -> None:
 
 
 def _hindrances(
-    before: Traces | None, asked: tuple[str, ...] = (), taken: tuple[str, ...] = ()
+    before: Traces | None,
+    asked: tuple[str, ...] = (),
+    taken: tuple[str, ...] = (),
+    renewed: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    after = _traces(asked, taken)
+    after = _traces(asked, taken, renewed)
     if before is None or after is None:
         return ("could not be watched (there is no /proc)",)
     return hindrances(before, after)
 
 
-def _traces(asked: tuple[str, ...] = (), taken: tuple[str, ...] = ()) -> Traces | None:
+def _traces(asked: tuple[str, ...] = (), taken: tuple[str, ...] = (), renewed: tuple[str, ...] = ()) -> Traces | None:
     """What this process has that matters to a fork, or None if that cannot be seen."""
     if not os.path.isdir("/proc/self/task"):
         return None
@@ -256,6 +266,7 @@ def _traces(asked: tuple[str, ...] = (), taken: tuple[str, ...] = ()) -> Traces 
         looping=_looping(),
         asked=asked,
         taken=taken,
+        renewed=renewed,
     )
 
 

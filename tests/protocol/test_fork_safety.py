@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.protocol.fork_safety import HARMLESS, OpenDescriptor, Traces, describe_hindrances, hindrances
+from rrmaster.protocol.fork_safety import (
+    HARMLESS,
+    RENEWED_THREADS,
+    OpenDescriptor,
+    Traces,
+    describe_hindrances,
+    hindrances,
+)
 
 BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), 1)
 
@@ -58,6 +65,14 @@ def test_what_a_fork_would_share_or_lose_is_a_hindrance(left: dict[str, object],
 def test_a_thread_that_its_library_makes_right_after_a_fork_is_no_hindrance() -> None:
     assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd"))) == ()
     assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd", "two"))) == ("started a thread (two)",)
+
+
+def test_a_thread_that_its_library_starts_again_after_a_fork_is_no_hindrance() -> None:
+    name = next(iter(RENEWED_THREADS))
+    assert hindrances(BEFORE, after(threads=("one", name), renewed=(name,))) == ()
+    assert hindrances(BEFORE, after(threads=("one", name))) == (f"started a thread ({name})",), "it was not, this time"
+    other = after(threads=("one", "a-poller"), renewed=("a-poller",))
+    assert hindrances(BEFORE, other) == ("started a thread (a-poller)",), "in the template it works, too"
 
 
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))

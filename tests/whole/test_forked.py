@@ -118,6 +118,13 @@ async def test_files_that_are_only_read_do_not_prevent_a_fork() -> None:
         assert found["imported_by"] == template(master)
 
 
+async def test_a_thread_that_each_forked_process_starts_again_does_not_prevent_a_fork() -> None:
+    async with running("forked:tells", workers=1, environ={"DEED": "renewed"}) as master:
+        found = await told(master)
+        assert found["imported_by"] == template(master)
+        assert found["threads"].count("OtelBatchSpanRecordProcessor") == 1
+
+
 async def test_a_title_that_the_import_sets_is_that_of_forked_workers_too() -> None:
     shown = []
     for preload in ("off", "auto"):

@@ -55,6 +55,7 @@ def now():
         "descriptors": descriptors,
         "hooked": hooked,
         "imported_by": IMPORTED_BY,
+        "threads": sorted(thread.name for thread in threading.enumerate()),
         "stdin": os.readlink("/proc/self/fd/0"),
         "write_through": [sys.stdout.write_through, sys.stderr.write_through],
     }
@@ -77,6 +78,18 @@ _kept = []
 def _thread():
     _kept.append(threading.Thread(target=time.sleep, args=(1000,), daemon=True, name="a-poller"))
     _kept[-1].start()
+
+
+def _renewed():
+    """As OpenTelemetry's batch processor does."""
+
+    def start():
+        of = threading.Thread(target=time.sleep, args=(1000,), daemon=True, name="OtelBatchSpanRecordProcessor")
+        _kept[:] = [of]
+        of.start()
+
+    start()
+    os.register_at_fork(after_in_child=start)
 
 
 def _socket():
@@ -133,6 +146,6 @@ def _harmless():
 
 {
     "thread": _thread, "socket": _socket, "database": _database, "loop": _loop, "process": _process, "timer": _timer,
-    "slot": _slot, "needs slot": _needs_slot, "harmless": _harmless,
+    "slot": _slot, "needs slot": _needs_slot, "harmless": _harmless, "renewed": _renewed,
     "pid": _pid, "random value": _random_value, "title": _title, "": lambda: None,
 }[os.environ.get("DEED", "")]()  # fmt: skip

@@ -11,6 +11,7 @@ from .taken.callers import Callers
 from .taken.environment import OwnEnvironment
 from .taken.generators import Generators
 from .taken.identity import Taken
+from .taken.own_processes import OwnProcesses
 
 
 class ImportWatch:
@@ -21,6 +22,7 @@ class ImportWatch:
         self._environment = OwnEnvironment(callers)
         self._generators = Generators()
         self._taken = Taken(callers, self._generators)
+        self._own_processes = OwnProcesses()
         self._shown = title.shown()
 
     @contextmanager
@@ -28,6 +30,7 @@ class ImportWatch:
         """Watch the import, which is to happen in the block."""
         with self._environment.watched(), self._taken.watched():
             yield
+        self._own_processes.find()
 
     def asked(self) -> tuple[str, ...]:
         """The environment variables that it has read, and that each worker has for itself."""
@@ -38,6 +41,7 @@ class ImportWatch:
         return self._taken.words()
 
     def begin_worker(self, arguments: tuple[str, ...]) -> None:
-        """In a forked worker: seed the generators anew, and show these arguments in `ps`."""
+        """In a forked worker: seed the generators anew, find its own process, and show these arguments in `ps`."""
         self._generators.renew()
+        self._own_processes.renew()
         title.show(arguments, self._shown)

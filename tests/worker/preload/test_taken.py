@@ -6,6 +6,7 @@ import importlib
 import os
 import random
 import sys
+import types
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Import
         ("import uuid\nNODE = uuid.uuid4().hex", "a random value (SHOP:2)"),
         ("import uuid\nNODE = uuid.uuid1()", "a random value (SHOP:2)"),
         ("import secrets\nNONCE = secrets.token_hex()", "a random value (SHOP:2)"),
+        ("import ssl\nNONCE = ssl.RAND_bytes(4)", "a random value (SHOP:2)"),
         ("import os\nNONCE = os.urandom(4)", "a random value (SHOP:2)"),
         ("import random\nNONCE = random.SystemRandom().random()", "a random value (SHOP:2)"),
         ("import random\nMACHINE = random.randint(0, 1023)", "a random number (SHOP:2)"),
@@ -134,3 +136,28 @@ def test_a_failed_import_leaves_the_interpreter_as_before(imported: Import) -> N
     with pytest.raises(ZeroDivisionError):
         imported("1 / 0")
     assert all(one is other for one, other in zip(before, the_interpreters(), strict=True))
+
+
+class Process:
+    """As psutil's, which is not installed here."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        self.pid = os.getpid() if pid is None else pid
+
+
+def test_what_stands_for_the_importing_process_stands_for_the_worker_in_a_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", types.SimpleNamespace(Process=Process))  # type: ignore[arg-type]
+    watch = ImportWatch(a_launch())
+    with watch.watched():
+        own, other = Process(), Process(1)
+    ours, its = os.pipe()
+    if (child := os.fork()) == 0:
+        watch.begin_worker(("a worker",))
+        os.write(its, b"%d %d %d" % (own.pid == os.getpid(), own.pid == os.getppid(), other.pid))
+        os._exit(0)
+    os.close(its)
+    with open(ours, "rb") as told:
+        assert told.read() == b"1 0 1"
+    os.waitpid(child, 0)

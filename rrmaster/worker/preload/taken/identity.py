@@ -31,8 +31,9 @@ from .callers import Callers
 from .generators import Generators, hidden
 from .standing_in import Note, standing_in
 
-_HAND_ON = frozenset({"multiprocessing.process.ident", "psutil", "psutil._common", "psutil._pslinux"})
-"""What asks for the process id on its caller's behalf: `multiprocessing.current_process().pid`, `psutil.Process()`."""
+_HAND_ON = frozenset({"multiprocessing.process.ident", "psutil", "bson.objectid"})
+"""What asks for the process id on its caller's behalf: `multiprocessing.current_process().pid`, `psutil.Process()`, and
+`bson.ObjectId()`, which has random bytes of the process."""
 
 _PYTHONS = frozenset({"random", "secrets", "uuid"})
 """The modules that hand random numbers on."""
@@ -70,13 +71,11 @@ class Taken:
 
     def _notes(self) -> dict[Any, Note]:
         """The functions whose calls are noted."""
-        notes: dict[Any, Note] = dict.fromkeys((os.getpid, os.getpgrp, _thread.get_native_id), self._note_id)
+        notes: dict[Any, Note] = dict.fromkeys(
+            (os.getpid, os.getpgrp, os.getpgid, _thread.get_native_id), self._note_id
+        )
         notes |= dict.fromkeys((os.urandom, os.getrandom), self._note_value)
-        try:
-            # What uuid1() calls.  `uuid` itself may not be loaded yet.
-            notes[importlib.import_module("_uuid").generate_time_safe] = self._note_value
-        except (ImportError, AttributeError):
-            pass  # built without libuuid: uuid1() calls os.urandom or random then
+        notes |= dict.fromkeys(_of_modules(("_uuid", "generate_time_safe"), ("_ssl", "RAND_bytes")), self._note_value)
         # Those that Python's hidden generator does not look up in its class.
         notes |= dict.fromkeys((random.random, random.getrandbits), self._note_hidden_draw)
         notes[random.seed] = self._note_hidden_seed
@@ -122,6 +121,15 @@ class Taken:
     def _note(self, what: str, place: str) -> None:
         if place:
             self._places.setdefault(what, place)
+
+
+def _of_modules(*names: tuple[str, str]) -> Iterator[Any]:
+    """The functions of these names: what `uuid.uuid1` and the module ssl call.  Those may not be loaded yet."""
+    for module, name in names:
+        try:
+            yield getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            pass  # Python was built without libuuid (uuid1() calls os.urandom or random then) or without OpenSSL
 
 
 def _may_be_shared(frame: FrameType | None) -> bool:

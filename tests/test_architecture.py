@@ -15,8 +15,8 @@ HOUSE = Path(rrmaster.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 ORDER = (
-    "protocol", "config", "rules", "logs", "events", "dispatch", "processes", "supervision", "status", "control",
-    "admin", "watcher", "master", "api", "service", "cli",
+    "protocol", "config", "rules", "logs", "verdicts", "events", "dispatch", "processes", "supervision", "status",
+    "control", "admin", "watcher", "master", "api", "service", "cli",
 )  # fmt: skip
 """The rooms of the master's process.  A room imports only what stands before it; ``worker`` is the other process."""
 
@@ -164,6 +164,7 @@ LIBRARIES = {
     "of_anycorn": {"trio", "anycorn"},
     "of_uvicorn": {"asyncio"},
     "anycorn_calls": {"trio", "anycorn"},
+    "anycorn_targets": {"anycorn"},
     "on_asyncio": {"asyncio"},
     "asyncio_worker": {"asyncio"},
     "on_uvicorn": {"asyncio", "uvicorn"},

@@ -36,6 +36,8 @@ class Health:
     """It accepts connections; False while the application has said ``set_ready(False)`` or descriptors are short."""
     suspended: bool
     """It left connections waiting for too long, and receives none until its next report."""
+    full: bool = False
+    """A further request would wait in it: all its threads are taken, or its application says so."""
 
 
 @define(eq=False, repr=False)
@@ -90,7 +92,14 @@ class Worker:
             return None
         silent = trio.current_time() - self._record.heard
         return Health(
-            silent, report.lag_us / 1e6, report.busy, report.rss, report.cpu_us / 1e6, report.taking, load.suspended
+            silent=silent,
+            lag=report.lag_us / 1e6,
+            busy=report.busy,
+            rss=report.rss,
+            cpu=report.cpu_us / 1e6,
+            taking=report.taking,
+            suspended=load.suspended,
+            full=load.full,
         )
 
     @property

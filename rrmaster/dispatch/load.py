@@ -33,6 +33,12 @@ workers with about as many.  In simulations of blocked workers 1, 2, 3, 4, 8 and
 necessary: in a burst on a busy machine there is always a worker that waits for a processor, and long-lived connections
 must be spread evenly all the same (200 on 4 workers: without a bound the fullest had up to 2.8 times its share)."""
 
+FULL_PENALTY = 1 << 40
+"""Connections that a full worker is charged with, more than there can be: it comes after all others, and among full
+ones the connections in hand decide, as ever.  They are not refused, nor kept waiting in the backlog.  A worker whose
+threads hang still answers what needs none, its health check, say; and if all threads of all workers are slow, a
+connection waits where its request is known to `--header-timeout` and to the application's own limits."""
+
 SHORT_WINDOW = 2
 """The window while many workers are suspect.  The workers that still respond are given everything and block next, with
 as much in their letterboxes.  Two and not one, so that a worker has the next connection at hand when it has finished
@@ -78,8 +84,12 @@ class WorkerLoad:
     """How often in a row the worker was found late."""
     reports: int = 0
     """Reports that have come from the worker."""
+    full: bool = False
+    """Whether a further request would wait for a thread, as last reported."""
+    suspected: bool = False
+    """The worker was given something and has not reported since."""
     penalty: int = 0
-    """`SUSPECT_PENALTY` while the worker is suspect: it was given something and has not reported since."""
+    """What the worker is charged with besides what it has in hand: `SUSPECT_PENALTY`, `FULL_PENALTY`, or both."""
     full_window: int = field(default=Factory(lambda self: self.window, takes_self=True))
 
     @property
@@ -94,7 +104,7 @@ class WorkerLoad:
 
     @property
     def cost(self) -> int:
-        """What workers are compared by: what they have in hand, and more while they are suspect."""
+        """What workers are compared by: what they have in hand, and more while they are suspect or full."""
         return self.handed - self.closed + self.orphaned + self.penalty
 
     @property
@@ -160,7 +170,11 @@ class WorkerLoad:
 
     def suspect(self) -> None:
         """The worker was given something and has not reported since."""
-        self.penalty = SUSPECT_PENALTY
+        self.suspected = True
+        self._set_penalty()
+
+    def _set_penalty(self) -> None:
+        self.penalty = SUSPECT_PENALTY * self.suspected + FULL_PENALTY * self.full
 
     def set_short(self, short: bool) -> None:
         """Let no more than `SHORT_WINDOW` connections lie unclaimed, or again as many as configured."""
@@ -182,8 +196,11 @@ class WorkerLoad:
         self.orphaned = min(report.orphaned, report.busy)
         # Only the loop that serves sends reports, so any report ends a suspension; but the worker may ask for a pause.
         self.suspended = not report.taking
-        self.late_in_a_row = self.penalty = 0
+        self.late_in_a_row = 0
         self.reports += 1
+        if self.penalty or report.full:
+            self.suspected, self.full = False, report.full
+            self._set_penalty()
 
 
 @define(eq=False)

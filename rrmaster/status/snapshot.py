@@ -129,6 +129,7 @@ def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float, heartbeat:
         cpu_us=report.cpu_us if report else None,
         taking=report is None or report.taking,
         suspended=load.suspended,
+        full=load.full,
         leaving=worker.leaving,
         restarts=supervisor.crashes.replacements.get(worker.slot, 0),
         last_exit=supervisor.crashes.last_exits.get(worker.slot, ""),

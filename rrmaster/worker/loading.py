@@ -13,7 +13,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from attrs import frozen
 
 from ..protocol.launch import Launch
+from ..protocol.starting import StartedTwice, importing
 
 
 class CannotLoad(Exception):
@@ -59,13 +61,10 @@ def load(launch: Launch) -> Application:
 
     Raises CannotLoad, and what the application raises.
     """
-    try:
+    with importing(), _refusing_patches():
         name, found = launch.application, _import(launch.application)
         if launch.factory:
             name, found = f"{name}()", _made_by(name, found)
-    finally:
-        # Also after an error, which then is a consequence as a rule.
-        _refuse_patched()
     return Application(name, found, kind_of(name, found, launch.interface, launch.runtime))
 
 
@@ -91,6 +90,15 @@ def _import(name: str) -> Any:
 _LOCK = _thread.allocate_lock
 """The maker of the interpreter's locks, which a library of green threads replaces.  (The start of threads would be no
 sign: a debugger replaces that.)"""
+
+
+@contextmanager
+def _refusing_patches() -> Iterator[None]:
+    """Refuse a patched interpreter after the import, also if that fails: the error is a consequence as a rule."""
+    try:
+        yield
+    finally:
+        _refuse_patched()
 
 
 def _refuse_patched() -> None:
@@ -263,8 +271,10 @@ def _takes(found: Any, count: int) -> bool:
 
 def explain(error: BaseException) -> str:
     """The report of a failed start: a message of this package, or the application's traceback without our frames."""
-    if isinstance(error, CannotLoad):
+    if isinstance(error, CannotLoad | StartedTwice):
         return str(error)
+    if isinstance(error, BaseExceptionGroup) and (twice := error.subgroup(StartedTwice)) is not None:
+        return explain(twice.exceptions[0])
     if isinstance(error, SystemExit):
         return f"the application ended the process while it was imported: SystemExit({error.code!r})"
     here = __file__.rpartition("/")[0]

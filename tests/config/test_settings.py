@@ -116,6 +116,7 @@ def test_the_defaults_are_the_documented_ones():
         "proxy_protocol": "off",
         "proxy_allow_from": "127.0.0.1,::1",
         "preload": "auto",
+        "kill_mode": "tree",
         "rollback_window": 600.0,
         "surge": 1.0,
         "probation": 2.0,

@@ -67,6 +67,7 @@ async def test_a_forked_worker_is_as_new_as_one_that_was_started() -> None:
             assert second["hooked"] == [second["pid"]]
             assert (second["imported_by"] == second["pid"]) == (preload == "off")
             assert (second["id"], second["slot"], second["generation"]) == (2, 0, 1)
+            assert re.fullmatch(r"[0-9a-f]{12}\.0000000002", second["environ"].pop("RRMASTER_STARTED_BY"))
             assert second["environ"] == {
                 "RRMASTER_WORKER_ID": "2",
                 "RRMASTER_WORKER_SLOT": "0",

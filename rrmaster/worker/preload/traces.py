@@ -37,7 +37,7 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
     others = sorted(tid for tid in tasks if tid != os.getpid())
     return Traces(
         threads=tuple(named.get(tid) or _read(f"/proc/self/task/{tid}/comm") for tid in others),
-        held=frozenset(_held()),
+        held=frozenset(held for held in _held() if not (watch and watch.is_made_again(held.target))),
         children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
         looping=_looping(),

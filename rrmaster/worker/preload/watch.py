@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from ...protocol.launch import Launch
 from . import title
+from .datagrams import Datagrams, all_as_new, make_again
 from .taken.callers import Callers
 from .taken.environment import OwnEnvironment
 from .taken.generators import Generators
@@ -23,6 +24,7 @@ class ImportWatch:
         self._generators = Generators()
         self._taken = Taken(callers, self._generators)
         self._own_processes = OwnProcesses()
+        self._datagrams: tuple[Datagrams, ...] = ()
         self._shown = title.shown()
 
     @contextmanager
@@ -31,6 +33,7 @@ class ImportWatch:
         with self._environment.watched(), self._taken.watched():
             yield
         self._own_processes.find()
+        self._datagrams = all_as_new()
 
     def asked(self) -> tuple[str, ...]:
         """The environment variables that it has read, and that each worker has for itself."""
@@ -40,8 +43,13 @@ class ImportWatch:
         """What else it has taken that each worker should have for itself: ``its process id (shop.py:7)``."""
         return self._taken.words()
 
+    def is_made_again(self, target: str) -> bool:
+        """Whether each worker makes for itself what this link of /proc/self/fd leads to."""
+        return any(target == of.target for of in self._datagrams)
+
     def begin_worker(self, arguments: tuple[str, ...]) -> None:
-        """In a forked worker: seed the generators anew, find its own process, and show these arguments in `ps`."""
+        """In a forked worker: make anew what can be, and show these arguments in `ps`.  Raises OSError."""
+        make_again(self._datagrams)
         self._generators.renew()
         self._own_processes.renew()
         title.show(arguments, self._shown)

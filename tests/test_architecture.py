@@ -16,7 +16,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 
 ORDER = (
     "protocol", "config", "rules", "logs", "events", "dispatch", "processes", "supervision", "status", "control",
-    "watcher", "master", "api", "service", "cli",
+    "admin", "watcher", "master", "api", "service", "cli",
 )  # fmt: skip
 """The rooms of the master's process.  A room imports only what stands before it; ``worker`` is the other process."""
 
@@ -306,7 +306,7 @@ WRITTEN_FROM_OUTSIDE = {
     "dispatch/listeners",
     # Objects of the standard library and of other libraries: loggers, contexts, cancel scopes, configurations.
     "logs/setup", "protocol/tls", "processes/process", "demo", "worker/serving/anycorn_connection",
-    "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn",
+    "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
     # The interpreter's own copy of the environment, after a fork.
     "worker/template",
 }  # fmt: skip

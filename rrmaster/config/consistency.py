@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..protocol.launch import is_program
-from .addresses import Bind, Tcp
+from .addresses import Bind, Tcp, is_loopback, parse_bind
 
 
 def complaint(settings: Any, of_applications: Mapping[str, Any]) -> str:
@@ -23,6 +23,7 @@ def complaint(settings: Any, of_applications: Mapping[str, Any]) -> str:
         or _of_addresses(settings.binds)
         or _of_timeouts(settings)
         or _of_tls(settings)
+        or _of_admin(settings)
     )
 
 
@@ -84,5 +85,20 @@ def _of_tls(settings: Any) -> str:
         return (
             "--ca-certs is for the certificates of clients: add --cert-reqs optional or required; the certificates "
             "between your own and the root belong in --certfile"
+        )
+    return ""
+
+
+def _of_admin(settings: Any) -> str:
+    if settings.admin is None:
+        for name, default in (("admin_allow_remote", False), ("ready_when", "any")):
+            if getattr(settings, name) != default:
+                return f"--{name.replace('_', '-')} needs --admin: without an address nothing asks for it"
+        return ""
+    bind = parse_bind(settings.admin)
+    if isinstance(bind, Tcp) and not is_loopback(bind) and not settings.admin_allow_remote:
+        return (
+            f"--admin {settings.admin} is reached from other machines, without a password; write "
+            f"127.0.0.1:{bind.port}, or add --admin-allow-remote"
         )
     return ""

@@ -69,6 +69,7 @@ def take_snapshot(
         listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
         workers=tuple(_worker(worker, supervisor, now, settings.heartbeat) for worker in workers),
         templates=tuple(_templates(generations, now)),
+        totals=supervisor.announcements.totals.at_present(),
         directory=directory,
     )
 

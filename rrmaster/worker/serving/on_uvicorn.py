@@ -24,7 +24,7 @@ whose classes derive from uvicorn's protocols and say what they mend:
   `.encoded_headers`: its default headers.
 - The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`.  What
   tells what a connection waits for is in `deadlines.of_uvicorn`.  In `http1`: what their names without an underscore
-  mean, and `_start_asgi_task`, `_get_upgrade`, `_should_upgrade`.
+  mean, and `_get_upgrade`, `_should_upgrade`.
 - `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
 - `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """

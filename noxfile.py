@@ -95,8 +95,9 @@ def advisories(session: nox.Session) -> None:
     (site,) = Path(_installed(session, "all")).parent.parent.glob("lib/python3*/site-packages")
     session.run("pip-audit", "--path", str(site), "--desc")
     needed = [*PROJECT["project"]["dependencies"]]
-    for extra in ("trio-http", "http", "env", "reload", "top"):  # http last: it allows the older uvicorn
+    for extra in requirements("all")[0].partition("[")[2].rstrip("]").split(","):
         needed += requirements(extra)
+    needed.sort(reverse=True)  # where two extras need one package, the older version is the last
     pins = dict(re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?>=([\w.]+)", "\n".join(needed), re.MULTILINE))
     oldest = Path(session.create_tmp()) / "oldest.txt"
     oldest.write_text("".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))

@@ -2,7 +2,7 @@
 
 A message of 60 KiB takes up to 5 ms to decode, as long as 200 connections take to be handed over, and a worker can send
 such messages without a pause.  So the time is measured, and not the number of messages: all workers together get a
-share of the master's processor, in turns.  What is not read stays in the kernel, where a few hundred small messages
+share of the master's time, in turns.  What is not read stays in the kernel, where a few hundred small messages
 have room, or three of the largest; then ``await me.send(...)`` waits.  That is no breach: a worker with much to say is
 slowed down, and the others with it, but no connection is.  The log says so, and which worker took the most time.
 """
@@ -41,8 +41,9 @@ SAY_AGAIN_S = 60.0
 class ReadingTime:
     """One for all workers.  Its methods are called in the master's loop."""
 
-    clock: Callable[[], float] = time.thread_time
-    """Processor time of this thread: a master that waits for a processor has not used any."""
+    clock: Callable[[], float] = time.perf_counter
+    """Not the processor time of this thread: where the master must wait for a processor in the middle of a message, its
+    connections wait with it, and of what little it gets they must have their part."""
     _saved: float = BURST_S
     """Seconds of reading that are left; negative after a turn that took too long."""
     _counted_at: float = Factory(trio.current_time)

@@ -18,14 +18,14 @@ from rrmaster.protocol import wire
 from rrmaster.protocol.channel import TalkLine
 
 BIG_S = 0.002
-"""What a large message takes to read here, in seconds of processor time; longer than a turn."""
+"""What a large message takes to read here, in seconds; longer than a turn."""
 SMALL_S = 0.00001
 """The same for a small one."""
 
 
 @define(eq=False)
 class Fleet:
-    """Channels of several workers, and the processor time that the master has used."""
+    """Channels of several workers, and the time that the master has used."""
 
     used: float = 0.0
     reading_time: ReadingTime = Factory(lambda self: ReadingTime(lambda: self.used), takes_self=True)

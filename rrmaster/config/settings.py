@@ -33,9 +33,9 @@ class Settings(ProcessOptions, SupervisionOptions, HttpOptions, ServingOptions):
     """
 
     def __attrs_post_init__(self) -> None:
-        complaint = consistency.complaint(self, _OF_APPLICATIONS)
-        if complaint:
-            raise SettingsError(complaint)
+        complaints = list(consistency.complaints(self, _OF_APPLICATIONS))
+        if complaints:
+            raise SettingsError(*complaints)
 
     @property
     def policy_name(self) -> str:

@@ -266,3 +266,12 @@ def test_an_application_that_needs_trio_is_refused_elsewhere(monkeypatch: pytest
     theirs = type("QuartTrio", (AsgiObject,), {"__module__": "quart_trio.app"})()
     with pytest.raises(CannotLoad, match="Quart-Trio, which needs trio"):
         server_for(Application("shop:app", theirs, Kind.ASGI), a_launch("shop:app", runtime="uvloop"))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="an earlier Python evaluates annotations at the definition")
+def test_a_name_that_is_imported_for_type_checkers_alone_does_no_harm():
+    names: dict[str, Any] = {}
+    exec("async def app(scope: Scope, receive: Receive, send: Send) -> None: ...\ndef no(a: Missing): ...", names)
+    assert kind_of("shop:app", names["app"], "auto", "auto") is Kind.ASGI
+    with pytest.raises(CannotLoad, match=r"shop:no is function no\(a: '?Missing'?\), which is not async"):
+        kind_of("shop:no", names["no"], "auto", "auto")

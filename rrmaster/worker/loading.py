@@ -40,6 +40,15 @@ class Kind(Enum):
     WSGI = "def app(environ, start_response)"
 
 
+_AS_WRITTEN: dict[str, Any] = {}
+"""Has `inspect.signature` leave annotations unevaluated.  Python 3.14 evaluates them at the first look, and a name that
+is imported for type checkers alone is a NameError then."""
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    _AS_WRITTEN["annotation_format"] = Format.STRING
+
 _OF_INTERFACE = {"stream": (Kind.STREAM, Kind.STREAMS), "asgi": (Kind.ASGI,), "wsgi": (Kind.WSGI,)}
 
 _PARAMETERS = {Kind.STREAM: 1, Kind.STREAMS: 2, Kind.ASGI: 3, Kind.WSGI: 2}
@@ -164,7 +173,7 @@ def describe(found: Any) -> str:
     # An object with __get__ is a "routine" for inspect, and may have no name.  From Python 3.14 on a partial is one.
     if (inspect.isroutine(found) or inspect.isclass(found)) and hasattr(found, "__name__"):
         try:
-            return f"{type(found).__name__} {found.__name__}{inspect.signature(found)}"
+            return f"{type(found).__name__} {found.__name__}{inspect.signature(found, **_AS_WRITTEN)}"
         except (ValueError, TypeError):
             return f"{type(found).__name__} {found.__name__}"
     return f"an object of {type(found).__module__}.{type(found).__qualname__}"
@@ -237,7 +246,7 @@ def _is_async(found: Any) -> bool:
 
 def _signature(found: Any) -> inspect.Signature | None:
     try:
-        return inspect.signature(found)
+        return inspect.signature(found, **_AS_WRITTEN)
     except (ValueError, TypeError):
         return None  # C code may have none; whether it fits is seen at the first connection
 

@@ -304,3 +304,12 @@ def test_an_unknown_library_of_green_threads_is_told_by_its_locks(monkeypatch: p
 def test_gevent_that_is_imported_and_patches_nothing_is_served(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, object)  # type: ignore[arg-type]
     assert load(a_launch(f"{__name__}:wsgi")).kind is Kind.WSGI
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="an earlier Python evaluates annotations at the definition")
+def test_a_name_that_is_imported_for_type_checkers_alone_does_no_harm():
+    names: dict[str, Any] = {}
+    exec("async def app(scope: Scope, receive: Receive, send: Send) -> None: ...\ndef no(a: Missing): ...", names)
+    assert kind_of("shop:app", names["app"], "auto", "auto") is Kind.ASGI
+    with pytest.raises(CannotLoad, match=r"shop:no is function no\(a: '?Missing'?\), which is not async"):
+        kind_of("shop:no", names["no"], "auto", "auto")

@@ -73,7 +73,8 @@ class Announcements:
     def exited(self, worker: WorkerRecord, how: Exit | None) -> None:
         """The worker's process has ended; `how` is None if it was never started."""
         code, number = (how.code, how.signal) if how is not None else (None, None)
-        self.news.publish(WorkerExited(*worker.key, code, number, worker.asked, worker.failure))
+        starved = how is not None and how.out_of_memory
+        self.news.publish(WorkerExited(*worker.key, code, number, worker.asked, worker.failure, starved))
 
     def recycled(self, worker: WorkerRecord) -> None:
         """The worker serves until its replacement does, and then goes: it has served, lived or grown enough."""

@@ -132,6 +132,7 @@ _OF_A_WORKER: tuple[tuple[str, str, Callable[[WorkerStatus], float | None]], ...
     ("event_loop_lag_seconds", "The longest delay of the worker's loop, recently.", lambda w: _scaled(w.lag_us, 1e6)),
     ("resident_memory_bytes", "Resident memory of the worker.", lambda w: w.rss),
     ("suspended", "Whether the worker is given nothing until its next report.", lambda w: w.suspended),
+    ("full", "Whether all of the worker's threads are taken, so that others come first.", lambda w: w.full),
 )
 
 

@@ -29,6 +29,7 @@ from ..events.bus import Subscription, WorkerGone
 from ..events.events import WorkerExited, WorkerOnline
 from ..master import RunningMaster, unwrapped
 from ..protocol import wire
+from ..protocol.starting import check_may_start
 from ..rules.lifecycle import State
 from ..rules.rollout import BUSY
 from ..status.model import Snapshot
@@ -260,6 +261,7 @@ async def open_master(
     Raises BindError before anything runs, NoWorkerReady if no worker becomes ready.  What the block raises rises as it
     is, or in an ExceptionGroup where both happens.
     """
+    check_may_start()
     listeners = listen(settings, explicit=True)
     try:
         fleet = RunningMaster(settings, listeners, command=tuple(worker_command), respawn=respawn)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 import trio
-from attrs import define
+from attrs import Factory, define
 
 from ..rules.backoff import Exit
 
@@ -50,7 +50,8 @@ class NotStarted(Exception):
 class Process(Protocol):
     """A worker's process, however it was started."""
 
-    pid: int
+    @property
+    def pid(self) -> int: ...
 
     async def wait(self) -> Exit:
         """Wait for its end.  Its whole process group is dead when this returns."""
@@ -73,6 +74,7 @@ class Child:
     _popen: subprocess.Popen[bytes] | None = None
     """The object that started it, if the master did."""
     _over: bool = False
+    _parent: int = Factory(os.getpid)
 
     async def wait(self) -> Exit:
         await trio.lowlevel.wait_readable(self._pidfd)
@@ -102,7 +104,8 @@ class Child:
         os.close(self._pidfd)
 
     def signal(self, number: int, group: bool = False) -> None:
-        if self._over:
+        # A process that the master's program forks has a copy of this object, and may run on by mistake.
+        if self._over or os.getpid() != self._parent:
             return
         if group:
             _signal_group(self.pid, number)

@@ -26,13 +26,15 @@ from ..logs.setup import reopen_files
 from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
+from ..protocol.family.children import note_handlers, remember_handlers
+from ..protocol.starting import check_may_start
 from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
 from .admin_process import AdminProcess, admin_listeners
 from .cannot_start import CannotStart
 from .pid_file import pid_file
-from .privileges import drop_privileges
+from .privileges import drop_privileges, forbid_new_privileges
 from .sd_notify import Notifier
 
 
@@ -51,6 +53,7 @@ def run(application: str | Settings | Callable[..., Any], **options: Any) -> int
     Raises SettingsError for settings that are wrong, BindError for an address that cannot be bound, CannotStart if the
     privileges, the PID file or the control socket cannot be had, and NoWorkerReady if no worker ever becomes ready.
     """
+    check_may_start()
     settings = application if isinstance(application, Settings) else Settings(application, **options)
     return trio.run(run_with_signals, settings)
 
@@ -65,7 +68,9 @@ async def run_with_signals(
     """
     with contextlib.ExitStack() as cleanup:
         # Signals are handled first and released last: one that ended the process in between would leave files behind.
+        remember_handlers(_SIGNALS)
         signals = cleanup.enter_context(trio.open_signal_receiver(*_SIGNALS))
+        note_handlers(_SIGNALS)
         # A mask is inherited: a master that a thread of a supervisor started with TERM blocked could not be stopped.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         notifier = Notifier.from_environment(os.environ, os.getpid())
@@ -75,6 +80,8 @@ async def run_with_signals(
             cleanup.callback(listener.close)
         # After the addresses, which may need root, and before any file is made, so the files belong to the new user.
         drop_privileges(settings.user, settings.group)
+        if settings.new_privileges == "off" or (settings.new_privileges == "auto" and settings.user is not None):
+            forbid_new_privileges()
         cleanup.enter_context(pid_file(settings.pid))
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)

@@ -63,6 +63,8 @@ class WorkerStatus:
     """False while the worker asks for no more connections."""
     suspended: bool = False
     """True while the worker gets no connections until its next report: it was late, or asks for none."""
+    full: bool = False
+    """True while a further request would wait in the worker: all its threads are taken, or its application says so."""
     leaving: bool = False
     """True for a worker that is being replaced and serves until its replacement does."""
     restarts: int = 0

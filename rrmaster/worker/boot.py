@@ -7,22 +7,25 @@ either case this code follows, and makes the worker's own loop.
 from __future__ import annotations
 
 import os
-import select
+import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
-from typing import NoReturn
 
 from attrs import frozen
 
 from ..protocol import wire
 from ..protocol.channel import Letterbox, TalkLine
+from ..protocol.family.children import keep_descriptors_from_children, remember_handlers
 from ..protocol.launch import Launch
 from .duty import Duty, Identity
-from .hooks import be_parent, call_all
+from .ending.descendants import answer_for_descendants
+from .ending.leash import exit_with_master
+from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
+
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+"""The signals that a worker handles."""
 
 _IDENTITY = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
 
@@ -47,6 +50,7 @@ def prepare(launch: Launch) -> Prepared:
 
 def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]) -> int:
     """Serve to the end, and return the exit status.  `prepared` returns the application, or raises."""
+    answer_for_descendants(letterbox, launch.kill_mode)
     exit_with_master(letterbox.fileno(), launch.graceful_timeout)
     try:
         ready = prepared()
@@ -56,7 +60,7 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
         letterbox.send(wire.Failed(explain(error)))
         return 1
     identity, talk = read_identity()
-    be_parent(letterbox.fileno(), *([talk.fileno()] if talk else []))
+    be_parent(letterbox, talk)
     try:
         ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk), ready.launch)
     except CannotLoad as error:
@@ -65,31 +69,18 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
     return 0
 
 
+def be_parent(letterbox: Letterbox, talk: TalkLine | None) -> None:
+    """Have children that the application forks from now on keep nothing that makes this process a worker.
+
+    To be called once, in the main thread, before the worker handles a signal.
+    """
+    remember_handlers(HANDLED)
+    keep_descriptors_from_children(letterbox.fileno(), *([talk.fileno()] if talk else []))
+
+
 def read_identity() -> tuple[Identity, TalkLine | None]:
     """This worker's numbers, and its talk line if it was given one, from the environment."""
     # Taken out of it: a process that the application starts must not use the line.
     talk = os.environ.pop("RRMASTER_TALK", None)
     identity = Identity(*(int(os.environ[name]) for name in _IDENTITY))
     return identity, TalkLine.inherit(int(talk)) if talk else None
-
-
-def exit_with_master(line: int, graceful: float) -> None:
-    """Start a thread that ends this process `graceful` seconds after the master has died, whatever the loop does.
-
-    A loop that runs sees the end of the line, and drains; a loop that is blocked sees nothing, and the process would
-    outlive its master.  (PR_SET_PDEATHSIG kills healthy workers: it is bound to the thread that forked, and trio's
-    threads end after ten idle seconds.)
-    """
-
-    def watch() -> NoReturn:
-        poll = select.poll()
-        poll.register(line, 0)  # POLLHUP alone: a half-close, which begins a drain, does not give it
-        poll.poll()
-        # The master's ends of the pipes are gone, and print would raise.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        time.sleep(graceful)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="rrmaster: exit with the master", daemon=True).start()

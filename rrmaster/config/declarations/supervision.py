@@ -42,7 +42,8 @@ class SupervisionOptions:
         parse_duration,
         _TIMEOUTS,
         "TIME",
-        "a worker whose loop has not reported for this time is killed and replaced, its stacks in the log; 0: never",
+        "a worker whose loop has not reported for this time, in which it had a processor, is killed and replaced, "
+        "its stacks in the log; 0: never",
     )
     heartbeat: float = option(
         0.5, positive_duration, _TIMEOUTS, "TIME", "the longest time between two reports of a worker", shown="500ms"

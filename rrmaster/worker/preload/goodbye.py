@@ -1,15 +1,13 @@
-"""How does a template end from which no worker is forked, because its import makes that unsafe?"""
+"""How does a template end from which no worker is forked, because its import has failed or makes a fork unsafe?"""
 
 from __future__ import annotations
 
 import atexit
-import os
 import signal
 import socket
-from typing import NoReturn
 
 from ...protocol import template_wire
-from .notes import Notes
+from .watch import ImportWatch
 
 
 def is_dismissed(master: socket.socket) -> bool:
@@ -20,14 +18,14 @@ def is_dismissed(master: socket.socket) -> bool:
         return True  # it has died
 
 
-def end_unused(status: int, notes: Notes) -> NoReturn:
-    """End a template from which no worker was forked.  Its exit handlers delete the temporary files of its import.
+def remove_temporary(watch: ImportWatch) -> None:
+    """Run the exit handlers of an import that has made temporary files: they remove those.  The process is to end.
 
     Otherwise no template runs exit handlers.  They are the workers', and where they would be in the way of a fork
     (they join a thread, send something) a process that never served has nothing for them to do.
     """
-    if notes.temporary():
+    if watch.temporary():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, template_wire.GOODBYE_S)  # the master may have died, and kills nothing
         atexit._run_exitfuncs()
-    os._exit(status)
+        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -70,16 +70,15 @@ def _target(number: int) -> str:
 
 
 @contextmanager
-def taking_notes() -> Iterator[Notes]:
+def taking_notes(notes: Notes) -> Iterator[None]:
     """Note what the import does in this block."""
-    notes = Notes()
     with ExitStack() as stack:
         stack.callback(notes.end)
         stack.enter_context(_watched(tempfile, "mkdtemp", notes.directory))
         stack.enter_context(_watched(tempfile, "mkstemp", notes.file))
         stack.enter_context(_watched(fcntl, "flock", notes.lock))
         stack.enter_context(_watched(fcntl, "lockf", notes.lock))
-        yield notes
+        yield
 
 
 @contextmanager

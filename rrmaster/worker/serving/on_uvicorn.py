@@ -50,8 +50,9 @@ from ..connection import Connection
 from ..deadlines.law import Deadlines
 from ..deadlines.of_uvicorn import UvicornDeadlines, heard, is_fresh, timed_on_asyncio
 from ..deadlines.requests import RequestTimeout
-from ..duty import Duty, Requests, Taken
+from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
+from ..load.requests import Requests
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, CountedApp
 from .asyncio_worker import AsyncioWorker, run_server

@@ -23,7 +23,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .half_closed import abort_when_silent
-from .reading import LONGEST_HEAD, Flow, is_handshake
+from .handshake import is_handshake
+from .reading import LONGEST_HEAD, Flow
 
 PIECE = 16384
 """Bytes that are parsed at once.  A read has up to 256 KiB, which can hold 14,000 requests, of 2.5 KB each once they

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rrmaster.protocol.fork_safety import OpenDescriptor
 from rrmaster.worker.loading import CannotLoad
 from rrmaster.worker.preload import sharing
-from rrmaster.worker.preload.notes import taking_notes
+from rrmaster.worker.preload.notes import Notes, taking_notes
 from rrmaster.worker.preload.sharing import SharedFile, open_again, open_descriptors, shared_files, shared_memory
 
 WORDS = b"0123456789abcdefghij"
@@ -177,7 +177,8 @@ def test_memory_between_processes_is_told_and_private_memory_is_not() -> None:
 
 
 def test_what_an_import_has_made_and_still_has_is_noted(tmp_path: Path) -> None:
-    with taking_notes() as notes:
+    notes = Notes()
+    with taking_notes(notes):
         os.rmdir(tempfile.mkdtemp(dir=tmp_path))
         kept = tempfile.TemporaryDirectory(dir=tmp_path)
         number, file = tempfile.mkstemp(dir=tmp_path)
@@ -197,7 +198,8 @@ def test_a_lock_that_an_import_wants_is_noted_until_it_is_given_back(opened: Exi
     holder, given_back = (descriptor(opened, tmp_path / "words") for _ in range(2))
     ranges = descriptor(opened, tmp_path / "words", os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    with taking_notes() as notes, open(tmp_path / "words") as wanted:
+    notes = Notes()
+    with taking_notes(notes), open(tmp_path / "words") as wanted:
         with pytest.raises(BlockingIOError):
             fcntl.flock(wanted, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.lockf(ranges, fcntl.LOCK_EX)
@@ -209,7 +211,8 @@ def test_a_lock_that_an_import_wants_is_noted_until_it_is_given_back(opened: Exi
 
 def test_the_library_is_as_before_once_the_import_is_over() -> None:
     functions = [tempfile.mkdtemp, tempfile.mkstemp, fcntl.flock, fcntl.lockf]
-    with taking_notes() as notes:
+    notes = Notes()
+    with taking_notes(notes):
         taken = tempfile.mkdtemp
         assert taken is not functions[0]
     assert [tempfile.mkdtemp, tempfile.mkstemp, fcntl.flock, fcntl.lockf] == functions

@@ -24,7 +24,7 @@ from .boot import prepare, read_identity, serve
 from .ending.descendants import answer_for_descendants, be_the_last_exit_handler
 from .ending.leash import exit_with_master
 from .hooks import be_parent
-from .loading import explain
+from .loading import CannotLoad, explain
 from .stacks import DUMP_SIGNAL
 
 
@@ -39,8 +39,6 @@ def main() -> int:
         return be_template(int(os.environ.pop("RRMASTER_TEMPLATE")), launch)
     letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     if is_program(launch.application):
-        answer_for_descendants(letterbox, launch.kill_mode)
-        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         return _run_program(letterbox, launch)
     return serve(letterbox, launch, lambda: prepare(launch))
 
@@ -51,14 +49,16 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     from .programs.ports import Ports
     from .programs.run import run
 
+    answer_for_descendants(letterbox, launch.kill_mode)
     identity, talk = read_identity()
     be_parent(letterbox.fileno(), *([talk.fileno()] if talk else []))
     try:
+        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         os.chdir(launch.chdir)
         ports = Ports(
             EdgeTriggeredLetterbox.over(letterbox), identity, launch.heartbeat, talk, recall_after=launch.recall_after
         )
-    except OSError as error:
+    except (OSError, CannotLoad) as error:
         letterbox.send(wire.Failed(explain(error)))
         return 1
     return run(launch, ports)

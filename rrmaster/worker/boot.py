@@ -46,8 +46,8 @@ def prepare(launch: Launch) -> Prepared:
 def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]) -> int:
     """Serve to the end, and return the exit status.  `prepared` returns the application, or raises."""
     answer_for_descendants(letterbox, launch.kill_mode)
-    exit_with_master(letterbox.fileno(), launch.graceful_timeout)
     try:
+        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         ready = prepared()
         call_all()
     except BaseException as error:

@@ -234,7 +234,10 @@ def _fork_once_for_handlers() -> None:
 
     What is in the way of a fork is looked for afterwards, and such threads are not.
     """
-    pid = _quiet_fork()
+    try:
+        pid = _quiet_fork()
+    except OSError:
+        return  # at a limit of processes; the workers' forks may succeed, and each that does not is reported
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)

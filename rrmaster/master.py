@@ -12,7 +12,7 @@ from functools import partial
 from logging import CRITICAL
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from .config.directory import logical_directory
 from .config.settings import Settings
@@ -24,8 +24,9 @@ from .logs.log import tell
 from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
+from .protocol.launch import is_program
+from .rules.autoscaler import fleet_size, surge_of
 from .rules.plan import Goal
-from .rules.sizing import fleet_size, surge_of
 from .status.model import Snapshot
 from .status.snapshot import take_snapshot
 from .supervision.announcements import Announcements
@@ -88,7 +89,8 @@ class RunningMaster:
             settings.recall_after,
             lambda link, request: self.dynamic_listeners.handle(link, request),
         )
-        self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode)
+        may_ask = bool(self.command) or is_program(settings.application)
+        self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode, may_ask)
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self.reconfigurer = Reconfigurer(
@@ -126,7 +128,8 @@ class RunningMaster:
     def status(self) -> Snapshot:
         """Everything that is known of the fleet, now."""
         generations, since, where = self.spawner.generations, self._began, self._directory
-        return take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, generations, since, where)
+        taken = take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, generations, since, where)
+        return evolve(taken, stopping=self._stopped)
 
     def children(self) -> set[int] | None:
         """The process ids of all workers and templates; None while one is being started."""
@@ -173,9 +176,8 @@ class RunningMaster:
         """Replace the worker in this slot: the new one serves before the old one drains.  Raises LookupError."""
         self.supervisor.restart(slot)
 
-    def retire(self, slot: int) -> None:
-        """The same as `restart`: a worker that retires is replaced first.  Raises LookupError."""
-        self.supervisor.restart(slot)
+    retire = restart
+    """A worker that retires is replaced first, too."""
 
     def stacks(self, slot: int) -> None:
         """Let the worker in this slot write its stacks into the log.  Raises LookupError."""
@@ -228,14 +230,17 @@ class RunningMaster:
         except Busy:
             pass  # the master is stopping, and starts no workers
 
-    async def stop(self) -> None:
-        """Accept what the backlog holds, close the listeners, and let the workers finish; `run` returns then."""
+    async def stop(self, delay: bool = True) -> None:
+        """After ``--shutdown-delay`` accept what waits, close the listeners, drain the workers; `run` returns then."""
         if self._stopped:
             return
         self._stopped = True
         self.announce(self, "stopping")
-        self.dynamic_listeners.stop()
         with self._last_call:
+            if delay and (seconds := self.settings.shutdown_delay):
+                tell("master.not_ready", f"not ready; serves on for {seconds:g} s (--shutdown-delay)", seconds=seconds)
+                await trio.sleep(seconds)
+            self.dynamic_listeners.stop()
             await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
         self._end_fleet()
 

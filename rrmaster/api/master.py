@@ -29,6 +29,7 @@ from ..events.bus import Subscription, WorkerGone
 from ..events.events import WorkerExited, WorkerOnline
 from ..master import RunningMaster, unwrapped
 from ..protocol import wire
+from ..protocol.starting import check_may_start
 from ..rules.lifecycle import State
 from ..rules.rollout import BUSY
 from ..status.model import Snapshot
@@ -254,9 +255,13 @@ async def open_master(
     `worker_command` (a program and its arguments) is started as a worker instead of Python: any program that speaks as
     docs/protocol.md says.  It is started in the working directory, and finds the application's name in its environment.
 
+    The options of a master's own process (user, PID file, control socket, log, `admin`) have no effect here, because
+    the process is the program's.
+
     Raises BindError before anything runs, NoWorkerReady if no worker becomes ready.  What the block raises rises as it
     is, or in an ExceptionGroup where both happens.
     """
+    check_may_start()
     listeners = listen(settings, explicit=True)
     try:
         fleet = RunningMaster(settings, listeners, command=tuple(worker_command), respawn=respawn)

@@ -30,10 +30,10 @@ from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_c
 from ..processes.worker_environment import WorkerSpec, generation_environment, worker_environment
 from ..protocol import template_wire, wire
 from ..protocol.channel import TalkLine
+from ..protocol.family.lineage import VARIABLE, Mark, end_marked
 from ..protocol.fork_safety import asked_for, describe_hindrances
 from ..protocol.launch import is_program
 from ..protocol.line import Line
-from ..protocol.lineage import VARIABLE, Mark, end_marked
 from ..protocol.uplink import decode_up
 from ..rules.lifecycle import TERM_S
 from ..supervision.lifecycle_runner import STACKS_S

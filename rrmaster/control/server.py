@@ -26,6 +26,7 @@ import trio
 from attrs import Factory, define, field
 
 from ..logs.log import logger, subscribe
+from ..protocol.family.children import keep_from_children
 from .recent_log import RecentLog
 from .requests import Operator, RequestHandler
 from .session import ClientSession
@@ -69,6 +70,7 @@ class ControlServer:
             async with trio.open_nursery() as nursery:
                 handler = RequestHandler(self.operator, self.log, nursery)
                 listener = trio.socket.from_stdlib_socket(self.listener.dup())
+                keep_from_children(listener)
                 with listener:
                     await self._accept_all(listener, handler, nursery)
         finally:
@@ -84,6 +86,7 @@ class ControlServer:
                 logger.error("control socket: cannot accept: %s", error.strerror)
                 await trio.sleep(RETRY_S)
                 continue
+            keep_from_children(sock)
             nursery.start_soon(self._serve_client, ClientSession(trio.SocketStream(sock), trio.current_time()), handler)
             await trio.sleep(PACE_S)
 

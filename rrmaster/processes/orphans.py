@@ -3,7 +3,7 @@
 A child in a session or a group of its own outlives its worker, unless the master ends it (``--kill-mode tree``).  A
 master with a process of its own adopts all orphans among its descendants (see `process.adopting`), so it finds what the
 dead have left among its own children, and `rules.orphans` tells whose each is.  A master inside another program adopts
-none, and searches the machine for the mark of a worker that has ended (`protocol.lineage`).
+none, and searches the machine for the mark of a worker that has ended (`protocol.family.lineage`).
 
 When the master itself is killed, each worker does the same at its own end (`worker.ending`).
 """
@@ -19,8 +19,8 @@ import trio
 from attrs import Factory, define, frozen
 
 from ..logs.log import tell
-from ..protocol import lineage
-from ..protocol.lineage import Mark, Seen
+from ..protocol.family import lineage
+from ..protocol.family.lineage import Mark, Seen
 from ..rules.orphans import Living, Orphan, must_end
 
 PASSES = 20

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 import trio
-from attrs import define
+from attrs import Factory, define
 
 from ..rules.backoff import Exit
 
@@ -74,6 +74,7 @@ class Child:
     _popen: subprocess.Popen[bytes] | None = None
     """The object that started it, if the master did."""
     _over: bool = False
+    _parent: int = Factory(os.getpid)
 
     async def wait(self) -> Exit:
         await trio.lowlevel.wait_readable(self._pidfd)
@@ -103,7 +104,8 @@ class Child:
         os.close(self._pidfd)
 
     def signal(self, number: int, group: bool = False) -> None:
-        if self._over:
+        # A process that the master's program forks has a copy of this object, and may run on by mistake.
+        if self._over or os.getpid() != self._parent:
             return
         if group:
             _signal_group(self.pid, number)

@@ -9,8 +9,8 @@ from typing import Any
 from attrs import frozen
 
 from ..config.settings import Settings
+from ..protocol.family.lineage import VARIABLE, Mark
 from ..protocol.launch import FIELDS, Launch, is_program
-from ..protocol.lineage import VARIABLE, Mark
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 """systemd's messages to the master.  A worker that inherits them would answer systemd in the master's name."""

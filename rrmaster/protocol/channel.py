@@ -17,6 +17,7 @@ import struct
 from attrs import define
 
 from . import wire
+from .family.children import keep_from_children
 
 _SO_PASSRIGHTS = 83
 """asm-generic/socket.h since Linux 6.16: with 0 the kernel refuses descriptors at the sender, with EPERM."""
@@ -131,6 +132,7 @@ class TalkLine:
         Raises OSError (EMFILE, ...).
         """
         master_end, worker_end = pair()
+        keep_from_children(master_end, worker_end)
         return cls(master_end), worker_end
 
     @classmethod

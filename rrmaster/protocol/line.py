@@ -32,6 +32,7 @@ from attrs import Factory, define
 
 from . import wire
 from .channel import DONTWAIT, PEEK, SEND, HungUp, pair, receive_down
+from .family.children import keep_from_children
 
 _SIOCOUTQ = 0x5411
 """linux/sockios.h: bytes of kernel memory held by messages that were sent on this socket and not yet received."""
@@ -79,6 +80,7 @@ class Line:
         """A new line for a worker with this window, in messages.  The worker must inherit `key`.  Raises OSError."""
         each = message_cost()
         line = cls(*pair(), each)
+        keep_from_children(line.sock, line.key)
         line.set_window(window)
         return line
 

@@ -170,7 +170,7 @@ def _stop(settings: Settings) -> Iterator[str]:
     yield f"TimeoutStartSec={slowest + KILL_S:g}"
     yield "# The master ends its workers itself; systemd kills what is left."
     yield "KillMode=mixed"
-    yield f"TimeoutStopSec={settings.graceful_timeout + KILL_S:g}"
+    yield f"TimeoutStopSec={settings.shutdown_delay + settings.graceful_timeout + KILL_S:g}"
     yield f"WatchdogSec={WATCHDOG_S}"
     yield "# 2 is a mistake in the configuration, which a restart cannot repair.  3 (no worker became ready: a database"
     yield "# may be down) and 4 (an address could not be bound: its last owner may be stopping) are tried again."

@@ -20,10 +20,9 @@ import os
 from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
-from .boot import prepare, read_identity, serve
+from .boot import be_parent, prepare, read_identity, serve
 from .ending.descendants import answer_for_descendants, be_the_last_exit_handler
 from .ending.leash import exit_with_master
-from .hooks import be_parent
 from .loading import CannotLoad, explain
 from .stacks import DUMP_SIGNAL
 
@@ -51,7 +50,7 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
 
     answer_for_descendants(letterbox, launch.kill_mode)
     identity, talk = read_identity()
-    be_parent(letterbox.fileno(), *([talk.fileno()] if talk else []))
+    be_parent(letterbox, talk)
     try:
         exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         os.chdir(launch.chdir)

@@ -7,6 +7,7 @@ either case this code follows, and makes the worker's own loop.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -14,13 +15,17 @@ from attrs import frozen
 
 from ..protocol import wire
 from ..protocol.channel import Letterbox, TalkLine
+from ..protocol.family.children import keep_descriptors_from_children, remember_handlers
 from ..protocol.launch import Launch
 from .duty import Duty, Identity
 from .ending.descendants import answer_for_descendants
 from .ending.leash import exit_with_master
-from .hooks import be_parent, call_all
+from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
+
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+"""The signals that a worker handles."""
 
 _IDENTITY = ("RRMASTER_WORKER_ID", "RRMASTER_WORKER_SLOT", "RRMASTER_GENERATION")
 
@@ -55,13 +60,22 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
         letterbox.send(wire.Failed(explain(error)))
         return 1
     identity, talk = read_identity()
-    be_parent(letterbox.fileno(), *([talk.fileno()] if talk else []))
+    be_parent(letterbox, talk)
     try:
         ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk), ready.launch)
     except CannotLoad as error:
         letterbox.send(wire.Failed(explain(error)))
         return 1
     return 0
+
+
+def be_parent(letterbox: Letterbox, talk: TalkLine | None) -> None:
+    """Have children that the application forks from now on keep nothing that makes this process a worker.
+
+    To be called once, in the main thread, before the worker handles a signal.
+    """
+    remember_handlers(HANDLED)
+    keep_descriptors_from_children(letterbox.fileno(), *([talk.fileno()] if talk else []))
 
 
 def read_identity() -> tuple[Identity, TalkLine | None]:

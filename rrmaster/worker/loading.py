@@ -6,13 +6,15 @@ or WSGI (of any other), three are ASGI.  In doubt nothing is guessed: the error 
 
 from __future__ import annotations
 
+import _thread
 import functools
 import importlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from attrs import frozen
 
 from ..protocol.launch import Launch
+from ..protocol.starting import StartedTwice, importing
 
 
 class CannotLoad(Exception):
@@ -36,6 +39,15 @@ class Kind(Enum):
     ASGI = "async def app(scope, receive, send)"
     WSGI = "def app(environ, start_response)"
 
+
+_AS_WRITTEN: dict[str, Any] = {}
+"""Has `inspect.signature` leave annotations unevaluated.  Python 3.14 evaluates them at the first look, and a name that
+is imported for type checkers alone is a NameError then."""
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    _AS_WRITTEN["annotation_format"] = Format.STRING
 
 _OF_INTERFACE = {"stream": (Kind.STREAM, Kind.STREAMS), "asgi": (Kind.ASGI,), "wsgi": (Kind.WSGI,)}
 
@@ -58,9 +70,10 @@ def load(launch: Launch) -> Application:
 
     Raises CannotLoad, and what the application raises.
     """
-    name, found = launch.application, _import(launch.application)
-    if launch.factory:
-        name, found = f"{name}()", _made_by(name, found)
+    with importing(), _refusing_patches():
+        name, found = launch.application, _import(launch.application)
+        if launch.factory:
+            name, found = f"{name}()", _made_by(name, found)
     return Application(name, found, kind_of(name, found, launch.interface, launch.runtime))
 
 
@@ -81,6 +94,38 @@ def _import(name: str) -> Any:
         except AttributeError:
             raise CannotLoad(f"module {module_name!r} has no attribute {path!r}") from None
     return found
+
+
+_LOCK = _thread.allocate_lock
+"""The maker of the interpreter's locks, which a library of green threads replaces.  (The start of threads would be no
+sign: a debugger replaces that.)"""
+
+
+@contextmanager
+def _refusing_patches() -> Iterator[None]:
+    """Refuse a patched interpreter after the import, also if that fails: the error is a consequence as a rule."""
+    try:
+        yield
+    finally:
+        _refuse_patched()
+
+
+def _refuse_patched() -> None:
+    """Raise CannotLoad if a library has put green threads in the place of the interpreter's threads and sockets.
+
+    No loop and no thread of a worker runs then: a lock is another kind of lock than the one that was taken.
+    """
+    by_gevent = getattr(sys.modules.get("gevent.monkey"), "saved", None)
+    by_eventlet = getattr(sys.modules.get("eventlet.patcher"), "already_patched", None)
+    culprit = "gevent" if by_gevent else "eventlet" if by_eventlet else ""
+    if _thread.allocate_lock is not _LOCK:
+        culprit = culprit or str(_thread.allocate_lock.__module__)
+    if culprit:
+        raise CannotLoad(
+            f"{culprit} has patched the interpreter while the application was imported, and a patched interpreter is "
+            "not served: workers run threads, asyncio, uvloop or trio. Remove the patch (gevent.monkey.patch_all(), "
+            "eventlet.monkey_patch()); requests of a WSGI application run in --threads"
+        ) from None
 
 
 def _beside(file: str) -> str:
@@ -128,7 +173,7 @@ def describe(found: Any) -> str:
     # An object with __get__ is a "routine" for inspect, and may have no name.  From Python 3.14 on a partial is one.
     if (inspect.isroutine(found) or inspect.isclass(found)) and hasattr(found, "__name__"):
         try:
-            return f"{type(found).__name__} {found.__name__}{inspect.signature(found)}"
+            return f"{type(found).__name__} {found.__name__}{inspect.signature(found, **_AS_WRITTEN)}"
         except (ValueError, TypeError):
             return f"{type(found).__name__} {found.__name__}"
     return f"an object of {type(found).__module__}.{type(found).__qualname__}"
@@ -201,7 +246,7 @@ def _is_async(found: Any) -> bool:
 
 def _signature(found: Any) -> inspect.Signature | None:
     try:
-        return inspect.signature(found)
+        return inspect.signature(found, **_AS_WRITTEN)
     except (ValueError, TypeError):
         return None  # C code may have none; whether it fits is seen at the first connection
 
@@ -235,8 +280,10 @@ def _takes(found: Any, count: int) -> bool:
 
 def explain(error: BaseException) -> str:
     """The report of a failed start: a message of this package, or the application's traceback without our frames."""
-    if isinstance(error, CannotLoad):
+    if isinstance(error, CannotLoad | StartedTwice):
         return str(error)
+    if isinstance(error, BaseExceptionGroup) and (twice := error.subgroup(StartedTwice)) is not None:
+        return explain(twice.exceptions[0])
     if isinstance(error, SystemExit):
         return f"the application ended the process while it was imported: SystemExit({error.code!r})"
     here = __file__.rpartition("/")[0]

@@ -22,7 +22,13 @@ def dump_tasks_at(number: int, tasks: Callable[[], Iterable[str]]) -> None:
     faulthandler writes the former in C, so they come also from a process that is stuck in a C function.
     """
     faulthandler.unregister(number)
-    signal.signal(number, lambda *_: _write(2, tasks))
+    worker = os.getpid()
+
+    def write(*_: object) -> None:
+        if os.getpid() == worker:  # a child that the application forks has inherited this, and runs none of the tasks
+            _write(2, tasks)
+
+    signal.signal(number, write)
     faulthandler.register(number, file=2, all_threads=True, chain=True)  # then it calls the handler set before it
 
 

@@ -92,7 +92,17 @@ GOOD = {
     "log_format": [("text", "text"), ("json", "json")],
     "log_file": [("/var/log/app.log", "/var/log/app.log"), ("-", "-"), (None, None)],
     "log_max_size": [("20MB", 20_000_000), ("512MB", 512_000_000), ("64KiB", 65536), ("0", 0), (4096, 4096)],
+    "shutdown_delay": [("10s", 10.0), ("0", 0.0)],
     "log_keep": [("0", 0), (5, 5)],
+    "admin": [
+        ("127.0.0.1:9000", "127.0.0.1:9000"),
+        ("[::1]:9000", "[::1]:9000"),
+        ("localhost:0", "localhost:0"),
+        ("unix:/run/admin.sock", "unix:/run/admin.sock"),
+        (None, None),
+    ],
+    "admin_allow_remote": SWITCH,
+    "ready_when": [("any", "any"), ("all", "all"), ("3", "3"), (3, "3"), ("50%", "50%")],
     "preload": [("auto", "auto"), ("on", "on"), ("off", "off")],
     "kill_mode": [("tree", "tree"), ("group", "group")],
     "rollback_window": [("10m", 600.0), ("0", 0.0), (5, 5.0)],
@@ -125,6 +135,8 @@ BESIDE = {
     "ca_certs": {"certfile": "cert.pem", "cert_reqs": "required"},
     "cert_reqs": {"certfile": "cert.pem", "ca_certs": "ca.pem"},
     "ciphers": {"certfile": "cert.pem"},
+    "admin_allow_remote": {"admin": "127.0.0.1:9000"},
+    "ready_when": {"admin": "127.0.0.1:9000"},
 }
 """The other options that these require."""
 
@@ -199,7 +211,11 @@ BAD = {
     "log_format": ["", "JSON", "xml", None, 5],
     "log_file": ["", 5],
     "log_max_size": ["", "big", "-1", -1, "20 MiBs", True, None, 1.5],
+    "shutdown_delay": ["-1", "x", None],
     "log_keep": ["-1", -1, "many", None, True],
+    "admin": ["", "9000", "localhost", ":", "fd://3", "http://localhost:9000", "unix:", 9000, True, ["127.0.0.1:9000"]],
+    "admin_allow_remote": ["", "maybe", None, 2],
+    "ready_when": ["", "0", "most", "0%", "101%", "1025", None, True],
     "preload": ["yes", "", None, True],
     "kill_mode": ["process", "", None, True],
     "rollback_window": ["-1", "x", None],

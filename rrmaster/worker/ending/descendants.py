@@ -13,9 +13,9 @@ import select
 
 from attrs import frozen
 
-from ...protocol import lineage
 from ...protocol.channel import Letterbox
-from ...protocol.lineage import VARIABLE, Mark
+from ...protocol.family import lineage
+from ...protocol.family.lineage import VARIABLE, Mark
 
 
 @frozen(eq=False)

@@ -17,9 +17,10 @@ import signal
 import sys
 
 from ...protocol import wire
+from ...protocol.family.children import note_handlers
 from ...protocol.launch import MODULE, Launch, is_program
+from ...protocol.starting import forbid_in_program
 from ..api import set_current_worker
-from ..hooks import note_handlers
 from ..loading import explain
 from .hosts import find_host
 from .ports import Ports
@@ -34,6 +35,7 @@ def run(launch: Launch, ports: Ports) -> int:
     me = ports.identity
     set_current_worker(ProgramWorker(me.id, me.slot, me.generation, ProgramDraining(program), ports, None, program))
     signal.signal(signal.SIGTERM, program.obey_term)
+    forbid_in_program(launch.application)
     note_handlers((signal.SIGTERM,))
     try:
         _run_main(launch)

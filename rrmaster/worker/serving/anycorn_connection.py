@@ -15,7 +15,6 @@ from typing import Any
 import h11
 import trio
 from anycorn.events import Closed, Event, RawData, SendFile, Updated
-from anycorn.protocol import ProtocolWrapper
 from anycorn.protocol.events import EndData, StreamClosed
 from anycorn.protocol.h2 import H2Protocol
 from anycorn.protocol.h11 import H11Protocol
@@ -31,6 +30,7 @@ from ..deadlines.law import Waiting, too_late
 from ..deadlines.of_anycorn import awaits_a_body
 from ..intake import CLOSE_NOTIFY_S
 from .anycorn_calls import Calls
+from .http1.anycorn_targets import Protocol
 
 SETTLED = 0.1
 """Seconds after which an idle connection of HTTP/2 gets GOAWAY: a client that has been idle for so long hardly sends a
@@ -73,7 +73,7 @@ class AnycornConnection:
     """Whether the client sends no more and waits for its last answer."""
     life: trio.CancelScope = Factory(trio.CancelScope)
     """The scope of the connection and of all its calls."""
-    protocol: ProtocolWrapper = field(init=False)
+    protocol: Protocol = field(init=False)
     _over: trio.Event = Factory(trio.Event)
     """Set when nothing more is read."""
     _reading: trio.CancelScope = Factory(trio.CancelScope)
@@ -84,7 +84,7 @@ class AnycornConnection:
     def __attrs_post_init__(self) -> None:
         self.calls = Calls(self.app, self._abort, self._expect_close)
 
-    def speak(self, protocol: ProtocolWrapper) -> None:
+    def speak(self, protocol: Protocol) -> None:
         """Set the protocol that is spoken on it, before `serve`."""
         self.protocol = protocol
 

@@ -23,7 +23,7 @@ then send again elsewhere, because GOAWAY says that it was not begun; so only co
 `SETTLED` get it.
 
 rrmaster uses names that anycorn's documentation does not promise, all of them here and in `anycorn_connection`:
-`ProtocolWrapper` (one connection's protocol, chosen by ALPN or its first bytes), `H2Protocol` and its `.connection`,
+`H11Protocol` and `H2Protocol` (see `http1.anycorn_targets` for the choice), the latter's `.connection`,
 `.idle`, `.streams`, `.stream_buffers` and `.priority` (whether it is idle, and which answers are unfinished),
 `TaskGroup`, `Lifespan` and `WorkerContext` (which `TCPServer` would make), the events between a protocol and its
 server, `read_file_chunks` and `build_tls_extension`.  Tested with 0.20.1.
@@ -40,7 +40,6 @@ import anyio
 import trio
 from anycorn.config import Config
 from anycorn.lifespan import Lifespan
-from anycorn.protocol import ProtocolWrapper
 from anycorn.task_group import TaskGroup
 from anycorn.typing import ConnectionState
 from anycorn.utils import LifespanFailureError, build_tls_extension, parse_socket_addr
@@ -60,6 +59,7 @@ from ..loading import Application, CannotLoad
 from .anycorn_calls import is_clients_leaving
 from .anycorn_connection import AnycornConnection
 from .asgi import ASGI, CountedApp, Message, Receive, Send
+from .http1.anycorn_targets import Protocol, unwrap
 from .http1.forwarded import trusted
 from .http_limits import HttpLimits, refuse
 from .on_trio import TrioServer, without_cancelled
@@ -193,10 +193,8 @@ class AnycornServer:
     async def _converse(self, served: AnycornConnection, client: Any, server: Any, facts: Any, alpn: Any) -> None:
         call, state = cast("Any", served.calls.call), ConnectionState(self.state)
         async with TaskGroup() as group:
-            wrapper = ProtocolWrapper(
-                call, self.config, self.context, group, state, client, server, served.send, facts, alpn
-            )
-            served.speak(wrapper)
+            made_with = (call, self.config, self.context, group, state, client, server, served.send, facts)
+            served.speak(Protocol(made_with, is_http2=alpn == "h2"))
             self.clients.add(served)
             try:
                 await served.serve()
@@ -213,6 +211,7 @@ class AnycornServer:
 
         async def called(scope: Message, receive: Receive, send: Send, *threads: object) -> None:
             if scope["type"] != "lifespan":
+                unwrap(scope)
                 scope["path"] = scope["root_path"] + scope["path"]
                 scope["raw_path"] = scope["root_path"].encode("latin-1") + scope["raw_path"]
             if scope["type"] == "http" and scope["http_version"] < "2":

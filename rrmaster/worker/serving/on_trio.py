@@ -20,12 +20,12 @@ import trio
 from attrs import Factory, define, field
 
 from ...protocol.channel import HungUp
+from ...protocol.family.children import note_handlers
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker
-from ..connection import is_disconnect, socket_of
+from ..connection import is_disconnect, socket_of, with_access_log
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
-from ..hooks import note_handlers
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..loading import Application
 from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
@@ -51,7 +51,8 @@ async def serve(handler: Handler, duty: Duty, intake: Intake | None = None) -> N
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    trio.run(serve, application.target, duty, Intake.of(duty, launch), strict_exception_groups=True)
+    handler = with_access_log(application.target) if launch.access_log else application.target
+    trio.run(serve, handler, duty, Intake.of(duty, launch), strict_exception_groups=True)
 
 
 def tasks() -> list[str]:
@@ -134,6 +135,7 @@ class TrioWorker:
     async def report_changes(self) -> None:
         """Report changes, gathered over `REPORT_AFTER`, and with every heartbeat in any case."""
         duty = self.duty
+        duty.limiters.watch(trio.to_thread.current_default_thread_limiter())
         beat_at = trio.current_time() + duty.heartbeat
         while True:
             with trio.move_on_at(beat_at):
@@ -209,6 +211,7 @@ class TrioServer(TrioWorker):
             trio.lowlevel.notify_closing(sock)
             sock.close()
             self.duty.finished(taken)
+            self.duty.report_room()
 
     async def _serve_arriving(
         self, intake: Intake, taken: Taken, stream: trio.SocketStream, sock: socket.socket
@@ -249,7 +252,7 @@ class TrioServer(TrioWorker):
         """SIGTERM and SIGINT: ask to be replaced.  In a drain, or at a second signal: end now."""
         asked = False
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            note_handlers()
+            note_handlers((signal.SIGTERM, signal.SIGINT))
             task_status.started()
             async for number in signals:
                 if asked or self.draining.is_set():

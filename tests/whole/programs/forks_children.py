@@ -7,6 +7,8 @@ import subprocess
 import time
 from multiprocessing import get_context
 
+from rrmaster.worker.stacks import DUMP_SIGNAL
+
 
 def square(number: int) -> int:
     return number * number
@@ -55,7 +57,22 @@ def by_command() -> str:
     return str(child.wait(10))
 
 
-WAYS = {"/pool": by_pool, "/process": by_process, "/fork": by_fork, "/pty": by_pty, "/command": by_command}
+def by_stacks() -> str:
+    pid = os.fork()
+    if pid == 0:
+        os.kill(os.getpid(), DUMP_SIGNAL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+WAYS = {
+    "/stacks": by_stacks,
+    "/pool": by_pool,
+    "/process": by_process,
+    "/fork": by_fork,
+    "/pty": by_pty,
+    "/command": by_command,
+}
 
 
 async def asgi(scope, receive, send):

@@ -1,8 +1,9 @@
 """Applications that answer with what they have seen of a request: ASGI and WSGI."""
 
-import asyncio
 import json
 import time
+
+import anyio
 
 
 async def app(scope, receive, send):
@@ -21,7 +22,7 @@ async def app(scope, receive, send):
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
     query = scope["query_string"]
     if query.startswith(b"s="):
-        await asyncio.sleep(float(query[2:]))
+        await anyio.sleep(float(query[2:]))
     if query == b"wait":
         print("waits", flush=True)
         print((await receive())["type"], flush=True)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from rrmaster.worker.duty import Duty, Requests
-from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining
-from rrmaster.worker.serving.wsgi import watched
+from rrmaster.worker.duty import Duty
+from rrmaster.worker.load.requests import Requests
+from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining, print_access
+from rrmaster.worker.serving.wsgi import _Threads, watched
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import on_duty
 
@@ -168,6 +169,19 @@ def test_the_access_log_shows_client_request_and_answer(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
 
 
+def test_what_a_client_says_forges_no_line_of_the_access_log_and_no_part_of_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_access(
+        {"method": 'GET" 200\n', "raw_path": b'/a" 500 "\\', "query_string": b"\x1b\xe9", "client": ("ev il", 1)},
+        200,
+        5,
+        1,
+    )
+    said = r'ev\x20il:1 "GET\x22\x20200\x0A /a\x22\x20500\x20\x22\x5C?\x1B\xE9 HTTP/None" 200 5 1000.0 ms'
+    assert capsys.readouterr().out == said + "\n"
+
+
 @pytest.mark.parametrize(
     ("end", "words"),
     [
@@ -198,7 +212,7 @@ def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
 def in_threads(
     app: Callable[..., Iterable[bytes]], server: FakeServer, header_map: str = "drop", **scope: Any
 ) -> Awaitable[None]:
-    return watched(app, 1, header_map)({**HTTP, **scope}, server.receive, server.send)
+    return watched(app, _Threads(1), header_map)({**HTTP, **scope}, server.receive, server.send)
 
 
 def environment(header_map: str = "drop", **scope: Any) -> tuple[dict[str, Any], int]:

@@ -12,38 +12,13 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .h11_requests import Connection
 from .half_closed import abort_when_silent
-from .reading import Flow, is_handshake
+from .handshake import is_handshake
+from .reading import Flow
 
 LONGEST_HEAD = 16384
 """Bytes of an unfinished head where no option bounds it: h11's own bound."""
-
-
-class Connection(h11.Connection):
-    """h11's parser, which also takes blank lines before a request, and targets in absolute form."""
-
-    def next_event(self) -> Any:
-        if self.their_state is h11.IDLE:
-            waiting = self.trailing_data[0]
-            if waiting[:1] in (b"\r", b"\n"):  # RFC 9112, 2.2
-                self._receive_buffer.maybe_extract_at_most(len(waiting) - len(waiting.lstrip(b"\r\n")))
-        event = super().next_event()
-        if isinstance(event, h11.Request) and (event.method == b"CONNECT" or event.target[:1] != b"/"):
-            if event.method == b"CONNECT":
-                raise h11.RemoteProtocolError("no tunnels here")  # its client would take any 200 for one
-            return _in_origin_form(event)
-        return event
-
-
-def _in_origin_form(request: h11.Request) -> h11.Request:
-    """The request with the path and the query of its target alone (RFC 9112, 3.2.2); ``*`` stays."""
-    _, separator, rest = request.target.partition(b"://")
-    if not separator:
-        return request
-    authority, mark, query = rest.partition(b"?")
-    path = authority.partition(b"/")[2]
-    target = b"/" + path + mark + query
-    return h11.Request(method=request.method, target=target, headers=request.headers, http_version=request.http_version)
 
 
 class H11Client(H11Protocol):
@@ -62,6 +37,7 @@ class H11Client(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it to run after a reset, and it holds the connection
         self.flow.let_go()  # type: ignore[attr-defined]
 
     def _holds_back(self) -> bool:

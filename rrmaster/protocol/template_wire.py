@@ -152,7 +152,8 @@ def _fits(message: Message) -> bool:
             return isinstance(reason, str) and all(isinstance(name, str) for name in asked)
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)
-    return type(message.number) is int and message.kind in FDS and isinstance(message.environ, dict)
+    is_kind = isinstance(message.kind, str) and message.kind in FDS  # a list, say, cannot be looked up
+    return type(message.number) is int and is_kind and isinstance(message.environ, dict)
 
 
 def bounded(text: str) -> str:

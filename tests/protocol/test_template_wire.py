@@ -75,6 +75,7 @@ def test_noise_raises_value_error_and_no_other_error(noise: bytes) -> None:
         {"is": []},
         {"is": "Weighed", "uss": 1, "pss": -1, "rss": 1},
         {"is": "Weighed", "uss": 1, "pss": "1", "rss": 1},
+        {"is": "Weighed", "uss": 10**400, "pss": 1, "rss": 1},
         {"is": "Weighed", "uss": 1},
         {"is": "Newborn", "number": True, "pid": 1},
         {"is": "Newborn", "number": 1, "pid": "1"},

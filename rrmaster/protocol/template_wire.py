@@ -139,11 +139,15 @@ def decode(datagram: bytes) -> Message:
     return message
 
 
+MOST_BYTES = 1 << 63
+"""JSON has numbers that no float can hold, and a status is shown as floats."""
+
+
 def _fits(message: Message) -> bool:
     """Whether the fields have the right types: a template runs an application's code, and is not trusted."""
     match message:
         case MemoryUse(uss, pss, rss):
-            return all(type(value) is int and value >= 0 for value in (uss, pss, rss))
+            return all(type(value) is int and 0 <= value < MOST_BYTES for value in (uss, pss, rss))
         case Forked(number, pid):
             return type(number) is int and type(pid) is int
         case ForkFailed(number, reason):
@@ -152,7 +156,8 @@ def _fits(message: Message) -> bool:
             return isinstance(reason, str) and all(isinstance(name, str) for name in asked)
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)
-    return type(message.number) is int and message.kind in FDS and isinstance(message.environ, dict)
+    is_kind = isinstance(message.kind, str) and message.kind in FDS  # a list, say, cannot be looked up
+    return type(message.number) is int and is_kind and isinstance(message.environ, dict)
 
 
 def bounded(text: str) -> str:

@@ -200,6 +200,7 @@ class RunningMaster:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.spawner.generations.run)
             nursery.start_soon(self.spawner.orphans.run)
+            nursery.start_soon(self.spawner.memory.run)
             nursery.start_soon(self._dispatch)
             if self._watcher is not None:
                 nursery.start_soon(self._watcher.run, self._code_changed)

@@ -308,8 +308,8 @@ WRITTEN_FROM_OUTSIDE = {
     # Objects of the standard library and of other libraries: loggers, contexts, cancel scopes, configurations.
     "logs/setup", "protocol/tls", "processes/process", "demo", "worker/serving/anycorn_connection",
     "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
-    # The interpreter's own copy of the environment, after a fork.
-    "worker/forking/traces",
+    # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
+    "worker/preload/taken/environment", "worker/preload/taken/generators",
 }  # fmt: skip
 """Modules that assign attributes of an object from outside, and why they may.  Elsewhere an object alone writes its
 state: after its construction by one ``configure``, or by methods that say what happened."""

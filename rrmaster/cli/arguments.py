@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from .._version import __version__
 from ..config.addresses import parse_port
 from ..config.names import suggestion
-from ..config.option import Option, SettingsError, flag
+from ..config.option import Option, flag
 from ..config.settings import Settings, options
 from ..config.sources import Source
 from ..protocol.launch import MODULE, is_program
@@ -64,9 +64,27 @@ _ELSEWHERE = {
     "--loop": "the event loop is --runtime",
     "--limit-concurrency": "the most connections of one worker are --worker-connections",
     "--timeout-graceful-shutdown": "it is --graceful-timeout here",
-    "--timeout": "it is --hang-timeout here",
+    "--timeout": "a request that is stuck ends by --request-timeout, a worker that is stuck by --hang-timeout",
+    "-t": "a request that is stuck ends by --request-timeout, a worker that is stuck by --hang-timeout",
     "--reuse-port": "the master alone listens, so nothing needs it",
     "--header": "the application sets its own headers",
+    "--date-header": "a proxy in front can drop the header",
+    "--no-date-header": "a proxy in front can drop the header",
+    "--server-header": "a proxy in front can drop the header",
+    "--no-server-header": "a proxy in front can drop the header",
+    "--log-config": "the log is set up by --log-level, --log-format and --log-file",
+    "--http": "the parser is httptools where it is installed",
+    "--ws": "websockets work where the package websockets or wsproto is installed",
+    "--access-logfile": "--access-log prints a line for each request, and --log-file says where the log goes",
+    "--error-logfile": "the log goes to stderr, or to --log-file",
+    "--worker-tmp-dir": "workers report over a socket, so nothing needs it",
+    "--statsd-host": "the figures are in `rrmaster status --json`",
+    "--ssl-version": "which versions of TLS are spoken is decided by OpenSSL",
+    "-D": "rrmaster stays in the foreground; let systemd, a container or `nohup` put it into the background",
+    "-n": "it is --name here",
+    "-p": "it is --pid here",
+    "-u": "it is --user here",
+    "-g": "it is --group here",
 }
 """Options of gunicorn and uvicorn whose nearest spelling here means something else, and what to write instead."""
 
@@ -159,19 +177,19 @@ def _add_aliases(group: Any) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of everything but the verbs; an option that is not given is missing.  Raises UsageError."""
+    """The arguments of everything but the verbs; an option that is not given is missing.
+
+    Words that look like options and are none are in its `unknown`: a message for each.  Raises UsageError.
+    """
     parser = make_parser()
     own, of_program = _split(argv, parser)
     arguments, unknown = parser.parse_known_args(own)
-    if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        word = unknown[0].partition("=")[0]
-        if not word.startswith("-"):
-            raise UsageError(f"{word}: one application is served, and {arguments.application} is already named")
-        here = _ELSEWHERE.get(word)
-        hint = f"; {here}" if here is not None else suggestion(word, known)
-        raise UsageError(f"{word}: there is no such option{hint} (see rrmaster --help)")
+    mistakes = _unknown([word.partition("=")[0] for word in unknown if word.startswith("-")], parser)
+    if unknown and not mistakes:
+        raise UsageError(f"{unknown[0]}: one application is served, and {arguments.application} is already named")
     found: dict[str, Any] = {"chdir": None, "config": None, "application": None} | vars(arguments)
+    if mistakes:  # its value would be taken for the application
+        return argparse.Namespace(**{**found, "application": None, "unknown": mistakes})
     if "module" in found:
         if found["application"] is not None:
             raise UsageError(f"-m: one program is served, and {found['application']} is already named")
@@ -179,6 +197,16 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if found["application"] is not None:
         found["arguments"] = of_program
     return argparse.Namespace(**found)
+
+
+def _unknown(words: Sequence[str], parser: Parser) -> list[str]:
+    known = [name for action in parser._actions for name in action.option_strings if action.dest != "help"]
+    mistakes = []
+    for word in dict.fromkeys(words):
+        here = _ELSEWHERE.get(word)
+        hint = f"; {here}" if here is not None else suggestion(word, known)
+        mistakes.append(f"{word}: there is no such option{hint} (see rrmaster --help)")
+    return mistakes
 
 
 def _split(argv: Sequence[str], parser: Parser) -> tuple[list[str], list[str]]:
@@ -201,18 +229,24 @@ def as_source(arguments: argparse.Namespace) -> Source:
     given = vars(arguments)
     values = {name: given[name] for name in ("application", "arguments", *options()) if given.get(name) is not None}
     binds = list(values.get("bind", []))
+    unknown = given.get("unknown", [])
+    mistakes = list(unknown)
     if "host" in given or "port" in given:
-        binds.append(_join(given.get("host", "127.0.0.1"), given.get("port", "8000")))
+        try:
+            binds.append(_join(given.get("host", "127.0.0.1"), given.get("port", "8000")))
+        except ValueError as error:
+            mistakes.append(f"--port: {error}")
     if "uds" in given:
         binds.append(f"unix:{given['uds']}")
     if binds:
         values["bind"] = binds
-    return Source("command line", values, lambda name: name if name in ("application", "arguments") else flag(name))
+    return Source("command line", values, _spelled, hides_application=bool(unknown), mistakes=tuple(mistakes))
+
+
+def _spelled(name: str) -> str:
+    return name if name in ("application", "arguments") else flag(name)
 
 
 def _join(host: str, port: str) -> str:
-    try:
-        parse_port(port)
-    except ValueError as error:
-        raise SettingsError(f"--port: {error}") from None
+    parse_port(port)  # raises ValueError
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -35,12 +35,17 @@ def configured(argv: Sequence[str]) -> tuple[Settings, dict[str, str], list[str]
     settings, origins, warnings = settings_from(arguments)
     if arguments.chdir is None and settings.chdir is not None:
         _change_directory(settings.chdir)
+    mistakes = []
     if settings.app_dir is not None and not os.path.isdir(settings.app_dir):
-        raise SettingsError(f"--app-dir: {settings.app_dir!r} is no directory")
-    for name in ("reload_dir", "reload_include", "reload_exclude"):
-        # In a file they may be prepared for a later --reload; on the command line they are a mistake without it.
-        if origins[name] == "command line" and not settings.reload:
-            raise SettingsError(f"{flag(name)} says what --reload watches, and there is no --reload")
+        mistakes.append(f"--app-dir: {settings.app_dir!r} is no directory")
+    # In a file they may be prepared for a later --reload; on the command line they are a mistake without it.
+    mistakes += [
+        f"{flag(name)} says what --reload watches, and there is no --reload"
+        for name in ("reload_dir", "reload_include", "reload_exclude")
+        if origins[name] == "command line" and not settings.reload
+    ]
+    if mistakes:
+        raise SettingsError(*mistakes)
     return settings, origins, warnings
 
 

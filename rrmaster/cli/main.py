@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run_verb(argv[0], argv[1:]) if argv and argv[0] in VERBS else _start_master(argv)
     except (UsageError, SettingsError) as error:
-        return _complain(f"{error}", USAGE)
+        return _complain(f"{error}".replace("\n", "\nrrmaster: "), USAGE)
     except KeyboardInterrupt:
         return _complain("interrupted before anything was served", ERROR)
 

@@ -6,52 +6,51 @@ An option that would have no effect is a mistake, and with TLS a dangerous one: 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..protocol.launch import is_program
 from .addresses import Bind, Tcp, is_loopback, parse_bind
 
 
-def complaint(settings: Any, of_applications: Mapping[str, Any]) -> str:
-    """The first thing that does not fit in these `Settings`, with what to do about it; empty if all fits.
+def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:
+    """What does not fit in these `Settings`, with what to do about it.
 
     `of_applications` are the options that only apply to an application, with their defaults.
     """
-    return (
-        _of_what_is_served(settings, of_applications)
-        or _of_addresses(settings.binds)
-        or _of_timeouts(settings)
-        or _of_tls(settings)
-        or _of_admin(settings)
-    )
+    yield from _of_what_is_served(settings, of_applications)
+    yield from _of_addresses(settings.binds)
+    yield from _of_timeouts(settings)
+    yield from _of_tls(settings)
+    yield from _of_admin(settings)
 
 
-def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> str:
+def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:
     if not is_program(settings.application):
         if settings.arguments:
-            return f"arguments: {settings.application} is an application, and only a program takes arguments"
-        return "" if settings.bind else "bind: there is no address; write at least one, such as 127.0.0.1:8000"
+            yield f"arguments: {settings.application} is an application, and only a program takes arguments"
+        if not settings.bind:
+            yield "bind: there is no address; write at least one, such as 127.0.0.1:8000"
+        return
     for name, default in of_applications.items():
         if getattr(settings, name) != default:
-            return (
+            yield (
                 f"{name}: {settings.application} is a program, which decides that itself; this is an option for "
                 "applications, module:attribute"
             )
-    return ""
 
 
-def _of_addresses(binds: Sequence[Bind]) -> str:
+def _of_addresses(binds: Sequence[Bind]) -> Iterator[str]:
     """An address that another one includes cannot be opened beside it, and the kernel says only that it is in use."""
     tcp = [bind for bind in binds if isinstance(bind, Tcp) and bind.port]
     for wide in tcp:
         for other in tcp:
             if other is not wide and other.port == wide.port and _includes(wide.host, other.host):
-                return (
+                yield (
                     f"bind: {_shown(wide)} already includes {_shown(other)}; leave the latter out, or write the single "
                     "addresses"
                 )
-    return ""
+                return  # the same the other way round, or the next of many
 
 
 def _includes(wide: str, host: str) -> bool:
@@ -64,41 +63,38 @@ def _shown(bind: Tcp) -> str:
     return f"[{bind.host}]:{bind.port}" if ":" in bind.host else f"{bind.host}:{bind.port}"
 
 
-def _of_timeouts(settings: Any) -> str:
+def _of_timeouts(settings: Any) -> Iterator[str]:
     if settings.hang_timeout and settings.hang_timeout < 2 * settings.heartbeat:
-        return (
+        yield (
             f"a hang timeout of {settings.hang_timeout:g} s would kill workers that report every "
             f"{settings.heartbeat:g} s; make it at least twice the heartbeat"
         )
-    return ""
 
 
-def _of_tls(settings: Any) -> str:
+def _of_tls(settings: Any) -> Iterator[str]:
     if settings.certfile is None:
         for name in ("keyfile", "ca_certs", "ciphers", "cert_reqs"):
             if getattr(settings, name) not in (None, "none"):
                 flag = "--" + name.replace("_", "-")
-                return f"{flag} needs --certfile: without a certificate no TLS is spoken"
-    if settings.cert_reqs != "none" and settings.ca_certs is None:
-        return f"--cert-reqs {settings.cert_reqs} needs --ca-certs, the authorities that may sign them"
-    if settings.cert_reqs == "none" and settings.ca_certs is not None:
-        return (
+                yield f"{flag} needs --certfile: without a certificate no TLS is spoken"
+    elif settings.cert_reqs != "none" and settings.ca_certs is None:
+        yield f"--cert-reqs {settings.cert_reqs} needs --ca-certs, the authorities that may sign them"
+    elif settings.cert_reqs == "none" and settings.ca_certs is not None:
+        yield (
             "--ca-certs is for the certificates of clients: add --cert-reqs optional or required; the certificates "
             "between your own and the root belong in --certfile"
         )
-    return ""
 
 
-def _of_admin(settings: Any) -> str:
+def _of_admin(settings: Any) -> Iterator[str]:
     if settings.admin is None:
         for name, default in (("admin_allow_remote", False), ("ready_when", "any")):
             if getattr(settings, name) != default:
-                return f"--{name.replace('_', '-')} needs --admin: without an address nothing asks for it"
-        return ""
+                yield f"--{name.replace('_', '-')} needs --admin: without an address nothing asks for it"
+        return
     bind = parse_bind(settings.admin)
     if isinstance(bind, Tcp) and not is_loopback(bind) and not settings.admin_allow_remote:
-        return (
+        yield (
             f"--admin {settings.admin} is reached from other machines, without a password; write "
             f"127.0.0.1:{bind.port}, or add --admin-allow-remote"
         )
-    return ""

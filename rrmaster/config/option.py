@@ -19,10 +19,14 @@ from .names import parse_switch
 class SettingsError(Exception):
     """The configuration is wrong.
 
-    Raised by `Settings` and by whatever reads a source of settings, before anything is opened or started.  The message
-    is one line.  It names the option as the user wrote it (``--workers``, ``RRMASTER_WORKERS``, ``rrmaster.toml:
-    workers``, or the keyword argument) and says what to write instead.
+    Raised by `Settings` and by whatever reads a source of settings, before anything is opened or started.  Each of its
+    arguments is a mistake, and one line of the message; all that are known are told at once.  A line names
+    the option as the user wrote it (``--workers``, ``RRMASTER_WORKERS``, ``rrmaster.toml: workers``, or the keyword
+    argument) and says what to write instead.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class Scope(Enum):

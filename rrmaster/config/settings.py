@@ -34,9 +34,9 @@ class Settings(AdminOptions, ProcessOptions, SupervisionOptions, HttpOptions, Se
     """
 
     def __attrs_post_init__(self) -> None:
-        complaint = consistency.complaint(self, _OF_APPLICATIONS)
-        if complaint:
-            raise SettingsError(complaint)
+        complaints = list(consistency.complaints(self, _OF_APPLICATIONS))
+        if complaints:
+            raise SettingsError(*complaints)
 
     @property
     def policy_name(self) -> str:

@@ -32,6 +32,10 @@ class Source:
     spell: Callable[[str], str] = flag
     platform: bool = False
     """Whether it is the platform, which sets the same variables for any program."""
+    hides_application: bool = False
+    """Whether an unknown option there, which may take a value, leaves it open which word is the application."""
+    mistakes: tuple[str, ...] = ()
+    """What is written there and is no setting; the values are the others."""
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Source, list[str]]:
@@ -63,21 +67,23 @@ _CONVENTIONS = {"workers": "WEB_CONCURRENCY", "bind": "PORT", "forwarded_allow_i
 
 
 def from_table(table: Mapping[str, object], file: str) -> Source:
-    """The options in the table of a TOML file, keys with - or _.  Raises SettingsError for an unknown key."""
+    """The options in the table of a TOML file, keys with - or _."""
     known = {*options(), "application", "arguments"}
     values: dict[str, object] = {}
     spelled: dict[str, str] = {}
+    mistakes: list[str] = []
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise SettingsError(f"{file}: there is no setting {key!r}{suggestion(name, known)}")
-        if name in values:
-            raise SettingsError(f"{file}: {spelled[name]} and {key} are the same setting")
-        if name in _OCTAL and isinstance(value, int):
+            mistakes.append(f"{file}: there is no setting {key!r}{suggestion(name, known)}")
+        elif name in values:
+            mistakes.append(f"{file}: {spelled[name]} and {key} are the same setting")
+        elif name in _OCTAL and isinstance(value, int):
             # TOML reads 440 as decimal, which is 0o670: permissions that nothing would show to be wrong.
-            raise SettingsError(f'{file}: {key}: write the mode as text, such as "660"')
-        values[name], spelled[name] = value, key
-    return Source(file, values, lambda name: f"{file}: {spelled[name]}")
+            mistakes.append(f'{file}: {key}: write the mode as text, such as "660"')
+        else:
+            values[name], spelled[name] = value, key
+    return Source(file, values, lambda name: f"{file}: {spelled[name]}", mistakes=tuple(mistakes))
 
 
 _OCTAL = ("unix_mode", "umask")
@@ -94,12 +100,13 @@ def variable(name: str) -> str:
 def read(sources: Sequence[Source]) -> tuple[Settings, dict[str, str]]:
     """The settings from these sources, and the origin of each value.  The first source that has a value wins.
 
-    Raises SettingsError, which names the option as the source at fault spells it.
+    Raises SettingsError with all mistakes, each of which names the option as the source at fault spells it.
     """
     parsers: dict[str, Callable[[object], Any]] = {"application": parse_application, "arguments": parse_arguments}
     parsers |= {name: option.parse for name, option in options().items()}
     values: dict[str, Any] = {}
     origins = dict.fromkeys(parsers, "default")
+    mistakes = [mistake for source in sources for mistake in source.mistakes]
     for name, parse in parsers.items():
         source = next((s for s in sources if name in s.values), None)
         if source is None or (
@@ -109,8 +116,10 @@ def read(sources: Sequence[Source]) -> tuple[Settings, dict[str, str]]:
         try:
             values[name] = parse(source.values[name])
         except ValueError as error:
-            raise SettingsError(f"{source.spell(name)}: {error}") from None
+            mistakes.append(f"{source.spell(name)}: {error}")
         origins[name] = source.name
-    if "application" not in values:
-        raise SettingsError("nothing to serve: name an application, module:attribute (try rrmaster.demo:hello)")
+    if not any("application" in source.values or source.hides_application for source in sources):
+        mistakes.append("nothing to serve: name an application, module:attribute (try rrmaster.demo:hello)")
+    if mistakes:
+        raise SettingsError(*mistakes)
     return Settings(**values), origins

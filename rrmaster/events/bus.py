@@ -62,6 +62,8 @@ class MessageChannel:
     """Called when the worker sends a datagram that the protocol does not allow."""
     reading_time: ReadingTime = Factory(ReadingTime)
     """Shared with the other workers' channels."""
+    worker: str = "a worker"
+    """Whose channel it is, for the log."""
     closed: bool = False
     _sending: trio.StrictFIFOLock = Factory(trio.StrictFIFOLock)
     _run: int = 0
@@ -112,7 +114,7 @@ class MessageChannel:
         try:
             return self._read(AT_ONCE, lambda: self.reading_time.turn_is_over)
         finally:
-            self.reading_time.end()
+            self.reading_time.end(self.worker)
 
     def _read(self, most: int, enough: Callable[[], bool] = lambda: False) -> bool:
         """Read what waits, at most `most` messages, and none after `enough`.  Whether more may come."""

@@ -21,9 +21,7 @@ from attrs import Factory, define, frozen
 from ..logs.log import tell
 from ..protocol.family import lineage
 from ..protocol.family.lineage import Mark, Seen
-from ..rules.backoff import Exit
 from ..rules.orphans import Living, Orphan, must_end
-from .process import Process
 
 PASSES = 20
 """Looks at what is left, at most.  What is killed may just have started another process, which the next look finds."""
@@ -133,31 +131,6 @@ class Orphans:
     def _orphan(self, seen: Seen) -> Orphan:
         mark = lineage.mark_of(seen.pid)
         return Orphan(seen.pid, seen.began, mark.worker if mark is not None and mark.master == self.master else None)
-
-
-@define(eq=False)
-class Ancestor:
-    """A worker's process, whose descendants end with it."""
-
-    _process: Process
-    _worker: int
-    _orphans: Orphans
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    async def wait(self) -> Exit:
-        """Wait for its end.  Its descendants are dead when this returns, as far as they can be told."""
-        how = await self._process.wait()
-        with trio.CancelScope(shield=True):
-            await self._orphans.end_of(self._worker)
-        return how
-
-    def signal(self, number: int, group: bool = False) -> None:
-        """Send it a signal; see `Process`."""
-        self._process.signal(number, group)
 
 
 def _living(census: Census) -> Living:

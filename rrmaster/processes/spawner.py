@@ -25,10 +25,12 @@ from ..logs.capture import open_pipe
 from ..protocol.launch import is_program
 from .generation_templates import GenerationTemplates
 from .generations import Generations
-from .orphans import Ancestor, Orphans
+from .memory_kills import KillsForMemory
+from .orphans import Orphans
 from .process import NotStarted, Process, adopting, package_root, start, worker_command
 from .template import Template, start_template
 from .worker_environment import WorkerSpec, generation_environment, own_environment, title_of, worker_environment
+from .worker_process import WorkerProcess
 
 
 @frozen
@@ -59,6 +61,7 @@ class Spawner:
     owns_process: bool = False
     """This process is a master and nothing else, so it may adopt all orphans among its descendants."""
     orphans: Orphans = Factory(Orphans)
+    memory: KillsForMemory = Factory(KillsForMemory)
     generations: Generations = Factory(
         lambda self: Generations(self._start_template, self.orphans.look_again), takes_self=True
     )
@@ -100,9 +103,10 @@ class Spawner:
                 outputs.append((mine, its))
             its_outputs, templates = (outputs[0][1], outputs[1][1]), self._templates_for(spec)
             forked = await self._fork(templates, spec, its_outputs) if templates is not None else None
-            process = Ancestor(forked or await self._exec(spec, its_outputs), spec.id, self.orphans)
+            process = forked or await self._exec(spec, its_outputs)
             ours.pop_all()
         read_ends = tuple(mine for mine, _ in outputs)
+        process = WorkerProcess(process, spec.id, self.orphans, self.memory)
         if templates is None:
             return StartedWorker(process, read_ends)
         return StartedWorker(process, read_ends, partial(templates.judge_start, forked is not None))

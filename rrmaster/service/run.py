@@ -34,7 +34,7 @@ from .addresses import shown_address
 from .admin_process import AdminProcess, admin_listeners
 from .cannot_start import CannotStart
 from .pid_file import pid_file
-from .privileges import drop_privileges
+from .privileges import drop_privileges, forbid_new_privileges
 from .sd_notify import Notifier
 
 
@@ -80,6 +80,8 @@ async def run_with_signals(
             cleanup.callback(listener.close)
         # After the addresses, which may need root, and before any file is made, so the files belong to the new user.
         drop_privileges(settings.user, settings.group)
+        if settings.new_privileges == "off" or (settings.new_privileges == "auto" and settings.user is not None):
+            forbid_new_privileges()
         cleanup.enter_context(pid_file(settings.pid))
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)

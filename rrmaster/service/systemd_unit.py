@@ -190,7 +190,8 @@ def _hardening(settings: Settings, service: _Service) -> Iterator[str]:
     paths = [service.directory, service.python, service.control, settings.log_file or "", settings.pid or ""]
     paths += [bind.path for bind in settings.binds if isinstance(bind, Unix)]
     yield "# Comment out what your application cannot work with: sudo needs new privileges, some browsers namespaces."
-    yield "NoNewPrivileges=yes"
+    if settings.new_privileges != "on":
+        yield "NoNewPrivileges=yes"
     if not _any_below(paths, "/tmp", "/var/tmp"):
         yield "PrivateTmp=yes"
     if not _any_below(paths, "/home", "/root", "/run/user"):

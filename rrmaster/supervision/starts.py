@@ -144,6 +144,7 @@ class Starts:
             lambda message, size: self.announcements.message(worker, message, size),
             lambda what: self.reader.breached(worker, what),
             self._reading_time,
+            f"worker {slot}",
         )
         wear = Wear(self._limits.with_jitter(self.random.random()), self._memory_pace)
         worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear)

@@ -1,12 +1,18 @@
-"""When is a connection over?  When its socket is closed, by any code: so no server has to report it."""
+"""When is a connection over?  When its socket is closed, by any code: so no server has to report it.
+
+A stream handler's access log, one line for each connection, is written here, too.
+"""
 
 from __future__ import annotations
 
 import socket
+import sys
+import time
 import traceback
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
+from .api import client_address
 from .duty import Taken
 
 _Kind = TypeVar("_Kind", bound=socket.socket)
@@ -57,3 +63,21 @@ def is_disconnect(error: BaseException, kind: type[Exception], is_clients: Calla
         return all(is_disconnect(one, kind, is_clients) for one in error.exceptions)
     owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
     return isinstance(error, kind) and any(map(is_clients, owners))
+
+
+def with_access_log(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    """The stream handler, with a line for each connection when the handler has ended: client, milliseconds."""
+
+    async def logged(*streams: Any) -> object:
+        began = time.monotonic()
+        try:
+            client = client_address(streams[-1])
+        except OSError:  # the client has reset it already; the handler finds out by itself
+            client = None
+        try:
+            return await handler(*streams)
+        finally:
+            peer = f"{client[0]}:{client[1]}" if client else "-"
+            sys.stdout.write(f"{peer} connection {(time.monotonic() - began) * 1000:.1f} ms\n")
+
+    return logged

@@ -23,11 +23,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
+import json
 import os
 import select
 import signal
 import socket
-import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -40,8 +41,9 @@ from ..protocol.launch import Launch
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed
 from .boot import Prepared, prepare, serve
 from .ending.descendants import answer_for_descendants, end_descendants
-from .forking.traces import hindrances_of, memory_use, own_environment, traces_now
 from .loading import explain
+from .preload.traces import hindrances_of, memory_use, traces_now
+from .preload.watch import ImportWatch
 from .serving.runtimes import warm_up
 
 ADOPTED_S = 0.0001
@@ -61,12 +63,13 @@ def be_template(line: int, launch: Launch) -> int:
     master.set_inheritable(False)
     answer_for_descendants(None, launch.kill_mode)
     before = traces_now()
+    watch = ImportWatch(launch)
     try:
-        with own_environment() as asked, _ending_with(master):
+        with watch.watched(), _ending_with(master):
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
-        _send(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
+        _send(master, LoadFailed(template_wire.bounded(explain(error)), watch.asked()))
         os._exit(1)
     # An import that ignores SIGCHLD, or reaps in its handler, would take away the children that a template waits for.
     # Each worker has its handler again.  None: it was not set from Python.
@@ -74,13 +77,13 @@ def be_template(line: int, launch: Launch) -> int:
     # Collect first: garbage that is frozen would never be freed.
     gc.collect()
     gc.freeze()
-    _fork_once_for_handlers()
-    _send(master, Loaded(hindrances_of(before, tuple(asked))))
+    after = traces_now(watch, _fork_once_for_handlers())
+    _send(master, Loaded(hindrances_of(before, after)))
     _report_memory(master)
-    return _fork_on_order(master, prepared, reaper)
+    return _fork_on_order(master, prepared, watch, reaper)
 
 
-def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> int:
+def _fork_on_order(master: socket.socket, prepared: Prepared, watch: ImportWatch, reaper: Any) -> int:
     while True:
         order, fds = _next_order(master)
         if not _fork(master, order, fds):
@@ -90,7 +93,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> in
             continue
         if order.kind == template_wire.WORKER:
             signal.signal(signal.SIGCHLD, reaper)
-            return _serve(master, order, fds, prepared)
+            return _serve(master, order, fds, prepared, watch)
         # From here on this process is another template, on another line.
         master.close()
         line, leash = fds
@@ -99,7 +102,7 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> in
         master = socket.socket(fileno=line)
 
 
-def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared) -> int:
+def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
     line, talk, out, err, leash = fds
     master.close()
@@ -108,10 +111,7 @@ def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: 
     os.close(out)
     os.close(err)
     os.environ.update(order.environ, RRMASTER_TALK=str(talk))
-    _set_title(order.title)
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:  # `random` seeds itself anew at a fork, numpy does not
-        numpy_random.seed()
+    watch.begin_worker(order.title)
     _wait_for_leash(leash)
     return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
 
@@ -233,15 +233,23 @@ def _become_independent(master: socket.socket, order: ForkRequest, middle: int, 
     os.close(pidfd)
 
 
-def _fork_once_for_handlers() -> None:
+def _fork_once_for_handlers() -> tuple[str, ...]:
     """Fork a process that ends at once, for the handlers of `os.register_at_fork`: some end their threads then.
 
-    What is in the way of a fork is looked for afterwards, and such threads are not.
+    What is in the way of a fork is looked for afterwards, and such threads are not.  Others start their threads again
+    in the new process: returns the names of those.
     """
+    ours, its = os.pipe()
     pid = _quiet_fork()
     if pid == 0:
+        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        os.write(its, json.dumps(names).encode())
         os._exit(0)
+    os.close(its)
+    with open(ours, "rb") as told:
+        names = json.loads(told.read() or b"[]")
     os.waitpid(pid, 0)
+    return tuple(names)
 
 
 def _wait_for_leash(leash: int) -> None:
@@ -249,23 +257,3 @@ def _wait_for_leash(leash: int) -> None:
     if not os.read(leash, 1):
         os._exit(0)
     os.close(leash)
-
-
-def _set_title(title: tuple[str, ...]) -> None:
-    """Show this in `ps` and in ``sys.argv``, as if the process had been started with these arguments.
-
-    The kernel reads a process's command line from its memory, where it was put at the start; proc_pid_stat(5).
-    """
-    sys.argv[1:] = title
-    try:
-        import ctypes
-
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
-        with open("/proc/self/cmdline", "rb") as file:
-            kept = file.read().split(b"\0")[:3]  # the interpreter, -m, and the module
-        words = b"\0".join([*kept, *map(os.fsencode, title)])[: end - start - 1]
-        ctypes.memmove(start, words.ljust(end - start, b"\0"), end - start)
-    except (ImportError, OSError, ValueError, IndexError):
-        pass  # an interpreter without ctypes, or no /proc: `ps` shows a template, and all else is as it should be

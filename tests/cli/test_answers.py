@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rrmaster.cli.arguments import UsageError, parse_arguments
+from rrmaster.cli.arguments import parse_arguments
 from rrmaster.cli.main import main
 
 HOSTILE = [
@@ -75,6 +75,7 @@ def test_a_full_disk_is_one_line_and_not_a_success() -> None:
     [
         ("-k", "--runtime"),
         ("--loop", "--runtime"),
+        ("--timeout", "--request-timeout"),
         ("--limit-concurrency", "--worker-connections"),
         ("--timeout-graceful-shutdown", "--graceful-timeout"),
         ("--reuse-port", "nothing needs it"),
@@ -82,5 +83,16 @@ def test_a_full_disk_is_one_line_and_not_a_success() -> None:
     ],
 )
 def test_an_option_of_another_server_says_what_is_written_here(option: str, meant: str) -> None:
-    with pytest.raises(UsageError, match=meant):
-        parse_arguments([option, "x", "a:b"])
+    (said,) = parse_arguments([option, "x", "a:b"]).unknown
+    assert said.startswith(f"{option}: there is no such option; ")
+    assert meant in said
+
+
+def test_all_mistakes_are_told_at_once_each_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The word behind an unknown option may be its value, so what is served is left open."""
+    argv = ["--loop", "x", "--threds", "3", "--port", "x", "--window=0", "--keyfile", "k", "a:b"]
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["--loop:", "--threds:", "--port:", "--window:"]
+    assert main(["--keyfile", "k", "--ciphers", "c", "--hang-timeout", "0.6", "a:b"]) == 2
+    assert [line[:10] for line in capsys.readouterr().err.splitlines()] == ["rrmaster: "] * 3

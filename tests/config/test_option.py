@@ -8,8 +8,9 @@ from rrmaster.config.settings import Settings, changes_that_need_a_restart, opti
 from tests.config.values import APP, BESIDE, GOOD
 
 NEED_A_RESTART = {
-    "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
-    "log_keep", "admin", "admin_allow_remote", "ready_when", "reload", "reload_dir", "reload_include", "reload_exclude",
+    "user", "group", "new_privileges", "umask", "pid", "chdir", "control", "name", "log_level", "log_format",
+    "log_file", "log_max_size", "log_keep", "admin", "admin_allow_remote", "ready_when",
+    "reload", "reload_dir", "reload_include", "reload_exclude",
 }  # fmt: skip
 """A promise to users: an option that leaves this set, or enters it, is a change of behaviour."""
 

@@ -103,12 +103,12 @@ def test_the_variables_that_a_master_sets_for_its_workers_get_no_warning():
 )
 def test_an_unknown_key_is_refused_with_a_suggestion(key, instead):
     with pytest.raises(SettingsError, match=rf"^rrmaster\.toml: there is no setting '{key}'; did you mean {instead}\?"):
-        from_table({"application": APP, key: 4}, "rrmaster.toml")
+        read([from_table({"application": APP, key: 4}, "rrmaster.toml")])
 
 
 def test_an_unknown_key_that_resembles_no_other_is_refused_without_a_suggestion():
     with pytest.raises(SettingsError) as caught:
-        from_table({"zzz": 4}, "rrmaster.toml")
+        read([served(), from_table({"zzz": 4}, "rrmaster.toml")])
     assert "did you mean" not in str(caught.value)
 
 
@@ -116,7 +116,20 @@ def test_an_unknown_key_that_resembles_no_other_is_refused_without_a_suggestion(
 def test_a_mode_in_a_file_is_text(key):
     """A plain 440 would be 0o670."""
     with pytest.raises(SettingsError, match=f"rrmaster.toml: {key}: write the mode as text"):
-        from_table({key: 440}, "rrmaster.toml")
+        read([served(), from_table({key: 440}, "rrmaster.toml")])
+
+
+def test_all_mistakes_of_all_sources_are_told_at_once():
+    file = from_table({"worker": 4, "umask": 22, "backlog": "many", "application": APP}, "rrmaster.toml")
+    environment, _ = from_environment({"RRMASTER_WINDOW": "wide", "RRMASTER_BACKLOG": "9"})
+    flags = Source("command line", {"bind": ["nowhere:x"], "workers": "0"}, flag, mistakes=("--loop: there is none",))
+    with pytest.raises(SettingsError) as caught:
+        read([flags, environment, file])
+    begins = ("--loop", "rrmaster.toml: there is no setting 'worker'", "rrmaster.toml: umask")
+    values = ("--bind", "--workers", "RRMASTER_WINDOW")
+    for said, begin in zip(sorted(caught.value.args), sorted((*begins, *values)), strict=True):
+        assert said.startswith(begin)
+        assert "\n" not in said
 
 
 # --- variables of the platform

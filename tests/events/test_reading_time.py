@@ -11,20 +11,21 @@ import trio
 from attrs import Factory, define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from rrmaster.events import reading_time
 from rrmaster.events.bus import MessageChannel
 from rrmaster.events.reading_time import BURST_S, SHARE, TURN_S, ReadingTime
 from rrmaster.protocol import wire
 from rrmaster.protocol.channel import TalkLine
 
 BIG_S = 0.002
-"""What a large message takes to read here, in seconds of processor time; longer than a turn."""
+"""What a large message takes to read here, in seconds; longer than a turn."""
 SMALL_S = 0.00001
 """The same for a small one."""
 
 
 @define(eq=False)
 class Fleet:
-    """Channels of several workers, and the processor time that the master has used."""
+    """Channels of several workers, and the time that the master has used."""
 
     used: float = 0.0
     reading_time: ReadingTime = Factory(lambda self: ReadingTime(lambda: self.used), takes_self=True)
@@ -34,7 +35,7 @@ class Fleet:
     def worker(self, name: str, cost: float) -> Iterator[tuple[MessageChannel, TalkLine]]:
         """A worker, each of whose messages takes the master this long."""
         talk, its = TalkLine.open()
-        channel = MessageChannel(talk, self._reader(name, cost), lambda what: None, self.reading_time)
+        channel = MessageChannel(talk, self._reader(name, cost), lambda what: None, self.reading_time, name)
         try:
             yield channel, TalkLine(its)
         finally:
@@ -124,6 +125,23 @@ async def test_a_worker_beside_others_with_too_much_to_say_is_heard_in_its_turn(
                     await trio.sleep(0.001)
             assert trio.current_time() - sent_at <= (loud + 1) * (BIG_S / SHARE + TURN_S) + 0.002
             nursery.cancel_scope.cancel()
+
+
+async def test_the_log_says_once_in_a_while_that_messages_wait_and_which_worker_sends_most(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_time, "SAY_AGAIN_S", 3.0)
+    fleet = Fleet()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeps_sending, fleet, "worker 3")
+        await trio.sleep(0.9)
+        assert caplog.messages == [], "it may be a burst"
+        await trio.sleep(2)
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].endswith("25 % of the master's time: 100 % of it is for those of worker 3")
+        await trio.sleep(3)
+        assert len(caplog.messages) == 2
+        nursery.cancel_scope.cancel()
 
 
 async def keeps_sending(fleet: Fleet, name: str) -> None:

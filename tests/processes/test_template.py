@@ -22,7 +22,7 @@ from rrmaster.processes.template import Lost, Template
 from rrmaster.protocol import template_wire
 from rrmaster.protocol.template_wire import Forked, ForkFailed, Loaded, MemoryUse
 from rrmaster.rules.backoff import Exit
-from rrmaster.worker.forking.traces import hindrances_of, traces_now
+from rrmaster.worker.preload.traces import hindrances_of, traces_now
 from tests.fakes import DEADLINE
 from tests.launches import a_launch
 
@@ -228,10 +228,10 @@ def test_orphans_are_adopted_for_the_time_of_the_block() -> None:
 
 
 def test_where_there_is_no_proc_nothing_is_forked() -> None:
-    assert hindrances_of(None, ()) == ("could not be watched (there is no /proc)",)
     now = traces_now()
     assert now is not None
-    assert hindrances_of(now, ()) == ()
+    assert hindrances_of(None, now) == hindrances_of(now, None) == ("could not be watched (there is no /proc)",)
+    assert hindrances_of(now, now) == ()
 
 
 @pytest.mark.parametrize("hangs", [True, False])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import ssl
 from ast import literal_eval
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
-from tests.whole.harness import BRIEF, ask, is_free, running
+from tests.whole.harness import BRIEF, PATIENCE, ask, is_free, running
 
 
 async def reload(master, said: str) -> None:
@@ -96,6 +99,68 @@ async def test_a_reload_follows_a_link_that_was_switched(tmp_path: Path, layout:
             assert answer.endswith(f"{releases[1]} 2")
         shutil.rmtree(releases[0])
         await reload(master, "committed")
+
+
+TELLS_RELEASE = """
+import os
+
+async def handler(stream):
+    await stream.send_all(os.environ["RELEASE"].encode())
+"""
+
+
+@pytest.mark.parametrize("preload", ["auto", "off"])
+async def test_a_reload_reads_all_its_files_through_a_link_that_was_switched(tmp_path: Path, preload: str) -> None:
+    """The configuration, what it names, the variables, the certificate, and the log file."""
+    (tmp_path / "shop.py").write_text(TELLS_RELEASE)
+    link, new, ca = tmp_path / "current", tmp_path / "new", trustme.CA()
+    releases = [tmp_path / "releases" / number for number in ("1", "2")]
+    for release in releases:
+        release.mkdir(parents=True)
+        issued = ca.issue_cert(f"release-{release.name}.test")
+        issued.private_key_and_cert_chain_pem.write_to_path(release / "pair.pem")
+        (release / "env").write_text(f"RELEASE={release.name}\n")
+        named = {"env-file": "current/env", "certfile": f"{link}/pair.pem", "log-file": "current/log"}
+        lines = [f'{key} = "{value}"' for key, value in named.items()]
+        (release / "rrmaster.toml").write_text("\n".join([f"workers = {release.name}", *lines]))
+    link.symlink_to(releases[0])
+    options = ("--chdir", str(tmp_path), "-c", "current/rrmaster.toml", "--preload", preload)
+    async with running("shop:handler", *BRIEF, *options, workers=None, app_dir=tmp_path, ready=False) as master:
+        log = releases[0] / "log"
+        await said_in(log, "ready: (1) of 1 workers serve")
+        port = int(await said_in(log, r"127\.0\.0\.1:(\d+)"))
+        assert await shown(port, ca) == ("release-1.test", b"1")
+        new.symlink_to(releases[1])
+        new.rename(link)
+        master.signal(signal.SIGHUP)
+        log = releases[1] / "log"
+        await said_in(log, "(serving) -> draining, reload")
+        assert await shown(port, ca) == ("release-2.test", b"2")
+        shutil.rmtree(releases[0])
+        count = log.read_text().count("committed")
+        master.signal(signal.SIGHUP)
+        await said_in(log, rf"(?s)(?:committed.*){{{count}}}(committed)")
+        assert await shown(port, ca) == ("release-2.test", b"2")
+        assert await master.stop() == 0
+
+
+async def said_in(log: Path, pattern: str) -> str:
+    """What a line of a log file holds, as soon as it does."""
+    with trio.fail_after(PATIENCE):
+        while not log.exists() or (found := re.search(pattern, log.read_text())) is None:
+            await trio.sleep(0.01)
+    return str(found[1])
+
+
+async def shown(port: int, ca: trustme.CA) -> tuple[str, bytes]:
+    """The name in the certificate that is shown to a client, and the answer."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    ca.configure_trust(context)
+    with trio.fail_after(PATIENCE):
+        async with trio.SSLStream(await trio.open_tcp_stream("127.0.0.1", port), context) as secure:
+            await secure.do_handshake()
+            return secure.getpeercert()["subjectAltName"][0][1], await secure.receive_some()
 
 
 async def test_a_new_number_of_workers_is_taken(tmp_path: Path):

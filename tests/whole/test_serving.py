@@ -222,3 +222,14 @@ async def test_what_is_served_is_logged():
     async with running("handlers:quick", "--policy", "ip-hash", workers=3) as master:
         match = await master.said(r"serves handlers:quick on http://127\.0\.0\.1:(\d+) with 3 workers, ip-hash")
         assert int(match[1]) == master.port
+
+
+@pytest.mark.parametrize("application", ["handlers:quick", "handlers:ill", "asgi_apps:told"])
+async def test_the_access_log_of_a_stream_handler_has_a_line_for_each_connection(application: str):
+    async with running(application, "--access-log", workers=1) as master:
+        async with await trio.open_tcp_stream("127.0.0.1", master.port) as stream:
+            port = stream.socket.getsockname()[1]
+            await stream.send_all(b"r\n")
+            with trio.fail_after(PATIENCE):
+                await stream.receive_some()
+        await master.said(rf"worker 0 \| 127\.0\.0\.1:{port} connection \d+\.\d ms")

@@ -102,7 +102,9 @@ class HttpOptions:
         "auto", one_of("lifespan", LIFESPANS), _HTTP, "auto|on|off", "tell an ASGI application of its start and end"
     )
     # Off: a line costs a write in the worker and a read in the master, and a proxy in front mostly keeps one already.
-    access_log: bool = option(False, parse_switch, _HTTP, "", "print a line for each request")
+    access_log: bool = option(
+        False, parse_switch, _HTTP, "", "print a line for each request, or for each connection of a stream handler"
+    )
 
     certfile: str | None = option(
         None,

@@ -7,6 +7,7 @@ to connect again.  It knows no async library: it awaits only what the applicatio
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -173,8 +174,16 @@ class _CountedWebSocket:
 def print_access(scope: Message, status: int, size: int, seconds: float) -> None:
     """Print one line: client, request, status, bytes, milliseconds.  The master adds time and worker."""
     client = scope.get("client")
-    peer = f"{client[0]}:{client[1]}" if client else "-"
+    peer = f"{client[0]}:{client[1]}" if client else "-"  # the host may be any word of a proxy's
     path = scope.get("raw_path") or scope["path"].encode()
-    query = b"?" + scope["query_string"] if scope.get("query_string") else b""
-    what = f"{scope.get('method', 'WEBSOCKET')} {(path + query).decode('latin-1')} HTTP/{scope.get('http_version')}"
-    sys.stdout.write(f'{peer} "{what}" {status} {size} {seconds * 1000:.1f} ms\n')
+    target = (path + b"?" + scope["query_string"] if scope.get("query_string") else path).decode("latin-1")
+    what = f"{_word(scope.get('method', 'WEBSOCKET'))} {_word(target)} HTTP/{scope.get('http_version')}"
+    sys.stdout.write(f'{_word(peer)} "{what}" {status} {size} {seconds * 1000:.1f} ms\n')
+
+
+_is_word = re.compile(r"[!#-\[\]-~]*").fullmatch
+
+
+def _word(text: str) -> str:
+    """A client's words as one word, which ends neither the quotation nor the line; escaped as in nginx's log."""
+    return text if _is_word(text) else "".join(c if _is_word(c) else f"\\x{ord(c):02X}" for c in text)

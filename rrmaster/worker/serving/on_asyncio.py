@@ -19,7 +19,7 @@ from typing import Any
 from attrs import Factory, define
 
 from ...protocol.launch import Launch
-from ..connection import Connection, is_disconnect
+from ..connection import Connection, is_disconnect, with_access_log
 from ..duty import Duty, Taken
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..load.requests import Requests
@@ -31,7 +31,8 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[objec
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    run_server(lambda _: StreamServer(application.target, duty, Intake.of(duty, launch)), duty, launch)
+    handler = with_access_log(application.target) if launch.access_log else application.target
+    run_server(lambda _: StreamServer(handler, duty, Intake.of(duty, launch)), duty, launch)
 
 
 @define(eq=False)

@@ -24,7 +24,7 @@ from ...protocol.family.children import note_handlers
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker
-from ..connection import is_disconnect, socket_of
+from ..connection import is_disconnect, socket_of, with_access_log
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..loading import Application
@@ -51,7 +51,8 @@ async def serve(handler: Handler, duty: Duty, intake: Intake | None = None) -> N
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    trio.run(serve, application.target, duty, Intake.of(duty, launch), strict_exception_groups=True)
+    handler = with_access_log(application.target) if launch.access_log else application.target
+    trio.run(serve, handler, duty, Intake.of(duty, launch), strict_exception_groups=True)
 
 
 def tasks() -> list[str]:

@@ -13,7 +13,7 @@ from attrs import Factory, define
 
 from rrmaster.worker.duty import Duty
 from rrmaster.worker.load.requests import Requests
-from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining
+from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining, print_access
 from rrmaster.worker.serving.wsgi import _Threads, watched
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import on_duty
@@ -167,6 +167,19 @@ def test_the_access_log_shows_client_request_and_answer(capsys: pytest.CaptureFi
 
     counted(answers, act, access_log=True)
     assert capsys.readouterr().out.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
+
+
+def test_what_a_client_says_forges_no_line_of_the_access_log_and_no_part_of_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_access(
+        {"method": 'GET" 200\n', "raw_path": b'/a" 500 "\\', "query_string": b"\x1b\xe9", "client": ("ev il", 1)},
+        200,
+        5,
+        1,
+    )
+    said = r'ev\x20il:1 "GET\x22\x20200\x0A /a\x22\x20500\x20\x22\x5C?\x1B\xE9 HTTP/None" 200 5 1000.0 ms'
+    assert capsys.readouterr().out == said + "\n"
 
 
 @pytest.mark.parametrize(

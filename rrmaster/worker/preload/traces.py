@@ -11,50 +11,25 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from ...protocol import template_wire
 from ...protocol.fork_safety import OpenDescriptor, Traces, hindrances
 from ...protocol.template_wire import MemoryUse
+from .watch import ImportWatch
 
 
-def hindrances_of(before: Traces | None, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Why this process cannot be forked, after its import has asked for these variables; empty if it can."""
-    after = traces_now(asked)
+def hindrances_of(before: Traces | None, after: Traces | None) -> tuple[str, ...]:
+    """Why this process cannot be forked; empty if it can.  None: it cannot be seen."""
     if before is None or after is None:
         return ("could not be watched (there is no /proc)",)
     return hindrances(before, after)
 
 
-@contextmanager
-def own_environment() -> Iterator[list[str]]:
-    """List the variables that the import asks for and that each worker has for itself; the template has none of them.
+def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) -> Traces | None:
+    """What this process has that matters to a fork, or None if that cannot be seen.
 
-    An import that depends on such a variable must not be shared by workers.
+    `watch`: of the import, if there was one; `renewed`: the threads that a process forked from it has.
     """
-    asked: list[str] = []
-
-    class Noting(dict[bytes, bytes]):
-        def __missing__(self, key: bytes) -> bytes:
-            name = os.fsdecode(key)
-            if name in template_wire.OWN_TO_EACH and name not in asked:
-                asked.append(name)
-            raise KeyError(key)
-
-    environ, environb = os.environ, os.environb
-    plain = environ._data  # type: ignore[attr-defined]  # what both are a view of
-    environ._data = environb._data = Noting(plain)  # type: ignore[attr-defined]
-    try:
-        yield asked
-    finally:
-        plain.clear()
-        plain.update(environ._data)  # type: ignore[attr-defined]
-        environ._data = environb._data = plain  # type: ignore[attr-defined]
-
-
-def traces_now(asked: tuple[str, ...] = ()) -> Traces | None:
-    """What this process has that matters to a fork, or None if that cannot be seen."""
     if not os.path.isdir("/proc/self/task"):
         return None
     named = {thread.native_id: thread.name for thread in threading.enumerate()}
@@ -62,11 +37,13 @@ def traces_now(asked: tuple[str, ...] = ()) -> Traces | None:
     others = sorted(tid for tid in tasks if tid != os.getpid())
     return Traces(
         threads=tuple(named.get(tid) or _read(f"/proc/self/task/{tid}/comm") for tid in others),
-        held=frozenset(_held()),
+        held=frozenset(held for held in _held() if not (watch and watch.is_made_again(held.target))),
         children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
         looping=_looping(),
-        asked=asked,
+        asked=watch.asked() if watch else (),
+        taken=watch.taken() if watch else (),
+        renewed=renewed,
     )
 
 

@@ -1,1 +1,0 @@
-"""May this process be forked, and what does it share with what it forks?"""

@@ -76,6 +76,8 @@ class ForkRequest:
     """Variables that are added to the template's."""
     title: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
     """The arguments that `ps` shows."""
+    notes: bool = False
+    """One more descriptor comes before the leash: the page for a worker's last words."""
 
 
 @frozen
@@ -152,7 +154,8 @@ def _fits(message: Message) -> bool:
             return isinstance(reason, str) and all(isinstance(name, str) for name in asked)
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)
-    return type(message.number) is int and message.kind in FDS and isinstance(message.environ, dict)
+    named = type(message.number) is int and message.kind in FDS and isinstance(message.environ, dict)
+    return named and type(message.notes) is bool
 
 
 def bounded(text: str) -> str:

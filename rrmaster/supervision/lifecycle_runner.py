@@ -163,6 +163,7 @@ class LifecycleRunner:
             how = await self._outlive(worker, started)
         finally:
             worker.conversation.close_after_exit()
+            worker.hear_last_words()
         self.happens(worker, Event.EXIT, str(how or why), how)
 
     def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:

@@ -51,6 +51,8 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     from .programs.run import run
 
     identity, talk = read_identity()
+    if page := os.environ.pop("RRMASTER_LAST_WORDS", ""):  # a program's requests are its own, and not seen here
+        os.close(int(page))
     be_parent(letterbox, talk)
     try:
         os.chdir(launch.chdir)

@@ -86,18 +86,17 @@ class Crashes:
             return
         if how is None or before is State.KILLED or counts_as_crash(how, worker.served_since is not None):
             if how is not None and worker.served_since is not None and worker.died_in_a_request:
-                self._died_in_a_request(worker, how)
+                self.died_in_a_request(worker, str(how), worker.link.lost)
             else:
                 self.crashed(worker, now)
 
-    def _died_in_a_request(self, worker: WorkerRecord, how: Exit) -> None:
-        """It is replaced at once: one of the requests is to blame, and not the code for all the others."""
+    def died_in_a_request(self, worker: WorkerRecord, how: str, connections: int) -> None:
+        """It crashed or hung with requests in hand: one of them is to blame, and it is replaced at once."""
         worker.judge()
         if worker.slot not in self._noted:
             self._noted.add(worker.slot)
-            text = (
-                f"{worker.name} {how} with {worker.link.lost} connections in hand: its replacement notes its requests"
-            )
+            text = f"{worker.name} {how} with connections in hand ({connections}): "
+            text += "its replacement notes the HTTP requests that it has"
             tell("worker.notes", text, level=WARNING, **worker.facts)
 
     def _tell_in_hand(self, worker: WorkerRecord, now: float) -> None:

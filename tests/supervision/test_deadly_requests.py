@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from rrmaster.protocol.last_words import LastWords
 from rrmaster.rules.backoff import Exit
-from tests.fakes import Actor, Fleet, a_fleet
+from tests.fakes import Actor, Fleet, a_fleet, falls_silent
 from tests.supervision.fleets import KILL, replaced
 
 SEGFAULT = Exit(signal=signal.SIGSEGV)
@@ -57,7 +57,7 @@ async def test_the_replacement_notes_its_requests_and_what_kills_is_said(
     async with a_fleet(2) as fleet:
         assert all(actor.spec.page == () for actor in fleet.serving), "in ordinary times no request is noted"
         await died(fleet, 0)
-        assert "its replacement notes its requests" in caplog.text
+        assert "its replacement notes the HTTP requests that it has" in caplog.text
         for _ in range(2):
             await died(fleet, 0, SEGFAULT, b"GET /shop", b"GET /boom")
         assert "died with GET /boom in hand and 1 more\n" in caplog.text
@@ -88,6 +88,21 @@ async def test_a_worker_that_notes_nothing_is_judged_by_its_connections(autojump
             actor.process.end(SEGFAULT)
             pause = await replaced(fleet, actor)
         assert pause > 1.5, "without a connection it is a crash loop"
+
+
+async def test_a_worker_that_hangs_in_a_request_is_replaced_at_once_and_the_request_is_named(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_fleet(1, falls_silent, hang_timeout=10.0) as fleet:
+        for times in range(1, 5):
+            (actor,) = fleet.serving
+            give(fleet, actor)
+            if times > 1:
+                notes(actor, b"GET /loops")
+            await fleet.until(lambda a=actor: a not in fleet.serving)  # type: ignore[misc]
+            assert await fleet.until(lambda: len(fleet.serving) == 1) < 0.1, "without a back-off"
+        assert "hung with connections in hand (1): its replacement notes the HTTP requests that it has" in caplog.text
+        await fleet.until(lambda: fleet.supervisor.crashes.deadly.deaths("GET /loops") == 3)
 
 
 async def test_the_page_of_a_worker_is_closed_with_it(autojump_clock: MockClock) -> None:

@@ -137,11 +137,14 @@ class Template:
     # --- forking
 
     async def worker(self, fds: Sequence[int], environ: Mapping[str, str], title: Sequence[str]) -> Process:
-        """Fork a worker that has these descriptors: line, talk line, stdout, stderr.  They stay the caller's.
+        """Fork a worker that has these descriptors: line, talk line, stdout, stderr, maybe a page for its last words.
+
+        They stay the caller's.
 
         Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """
-        return await self._fork(fds, lambda number: ForkRequest(number, template_wire.WORKER, environ, tuple(title)))
+        kind, notes = template_wire.WORKER, len(fds) == template_wire.FDS[template_wire.WORKER]  # the leash comes too
+        return await self._fork(fds, lambda number: ForkRequest(number, kind, environ, tuple(title), notes))
 
     async def another(self) -> Template:
         """Fork another template, to be the spare.  Raises Lost, and OSError if no descriptors are left."""

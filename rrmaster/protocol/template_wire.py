@@ -76,6 +76,8 @@ class ForkRequest:
     """Variables that are added to the template's."""
     title: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
     """The arguments that `ps` shows."""
+    notes: bool = False
+    """One more descriptor comes before the leash: the page for a worker's last words."""
 
 
 @frozen
@@ -157,7 +159,8 @@ def _fits(message: Message) -> bool:
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)
     is_kind = isinstance(message.kind, str) and message.kind in FDS  # a list, say, cannot be looked up
-    return type(message.number) is int and is_kind and isinstance(message.environ, dict)
+    named = type(message.number) is int and is_kind and isinstance(message.environ, dict)
+    return named and type(message.notes) is bool
 
 
 def bounded(text: str) -> str:

@@ -65,8 +65,8 @@ class Outcomes(Protocol):
     def enlisted(self, worker: WorkerRecord) -> None:
         """A worker serves from now on."""
 
-    def dropped_out(self, worker: WorkerRecord, why: str) -> None:
-        """A worker that should have stayed goes, or has gone."""
+    def dropped_out(self, worker: WorkerRecord, why: str, hung: bool = False) -> None:
+        """A worker that should have stayed goes, or has gone.  `hung`: it was silent for too long."""
 
     def started_well(self, worker: WorkerRecord) -> None:
         """A worker became ready, which settles a doubt about how workers are started."""
@@ -163,6 +163,7 @@ class LifecycleRunner:
             how = await self._outlive(worker, started)
         finally:
             worker.conversation.close_after_exit()
+            worker.hear_last_words()
         self.happens(worker, Event.EXIT, str(how or why), how)
 
     def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:
@@ -239,7 +240,8 @@ class LifecycleRunner:
             self._started_well(worker)
             self._prove(worker)
         if before in STAYING and law.state not in STAYING and not worker.asked:
-            self.fleet.dropped_out(worker, worker.failure or f"{worker.name}: {why or event.value}")
+            said = worker.failure or f"{worker.name}: {why or event.value}"
+            self.fleet.dropped_out(worker, said, hung=event is Event.TIMEOUT)
         if before is not State.GONE and law.state is State.GONE:
             self.announcements.exited(worker, how)
             self.fleet.ended(worker, before, how)

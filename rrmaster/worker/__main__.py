@@ -50,6 +50,8 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
 
     answer_for_descendants(letterbox, launch.kill_mode)
     identity, talk = read_identity()
+    if page := os.environ.pop("RRMASTER_LAST_WORDS", ""):  # a program's requests are its own, and not seen here
+        os.close(int(page))
     be_parent(letterbox, talk)
     try:
         exit_with_master(letterbox.fileno(), launch.graceful_timeout)

@@ -104,13 +104,15 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, watch: ImportWatch
 
 def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
-    line, talk, out, err, leash = fds
+    line, talk, out, err, *words, leash = fds
     master.close()
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.close(out)
     os.close(err)
     os.environ.update(order.environ, RRMASTER_TALK=str(talk))
+    if words:
+        os.environ["RRMASTER_LAST_WORDS"] = str(words[0])
     watch.begin_worker(order.title)
     _wait_for_leash(leash)
     return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
@@ -156,7 +158,7 @@ def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)
-        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind]:
+        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind] + order.notes:
             return order, fds
         for fd in fds:  # the descriptor table had no room for all of them
             os.close(fd)

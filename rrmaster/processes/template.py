@@ -120,6 +120,14 @@ class Template:
             self._stir()
             self.process.signal(signal.SIGKILL, group=True)
 
+    async def dismiss(self) -> None:
+        """Let it end by itself, and delete what its import has made.  Returns when it has ended, or is late."""
+        with contextlib.suppress(OSError):  # it has ended
+            self.line.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(template_wire.GOODBYE_S):
+            while not self.fate:
+                await self._news.wait()
+
     async def settled(self, patience: float) -> None:
         """Wait `patience` seconds for the import to succeed or fail; one that hangs prints its stacks and is killed."""
         try:

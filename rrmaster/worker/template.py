@@ -42,6 +42,7 @@ from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, Lo
 from .boot import Prepared, prepare, serve
 from .ending.descendants import answer_for_descendants, end_descendants
 from .loading import explain
+from .preload.goodbye import is_dismissed, remove_temporary
 from .preload.traces import hindrances_of, memory_use, traces_now
 from .preload.watch import ImportWatch
 from .serving.runtimes import warm_up
@@ -70,6 +71,7 @@ def be_template(line: int, launch: Launch) -> int:
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
         _send(master, LoadFailed(template_wire.bounded(explain(error)), watch.asked()))
+        remove_temporary(watch)
         os._exit(1)
     # An import that ignores SIGCHLD, or reaps in its handler, would take away the children that a template waits for.
     # Each worker has its handler again.  None: it was not set from Python.
@@ -78,8 +80,12 @@ def be_template(line: int, launch: Launch) -> int:
     gc.collect()
     gc.freeze()
     after = traces_now(watch, _fork_once_for_handlers())
-    _send(master, Loaded(hindrances_of(before, after)))
+    found = (*hindrances_of(before, after), *watch.hindrances(before, after))
+    _send(master, Loaded(dict.fromkeys(found)))
     _report_memory(master)
+    if found and is_dismissed(master):
+        remove_temporary(watch)
+        _end()
     return _fork_on_order(master, prepared, watch, reaper)
 
 
@@ -104,6 +110,11 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, watch: ImportWatch
 
 def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
+
+    def ready() -> Prepared:
+        watch.open_again()
+        return prepared
+
     line, talk, out, err, *words, leash = fds
     master.close()
     os.dup2(out, 1)
@@ -115,7 +126,7 @@ def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: 
         os.environ["RRMASTER_LAST_WORDS"] = str(words[0])
     watch.begin_worker(order.title)
     _wait_for_leash(leash)
-    return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
+    return serve(Letterbox.inherit(line), prepared.launch, ready)
 
 
 # --- the line

@@ -204,17 +204,17 @@ class LifecycleRunner:
             case wire.Failed(reason):
                 worker.failed(reason)
                 self.happens(worker, Event.FAILED)
-            case wire.Retiring(reason, now=True) if worker.served_since is None:
+            case wire.Retiring(now=True) if worker.served_since is None:
                 # Its replacement would do the same, and the next one: a start that fails, whatever the worker calls it.
-                worker.failed(worker.failure or f"{reason} before it served")
+                worker.failed(worker.failure or f"{message.line} before it served")
                 self.happens(worker, Event.FAILED, worker.failure)
-            case wire.Retiring(reason, now=True):
+            case wire.Retiring(now=True):
                 if worker.state is State.SERVING and not worker.leaving and worker.served_for(worker.heard) < BRIEF_S:
-                    self.fleet.dropped_out(worker, f"{worker.name}: {reason} as soon as it served")
-                self.happens(worker, Event.RETIRE, reason)
-            case wire.Retiring(reason):
-                worker.recycle(reason)
-                self.happens(worker, Event.RETIRING, reason)
+                    self.fleet.dropped_out(worker, f"{worker.name}: {message.line} as soon as it served")
+                self.happens(worker, Event.RETIRE, message.line)
+            case wire.Retiring():
+                worker.recycle(message.line)
+                self.happens(worker, Event.RETIRING, message.line)
 
     def breached(self, worker: WorkerRecord, what: str) -> None:
         """A worker broke the protocol of its line."""

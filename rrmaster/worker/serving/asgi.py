@@ -39,6 +39,22 @@ class WorkerDraining(OSError):
     """
 
 
+class ClientGone(OSError):
+    """The client has left before its answer was complete.
+
+    An OSError, because ASGI has servers raise one.  Only an answer that goes on raises it, from its second part: what
+    an application does after a whole answer, such as a background task, it does for a client that has left too.
+    Starlette's BaseHTTPMiddleware makes of each whole answer one of a single part that seems to go on.
+    """
+
+
+def is_clients_leaving(error: BaseException) -> bool:
+    """Whether an error, or each of a group, is `ClientGone`."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(ClientGone)[1] is None
+    return isinstance(error, ClientGone)
+
+
 @define(eq=False)
 class CountedApp:
     """An ASGI application whose requests and websockets are counted."""
@@ -78,16 +94,18 @@ class CountedApp:
         if not duty.busy_report_due:
             duty.requests_changed()
         key = id(scope)
+        app: ASGI
+        if kind == "websocket":
+            requests.websockets.add(key)
+            app = self._serve_websocket
+        else:
+            requests.running[key] = duty.beat_at
+            app = self._serve_logged if self.access_log else self.app
         try:
-            if kind == "websocket":
-                requests.websockets.add(key)
-                await self._serve_websocket(scope, receive, send)
-            elif self.access_log:
-                requests.running[key] = duty.beat_at
-                await self._serve_logged(scope, receive, send)
-            else:
-                requests.running[key] = duty.beat_at
-                await self.app(scope, receive, send)
+            await app(scope, receive, send)
+        except Exception as error:
+            if not is_clients_leaving(error):
+                raise  # the answer to a client that has left has ended, as it should
         finally:
             if requests.running.pop(key, None) is None:
                 requests.websockets.discard(key)

@@ -56,9 +56,8 @@ from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
-from .anycorn_calls import is_clients_leaving
 from .anycorn_connection import AnycornConnection
-from .asgi import ASGI, CountedApp, Message, Receive, Send, counted_app
+from .asgi import ASGI, CountedApp, Message, Receive, Send, counted_app, is_clients_leaving
 from .http1.anycorn_targets import Protocol, unwrap
 from .http1.forwarded import trusted
 from .http_limits import HttpLimits, refuse

@@ -92,9 +92,8 @@ class Template:
         try:
             async with trio.open_nursery() as nursery:
                 for fd, stream in zip(self.outputs, ("stdout", "stderr"), strict=False):
-                    nursery.start_soon(
-                        capture_output, fd, LineSplitter(partial(_print, self.generation, self.process.pid, stream))
-                    )
+                    lines = LineSplitter(partial(_print, self.generation, self.process.pid, stream))
+                    nursery.start_soon(capture_output, fd, lines)
                 nursery.start_soon(self._listen)
                 how = await self._end()
                 nursery.cancel_scope.cancel()
@@ -347,6 +346,5 @@ def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | 
 
 def _print(generation: int, pid: int, stream: str, line: str) -> None:
     """Log what the application prints while it is imported."""
-    level = WARNING if stream == "stderr" else INFO
-    facts = {"pid": pid, "generation": generation, "stream": stream}
-    tell("template.output", f"template {generation} (pid {pid}) | {line}", level=level, **facts)
+    facts = {"level": WARNING if stream == "stderr" else INFO, "pid": pid, "generation": generation, "stream": stream}
+    tell("template.output", f"template {generation} (pid {pid}) | {line}", **facts)

@@ -346,5 +346,5 @@ def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | 
 
 def _print(generation: int, pid: int, stream: str, line: str) -> None:
     """Log what the application prints while it is imported."""
-    facts = {"level": WARNING if stream == "stderr" else INFO, "pid": pid, "generation": generation, "stream": stream}
-    tell("template.output", f"template {generation} (pid {pid}) | {line}", **facts)
+    level, text = WARNING if stream == "stderr" else INFO, f"template {generation} (pid {pid}) | {line}"
+    tell("template.output", text, level=level, pid=pid, generation=generation, stream=stream)

@@ -115,13 +115,15 @@ def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: 
         watch.open_again()
         return prepared
 
-    line, talk, out, err, leash = fds
+    line, talk, out, err, *words, leash = fds
     master.close()
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.close(out)
     os.close(err)
     os.environ.update(order.environ, RRMASTER_TALK=str(talk))
+    if words:
+        os.environ["RRMASTER_LAST_WORDS"] = str(words[0])
     watch.begin_worker(order.title)
     _wait_for_leash(leash)
     return serve(Letterbox.inherit(line), prepared.launch, ready)
@@ -167,7 +169,7 @@ def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)
-        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind]:
+        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind] + order.notes:
             return order, fds
         for fd in fds:  # the descriptor table had no room for all of them
             os.close(fd)
@@ -251,7 +253,12 @@ def _fork_once_for_handlers() -> tuple[str, ...]:
     in the new process: returns the names of those.
     """
     ours, its = os.pipe()
-    pid = _quiet_fork()
+    try:
+        pid = _quiet_fork()
+    except OSError:  # at a limit of processes; the workers' forks may succeed, and each that does not is reported
+        os.close(ours)
+        os.close(its)
+        return ()
     if pid == 0:
         names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         os.write(its, json.dumps(names).encode())

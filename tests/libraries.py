@@ -59,8 +59,8 @@ def tried(row: Row, python: str) -> str:
         makes_one = re.search(r"^app\b", row.code, re.MULTILINE)
         Path(folder, "shop.py").write_text(row.code + ("" if makes_one else ASGI))
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": folder}
-        command = [python, "-m", "rrmaster", "check", "shop:app"]
-        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120)
+        command = [python, "-m", "rrmaster", "check", "--ready-timeout", "120s", "shop:app"]
+        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
     said = done.stdout + done.stderr
     found = re.search(r"while it was imported, it (.*?); to fork them", said)
     if found:

@@ -72,6 +72,49 @@ def test_what_the_application_takes_for_its_process_is_said_with_its_place(
     assert "/" not in found, "the place is told from the application's directory on"
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "os.environ.get('SHOP_KEY', secrets.token_hex())",
+        "os.getenv('SHOP_KEY', a_library.name())",
+        "os.getenv('SHOP_KEY', f'{uuid.uuid4()}-é')",
+        "env('SHOP_KEY', default=secrets.token_hex())",
+        "os.environ.get(\n    'SHOP_KEY',\n    made(),\n)",
+    ],
+)
+def test_a_default_that_is_not_used_is_not_taken(imported: Import, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"""
+import os, secrets, uuid
+import a_library
+def made(): return secrets.token_hex()
+def env(name, default): return os.environ.get(name, default)
+KEY = {call}
+"""
+    monkeypatch.setenv("SHOP_KEY", "from the environment")
+    assert imported(code, LIBRARY).taken() == ()
+
+
+@pytest.mark.parametrize(
+    "call", ["print('up', os.getpid())", "print(f'up {os.getpid()}')", "logging.getLogger().info('%d', os.getpid())"]
+)
+def test_what_is_only_said_is_not_taken(imported: Import, call: str) -> None:
+    assert imported(f"import os, logging\n{call}").taken() == ()
+
+
+def test_what_is_said_and_kept_is_taken(imported: Import) -> None:
+    (found,) = imported("import os\nprint(os.getpid()); OWNER = os.getpid()").taken()
+    assert found.startswith("its process id")
+
+
+@pytest.mark.parametrize("call", ["os.environ.get('SHOP_KEY', secrets.token_hex())", "secrets.token_hex()"])
+def test_a_default_that_is_used_is_taken(imported: Import, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_OTHER", "1")
+    monkeypatch.delenv("SHOP_KEY", raising=False)
+    code = f"import os, secrets\nOTHER = os.environ.get('SHOP_OTHER', '')\nKEY = {call}"
+    (found,) = imported(code).taken()
+    assert found.endswith(".py:3)")
+
+
 LIBRARY = """
 import os, random, uuid
 PID, NODE, JITTER = os.getpid(), uuid.uuid4(), random.random()

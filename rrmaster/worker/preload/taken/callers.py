@@ -16,6 +16,8 @@ from collections.abc import Container
 from enum import Enum
 from types import FrameType
 
+from .unused import is_unused
+
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _THIS_PACKAGE = __file__.rpartition("/worker/preload/")[0] + os.sep
 
@@ -52,11 +54,21 @@ class Callers:
         while frame is not None:
             owner = self.owner(frame)
             if owner is Owner.APPLICATION:
+                if self._is_unused(frame):
+                    return ""
                 return f"{frame.f_code.co_filename.removeprefix(self._directory)}:{frame.f_lineno}"
             if owner is Owner.IMPORT or (passing is not None and not _is_among(frame, passing)):
                 return ""
             frame = frame.f_back
         return ""
+
+    def _is_unused(self, frame: FrameType | None) -> bool:
+        """Whether the value is not kept, as far as the application's frames tell."""
+        while frame is not None and (owner := self.owner(frame)) is not Owner.IMPORT:
+            if owner is Owner.APPLICATION and is_unused(frame):
+                return True
+            frame = frame.f_back
+        return False
 
     def owner(self, frame: FrameType) -> Owner:
         """The owner of a frame's code."""

@@ -75,3 +75,39 @@ def build(session: nox.Session) -> None:
     session.install("--quiet", "--force-reinstall", str(wheel))
     session.cd(direct)
     session.run("mypy", "--strict", "--config-file=", str(ROOT / ".ci" / "typed_program.py"))
+
+
+@nox.session(default=False)
+def sbom(session: nox.Session) -> None:
+    """What the wheel in ``dist/`` brings with all extras, as a CycloneDX file in ``sbom/``.  After ``build``."""
+    session.install("--quiet", *requirements("release"))
+    python = _installed(session, "all")
+    (wheel,) = (ROOT / "dist").glob("rrmaster-*.whl")
+    out = ROOT / "sbom" / f"{wheel.name.partition('-py3')[0]}.cdx.json"
+    out.parent.mkdir(exist_ok=True)
+    session.run("cyclonedx-py", "environment", "--output-reproducible", "--validate", "--output-file", str(out), python)
+
+
+@nox.session(default=False)
+def advisories(session: nox.Session) -> None:
+    """Whether a known advisory concerns what the extras install today, and the oldest versions that they allow."""
+    session.install("--quiet", *requirements("release"))
+    (site,) = Path(_installed(session, "all")).parent.parent.glob("lib/python3*/site-packages")
+    session.run("pip-audit", "--path", str(site), "--desc")
+    needed = [*PROJECT["project"]["dependencies"]]
+    for extra in requirements("all")[0].partition("[")[2].rstrip("]").split(","):
+        needed += requirements(extra)
+    needed.sort(reverse=True)  # where two extras need one package, the older version is the last
+    pins = dict(re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?>=([\w.]+)", "\n".join(needed), re.MULTILINE))
+    oldest = Path(session.create_tmp()) / "oldest.txt"
+    oldest.write_text("".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
+    session.run("pip-audit", "--requirement", str(oldest), "--no-deps", "--disable-pip", "--desc")
+
+
+def _installed(session: nox.Session, extra: str) -> str:
+    """The Python of an environment that holds the wheel in ``dist/`` with this extra, and nothing else."""
+    (wheel,) = (ROOT / "dist").glob("rrmaster-*.whl")
+    home = Path(session.create_tmp()).resolve() / "installed"
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(home))
+    session.run("pip", "--python", str(home), "install", "--quiet", f"{wheel}[{extra}]")
+    return str(home / "bin" / "python")

@@ -14,11 +14,13 @@ api           a master inside a program: ``open_master``, ``serve``
 master        the wiring: what is made from the settings, and the order of birth and death
 watcher       ``--reload``: has the code changed?
 control       the operator's socket, both of its ends
+admin         metrics, health and a page, in a process of their own
 status        one snapshot of everything, as a table and as JSON
 supervision   which workers live, which are replaced, how a reload goes
 processes     how a worker's process begins and ends; templates
 dispatch      the hot path: accept, choose, hand over, recall
 events        what a program is told, and how messages reach it
+verdicts      how long a process may be silent, in time in which it could have spoken
 logs          what is logged, in which form, and where it goes
 rules         pure decisions: lifecycle, plan, rollout, back-off, recycling, scaling
 config        from a flag to a value

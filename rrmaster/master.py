@@ -12,7 +12,7 @@ from functools import partial
 from logging import CRITICAL
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from .config.directory import logical_directory
 from .config.settings import Settings
@@ -21,10 +21,12 @@ from .dispatch.dispatcher import Dispatcher
 from .dispatch.dynamic_listeners import DynamicListeners
 from .dispatch.listeners import Listener
 from .logs.log import tell
+from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
+from .protocol.launch import is_program
+from .rules.autoscaler import fleet_size, surge_of
 from .rules.plan import Goal
-from .rules.sizing import fleet_size, surge_of
 from .status.model import Snapshot
 from .status.snapshot import take_snapshot
 from .supervision.announcements import Announcements
@@ -87,13 +89,15 @@ class RunningMaster:
             settings.recall_after,
             lambda link, request: self.dynamic_listeners.handle(link, request),
         )
-        self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode)
+        may_ask = bool(self.command) or is_program(settings.application)
+        self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode, may_ask)
         for listener in self.listeners:
             self.dispatcher.open(listener)
         self.reconfigurer = Reconfigurer(
             settings, self.dispatcher, self.dynamic_listeners, self.reread, partial(self.announce, self)
         )
-        self.spawner = Spawner(self.reconfigurer, self.command, self.owns_process)
+        orphans = Orphans(self._census, lambda: self.settings.kill_mode == "tree")
+        self.spawner = Spawner(self.reconfigurer, self.command, self.owns_process, orphans)
         self.supervisor = Supervisor(
             self.dispatcher,
             self.spawner,
@@ -124,15 +128,22 @@ class RunningMaster:
     def status(self) -> Snapshot:
         """Everything that is known of the fleet, now."""
         generations, since, where = self.spawner.generations, self._began, self._directory
-        return take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, generations, since, where)
+        taken = take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, generations, since, where)
+        return evolve(taken, stopping=self._stopped)
 
     def children(self) -> set[int] | None:
         """The process ids of all workers and templates; None while one is being started."""
-        processes = [worker.process for worker in self.supervisor.workers.values()]
-        templates = self.spawner.generations.children()
-        if None in processes or templates is None:
-            return None
-        return templates | {process.pid for process in processes if process is not None}
+        census = self._census()
+        return {*census.workers.values(), *census.templates} if census.complete else None
+
+    def _census(self) -> Census:
+        processes = {worker.id: worker.process for worker in self.supervisor.workers.values()}
+        generations = self.spawner.generations
+        return Census(
+            {number: process.pid for number, process in processes.items() if process is not None},
+            generations.children(),
+            None not in processes.values() and not generations.starting,
+        )
 
     # --- what an operator asks for
 
@@ -165,9 +176,8 @@ class RunningMaster:
         """Replace the worker in this slot: the new one serves before the old one drains.  Raises LookupError."""
         self.supervisor.restart(slot)
 
-    def retire(self, slot: int) -> None:
-        """The same as `restart`: a worker that retires is replaced first.  Raises LookupError."""
-        self.supervisor.restart(slot)
+    retire = restart
+    """A worker that retires is replaced first, too."""
 
     def stacks(self, slot: int) -> None:
         """Let the worker in this slot write its stacks into the log.  Raises LookupError."""
@@ -178,19 +188,28 @@ class RunningMaster:
     async def run(self) -> None:
         """Serve until `stop` has done its work.  Raises NoWorkerReady if no worker ever becomes ready."""
         with self.spawner:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(self.spawner.generations.run)
-                nursery.start_soon(self._dispatch)
-                if self._watcher is not None:
-                    nursery.start_soon(self._watcher.run, self._code_changed)
-                    await self._watcher.begun.wait()  # or a save while the first workers start could be missed
-                try:
-                    await self.supervisor.run()
-                finally:
-                    self.supervisor.announcements.news.close()
-                nursery.cancel_scope.cancel()
+            try:
+                await self._run_fleet()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self.spawner.orphans.end_all()
         if self._failure is not None:
             raise self._failure
+
+    async def _run_fleet(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.spawner.generations.run)
+            nursery.start_soon(self.spawner.orphans.run)
+            nursery.start_soon(self.spawner.memory.run)
+            nursery.start_soon(self._dispatch)
+            if self._watcher is not None:
+                nursery.start_soon(self._watcher.run, self._code_changed)
+                await self._watcher.begun.wait()  # or a save while the first workers start could be missed
+            try:
+                await self.supervisor.run()
+            finally:
+                self.supervisor.announcements.news.close()
+            nursery.cancel_scope.cancel()
 
     async def _dispatch(self) -> None:
         """Run the dispatcher.  An error of the master's own ends the fleet in order: workers finish what they have."""
@@ -211,14 +230,17 @@ class RunningMaster:
         except Busy:
             pass  # the master is stopping, and starts no workers
 
-    async def stop(self) -> None:
-        """Accept what the backlog holds, close the listeners, and let the workers finish; `run` returns then."""
+    async def stop(self, delay: bool = True) -> None:
+        """After ``--shutdown-delay`` accept what waits, close the listeners, drain the workers; `run` returns then."""
         if self._stopped:
             return
         self._stopped = True
         self.announce(self, "stopping")
-        self.dynamic_listeners.stop()
         with self._last_call:
+            if delay and (seconds := self.settings.shutdown_delay):
+                tell("master.not_ready", f"not ready; serves on for {seconds:g} s (--shutdown-delay)", seconds=seconds)
+                await trio.sleep(seconds)
+            self.dynamic_listeners.stop()
             await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
         self._end_fleet()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 from attrs import Factory, define, evolve, frozen
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.addresses import Bind, Tcp
 from rrmaster.config.settings import Settings
@@ -45,6 +45,12 @@ DEADLINE = 5.0
 HEARTBEAT = 0.5
 """Seconds between two reports of an idle worker: the master's own default."""
 
+NO_PROCESS = 10_000_000
+"""Process ids from here on belong to no process: the kernel gives none beyond 4,194,304."""
+
+STEP = 0.125
+"""Seconds, a step of `pass_time`; a power of two adds up exactly."""
+
 FAR = 3600.0
 """Seconds that no test reaches: a deadline that never comes."""
 
@@ -58,6 +64,13 @@ async def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not become so"
         await trio.lowlevel.checkpoint()
+
+
+async def pass_time(clock: MockClock, seconds: float) -> None:
+    """Let time pass in steps in which no task comes late: a larger jump looks like a master that was asleep."""
+    for _ in range(round(seconds / STEP)):
+        clock.jump(STEP)
+        await wait_all_tasks_blocked()
 
 
 @contextmanager
@@ -236,7 +249,7 @@ class Troupe:
         await trio.lowlevel.checkpoint()
         if self.refuse is not None:
             raise self.refuse
-        process = FakeProcess(10_000 + spec.id, self.deaf)
+        process = FakeProcess(NO_PROCESS + spec.id, self.deaf)
         actor = Actor(spec, Letterbox.inherit(os.dup(spec.line)), process)
         self.actors.append(actor)
         self.nursery.start_soon(self._play, actor)

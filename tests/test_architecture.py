@@ -15,8 +15,8 @@ HOUSE = Path(rrmaster.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 ORDER = (
-    "protocol", "config", "rules", "logs", "events", "dispatch", "processes", "supervision", "status", "control",
-    "watcher", "master", "api", "service", "cli",
+    "protocol", "config", "rules", "logs", "verdicts", "events", "dispatch", "processes", "supervision", "status",
+    "control", "admin", "watcher", "master", "api", "service", "cli",
 )  # fmt: skip
 """The rooms of the master's process.  A room imports only what stands before it; ``worker`` is the other process."""
 
@@ -307,9 +307,9 @@ WRITTEN_FROM_OUTSIDE = {
     "dispatch/listeners",
     # Objects of the standard library and of other libraries: loggers, contexts, cancel scopes, configurations.
     "logs/setup", "protocol/tls", "processes/process", "demo", "worker/serving/anycorn_connection",
-    "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn",
-    # The interpreter's own copy of the environment, after a fork.
-    "worker/template",
+    "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
+    # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
+    "worker/preload/taken/environment", "worker/preload/taken/generators",
 }  # fmt: skip
 """Modules that assign attributes of an object from outside, and why they may.  Elsewhere an object alone writes its
 state: after its construction by one ``configure``, or by methods that say what happened."""

@@ -12,11 +12,10 @@ from rrmaster.config.quantities import Between
 from rrmaster.config.settings import Settings
 from rrmaster.dispatch.policies import IpHash, LeastLoaded
 from rrmaster.master import RunningMaster
-from rrmaster.rules.autoscaler import Scaling
+from rrmaster.rules.autoscaler import Scaling, surge_of
 from rrmaster.rules.lifecycle import Patience
 from rrmaster.rules.recycling import Limits
 from rrmaster.rules.rollout import Phase, Trial
-from rrmaster.rules.sizing import surge_of
 from rrmaster.supervision.health_check import HealthCheck, tcp
 from rrmaster.supervision.reconfigure import listen
 

@@ -9,11 +9,13 @@ import re
 import tomllib
 from typing import Any
 
+import attrs
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 from rrmaster import __version__
+from rrmaster.status.model import ListenerStatus, Snapshot, TemplateStatus, WorkerStatus
 from tests.pages import ROOT
 from tests.test_docs import anchors, flags_in, our_flags
 
@@ -37,7 +39,8 @@ def test_the_wheel_promises_types_and_holds_the_package_alone():
     files = files_in(WheelBuilder(str(ROOT)))
     assert "rrmaster/py.typed" in files
     assert {name.partition("/")[0] for name in files} == {"rrmaster"}
-    assert {name for name in files if not name.endswith(".py")} == {"rrmaster/py.typed"}
+    pages = {f"rrmaster/admin/{name}" for name in ("page.html", "content.html", "page.css", "page.js")}
+    assert {name for name in files if not name.endswith(".py")} == {"rrmaster/py.typed", *pages}
 
 
 def test_the_sdist_holds_what_builds_tests_and_documents_the_package():
@@ -101,5 +104,47 @@ def test_every_link_of_the_other_pages_leads_to_a_file_and_a_heading(page):
             assert not anchor or anchor in anchors(led), f"{target}#{anchor}"
 
 
+SECURITY = (ROOT / "SECURITY.md").read_text()
+
+
 def test_every_option_in_the_threat_model_exists():
-    assert flags_in((ROOT / "SECURITY.md").read_text()) - our_flags() == {"--upgrade"}
+    others = {"--upgrade", "--seconds", "--sessions", "--repo"}
+    assert flags_in(SECURITY) - our_flags() <= others
+
+
+def test_every_file_of_the_repository_that_the_threat_model_names_exists():
+    named = set(re.findall(r"`((?:tests|docs|\.github)/[\w./-]+\.\w+)`", SECURITY))
+    assert len(named) > 10
+    assert {path for path in named if not (ROOT / path).is_file()} == set()
+
+
+def test_every_field_in_the_table_of_silent_failures_is_one_of_the_status():
+    table = SECURITY.partition("## Which failures are silent")[2].partition("\n## ")[0]
+    named = {
+        name for row in re.findall(r"^\|.*\| (.*) \|$", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    kinds = (Snapshot, ListenerStatus, WorkerStatus, TemplateStatus)
+    assert len(named) > 10
+    assert named <= {field.name for kind in kinds for field in attrs.fields(kind)}
+
+
+# --- publishing
+
+
+def test_a_release_is_built_once_and_published_without_a_stored_password():
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    build, _, publish = workflow.partition("\n  publish:")
+    assert "nox --sessions build sbom" in build
+    assert "id-token: write" not in build, "what runs the build's dependencies cannot publish"
+    assert "id-token: write" in publish
+    assert "secrets." not in workflow
+    assert "password" not in publish
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_each_session_that_a_workflow_runs_exists(path):
+    sessions = set(re.findall(r"^def (\w+)\(session: ", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    lines = re.findall(r"nox --sessions (.+)$", path.read_text(), re.MULTILINE)
+    named = {word.partition("-")[0] for line in lines for word in re.sub(r"\$\{\{.*?\}\}|\"", "", line).split()}
+    assert named
+    assert named <= sessions

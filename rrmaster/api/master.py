@@ -255,6 +255,9 @@ async def open_master(
     `worker_command` (a program and its arguments) is started as a worker instead of Python: any program that speaks as
     docs/protocol.md says.  It is started in the working directory, and finds the application's name in its environment.
 
+    The options of a master's own process (user, PID file, control socket, log, `admin`) have no effect here, because
+    the process is the program's.
+
     Raises BindError before anything runs, NoWorkerReady if no worker becomes ready.  What the block raises rises as it
     is, or in an ExceptionGroup where both happens.
     """

@@ -25,7 +25,8 @@ class Health:
     silent: float
     """Seconds since its last message."""
     lag: float
-    """Seconds by which its loop ran late, the worst case since the report before."""
+    """The longest delay of its loop in the last 5 to 10 seconds, in seconds.  An overdue report counts at once, so the
+    value grows while the loop is blocked; ``status`` shows the same as LAG."""
     busy: int
     """Requests in progress; for a stream handler, connections."""
     rss: int
@@ -36,6 +37,8 @@ class Health:
     """It accepts connections; False while the application has said ``set_ready(False)`` or descriptors are short."""
     suspended: bool
     """It left connections waiting for too long, and receives none until its next report."""
+    full: bool = False
+    """A further request would wait in it: all its threads are taken, or its application says so."""
 
 
 @define(eq=False, repr=False)
@@ -84,13 +87,22 @@ class Worker:
 
     @property
     def health(self) -> Health | None:
-        """What it last reported; None before its first report."""
+        """What it last reported; None before its first report.  Reports that wait to be read are read first."""
+        if self._record.state is not State.GONE:
+            self._supervisor.dispatcher.read_reports()  # an idle master reads them now and then: they look overdue
         report, load = self._record.report, self._record.link.load
         if report is None:
             return None
         silent = trio.current_time() - self._record.heard
         return Health(
-            silent, report.lag_us / 1e6, report.busy, report.rss, report.cpu_us / 1e6, report.taking, load.suspended
+            silent=silent,
+            lag=self._supervisor.runner.lag(self._record),
+            busy=report.busy,
+            rss=report.rss,
+            cpu=report.cpu_us / 1e6,
+            taking=report.taking,
+            suspended=load.suspended,
+            full=load.full,
         )
 
     @property

@@ -31,6 +31,7 @@ verbs, for a running master (rrmaster VERB --help says more; with several master
   rrmaster scale N|+N|-N|auto                      more workers or fewer
   rrmaster restart SLOT | retire SLOT              replace one worker
   rrmaster stop                                    finish all connections, then end
+  rrmaster admin ADDRESS                           metrics, health and a page, if the master has none
   rrmaster events | logs [-f] [SLOT] | stacks SLOT what happens, what workers print, what a worker is doing now
 verbs that need no running master:
   rrmaster check [OPTIONS] module:attribute        would this be served, and with which settings?

@@ -25,10 +25,12 @@ from ..config.option import flag
 from ..config.quantities import Between
 from ..config.settings import Settings
 from ..control.socket_paths import DEFAULT_NAME
+from ..processes.orphans import Orphans
 from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
 from ..processes.worker_environment import WorkerSpec, generation_environment, worker_environment
 from ..protocol import template_wire, wire
 from ..protocol.channel import TalkLine
+from ..protocol.family.lineage import VARIABLE, Mark, end_marked
 from ..protocol.fork_safety import asked_for, describe_hindrances
 from ..protocol.launch import is_program
 from ..protocol.line import Line
@@ -82,7 +84,7 @@ def start_application(settings: Settings) -> str:
     line = Line.open(1)
     talk, workers_end = TalkLine.open()  # messages that the application sends are accepted, and ignored
     spec = WorkerSpec(1, 0, 1, line.key.fileno(), workers_end.fileno())
-    environ = worker_environment(settings, os.getcwd(), spec, environment_of(settings))
+    environ = worker_environment(settings, os.getcwd(), spec, Orphans().mark(spec.id), environment_of(settings))
     try:
         with _application_process(settings, environ, (spec.line, spec.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
@@ -107,9 +109,8 @@ def start_of_workers(settings: Settings) -> tuple[str, str]:
         return f"{alone}: --preload is off", ""
     line, templates_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fd = templates_end.fileno()
-    environ = generation_environment(settings, os.getcwd(), 1, environment_of(settings)) | {
-        "RRMASTER_TEMPLATE": str(fd)
-    }
+    environ = generation_environment(settings, os.getcwd(), 1, Orphans().mark(), environment_of(settings))
+    environ["RRMASTER_TEMPLATE"] = str(fd)
     with line, templates_end, _application_process(settings, environ, (fd,)) as (_, pidfd):
         message = _first_message(line, pidfd, settings.ready_timeout)
     match message:
@@ -143,7 +144,8 @@ def _first_message(line: socket.socket, pidfd: int, timeout: float) -> template_
 def _application_process(
     settings: Settings, environ: Mapping[str, str], fds: tuple[int, ...]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process that imports the application, and its pidfd.  Its whole process group is killed after the block."""
+    """A process that imports the application, and its pidfd.  After the block it is killed with its process group, and
+    with what descends from it (``--kill-mode``)."""
     child = subprocess.Popen(
         worker_command(["check", settings.application]),
         env=environ,
@@ -162,6 +164,9 @@ def _application_process(
             os.killpg(child.pid, signal.SIGKILL)  # before it is reaped: until then no other process can get its number
         child.wait()
         os.close(pidfd)
+        mark = Mark.parse(environ[VARIABLE])
+        if settings.kill_mode == "tree" and mark is not None:
+            end_marked(mark)
 
 
 def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, timeout: float) -> str:

@@ -19,12 +19,14 @@ from typing import Any
 
 from attrs import frozen
 
+from ..config.readiness import ReadyWhen, parse_ready_when
 from ..control.client import Client
 from ..status.formatting import plain
 from ..status.model import as_json_text, to_json
-from ..status.readiness import ReadyWhen, parse_ready_when, why_not_ready
+from ..status.readiness import why_not_ready
 from ..status.report import report
 from ..status.tables import COLUMNS, legend, workers_table
+from . import admin
 
 WIDTH = 132
 """Columns of the output where it is no terminal (a pipe, a file) and COLUMNS is not set."""
@@ -267,6 +269,11 @@ COMMANDS: dict[str, Verb] = {
     "events": Verb("Print what happens, as one JSON object per line; follows until Ctrl-C.", _events, _lines(0)),
     "logs": Verb("Print what the workers write to stdout and stderr.", _logs, _for_logs),
     "stacks": Verb("Print the stacks of a worker's threads: what it is doing now.", _stacks, _slot),
+    "admin": Verb(
+        "Serve metrics, health and a page for people, beside a master that was started without --admin.",
+        admin.run,
+        admin.add_arguments,
+    ),
 }
 """The verbs that need a running master.  `check` and `systemd-unit` need none (see `main`)."""
 

@@ -34,7 +34,7 @@ INTERRUPTED = 130
 
 VERBS = (
     "status", "workers", "scale", "reload", "rollback", "restart", "retire", "stop", "top", "events", "logs", "stacks",
-    "check", "systemd-unit",
+    "admin", "check", "systemd-unit",
 )  # fmt: skip
 """The verbs.  None of them is taken for an application: the name of an application has a colon."""
 
@@ -197,11 +197,17 @@ def _filled(text: str) -> str:
 
 
 def _check(argv: Sequence[str]) -> int:
+    from ..service.admin_process import check_packages
+    from ..service.cannot_start import CannotStart
     from .check import settings_table, start_application, start_of_workers
 
     settings, origins = _configured_with_warnings(argv)
     sys.stdout.write("".join(f"{line}\n" for line in settings_table(settings, origins)))
     sys.stdout.flush()
+    try:
+        check_packages(settings)
+    except CannotStart as error:
+        return _complain(f"{error}", ERROR)
     trouble, how = start_application(settings), ""
     if not trouble:
         how, trouble = start_of_workers(settings)

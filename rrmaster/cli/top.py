@@ -48,10 +48,10 @@ KEY_S = 0.2
 FASTEST = 0.1
 """The least number of seconds between refreshes."""
 
-_COLOURS = {"serving": "normal", "suspended": "yellow", "paused": "yellow", "killed": "bright_red"}
+_COLOURS = {"serving": "normal", "suspended": "yellow", "full": "yellow", "paused": "yellow", "killed": "bright_red"}
 """The colour of a row by its state.  Every other state is a transition, and cyan."""
 
-COLOUR_KEY = "Rows: yellow suspended or paused, cyan in transition, red killed."
+COLOUR_KEY = "Rows: yellow suspended, full or paused, cyan in transition, red killed."
 
 KEYS = (
     ("q, Esc", "quit"),

@@ -58,6 +58,33 @@ def parse_bind(text: str) -> Bind:
     return Tcp(v6 if v6 is not None else host, DEFAULT_PORT if number is None else parse_port(number))
 
 
+def parse_admin(value: object) -> str | None:
+    """The address of the admin server: HOST:PORT with its port, or unix:PATH.  It stays as it was written."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(_not_an_admin_address(value))
+    try:
+        bind = parse_bind(value)
+    except ValueError:
+        raise ValueError(_not_an_admin_address(value)) from None
+    if isinstance(bind, Inherited) or (isinstance(bind, Tcp) and not re.search(r":\d+$", value)):
+        raise ValueError(_not_an_admin_address(value))
+    return value
+
+
+def _not_an_admin_address(value: object) -> str:
+    return f"{value!r} is no address for the admin server; write HOST:PORT, such as 127.0.0.1:9000, or unix:PATH"
+
+
+def is_loopback(bind: Tcp) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(bind.host).is_loopback
+    except ValueError:
+        return bind.host == "localhost"
+
+
 def _unix(path: str) -> Unix:
     if not path:
         raise ValueError("unix: needs a path, such as unix:/run/app.sock")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..protocol.launch import is_program
-from .addresses import Bind, Tcp
+from .addresses import Bind, Tcp, is_loopback, parse_bind
 
 
 def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:
@@ -22,6 +22,7 @@ def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[st
     yield from _of_addresses(settings.binds)
     yield from _of_timeouts(settings)
     yield from _of_tls(settings)
+    yield from _of_admin(settings)
 
 
 def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:
@@ -82,4 +83,18 @@ def _of_tls(settings: Any) -> Iterator[str]:
         yield (
             "--ca-certs is for the certificates of clients: add --cert-reqs optional or required; the certificates "
             "between your own and the root belong in --certfile"
+        )
+
+
+def _of_admin(settings: Any) -> Iterator[str]:
+    if settings.admin is None:
+        for name, default in (("admin_allow_remote", False), ("ready_when", "any")):
+            if getattr(settings, name) != default:
+                yield f"--{name.replace('_', '-')} needs --admin: without an address nothing asks for it"
+        return
+    bind = parse_bind(settings.admin)
+    if isinstance(bind, Tcp) and not is_loopback(bind) and not settings.admin_allow_remote:
+        yield (
+            f"--admin {settings.admin} is reached from other machines, without a password; write "
+            f"127.0.0.1:{bind.port}, or add --admin-allow-remote"
         )

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from . import consistency
 from .addresses import Bind, parse_bind
+from .declarations.admin import AdminOptions
 from .declarations.http import HttpOptions
 from .declarations.process import ProcessOptions
 from .declarations.serving import ServingOptions
@@ -22,7 +23,7 @@ from .option import Option, SettingsError
 # attrs takes the fields of the last class first.  Their order matters: it is that of --help, and `in_development` needs
 # `reload` before the defaults that depend on it.
 @frozen
-class Settings(ProcessOptions, SupervisionOptions, HttpOptions, ServingOptions):
+class Settings(AdminOptions, ProcessOptions, SupervisionOptions, HttpOptions, ServingOptions):
     """The settings of one master: an application or a program, and the options, as keyword arguments.
 
     Immutable; compared by value.  A reload makes another one.  Times are in seconds and sizes in bytes; each value may

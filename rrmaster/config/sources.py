@@ -11,12 +11,14 @@ from typing import Any
 
 from attrs import frozen
 
+from ..protocol import template_wire
+from ..protocol.family import lineage
 from ..protocol.launch import is_program
 from .names import parse_application, parse_arguments, suggestion
 from .option import SettingsError, flag
 from .settings import Settings, options
 
-WORKER_VARIABLES = ("RRMASTER_WORKER_SLOT", "RRMASTER_WORKER_ID", "RRMASTER_WORKER_COUNT", "RRMASTER_GENERATION")
+WORKER_VARIABLES = (*template_wire.OWN_TO_EACH, "RRMASTER_GENERATION", lineage.VARIABLE)
 """Variables that a master sets for its workers.  They are not options, but a master that is started by a worker of
 another master finds them in its environment."""
 

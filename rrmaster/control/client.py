@@ -164,9 +164,9 @@ class Client:
         except OSError:
             raise NoMaster(f"{self.path}: the master has ended") from None
 
-    def status(self) -> Snapshot:
+    def status(self, timeout: float = ANSWER_S) -> Snapshot:
         """A snapshot of the master.  Raises NoMaster, or ValueError for an answer that is none."""
-        *_, answer = self.ask("status")
+        *_, answer = self.ask("status", timeout=timeout)
         if answer["status"] != 0:
             raise ValueError(str(answer.get("error")))
         return from_json(answer["snapshot"])

@@ -26,7 +26,7 @@ import trio
 from attrs import Factory, define, field
 
 from ..logs.log import logger, subscribe
-from ..protocol.children import keep_from_children
+from ..protocol.family.children import keep_from_children
 from .recent_log import RecentLog
 from .requests import Operator, RequestHandler
 from .session import ClientSession

@@ -30,7 +30,8 @@ from pathlib import Path
 
 from attrs import define
 
-from ..protocol.children import keep_from_children
+from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
+from ..protocol.family.children import keep_from_children
 
 DEFAULT_NAME = "default"
 
@@ -41,9 +42,6 @@ SYSTEM_DIRECTORY = Path("/run/rrmaster")
 
 BACKLOG = 16
 """Clients that may wait to be accepted."""
-
-MAX_PATH = 107
-"""Bytes of a unix socket's path, unix(7)."""
 
 LOCK_S = 1.0
 """Seconds to wait for another master that opens a socket in the same directory; opening one takes microseconds."""
@@ -80,9 +78,9 @@ class ControlSocket:
     @classmethod
     def claim(cls, path: Path) -> ControlSocket:
         """Bind to this path and listen.  A stale file is replaced.  Raises SocketInUse, CannotClaim."""
-        if len(os.fsencode(path)) > MAX_PATH:
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
             raise CannotClaim(
-                f"{path} is longer than the {MAX_PATH} bytes a unix socket may have; choose a shorter one"
+                f"{path} is longer than the {MAX_SOCKET_PATH} bytes a unix socket may have; choose a shorter one"
             )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         keep_from_children(listener)
@@ -90,11 +88,11 @@ class ControlSocket:
             listener.setblocking(False)
             # Before bind: the file never exists with another mode.
             os.fchmod(listener.fileno(), 0o600)
-            with _locked(path.parent):
-                _remove_stale(path)
-                listener.bind(os.fspath(path))
+            with trusted_place(os.fspath(path)) as place, _locked(place.directory):
+                _remove_stale(place)
+                listener.bind(place.socket_address)
                 listener.listen(BACKLOG)  # under the lock: a socket that is bound and does not listen looks stale
-            found = os.lstat(path)
+                found = place.look()
         except OSError as error:
             listener.close()
             raise CannotClaim(f"{path}: {error.strerror or error}") from None
@@ -107,9 +105,7 @@ class ControlSocket:
         """Stop listening, and remove the file unless another one has taken its path."""
         self.socket.close()
         with contextlib.suppress(OSError):  # removed already, or not removable after --user
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == self._identity:
-                os.unlink(self.path)
+            unlink_if_same(os.fspath(self.path), *self._identity)
 
 
 def claim_by_name(name: str | None, environ: Mapping[str, str], uid: int) -> ControlSocket:
@@ -178,9 +174,9 @@ def _is_private(directory: Path, uid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: int) -> Iterator[None]:
     """Keep other masters from opening or replacing a socket here.  After `LOCK_S` the block runs without the lock."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
         end = time.monotonic() + LOCK_S
         while not try_lock(fd) and time.monotonic() < end:
@@ -201,9 +197,10 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(place: Place) -> None:
+    path = place.path
     try:
-        mode = os.lstat(path).st_mode
+        mode = place.look().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
@@ -211,10 +208,10 @@ def _remove_stale(path: Path) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
-            probe.connect(os.fspath(path))
+            probe.connect(place.socket_address)
             pid, _ = peer_of(probe)
     except ConnectionRefusedError:
-        os.unlink(path)
+        place.unlink()
     except BlockingIOError:  # its queue is full, so a master listens
         raise SocketInUse(f"a running master listens at {path}; give this one another --name") from None
     else:

@@ -106,6 +106,10 @@ class Dispatcher:
         """Set the options that a reload may change; `set_policy` changes the policy."""
         self._stalls.configure(settings.recall_after)
 
+    def expect(self, size: int) -> None:
+        """The fleet is going to have this many workers; while they start, the first leave the others their share."""
+        self.membership.expect(size)
+
     def set_policy(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on.  It begins with the current loads, and without newcomers."""
         self.new_policy = new_policy
@@ -307,9 +311,8 @@ class Dispatcher:
     @property
     def _has_waiting(self) -> bool:
         """Whether there is something that no worker can be given at present."""
-        return bool(
-            self.accept_loop.pending or self.delivery.undelivered or self.recall.has_dead or self.recall.has_late
-        )
+        recall = self.recall
+        return bool(self.accept_loop.pending or self.delivery.undelivered or recall.has_dead or recall.has_late)
 
     def _due(self) -> float:
         due, paused = min(self.recall.due(), self.membership.due, self._read_at), self.accept_loop.paused_until

@@ -11,6 +11,9 @@ may still serve.)
 
 The addresses given with --bind were opened before, with rights that the master may have dropped since: a worker that
 asks for exactly one of them serves it.  All others are opened with the rights that the master has at that moment.
+
+To open an address is work, and the address stays: so only programs may ask, and what one worker and all of them may
+have opened is bounded.  A worker that asks for too much is told so with an errno.
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ from ..logs.log import tell
 from ..protocol import wire
 from .acceptor import Acceptor
 from .dispatcher import Dispatcher
-from .link import Link
+from .link import OPENS_PER_S, Link
 from .listeners import BindError, Listener, open_address, open_unix
 from .load import Breach
 
-MOST = 1024
-"""Addresses kept for programs.  A program that opens a free port again and again would fill the descriptor table."""
+MOST = 512
+"""Addresses opened for programs.  A program that opens a free port again and again would fill the descriptor table,
+which holds 1,024 where the machine allows no more."""
 
 Key = tuple[str, int, int]
 """Host, port and index; or path, -1, 0."""
@@ -46,8 +50,13 @@ class DynamicListeners:
     """The backlog of a request that names none."""
     unix_mode: int
     """The file mode of a request that names none."""
+    for_programs: bool = True
+    """Whether the workers run what may ask: a program, or a worker that is not this package's own."""
     _stopped: bool = False
     _acceptors: dict[Key, Acceptor] = Factory(dict)
+    """All that were asked for, also closed ones; a free port stands here twice."""
+    _opened: list[Acceptor] = Factory(list)
+    """Those that were opened for a program."""
 
     def configure(self, settings: Settings) -> None:
         """Set the options; they hold for addresses that are opened from now on."""
@@ -59,6 +68,8 @@ class DynamicListeners:
 
     def handle(self, link: Link, request: wire.Listen | wire.Attend) -> None:
         """A worker asks for an address, or says whether it serves one.  Raises Breach."""
+        if not self.for_programs:
+            raise Breach("it asks for a listener, and the application is no program that opens its own")
         if isinstance(request, wire.Attend):
             self._attend(link, request)
         elif len(link.pending_answers) + len(link.listeners or ()) >= wire.MAX_LISTENERS:
@@ -69,7 +80,7 @@ class DynamicListeners:
     def _answer(self, link: Link, request: wire.Listen) -> wire.Listening:
         """The answer; without an errno in it the worker serves the address from now on."""
         try:
-            acceptor = self._acceptor(request)
+            acceptor = self._acceptor(link, request)
         except BindError as error:
             facts = {"slot": link.load.slot, "errno": error.errno}
             tell("listener.failed", f"worker {link.load.slot} is told: {error}", level=DEBUG, **facts)
@@ -93,7 +104,7 @@ class DynamicListeners:
             membership.remove_listener(link, acceptor)
             self.dispatcher.recall_listener(link, acceptor.number)
 
-    def _acceptor(self, request: wire.Listen) -> Acceptor:
+    def _acceptor(self, link: Link, request: wire.Listen) -> Acceptor:
         """The listener of this address, opened now if it is not open yet.  Raises BindError."""
         if self._stopped:
             raise BindError("nothing is opened any longer, the master stops", errno.ESHUTDOWN)
@@ -102,22 +113,34 @@ class DynamicListeners:
             if request.path
             else (request.host, request.port, 0 if request.port else request.index)
         )
-        open_now = self.dispatcher.acceptors
-        self._acceptors = {known: acceptor for known, acceptor in self._acceptors.items() if acceptor in open_now}
-        acceptor = self._acceptors.get(key) or self._given(key)
-        if acceptor is None:
-            if len(self._acceptors) >= MOST:
-                raise BindError(f"{MOST} addresses are open, and no more are allowed", errno.EMFILE)
-            listener = self._open(request)
-            try:
-                acceptor = self.dispatcher.open(listener)
-            except BindError:
-                listener.close()
-                raise
-            tell("listener.opened", f"listening on {acceptor.listener.name}", address=acceptor.listener.name)
-        self._acceptors[key] = acceptor
-        if key[1] == 0:  # a free port, which another worker may ask for by its number
-            self._acceptors[key[0], _port(acceptor.listener.socket), 0] = acceptor
+        acceptor = self._acceptors.get(key)
+        if acceptor is None or not self._is_open(acceptor):
+            acceptor = self._given(key) or self._open_for(link, request)
+            self._acceptors[key] = acceptor
+            if key[1] == 0:  # a free port, which another worker may ask for by its number
+                self._acceptors[key[0], _port(acceptor.listener.socket), 0] = acceptor
+        return acceptor
+
+    def _is_open(self, acceptor: Acceptor) -> bool:
+        return self.dispatcher.membership.acceptor(acceptor.number) is acceptor
+
+    def _open_for(self, link: Link, request: wire.Listen) -> Acceptor:
+        """Open an address.  Raises BindError."""
+        if not link.opens.take(1):
+            raise BindError(f"it asks for more than {OPENS_PER_S} addresses a second; try again later", errno.EAGAIN)
+        if len(self._opened) >= MOST:
+            open_now = {acceptor.number for acceptor in self.dispatcher.acceptors}
+            self._opened = [acceptor for acceptor in self._opened if acceptor.number in open_now]
+        if len(self._opened) >= MOST:
+            raise BindError(f"{MOST} addresses are open, and no more are allowed", errno.EMFILE)
+        listener = self._open(request)
+        try:
+            acceptor = self.dispatcher.open(listener)
+        except BindError:
+            listener.close()
+            raise
+        self._opened.append(acceptor)
+        tell("listener.opened", f"listening on {acceptor.listener.name}", address=acceptor.listener.name)
         return acceptor
 
     def _given(self, key: Key) -> Acceptor | None:

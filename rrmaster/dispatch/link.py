@@ -20,7 +20,36 @@ from .load import WorkerLoad
 REPORTS_PER_S = 5_000
 """A correct worker reports 500 times a second at most; ten times that is a flood, and a breach."""
 
+OPENS_AT_ONCE = wire.MAX_LISTENERS
+"""Addresses that the master opens, or tries to open, for one worker without a pause: as many as it may serve."""
+
+OPENS_PER_S = 10
+"""... and how many a second after that.  Each takes the master 100 us, four connections' time, whether it succeeds or
+not.  A program that waits for a busy port tries once or twice a second."""
+
 _PROBE = wire.encode(wire.Handoff(probe=True, family=int(socket.AF_UNIX)))
+
+
+@define(eq=False)
+class Allowance:
+    """So much of something at once, and so much a second after that: a token bucket, on trio's clock."""
+
+    at_once: float
+    per_second: float
+    _left: float = Factory(lambda self: self.at_once, takes_self=True)
+    _counted_at: float = Factory(trio.current_time)
+
+    def take(self, count: int) -> bool:
+        """Whether `count` more are allowed; if not, nothing is taken."""
+        if self._left < count:
+            # The clock is read only when it is used up, not for each message.
+            now = trio.current_time()
+            self._left = min(self._left + (now - self._counted_at) * self.per_second, self.at_once)
+            self._counted_at = now
+        if self._left < count:
+            return False
+        self._left -= count
+        return True
 
 
 @define(eq=False)
@@ -37,14 +66,22 @@ class Link:
     """The worker broke the protocol: nothing it sends is read."""
     recalling: int = 0
     """Connections that a thread is reading back from the letterbox at present; 0: no thread reads it."""
+    pids: tuple[int, ...] = ()
+    """The worker's process, once it has started."""
     probe_recalled: bool = False
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
     """Connections that ended with the worker's process; known once it is removed."""
     pending_answers: deque[wire.Listening] = Factory(deque)
     """Answers for which the line had no room; at most as many as a worker may ask for."""
-    _credit: float = REPORTS_PER_S
-    _credited_at: float = Factory(trio.current_time)
+    messages: Allowance = Factory(lambda: Allowance(REPORTS_PER_S, REPORTS_PER_S))
+    """What it may send."""
+    opens: Allowance = Factory(lambda: Allowance(OPENS_AT_ONCE, OPENS_PER_S))
+    """Addresses that may be opened for it."""
+
+    def belongs_to(self, pid: int) -> None:
+        """The worker's process has started."""
+        self.pids = (pid,)
 
     # --- which listeners
 
@@ -98,18 +135,6 @@ class Link:
         """Let few connections lie in the letterbox, or again as many as configured."""
         self.load.set_short(short)
         self.line.set_window(self.load.window)
-
-    # --- what comes up the line
-
-    def accepts(self, count: int) -> bool:
-        """Whether `count` more messages are within the worker's rate (a token bucket)."""
-        self._credit -= count
-        if self._credit < 0:
-            # The clock is read only when the credit is used up, not for each message.
-            now = trio.current_time()
-            self._credit = min(self._credit + (now - self._credited_at) * REPORTS_PER_S, REPORTS_PER_S)
-            self._credited_at = now
-        return self._credit >= 0
 
     # --- its end
 

@@ -12,19 +12,17 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from attrs import define, frozen
 
 from ..config.addresses import Bind, Inherited, Tcp, Unix
 from ..logs.log import logger
-from ..protocol.children import keep_from_children
+from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
+from ..protocol.family.children import keep_from_children
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3): the first descriptor passed by socket activation."""
-
-MAX_UNIX_PATH = 107
-"""Bytes; sun_path of unix(7) less the closing zero."""
 
 ACCEPT_PAUSE = 0.100
 """Seconds to leave the backlog alone after an error that costs a pause (trio's figure, and ranch's).  Level-triggered
@@ -55,9 +53,7 @@ class SocketFile:
     def remove(self) -> None:
         """Unlink the file if it is still the same; another server may have replaced it meanwhile."""
         with contextlib.suppress(OSError):  # the file is gone, or its directory: nothing is left behind either way
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == (self.device, self.inode):
-                os.unlink(self.path)
+            unlink_if_same(self.path, self.device, self.inode)
 
 
 @define(eq=False)
@@ -200,8 +196,8 @@ def _why(error: OSError | ValueError, port: int) -> str:
 def _open_unix(path: str, backlog: int, mode: int) -> Listener:
     if "\0" in path:
         raise BindError("cannot listen on unix: a path cannot hold a zero byte")
-    if len(os.fsencode(path)) > MAX_UNIX_PATH:
-        raise BindError(f"cannot listen on unix:{path}: a socket's path may have {MAX_UNIX_PATH} bytes")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise BindError(f"cannot listen on unix:{path}: a socket's path may have {MAX_SOCKET_PATH} bytes")
     return open_unix(path, backlog, mode)
 
 
@@ -211,9 +207,9 @@ def open_unix(path: str, backlog: int, mode: int) -> Listener:
     try:
         # Before the bind: the file is made with this mode, less the umask, and never has a laxer one.
         os.fchmod(sock.fileno(), mode)
-        with _short_path(path) as address:
-            _bind_unix(sock, path, address)
-        file = _made_file(path, mode)
+        with trusted_place(path) as place:
+            _bind_unix(sock, place)
+            file = _made_file(place, mode)
         sock.listen(backlog)
         sock.setblocking(False)
     except OSError as error:
@@ -226,51 +222,37 @@ def open_unix(path: str, backlog: int, mode: int) -> Listener:
     return Listener(sock, f"unix:{path}", file, backlog=backlog)
 
 
-@contextlib.contextmanager
-def _short_path(path: str) -> Iterator[str]:
-    """The path, or another one to the same file that fits into an address."""
-    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
-        yield path
-        return
-    directory, name = os.path.split(path)
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{fd}/{name}"
-    finally:
-        os.close(fd)
-
-
-def _made_file(path: str, mode: int) -> SocketFile:
+def _made_file(place: Place, mode: int) -> SocketFile:
     """The file just made, after setting its mode, and not a file that has replaced it meanwhile.
 
     The mode is set through a descriptor, and not with a umask of 0 at the bind: the umask belongs to the whole process,
     and a worker may be started at this moment from another thread.
     """
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=place.directory)
     try:
         found = os.fstat(fd)
         if stat.S_ISSOCK(found.st_mode) and stat.S_IMODE(found.st_mode) != mode:
             os.chmod(f"/proc/self/fd/{fd}", mode)
     finally:
         os.close(fd)
-    return SocketFile(os.path.abspath(path), found.st_dev, found.st_ino)
+    return SocketFile(os.path.abspath(place.path), found.st_dev, found.st_ino)
 
 
-def _bind_unix(sock: socket.socket, path: str, address: str) -> None:
+def _bind_unix(sock: socket.socket, place: Place) -> None:
     """Bind, and replace a file that a dead server left behind.  A live server's, and any other file, is refused."""
     try:
-        sock.bind(address)
+        sock.bind(place.socket_address)
         return
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-    refused = f"cannot listen on unix:{path}:"
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+    refused = f"cannot listen on unix:{place.path}:"
+    if not stat.S_ISSOCK(place.look().st_mode):
         raise BindError(f"{refused} a file that is no socket stands there; move it away", errno.EADDRINUSE)
-    if not _is_stale(address):
+    if not _is_stale(place.socket_address):
         raise BindError(f"{refused} another program listens there; stop it or choose another path", errno.EADDRINUSE)
-    os.unlink(path)
-    sock.bind(address)
+    place.unlink()
+    sock.bind(place.socket_address)
 
 
 def _is_stale(path: str) -> bool:

@@ -14,6 +14,7 @@ This module knows numbers.  It does not know sockets, clocks or processes: the c
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any, ClassVar
 
 from attrs import Factory, define, field
@@ -27,11 +28,26 @@ NEWCOMER_S = 2.0
 """Seconds for which a worker new to a serving fleet gets no more than its fair share of the new connections.
 Least-loaded alone would give it all of them: cold caches, and, if its code is bad, the largest possible damage."""
 
+COLD_START_S = 1.0
+"""Seconds for which the first workers of a fleet leave the next one its share of the clients that wait.  Workers of one
+template serve within milliseconds of each other, and those of small imports too; for one that takes many seconds no
+client should wait."""
+
+AT_ONCE = 4
+"""What each worker may have in hand in any case, so that a few users wait for no worker but the first.  A difference of
+4 connections is soon even."""
+
 SUSPECT_PENALTY = 2
 """Connections that a suspect (`stall_detector`) is charged with besides its own, so that it is chosen after all live
 workers with about as many.  In simulations of blocked workers 1, 2, 3, 4, 8 and no bound did equally well.  A bound is
 necessary: in a burst on a busy machine there is always a worker that waits for a processor, and long-lived connections
 must be spread evenly all the same (200 on 4 workers: without a bound the fullest had up to 2.8 times its share)."""
+
+FULL_PENALTY = 1 << 40
+"""Connections that a full worker is charged with, more than there can be: it comes after all others, and among full
+ones the connections in hand decide, as ever.  They are not refused, nor kept waiting in the backlog.  A worker whose
+threads hang still answers what needs none, its health check, say; and if all threads of all workers are slow, a
+connection waits where its request is known to `--header-timeout` and to the application's own limits."""
 
 SHORT_WINDOW = 2
 """The window while many workers are suspect.  The workers that still respond are given everything and block next, with
@@ -47,6 +63,22 @@ class Breach(Exception):
     """A worker said or did what no correct worker can.  The master stops trusting it: it is killed and replaced."""
 
 
+def cold_until(first: float, now: float) -> float:
+    """The end of a cold start, if a worker serves from now on, and the first one from `first` on.
+
+    The clients of a server that was away wait in the backlog, or come back, while its workers start.  The worker that
+    is ready first could have them all within milliseconds, and would keep those that stay (websockets, kept
+    connections): 120 clients on 4 workers came to [8, 112].  So it gets its `fair_share` of those that are here.
+    What the others lose: they wait for another worker, for `COLD_START_S`, or twice that if another comes meanwhile.
+    """
+    return min(now + COLD_START_S, first + 2 * COLD_START_S)
+
+
+def fair_share(in_hand: int, waiting: int, size: int) -> int:
+    """What one worker of `size` may have in hand: of all that workers have, and of what waits in the backlogs."""
+    return max(ceil((in_hand + waiting) / size), AT_ONCE)
+
+
 @define(eq=False)
 class WorkerLoad:
     """The load of one worker, as the dispatcher knows it."""
@@ -58,7 +90,7 @@ class WorkerLoad:
     window: int
     """How many connections may lie unclaimed at present; less than `full_window` while letterboxes are kept short."""
     limit: int
-    """How much the worker may have in hand."""
+    """How much the worker may have in hand at present; less than `full_limit` in a cold start."""
     handed: int = 0
     closed: int = 0
     busy: int = 0
@@ -78,9 +110,14 @@ class WorkerLoad:
     """How often in a row the worker was found late."""
     reports: int = 0
     """Reports that have come from the worker."""
+    full: bool = False
+    """Whether a further request would wait for a thread, as last reported."""
+    suspected: bool = False
+    """The worker was given something and has not reported since."""
     penalty: int = 0
-    """`SUSPECT_PENALTY` while the worker is suspect: it was given something and has not reported since."""
+    """What the worker is charged with besides what it has in hand: `SUSPECT_PENALTY`, `FULL_PENALTY`, or both."""
     full_window: int = field(default=Factory(lambda self: self.window, takes_self=True))
+    full_limit: int = field(default=Factory(lambda self: self.limit, takes_self=True))
 
     @property
     def connections(self) -> int:
@@ -94,7 +131,7 @@ class WorkerLoad:
 
     @property
     def cost(self) -> int:
-        """What workers are compared by: what they have in hand, and more while they are suspect."""
+        """What workers are compared by: what they have in hand, and more while they are suspect or full."""
         return self.handed - self.closed + self.orphaned + self.penalty
 
     @property
@@ -160,11 +197,20 @@ class WorkerLoad:
 
     def suspect(self) -> None:
         """The worker was given something and has not reported since."""
-        self.penalty = SUSPECT_PENALTY
+        self.suspected = True
+        self._set_penalty()
+
+    def _set_penalty(self) -> None:
+        self.penalty = SUSPECT_PENALTY * self.suspected + FULL_PENALTY * self.full
 
     def set_short(self, short: bool) -> None:
         """Let no more than `SHORT_WINDOW` connections lie unclaimed, or again as many as configured."""
         self.window = min(SHORT_WINDOW, self.full_window) if short else self.full_window
+
+    def set_share(self, share: int | None) -> bool:
+        """Let the worker have no more than `share` in hand, or again as much as configured.  Whether that is more."""
+        before, self.limit = self.limit, self.full_limit if share is None else min(share, self.full_limit)
+        return self.limit > before
 
     def apply(self, report: wire.Report) -> None:
         """Take over the counts of a report.  Raises Breach for counts that cannot be."""
@@ -182,8 +228,11 @@ class WorkerLoad:
         self.orphaned = min(report.orphaned, report.busy)
         # Only the loop that serves sends reports, so any report ends a suspension; but the worker may ask for a pause.
         self.suspended = not report.taking
-        self.late_in_a_row = self.penalty = 0
+        self.late_in_a_row = 0
         self.reports += 1
+        if self.penalty or report.full:
+            self.suspected, self.full = False, report.full
+            self._set_penalty()
 
 
 @define(eq=False)

@@ -23,7 +23,7 @@ from ..rules import kernel_errors
 from ..rules.kernel_errors import Cost
 from .acceptor import Acceptor
 from .link import Link
-from .load import NEWCOMER_S, Peer, Policy, WorkerLoad
+from .load import NEWCOMER_S, Peer, Policy, WorkerLoad, cold_until, fair_share
 
 FULL_POLL = 0.001
 """Seconds between looks at full letterboxes with a window of 1.  The kernel says when half a letterbox is empty; of a
@@ -48,6 +48,12 @@ class Membership:
     _newcomers: deque[tuple[float, Policy, WorkerLoad]] = Factory(deque)
     _poll_at: float = float("inf")
     """When to look at full letterboxes with a window of 1."""
+    _size: int = 0
+    """How many workers the fleet is going to have."""
+    _first_at: float = 0.0
+    """When the first worker of the fleet began to serve, ..."""
+    _cold_until: float = float("inf")
+    """... and until when workers may have no more than their share; infinite, unless this is a cold start."""
 
     # --- which listeners
 
@@ -62,6 +68,12 @@ class Membership:
         for acceptor in self.acceptors:
             if link.serves(acceptor.number):
                 self._join(link, acceptor)
+        now = trio.current_time()
+        if len(self._serving()) == 1:
+            self._first_at, self._cold_until = now, now
+        if self._cold_until < float("inf"):
+            self._cold_until = cold_until(self._first_at, now)
+        self._share_out(now)
 
     def _join(self, link: Link, acceptor: Acceptor) -> None:
         now = trio.current_time()
@@ -97,6 +109,30 @@ class Membership:
         """The listener of this number, unless it is closed."""
         return next((acceptor for acceptor in self.acceptors if acceptor.number == number), None)
 
+    # --- a cold start
+
+    def expect(self, size: int) -> None:
+        """The fleet is going to have this many workers."""
+        self._size = size
+
+    def _serving(self) -> list[WorkerLoad]:
+        return [link.load for link in self.links.values() if link.load.serving]
+
+    def _share_out(self, now: float) -> bool:
+        """In a cold start, let each worker have its share of all that is here.  Whether one has more room now."""
+        if self._cold_until == float("inf"):
+            return False
+        serving, share = self._serving(), None
+        if now >= self._cold_until or len(serving) >= self._size:
+            self._cold_until = float("inf")
+        else:
+            waiting = sum(acceptor.queued() or 0 for acceptor in self.acceptors)
+            share = fair_share(sum(load.in_hand for load in serving), waiting, self._size)
+        more = [load for load in serving if load.set_share(share)]
+        for load in more:
+            self.update(load)
+        return bool(more)
+
     # --- room
 
     def update(self, load: WorkerLoad) -> None:
@@ -119,6 +155,8 @@ class Membership:
 
     def watch_full(self, now: float) -> None:
         """No worker has room: see to it that `update` is called when a full letterbox has been emptied by half."""
+        if self._share_out(now):
+            self._poll_at = now
         for link in self.links.values():
             load = link.load
             if not load.serving or load.suspended or load.unclaimed < load.window:
@@ -132,10 +170,13 @@ class Membership:
     @property
     def due(self) -> float:
         """When `tick` has something to do."""
-        return min(self._poll_at, self._newcomers[0][0]) if self._newcomers else self._poll_at
+        due = min(self._poll_at, self._cold_until)
+        return min(due, self._newcomers[0][0]) if self._newcomers else due
 
     def tick(self, now: float) -> None:
-        """Look at full letterboxes, and end the time of newcomers, as far as that is due."""
+        """Look at full letterboxes, and end a cold start and the time of newcomers, as far as that is due."""
+        if now >= self._cold_until:
+            self._share_out(now)
         if now >= self._poll_at:
             self._poll_at = float("inf")
             for link in self.links.values():

@@ -40,7 +40,8 @@ _Entry = tuple[int, int, int, int, PolicyMember]
 class LeastLoaded(Policy):
     """The least in hand, then the fewest busy requests, then the longest time without a turn.
 
-    In hand are open connections, and requests in progress that have none.
+    In hand are open connections, and requests in progress that have none.  A worker that says that it is full comes
+    after all others.
 
     Busy comes late, with a report, so it only breaks ties: added to the connections it spoils bursts (8 of 200
     simulated bursts exact, against 200 of 200).
@@ -99,8 +100,8 @@ class LeastLoaded(Policy):
             best = self._least_with_room()
         if full is not None and best is not None and best.cost > full.cost + FULL_MARGIN:
             best = None
-        elif best is None:
-            best = self._early_newcomer()
+        elif best is None or best.full:
+            best = self._early_newcomer(best)
         self._next = best
         return best is not None
 
@@ -146,10 +147,11 @@ class LeastLoaded(Policy):
             heappop(self._full)
         return None
 
-    def _early_newcomer(self) -> WorkerLoad | None:
-        """A newcomer beyond its share, since no other worker has room."""
-        early = (entry[4] for entry in sorted(self._waiting) if entry[4].entry is entry)
-        return next((member.load for member in early if member.load.has_room()), None)
+    def _early_newcomer(self, best: WorkerLoad | None) -> WorkerLoad | None:
+        """A newcomer beyond its share, if no other worker has room, or if all others are full and it is not."""
+        early = (entry[4].load for entry in sorted(self._waiting) if entry[4].entry is entry)
+        wanted = (load for load in early if (best is None or not load.full) and load.has_room())
+        return min(wanted, key=lambda load: load.full, default=best)
 
     def _release_newcomers(self) -> None:
         while self._waiting and self._waiting[0][0] <= self.total:
@@ -221,13 +223,17 @@ class RoundRobin(Policy):
 
 @define(eq=False)
 class _ScanningPolicy(Policy):
-    """A policy that looks at every worker with room.  Newcomers beyond their share are shown only if alone."""
+    """A policy that looks at every worker with room.
+
+    Full ones are shown only if all are full, and newcomers beyond their share only if they are alone.
+    """
 
     _candidates: list[WorkerLoad] = Factory(list)
 
     def ready(self) -> bool:
         with_room = [member for member in self.members.values() if member.load.has_room()]
-        shown = [member for member in with_room if self.is_within_share(member)] or with_room
+        best = [member for member in with_room if not member.load.full] or with_room
+        shown = [member for member in best if self.is_within_share(member)] or best
         self._candidates = [member.load for member in shown]
         return bool(with_room)
 

@@ -22,6 +22,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 from attrs import Factory, define
@@ -29,18 +30,17 @@ from attrs import Factory, define
 from ..protocol.channel import DescriptorLost
 from ..protocol.line import Line
 from ..protocol.wire import Handoff, Listening, Nudge
+from ..verdicts.hearing import CLOCK_GAP, Overdue, in_fair_time, with_evidence
 from .link import Link
 from .load import WorkerLoad
 from .stall_detector import MAX_RECALLS, STUCK, StallDetector, idle_receivers
 
 RECALL_TIMEOUT = 1.0
-"""Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock."""
+"""Seconds a recall from a live worker may take; it takes microseconds, unless the worker keeps the kernel's lock.
+Seconds in which the worker and this process had a processor: on a starved machine the thread itself comes late."""
 
 RETRY_EMPTY = 0.1
 """Seconds until the next try, after a recall that brought nothing."""
-
-CLOCK_GAP = 1.0
-"""Seconds by which the master must wake up too late to conclude that it was itself stopped or asleep."""
 
 LISTENER_RECALLS = 3
 """Recalls from a worker that has left a listener: connections of other listeners may lie before those of this one."""
@@ -136,19 +136,15 @@ class Recall:
         token = trio.lowlevel.current_trio_token()
         link.set_recalling(count)
         try:
-            with trio.move_on_after(RECALL_TIMEOUT) as timeout:
-                await trio.to_thread.run_sync(
-                    self._recall_in_thread, link, count, receivers, for_lateness, token,
-                    abandon_on_cancel=True, limiter=_UNLIMITED,
-                )  # fmt: skip
+            read = partial(self._recall_in_thread, link, count, receivers, for_lateness, token)
+            in_thread = partial(trio.to_thread.run_sync, read, abandon_on_cancel=True, limiter=_UNLIMITED)
+            await in_fair_time(RECALL_TIMEOUT, lambda: link.pids, f"a recall from worker {link.load.slot}", in_thread)
         except RuntimeError:  # no thread can be started: a process limit
             self._recall_ended(link, 0)
-            return
-        if timeout.cancelled_caught:
+        except Overdue as overdue:
             # The thread lives on, and `link.recalling` says so: only the worker's death makes its recvmsg return.
-            self.on_breach(
-                link, f"its letterbox could not be read for {RECALL_TIMEOUT:g} s: it keeps the kernel's lock"
-            )
+            what = f"its letterbox could not be read for {RECALL_TIMEOUT:g} s: it keeps the kernel's lock"
+            self.on_breach(link, with_evidence(what, overdue))
 
     async def recall_for_others(self, link: Link) -> None:
         """Take back what others have room for, from a worker that is dismissed."""

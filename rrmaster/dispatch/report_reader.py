@@ -147,7 +147,7 @@ class ReportReader:
                 self._handle(link, datagram)
             except (Breach, wire.ProtocolError) as error:
                 self.on_breach(link, str(error))
-        if count and not link.accepts(count):
+        if count and not link.messages.take(count):
             self.on_breach(link, f"it sends more than {REPORTS_PER_S} messages a second")
 
     def _handle(self, link: Link, datagram: bytes) -> None:

@@ -50,7 +50,7 @@ class StallDetector:
     recall_after: float
     """Seconds."""
     suspects: set[WorkerLoad] = Factory(set)
-    """The suspects among the living; each has its `WorkerLoad.penalty`."""
+    """The suspects among the living; each is charged with more than it has (`WorkerLoad.penalty`)."""
     _queue: deque[tuple[float, int, int, WorkerLoad]] = Factory(deque)
     """When to look, and how many connections taken and reports there were when the worker was given something."""
     _watched: set[WorkerLoad] = Factory(set)
@@ -82,7 +82,7 @@ class StallDetector:
             self._watched.discard(load)
             if not load.serving:
                 continue
-            if load.reports == reports_before and not load.penalty:
+            if load.reports == reports_before and not load.suspected:
                 self._unheard.append((now + REPORT_AFTER, reports_before, load))
             if not load.unclaimed or load.recount() == 0:  # an upper bound of zero saves the system call
                 continue
@@ -123,14 +123,15 @@ def idle_receivers(late: WorkerLoad, members: Iterable[WorkerLoad]) -> list[Work
     """The workers that could begin with one of a late worker's connections at once.
 
     A worker is idle if it has room, nothing waiting, and less to do than the late one: moving a connection only to let
-    it wait elsewhere would gain nothing.  From a stuck worker it is moved in any case.
+    it wait elsewhere, for a thread of a full worker say, would gain nothing.  From a stuck worker it is moved in any
+    case.
     """
     return [
         load
         for load in members
         if load is not late
-        and not load.penalty
-        and (load.in_hand < late.in_hand or late.late_in_a_row >= STUCK)
+        and not load.suspected
+        and ((load.in_hand < late.in_hand and not load.full) or late.late_in_a_row >= STUCK)
         and load.has_room()
         and (not load.unclaimed or not load.recount())
     ]

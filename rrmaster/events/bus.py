@@ -2,6 +2,7 @@
 
 A `MessageChannel` is the master's end of one worker's talk line.  To send waits while the line is full: that is the
 back-pressure, and the master keeps no queue.  To receive never waits for the program: each message becomes an event.
+It waits for its turn, because messages may take a share of the master's time and no more (`reading_time`).
 
 An `EventBus` delivers events.  Each subscriber has a bounded queue of its own.  A slow subscriber loses its oldest
 events and is told how many; neither the master nor another subscriber waits for it.
@@ -20,6 +21,7 @@ from attrs import Factory, define
 from ..protocol import wire
 from ..protocol.channel import HungUp, TalkLine
 from .events import EventsMissed, FleetEvent
+from .reading_time import ReadingTime
 
 AT_ONCE = 16
 """Messages read from one worker, or sent to it, before other tasks have a turn.  A turn of the loop costs as much as
@@ -58,6 +60,10 @@ class MessageChannel:
     """Called with each message and its size in bytes."""
     on_breach: Callable[[str], None]
     """Called when the worker sends a datagram that the protocol does not allow."""
+    reading_time: ReadingTime = Factory(ReadingTime)
+    """Shared with the other workers' channels."""
+    worker: str = "a worker"
+    """Whose channel it is, for the log."""
     closed: bool = False
     _sending: trio.StrictFIFOLock = Factory(trio.StrictFIFOLock)
     _run: int = 0
@@ -92,17 +98,26 @@ class MessageChannel:
             return False
 
     async def receive(self) -> None:
-        """Receive messages until the worker closes its end."""
-        while not self.closed:
-            if not self._read(AT_ONCE):
+        """Receive messages until the worker closes its end, as far as there is time to read them."""
+        while True:
+            await self.reading_time.wait()
+            if self.closed or not self._take_turn():
                 return
             try:
                 await trio.lowlevel.wait_readable(self.talk.fileno())
             except trio.ClosedResourceError:
                 return
 
-    def _read(self, most: int) -> bool:
-        """Read what waits, at most `most` messages.  Whether more may come."""
+    def _take_turn(self) -> bool:
+        """Read for a moment.  Whether more may come."""
+        self.reading_time.begin()
+        try:
+            return self._read(AT_ONCE, lambda: self.reading_time.turn_is_over)
+        finally:
+            self.reading_time.end(self.worker)
+
+    def _read(self, most: int, enough: Callable[[], bool] = lambda: False) -> bool:
+        """Read what waits, at most `most` messages, and none after `enough`.  Whether more may come."""
         for _ in range(most):
             try:
                 datagram = self.talk.receive()
@@ -116,6 +131,8 @@ class MessageChannel:
                 return False
             if found is not None:
                 self.on_message(found[0], len(datagram))
+            if enough():
+                break
         return True
 
     def close_after_exit(self) -> None:

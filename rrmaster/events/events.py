@@ -98,6 +98,8 @@ class WorkerExited(WorkerEvent):
     """True if the master told it to leave, or it had asked to; False if it died.  Node's exitedAfterDisconnect."""
     reason: str
     """Why it could not start, as the application reports it (a traceback); otherwise empty."""
+    out_of_memory: bool = False
+    """True if the kernel has killed it because memory ran out, as far as the master can tell."""
 
 
 @frozen

@@ -33,7 +33,7 @@ from typing import Protocol
 from attrs import Factory, define
 
 from ..config.directory import logical_path
-from .trusted_path import open_trusted
+from .trusted_path import open_trusted, trusted_place
 
 MAX_QUEUED = 8 * 1024 * 1024
 """Bytes that wait for a slow reader at most: seconds of a busy log, and the memory that a stalled reader costs."""
@@ -313,10 +313,11 @@ class RotatingFile:
 
     def _rotate(self) -> None:
         """Delete the oldest file, move the others one up, and begin a new one."""
-        names = [self.path, *(f"{self.path}.{number}" for number in range(1, self.keep + 1))]
-        for older, younger in zip(names[:0:-1], names[-2::-1], strict=True):
-            with suppress(FileNotFoundError):  # there are fewer than `keep` as yet
-                os.replace(younger, older)
-        if not self.keep:
-            os.unlink(self.path)
+        with trusted_place(self.path) as place:
+            names = [place.name, *(f"{place.name}.{number}" for number in range(1, self.keep + 1))]
+            for older, younger in zip(names[:0:-1], names[-2::-1], strict=True):
+                with suppress(FileNotFoundError):  # there are fewer than `keep` as yet
+                    os.replace(younger, older, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+            if not self.keep:
+                place.unlink()
         self._open()

@@ -62,8 +62,10 @@ class GenerationTemplates:
     """Set when the first import has succeeded or failed."""
     over: bool = False
     """No worker is forked from here again."""
-    running: set[int] = Factory(set)
-    """The process ids of its templates, including those that still import."""
+    running: dict[int, Template] = Factory(dict)
+    """Its templates by their process ids, including those that still import."""
+    on_end: Callable[[], None] = lambda: None
+    """Called when the process of one has ended."""
     trying: bool = True
     """A lost template is started again."""
     health: TemplateHealth = Factory(TemplateHealth)
@@ -252,14 +254,15 @@ class GenerationTemplates:
         return template.unloadable is None or not template.unloadable.asked
 
     def _attend(self, nursery: trio.Nursery, template: Template) -> None:
-        self.running.add(template.process.pid)
+        self.running[template.process.pid] = template
         nursery.start_soon(self._watch, template)
 
     async def _watch(self, template: Template) -> None:
         try:
             await template.run()
         finally:
-            self.running.discard(template.process.pid)
+            del self.running[template.process.pid]
+            self.on_end()
         self.forget(template)
 
     async def _keep(self, nursery: trio.Nursery) -> None:
@@ -275,8 +278,10 @@ class GenerationTemplates:
                 await news.wait()
 
     async def _make_spare(self, nursery: trio.Nursery, template: Template) -> None:
+        self.starting = True
         try:
             spare = await template.another()
+            self._attend(nursery, spare)
         except (Lost, OSError) as error:
             if template.fate:
                 self.forget(template)
@@ -284,7 +289,8 @@ class GenerationTemplates:
                 tell("template.barren", f"{self.name}: {error}", level=WARNING, generation=self.generation)
                 await trio.sleep(RETRY_S)
             return
-        self._attend(nursery, spare)
+        finally:
+            self.starting = False
         if template is self._condemned:
             spare.lose(UNHEALTHY)
         elif self.template is None:  # the template died after it had forked this one

@@ -27,6 +27,8 @@ class Generations:
 
     start: Callable[[GenerationTemplates], Awaitable[Template]]
     """Starts a template's process.  Raises OSError."""
+    on_end: Callable[[], None] = lambda: None
+    """Called when a template's process has ended."""
     by_number: dict[int, GenerationTemplates] = Factory(dict)
     """By the number of the generation whose workers are forked from it."""
     previous: GenerationTemplates | None = None
@@ -49,7 +51,9 @@ class Generations:
         """The templates of a generation; the first call begins the import."""
         found = self.by_number.get(generation)
         if found is None:
-            found = GenerationTemplates(generation, settings, environment, directory, trio.current_time())
+            found = GenerationTemplates(
+                generation, settings, environment, directory, trio.current_time(), on_end=self.on_end
+            )
             self.by_number[generation] = found
             assert self._nursery is not None
             self._nursery.start_soon(self._live, found)
@@ -108,11 +112,14 @@ class Generations:
                 templates.end()
         self.previous = None
 
-    def children(self) -> set[int] | None:
-        """The process ids of the templates; None while one is being started."""
-        if any(templates.starting for templates in self._begun):
-            return None
-        return {pid for templates in self._begun for pid in templates.running}
+    @property
+    def starting(self) -> bool:
+        """Whether a template's process is being started, so its process id is not known yet."""
+        return any(templates.starting for templates in self._begun)
+
+    def children(self) -> dict[int, float]:
+        """The process ids of the templates, and when each had done its import; see `Template.imported`."""
+        return {pid: one.imported for templates in self._begun for pid, one in templates.running.items()}
 
     def _keep(self, templates: GenerationTemplates, window: float) -> None:
         assert self._nursery is not None

@@ -50,7 +50,8 @@ class NotStarted(Exception):
 class Process(Protocol):
     """A worker's process, however it was started."""
 
-    pid: int
+    @property
+    def pid(self) -> int: ...
 
     async def wait(self) -> Exit:
         """Wait for its end.  Its whole process group is dead when this returns."""

@@ -25,9 +25,12 @@ from ..logs.capture import open_pipe
 from ..protocol.launch import is_program
 from .generation_templates import GenerationTemplates
 from .generations import Generations
+from .memory_kills import KillsForMemory
+from .orphans import Orphans
 from .process import NotStarted, Process, adopting, package_root, start, worker_command
 from .template import Template, start_template
 from .worker_environment import WorkerSpec, generation_environment, own_environment, title_of, worker_environment
+from .worker_process import WorkerProcess
 
 
 @frozen
@@ -57,13 +60,19 @@ class Spawner:
     """Started as a worker instead of this package's own; a program that speaks as docs/protocol.md says."""
     owns_process: bool = False
     """This process is a master and nothing else, so it may adopt all orphans among its descendants."""
-    generations: Generations = Factory(lambda self: Generations(self._start_template), takes_self=True)
+    orphans: Orphans = Factory(Orphans)
+    memory: KillsForMemory = Factory(KillsForMemory)
+    generations: Generations = Factory(
+        lambda self: Generations(self._start_template, self.orphans.look_again), takes_self=True
+    )
     _slot_environment: dict[int, dict[str, str]] = Factory(dict)
     _adopts: bool | None = None
     """Whether orphans become our children; None until the first request."""
     _kept: contextlib.ExitStack = Factory(contextlib.ExitStack)
 
     def __enter__(self) -> Spawner:
+        if self.owns_process and self.orphans.wanted():
+            self._adopt()
         return self
 
     def __exit__(
@@ -97,6 +106,7 @@ class Spawner:
             process = forked or await self._exec(spec, its_outputs)
             ours.pop_all()
         read_ends = tuple(mine for mine, _ in outputs)
+        process = WorkerProcess(process, spec.id, self.orphans, self.memory)
         if templates is None:
             return StartedWorker(process, read_ends)
         return StartedWorker(process, read_ends, partial(templates.judge_start, forked is not None))
@@ -119,8 +129,14 @@ class Spawner:
             return False
         if settings.preload == "off" or (settings.preload == "auto" and not self.owns_process):
             return False
+        return self._adopt()
+
+    def _adopt(self) -> bool:
+        """Adopt orphans, if that has not been tried yet.  Returns whether this process does."""
         if self._adopts is None:
             self._adopts = self._kept.enter_context(adopting())
+            if self._adopts:
+                self.orphans.adopted(self.owns_process)
         return self._adopts
 
     def why_no_way_back(self, settings: Settings) -> str:
@@ -140,7 +156,8 @@ class Spawner:
         if templates.health.doubted and disk_will_do and spec.disk_is_current:
             return None
         fds = (spec.line, spec.talk, *outputs)
-        process = await templates.worker(fds, own_environment(spec), title_of(templates.settings, spec))
+        environ = own_environment(spec, self.orphans.mark(spec.id))
+        process = await templates.worker(fds, environ, title_of(templates.settings, spec))
         if process is None and not disk_will_do:
             raise NotStarted(f"the code of generation {spec.generation} is lost: its template has died")
         return process
@@ -148,9 +165,10 @@ class Spawner:
     async def _exec(self, spec: WorkerSpec, outputs: tuple[int, int]) -> Process:
         """A worker that imports what lies on the disk."""
         settings, environ, directory = self.settings.of_generation(spec.generation)
+        more = {**environ, **self._slot_environment.get(spec.slot, {})}
         return await start(
             self.command or worker_command(title_of(settings, spec)),
-            worker_environment(settings, directory, spec, {**environ, **self._slot_environment.get(spec.slot, {})}),
+            worker_environment(settings, directory, spec, self.orphans.mark(spec.id), more),
             (spec.line, spec.talk),
             *outputs,
             directory if self.command else package_root(),
@@ -159,5 +177,6 @@ class Spawner:
     async def _start_template(self, templates: GenerationTemplates) -> Template:
         title = ["--template-of-generation", str(templates.generation), templates.settings.application]
         settings, environ = templates.settings, templates.environment
-        environ = generation_environment(settings, templates.directory, templates.generation, environ)
+        mark = self.orphans.mark()
+        environ = generation_environment(settings, templates.directory, templates.generation, mark, environ)
         return await start_template(templates.generation, worker_command(title), environ, package_root())

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import array
 import contextlib
+import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from logging import INFO, WARNING
 
@@ -32,13 +33,17 @@ from attrs import Factory, define
 from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
 from ..protocol import template_wire
-from ..protocol.children import keep_from_children
+from ..protocol.family import lineage
+from ..protocol.family.children import keep_from_children
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
+from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
+from ..verdicts.processor_time import children_of
 from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
 
 FORK_S = 1.0
-"""Seconds for one fork.  It takes 3 to 10 ms; on a machine that needs longer because it swaps, exec is no faster."""
+"""Seconds for one fork, in time in which the processes that it takes had a processor.  It takes 3 to 10 ms; on a
+machine that needs longer because it swaps, exec is no faster."""
 
 AT_ONCE = 64
 """Messages read from a template in one turn.  It sends two for each order; more is garbage."""
@@ -68,6 +73,8 @@ class Template:
     weight: MemoryUse | None = None
     fate: str = ""
     """Why it is lost; empty while it can fork."""
+    imported: float = math.inf
+    """When its import was done, in clock ticks since the machine was started; 0 if it never imported."""
     own_fault: bool = False
     """It ended by itself, or hung: the application's doing, and not a kill from outside."""
     _decided: trio.Event = Factory(trio.Event)
@@ -115,15 +122,17 @@ class Template:
 
     async def settled(self, patience: float) -> None:
         """Wait `patience` seconds for the import to succeed or fail; one that hangs prints its stacks and is killed."""
-        with trio.move_on_after(patience):
-            await self._decided.wait()
+        try:
+            await in_fair_time(patience, lambda: (self.process.pid,), self._name, self._decided.wait)
             return
+        except Overdue as overdue:
+            fate = with_evidence(f"it was not ready after {patience:g} s (--ready-timeout)", overdue)
         self.process.signal(DUMP_SIGNAL)
         with trio.move_on_after(STACKS_S):
             await self._decided.wait()
             return
         self.own_fault = True
-        self.lose(f"it was not ready after {patience:g} s (--ready-timeout)")
+        self.lose(fate)
 
     # --- forking
 
@@ -144,19 +153,32 @@ class Template:
         except BaseException:
             ours.close()
             raise
-        made = Template(process, ours, (), self.generation, self.loaded)
+        made = Template(process, ours, (), self.generation, self.loaded, imported=0.0)
         made._decided.set()
         return made
 
     async def _fork(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
         async with self._turn:
             with _leash() as (held, let_go):
-                with trio.move_on_after(FORK_S):
-                    process = await self._order([*fds, held], order)
+                before = children_of(os.getpid())
+                try:
+                    process = await in_fair_time(
+                        FORK_S, lambda: self._involved(before), self._name, partial(self._order, [*fds, held], order)
+                    )
                     let_go()
                     return process
-            self.lose(f"it has not forked within {FORK_S:g} s")
+                except Overdue as overdue:
+                    fate = with_evidence(f"it has not forked within {FORK_S:g} s", overdue)
+            self.lose(fate)
             raise Lost(self.fate)
+
+    def _involved(self, before: Collection[int]) -> set[int]:
+        """The processes that a fork takes: the template, those below it, and the newborn that became our child."""
+        return {self.process.pid} | (children_of(os.getpid()) - set(before))
+
+    @property
+    def _name(self) -> str:
+        return f"template {self.generation} (pid {self.process.pid})"
 
     async def _order(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
         self._last += 1
@@ -228,7 +250,7 @@ class Template:
             case MemoryUse():
                 self.weight = message
             case Loaded() if self.loaded is None:
-                self.loaded = message
+                self.loaded, self.imported = message, lineage.now()
                 self._decided.set()
             case LoadFailed() if self.loaded is None:
                 self.unloadable = message

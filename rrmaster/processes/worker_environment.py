@@ -9,6 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from ..config.settings import Settings
+from ..protocol.family.lineage import VARIABLE, Mark
 from ..protocol.launch import FIELDS, Launch, is_program
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -40,33 +41,39 @@ def title_of(settings: Settings, spec: WorkerSpec) -> list[str]:
     return ["--slot", str(spec.slot), settings.application]
 
 
-def worker_environment(settings: Settings, cwd: str, spec: WorkerSpec, more: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(
+    settings: Settings, cwd: str, spec: WorkerSpec, mark: Mark, more: Mapping[str, str]
+) -> dict[str, str]:
     """The environment of a worker that starts as a process of its own, in the directory `cwd`."""
     lines = {"RRMASTER_LINE": str(spec.line), "RRMASTER_TALK": str(spec.talk)}
-    return generation_environment(settings, cwd, spec.generation, more) | lines | own_environment(spec)
+    return generation_environment(settings, cwd, spec.generation, mark, more) | lines | own_environment(spec, mark)
 
 
-def generation_environment(settings: Settings, cwd: str, generation: int, more: Mapping[str, str]) -> dict[str, str]:
-    """The environment that all workers of a generation share."""
+def generation_environment(
+    settings: Settings, cwd: str, generation: int, mark: Mark, more: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment that all workers of a generation share, with the mark of the one that gets it."""
     environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS} | dict(more)
     return environ | {
         "PYTHONUNBUFFERED": "1",
         "RRMASTER_LAUNCH": launch_of(settings, cwd).encode(),
         "RRMASTER_GENERATION": str(generation),
+        VARIABLE: str(mark),
     }
 
 
-def own_environment(spec: WorkerSpec) -> dict[str, str]:
+def own_environment(spec: WorkerSpec, mark: Mark) -> dict[str, str]:
     """The variables that differ between workers.
 
-    Their names are those of `template_wire.OWN_TO_EACH`, and the generation: a rollback brings the same code back
-    under another number.
+    Their names are those of `template_wire.OWN_TO_EACH`; the generation, because a rollback brings the same code back
+    under another number; and the mark, of which a template has one of its own.
     """
     return {
         "RRMASTER_WORKER_ID": str(spec.id),
         "RRMASTER_WORKER_SLOT": str(spec.slot),
         "RRMASTER_WORKER_COUNT": str(spec.fleet_size),
         "RRMASTER_GENERATION": str(spec.generation),
+        VARIABLE: str(mark),
     }
 
 

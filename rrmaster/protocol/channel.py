@@ -17,7 +17,7 @@ import struct
 from attrs import define
 
 from . import wire
-from .children import keep_from_children
+from .family.children import keep_from_children
 
 _SO_PASSRIGHTS = 83
 """asm-generic/socket.h since Linux 6.16: with 0 the kernel refuses descriptors at the sender, with EPERM."""

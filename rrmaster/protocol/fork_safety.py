@@ -5,9 +5,11 @@ a lock that a thread held stays locked for ever.  So what the import has left be
 `Traces`, one taken before the import and one after.
 
 - Threads that end by themselves before a fork (OpenBLAS, which numpy uses, has handlers for that) are no hindrance: the
-  second traces are taken after a first fork has been tried.
+  second traces are taken after a first fork has been tried.  Nor are those of `HARMLESS_THREADS`, and of
+  `RENEWED_THREADS` those that the first fork has.
 - Files that are open for reading only are none: fonts and time zones are such files.
 - An import that reads an environment variable that each worker has for itself is one: all workers would get one value.
+  So is one that takes its process id or a random value: a name made from it would be the name of all workers.
 """
 
 from __future__ import annotations
@@ -19,6 +21,15 @@ from attrs import frozen
 
 HARMLESS = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 """Devices without a state: sharing them does no harm."""
+
+HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
+"""Threads whose library makes them right after a fork.  jemalloc (in pyarrow, which pandas loads where it is installed)
+takes its locks before a fork and frees memory without the thread after it: `jemalloc_postfork_child` in its 5.3."""
+
+RENEWED_THREADS = frozenset({"OtelBatchSpanRecordProcessor", "OtelBatchLogRecordProcessor"})
+"""Threads that their library starts again in a forked process, and that do nothing in the one that forked: those of
+OpenTelemetry's batch processors (SDK 1.45), whose queue is empty there.  That they are started again is tried.  A
+thread that works by itself, as OpenTelemetry's reader of metrics does, would report a template as if it served."""
 
 _KINDS = (
     ("socket:", "opened a socket"),
@@ -34,6 +45,10 @@ _KINDS = (
     ("/dev/", "opened a device"),
 )
 """How the targets in /proc/self/fd begin, and what the import then did."""
+
+
+_OWN = ", which each worker has for itself"
+"""How the phrases end for what would be the same in all forked workers."""
 
 
 @frozen
@@ -63,11 +78,17 @@ class Traces:
     """Whether an event loop runs in this thread."""
     asked: tuple[str, ...] = ()
     """The environment variables it has read that each worker has for itself."""
+    taken: tuple[str, ...] = ()
+    """What else it has taken that each worker should have for itself, and where: ``its process id (shop.py:7)``."""
+    renewed: tuple[str, ...] = ()
+    """The names of the threads that a process forked from it has from its beginning, by `os.register_at_fork`."""
 
 
 def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
     """What the import did that makes a fork unsafe, as phrases that follow "it"; empty if the fork is safe."""
-    found = [f"started a thread ({name})" for name in _beyond(before.threads, after.threads)]
+    harmless = HARMLESS_THREADS | (RENEWED_THREADS & {*after.renewed})
+    threads = (name for name in _beyond(before.threads, after.threads) if name not in harmless)
+    found = [f"started a thread ({name})" for name in threads]
     found += [
         _opened(held) for held in sorted(after.held - before.held, key=lambda held: held.number) if _is_unsafe(held)
     ]
@@ -77,12 +98,12 @@ def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
         found.append("started an interval timer")
     if after.looping:
         found.append("left an event loop running")
-    return tuple(dict.fromkeys([*found, *asked_for(after.asked)]))
+    return tuple(dict.fromkeys([*found, *asked_for(after.asked), *(f"took {what}{_OWN}" for what in after.taken)]))
 
 
 def asked_for(names: Iterable[str]) -> tuple[str, ...]:
     """The phrases for the environment variables that it read."""
-    return tuple(f"asked for {name}, which each worker has for itself" for name in names)
+    return tuple(f"asked for {name}{_OWN}" for name in names)
 
 
 def _beyond(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
@@ -120,4 +141,6 @@ def describe_hindrances(application: str, found: tuple[str, ...], used: bool) ->
             f"workers are forked although {application}, while it was imported, {what} (--preload on): what they "
             f"share may break; {todo}"
         )
+    if all(phrase.endswith(_OWN) for phrase in found):
+        todo += ", or say --preload on if all may have the same"
     return f"workers import {application} one by one: while it was imported, it {what}; to fork them, {todo}"

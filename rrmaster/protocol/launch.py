@@ -24,6 +24,9 @@ RUNTIMES = ("auto", "trio", "asyncio", "uvloop")
 PRELOADS = ("auto", "on", "off")
 """Whether workers are forked from a template that has imported the application; auto: if that is safe."""
 
+KILL_MODES = ("tree", "group")
+"""What ends with a worker: all that descends from it, or its process group alone."""
+
 LIFESPANS = ("auto", "on", "off")
 """Whether an ASGI application's lifespan runs; the words are uvicorn's."""
 
@@ -51,6 +54,7 @@ class Launch:
     """The working directory."""
     heartbeat: float
     graceful_timeout: float
+    kill_mode: str
     recall_after: float
     """Only a program uses it: see `worker.programs.ports`."""
     interface: str

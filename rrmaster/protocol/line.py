@@ -32,7 +32,7 @@ from attrs import Factory, define
 
 from . import wire
 from .channel import DONTWAIT, PEEK, SEND, HungUp, pair, receive_down
-from .children import keep_from_children
+from .family.children import keep_from_children
 
 _SIOCOUTQ = 0x5411
 """linux/sockios.h: bytes of kernel memory held by messages that were sent on this socket and not yet received."""

@@ -45,8 +45,8 @@ def decode_up(datagram: bytes) -> Up | None:
                 raise ProtocolError(f"malformed message of kind {kind}: a report of {len(body)} bytes")
             # The last counts may be missing: an older worker, or one of another language, does not tell them.
             fields = REPORT_BODY.unpack_from(body.ljust(REPORT_BODY.size, b"\0"))
-            closed, busy, taking, asides, lag, rss, cpu, requests, orphaned, oldest = fields
-            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests, orphaned, oldest)
+            closed, busy, taking, asides, lag, rss, cpu, requests, orphaned, oldest, full = fields
+            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests, orphaned, oldest, bool(full))
         if kind == READY:
             return _ready(json.loads(body))
         if kind == FAILED:

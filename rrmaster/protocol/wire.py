@@ -74,9 +74,9 @@ PROBE = 1
 _HEADER = struct.Struct("<BxH")
 _HANDOFF = struct.Struct("<HBBBxxxxxxx")
 _LISTENING = struct.Struct("<HHHHxxxx")
-REPORT_BODY = struct.Struct("<QIBxHIQQQII")
+REPORT_BODY = struct.Struct("<QIBxHIQQQIIB")
 SHORT_REPORT = struct.Struct("<QIBxHIQQQ")
-"""A report of a worker that knows neither `Report.orphaned` nor `Report.oldest_ms`."""
+"""A report of a worker that knows nothing of what comes behind: `Report.orphaned`, `oldest_ms`, `full`."""
 
 
 class ProtocolError(Exception):
@@ -118,6 +118,8 @@ class Report:
     """How many of `busy` have no connection: its client has left, or it has its answer, and the work goes on."""
     oldest_ms: int = 0
     """Milliseconds for which the oldest request has been in progress, websockets not counted; 0: there is none."""
+    full: bool = False
+    """What requests wait for is all taken (threads, say): connections should go to others that have some left."""
 
 
 class NoteRefused(ValueError):
@@ -310,7 +312,8 @@ def unframe(datagram: bytes) -> tuple[int, bytes]:
 def _pack_report(r: Report) -> bytes:
     lag = min(r.lag_us, 2**32 - 1)  # a loop that was stuck for more than 71 minutes
     asides, oldest = r.asides % 65536, min(r.oldest_ms, 2**32 - 1)
-    return REPORT_BODY.pack(r.closed, r.busy, r.taking, asides, lag, r.rss, r.cpu_us, r.requests, r.orphaned, oldest)
+    counts = (r.closed, r.busy, r.taking, asides, lag, r.rss, r.cpu_us, r.requests, r.orphaned, oldest, r.full)
+    return REPORT_BODY.pack(*counts)
 
 
 def _json(value: Any) -> bytes:

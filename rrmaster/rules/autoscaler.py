@@ -12,6 +12,9 @@ from collections import deque
 
 from attrs import Factory, define, frozen
 
+from ..config.quantities import Between
+from ..config.settings import Settings
+
 TOLERANCE = 0.1
 """Share by which the load may miss its target without a change.  Kubernetes' --horizontal-pod-autoscaler-tolerance."""
 
@@ -56,3 +59,24 @@ class Autoscaler:
         highest = max(n for at, n in self._recommended if at >= now - chosen.down_window)
         size = min(max(current, lowest), highest)
         return min(max(size, chosen.least), chosen.most)
+
+
+def fleet_size(settings: Settings, cpus: int) -> int:
+    """The number of workers to begin with; ``auto`` is one for each of the `cpus` processors."""
+    if isinstance(settings.workers, Between):
+        return settings.workers.least
+    return settings.workers or cpus
+
+
+def surge_of(settings: Settings, size: int) -> int:
+    """The number of workers beyond `size` that may live in a reload.  A share is rounded up; it is at least 1."""
+    surge = settings.surge
+    return max(math.ceil(size * surge) if isinstance(surge, float) else min(surge, size), 1)
+
+
+def autoscaler_of(settings: Settings) -> Autoscaler | None:
+    """The autoscaler between the bounds of ``--workers LEAST:MOST``; None if the size is fixed."""
+    if not isinstance(settings.workers, Between):
+        return None
+    bounds, windows = settings.workers, (settings.scale_up_window, settings.scale_down_window)
+    return Autoscaler(Scaling(bounds.least, bounds.most, settings.target_busy, *windows))

@@ -54,10 +54,14 @@ class Exit:
 
     code: int | None = None
     signal: int | None = None
+    out_of_memory: bool = False
+    """The signal was the kernel's own SIGKILL, as far as the master can tell."""
 
     def __str__(self) -> str:
         if self.signal is None:
             return f"exited with status {self.code}"
+        if self.out_of_memory:
+            return "was ended by the kernel's SIGKILL: out of memory"
         try:
             return f"was ended by {signal.Signals(self.signal).name}"
         except ValueError:
@@ -65,13 +69,13 @@ class Exit:
 
     @property
     def killed(self) -> bool:
-        """Whether the signal came from outside.  The kernel's own SIGKILL, out of memory, looks the same here."""
-        return self.signal is not None and self.signal not in _FAULTS
+        """Whether the signal came from outside: not a fault, and not the kernel's own SIGKILL, where that is known."""
+        return self.signal is not None and self.signal not in _FAULTS and not self.out_of_memory
 
 
-def counts_as_crash(end: Exit, was_ready: bool, out_of_memory: bool = False) -> bool:
+def counts_as_crash(end: Exit, was_ready: bool) -> bool:
     """Whether this end of a worker is a crash, given that the master did not ask for it."""
-    return not was_ready or not end.killed or out_of_memory
+    return not was_ready or not end.killed
 
 
 @define

@@ -169,21 +169,32 @@ class Patience:
     term: float = TERM_S
     kill: float = KILL_S
 
-    def deadline(self, state: State, since: float, heard: float) -> float:
-        """The deadline of a worker that entered its state at `since` and reported last at `heard`."""
+    def silence(self, state: State, since: float, heard: float) -> tuple[float, float] | None:
+        """For how long a worker may be silent in this state, and since when; None: its deadline is on the clock.
+
+        A silent worker is killed as sick, so what it waited for a processor must not count (`fair_time`).  It entered
+        its state at `since` and reported last at `heard`.
+        """
         match state:
             case State.BOOTING:
-                return since + self.ready
+                return self.ready, since
             case State.PROVING | State.SERVING:
-                return max(since, heard) + self.hang if self.hang else float("inf")
+                return self.hang or float("inf"), max(since, heard)
+        return None
+
+    def deadline(self, state: State, since: float) -> float:
+        """The deadline of a worker that entered a state at `since` in which it has to go.
+
+        The operator was promised that time, and systemd waits for no longer: it is on the clock.
+        """
+        match state:
             case State.DRAINING:
                 return since + self.graceful
             case State.STOPPING:
                 return since + self.term
             case State.KILLED:
                 return since + self.kill
-            case State.GONE:
-                return float("inf")
+        return float("inf")
 
 
 def as_table() -> str:

@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator
 
 from ..control.socket_paths import try_lock
-from ..logs.trusted_path import open_trusted
-from ..protocol.children import kept_from_children
+from ..logs.trusted_path import open_trusted, unlink_if_same
+from ..protocol.family.children import kept_from_children
 from .cannot_start import CannotStart
 
 LONGEST = 32
@@ -46,8 +46,9 @@ def pid_file(path: str | None) -> Iterator[None]:
                 yield
         finally:
             with contextlib.suppress(OSError):  # replaced by another master, or not removable after --user
-                if os.path.samestat(os.lstat(path), os.fstat(fd)) and os.pread(fd, LONGEST, 0) == _own():
-                    os.unlink(path)
+                found = os.fstat(fd)
+                if os.pread(fd, LONGEST, 0) == _own():
+                    unlink_if_same(path, found.st_dev, found.st_ino)
     finally:
         os.close(fd)
 

@@ -11,6 +11,9 @@ from ..config.option import SettingsError
 from ..logs.setup import give_ownership
 from .cannot_start import CannotStart
 
+_SET_NO_NEW_PRIVS = 38
+"""linux/prctl.h"""
+
 
 def drop_privileges(user: str | None, group: str | None) -> None:
     """Become another user and group, irrevocably.  Raises CannotStart, and SettingsError for an unknown name."""
@@ -34,6 +37,24 @@ def drop_privileges(user: str | None, group: str | None) -> None:
         with contextlib.suppress(PermissionError):  # that root cannot be had again is what we want
             os.setuid(0)
             raise CannotStart("root's rights could not be given up")
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that this process or a descendant executes gain privileges: prctl(2), PR_SET_NO_NEW_PRIVS.
+
+    Irrevocable.  Raises CannotStart where it cannot be had.
+    """
+    try:
+        import ctypes
+
+        done = ctypes.CDLL(None).prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    except (ImportError, OSError, AttributeError):  # an interpreter without ctypes, or a C library without that
+        done = False
+    if not done:
+        raise CannotStart(
+            "new privileges cannot be forbidden here, as --user and --new-privileges off want it: start rrmaster with "
+            "`setpriv --no-new-privs` and --new-privileges on, which then changes nothing"
+        )
 
 
 def _user_and_group(user: str | None, group: str | None) -> tuple[int, int, str | None]:

@@ -26,14 +26,15 @@ from ..logs.setup import reopen_files
 from ..master import RunningMaster, unwrapped
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
-from ..protocol.children import note_handlers, remember_handlers
+from ..protocol.family.children import note_handlers, remember_handlers
 from ..protocol.starting import check_may_start
 from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
+from .admin_process import AdminProcess, admin_listeners
 from .cannot_start import CannotStart
 from .pid_file import pid_file
-from .privileges import drop_privileges
+from .privileges import drop_privileges, forbid_new_privileges
 from .sd_notify import Notifier
 
 
@@ -79,19 +80,22 @@ async def run_with_signals(
             cleanup.callback(listener.close)
         # After the addresses, which may need root, and before any file is made, so the files belong to the new user.
         drop_privileges(settings.user, settings.group)
+        if settings.new_privileges == "off" or (settings.new_privileges == "auto" and settings.user is not None):
+            forbid_new_privileges()
         cleanup.enter_context(pid_file(settings.pid))
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)
         control = _control_socket(settings)
         if control is not None:
             cleanup.callback(control.close)
+        admin = _admin_process(settings, control, cleanup)
         name = settings.name or (control.path.stem if control is not None else DEFAULT_NAME)
         announce = partial(_notify, notifier)
         master = RunningMaster(settings, listeners, name, reread=reread, owns_process=True, announce=announce)
         cleanup.callback(master.close)
         _log_start(master)
         try:
-            await _run_obeying(master, control, notifier, signals)
+            await _run_obeying(master, control, admin, notifier, signals)
         except BaseExceptionGroup as group:
             raise unwrapped(group) from None
         accepted = master.dispatcher.accepted
@@ -112,8 +116,23 @@ def _control_socket(settings: Settings) -> ControlSocket | None:
         return None
 
 
+def _admin_process(
+    settings: Settings, control: ControlSocket | None, cleanup: contextlib.ExitStack
+) -> AdminProcess | None:
+    """The admin server, not started yet; None without --admin.  Raises BindError, CannotStart."""
+    if settings.admin is None:
+        return None
+    if control is None:
+        raise CannotStart("--admin needs a control socket, which cannot be had here; see the warning above")
+    return AdminProcess(settings, cleanup.enter_context(admin_listeners(settings)), control.path)
+
+
 async def _run_obeying(
-    master: RunningMaster, control: ControlSocket | None, notifier: Notifier, signals: AsyncIterator[int]
+    master: RunningMaster,
+    control: ControlSocket | None,
+    admin: AdminProcess | None,
+    notifier: Notifier,
+    signals: AsyncIterator[int],
 ) -> None:
     """Run the master together with everything that watches or orders it."""
     async with trio.open_nursery() as nursery:
@@ -121,12 +140,20 @@ async def _run_obeying(
             nursery.start_soon(ControlServer(master, control.socket).serve)
         # Orphans become children of this process if it is process 1, or adopts those of its templates.  Otherwise there
         # are none, and this costs nothing.
-        nursery.start_soon(reap_strangers, master.children)
+        nursery.start_soon(reap_strangers, partial(_children, master, admin))
+        if admin is not None:
+            nursery.start_soon(admin.run)
         nursery.start_soon(_obey, master, signals)
         nursery.start_soon(_log_ready, master, notifier)
         nursery.start_soon(notifier.feed, master.dispatcher.wait_for_turn)
         await master.run()
         nursery.cancel_scope.cancel()
+
+
+def _children(master: RunningMaster, admin: AdminProcess | None) -> set[int] | None:
+    """The process ids of all children that a task waits for; None while one is being started."""
+    ours, others = master.children(), set() if admin is None else admin.children()
+    return None if ours is None or others is None else ours | others
 
 
 _SIGNALS = (
@@ -186,11 +213,12 @@ async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
                     master.scale(master.supervisor.reload.goal.size - 1)
                 case signal.SIGQUIT:
                     master.hurry(graceful=0.0)
-                    nursery.start_soon(master.stop)
+                    nursery.start_soon(master.stop, False)
                 case _ if asked_to_end:
                     master.hurry(graceful=0.0, term=0.0)
                 case _:
-                    nursery.start_soon(master.stop)
+                    # Ctrl-C comes from a person, who waits; TERM from an orchestrator, whose load balancers learn late.
+                    nursery.start_soon(master.stop, number == signal.SIGTERM)
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 asked_to_end = True
 

@@ -170,7 +170,7 @@ def _stop(settings: Settings) -> Iterator[str]:
     yield f"TimeoutStartSec={slowest + KILL_S:g}"
     yield "# The master ends its workers itself; systemd kills what is left."
     yield "KillMode=mixed"
-    yield f"TimeoutStopSec={settings.graceful_timeout + KILL_S:g}"
+    yield f"TimeoutStopSec={settings.shutdown_delay + settings.graceful_timeout + KILL_S:g}"
     yield f"WatchdogSec={WATCHDOG_S}"
     yield "# 2 is a mistake in the configuration, which a restart cannot repair.  3 (no worker became ready: a database"
     yield "# may be down) and 4 (an address could not be bound: its last owner may be stopping) are tried again."
@@ -190,7 +190,8 @@ def _hardening(settings: Settings, service: _Service) -> Iterator[str]:
     paths = [service.directory, service.python, service.control, settings.log_file or "", settings.pid or ""]
     paths += [bind.path for bind in settings.binds if isinstance(bind, Unix)]
     yield "# Comment out what your application cannot work with: sudo needs new privileges, some browsers namespaces."
-    yield "NoNewPrivileges=yes"
+    if settings.new_privileges != "on":
+        yield "NoNewPrivileges=yes"
     if not _any_below(paths, "/tmp", "/var/tmp"):
         yield "PrivateTmp=yes"
     if not _any_below(paths, "/home", "/root", "/run/user"):

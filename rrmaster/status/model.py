@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import attrs
-from attrs import frozen
+from attrs import Factory, frozen
+
+from ..events.totals import FleetTotals, SlotTotals
 
 
 @frozen
@@ -61,6 +63,8 @@ class WorkerStatus:
     """False while the worker asks for no more connections."""
     suspended: bool = False
     """True while the worker gets no connections until its next report: it was late, or asks for none."""
+    full: bool = False
+    """True while a further request would wait in the worker: all its threads are taken, or its application says so."""
     leaving: bool = False
     """True for a worker that is being replaced and serves until its replacement does."""
     restarts: int = 0
@@ -154,6 +158,10 @@ class Snapshot:
     listeners: tuple[ListenerStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
     templates: tuple[TemplateStatus, ...] = ()
+    stopping: bool = False
+    """True from the moment that the master is told to stop; with --shutdown-delay its workers serve on for a while."""
+    totals: FleetTotals = Factory(FleetTotals)
+    """Counts that outlive the workers."""
     directory: str = ""
     """The working directory at the start, as it was written: a link stays a link.  Empty if unknown."""
 
@@ -189,6 +197,7 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
             listeners=tuple(_build(ListenerStatus, item) for item in data.get("listeners", ())),
             workers=tuple(_build(WorkerStatus, item) for item in data.get("workers", ())),
             templates=tuple(_build(TemplateStatus, item) for item in data.get("templates", ())),
+            totals=_totals(data.get("totals", {})),
         )
     except (TypeError, AttributeError) as error:
         raise ValueError(f"this is no status of a master: {error}") from None
@@ -200,6 +209,10 @@ _T = TypeVar("_T", bound=attrs.AttrsInstance)
 def _build(kind: type[_T], data: Mapping[str, Any], **parts: Any) -> _T:
     known = {field.name for field in attrs.fields(kind)}
     return kind(**{name: value for name, value in data.items() if name in known} | parts)
+
+
+def _totals(data: Mapping[str, Any]) -> FleetTotals:
+    return _build(FleetTotals, data, slots=tuple(_build(SlotTotals, item) for item in data.get("slots", ())))
 
 
 def as_json_text(snapshot: Snapshot) -> str:

@@ -7,44 +7,26 @@ another question.
 
 from __future__ import annotations
 
-import math
-
-from attrs import frozen
-
-from .model import Snapshot
-
-
-@frozen
-class ReadyWhen:
-    """How many workers must take connections: a number, or a share of the fleet's size."""
-
-    count: int | None = None
-    share: float | None = None
-
-    def needed(self, size: int) -> int:
-        """The number for a fleet of this size; at least 1."""
-        wanted = math.ceil(size * self.share) if self.share is not None else self.count
-        return max(wanted or 1, 1)
-
-
-def parse_ready_when(text: str) -> ReadyWhen:
-    """``any``, ``all``, ``3`` or ``50%``.  Raises ValueError."""
-    if text in ("any", "all"):
-        return ReadyWhen(share=1.0) if text == "all" else ReadyWhen(count=1)
-    digits = text.removesuffix("%")
-    if digits.isascii() and digits.isdigit():
-        number = int(digits)
-        if text.endswith("%") and 1 <= number <= 100:
-            return ReadyWhen(share=number / 100)
-        if not text.endswith("%") and 1 <= number <= 1024:
-            return ReadyWhen(count=number)
-    raise ValueError(f"{text!r} is not a number of workers; write all, any, N or N%")
+from ..config.readiness import ReadyWhen
+from .model import Snapshot, WorkerStatus
 
 
 def why_not_ready(snapshot: Snapshot, when: ReadyWhen) -> str:
     """Why the fleet is not ready; empty if it is."""
-    if snapshot.size == 0:
+    if snapshot.stopping or snapshot.size == 0:
         return "the master is stopping"
-    taking = sum(worker.state == "serving" and worker.taking for worker in snapshot.workers)
+    taking = sum(map(_takes, snapshot.workers))
     needed = when.needed(snapshot.size)
     return "" if taking >= needed else f"{taking} of {snapshot.size} workers take connections, and {needed} must"
+
+
+STUCK_US = 1_000_000
+"""Microseconds of a loop's delay from which a suspended worker counts as one that takes no connections.  A worker is
+suspended for a moment whenever a request blocks it for some milliseconds; a fleet that is only busy must stay ready, or
+a load balancer gives its share to others, which are then busier."""
+
+
+def _takes(worker: WorkerStatus) -> bool:
+    """Whether a worker would serve a new connection soon."""
+    stuck = worker.suspended and (worker.lag_us or 0) >= STUCK_US
+    return worker.state == "serving" and worker.taking and not stuck

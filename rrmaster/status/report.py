@@ -27,6 +27,8 @@ def headline(snapshot: Snapshot) -> str:
     """Which master this is, and whether its workers serve, in one line."""
     if snapshot.size == 0:
         state = f"stopping, {count(len(snapshot.workers), 'worker')} left"
+    elif snapshot.stopping:
+        state = f"stopping, {count(snapshot.serving, 'worker')} serve until --shutdown-delay is over"
     else:
         state = f"{snapshot.serving} of {count(snapshot.size, 'worker')} serve"
     up = duration(snapshot.uptime_s)

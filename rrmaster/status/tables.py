@@ -39,14 +39,16 @@ class Column:
 
 
 def shown_state(worker: WorkerStatus) -> str:
-    """The state of a worker in one word; a serving worker may be leaving, paused or suspended."""
+    """The state of a worker in one word; a serving worker may be leaving, paused, suspended or full."""
     if worker.state != "serving":
         return worker.state
     if worker.leaving:
         return "leaving"
     if not worker.taking:
         return "paused"
-    return "suspended" if worker.suspended else "serving"
+    if worker.suspended:
+        return "suspended"
+    return "full" if worker.full else "serving"
 
 
 COLUMNS = (
@@ -58,8 +60,8 @@ COLUMNS = (
         "STATE",
         shown_state,
         "booting, proving (ready, no traffic yet), serving, draining, stopping or killed; of a worker that serves: "
-        "leaving (its replacement is starting), paused (it asks for no connections) or suspended (it was late, and "
-        "gets none until its next report)",
+        "leaving (its replacement is starting), paused (it asks for no connections), suspended (it was late, and "
+        "gets none until its next report) or full (all its threads are taken, so others come first)",
         left=True,
     ),
     Column("FOR", lambda w: duration(w.state_s), "time in this state", rank=13),

@@ -22,6 +22,7 @@ from ..events.events import (
     WorkerMessage,
     WorkerOnline,
 )
+from ..events.totals import SlotTotals, Totals
 from ..logs.log import tell
 from ..rules.backoff import Exit
 from ..rules.lifecycle import State
@@ -41,6 +42,8 @@ class Announcements:
     """The addresses of the listeners that a worker serves."""
     news: EventBus = Factory(EventBus)
     """Where a program subscribes."""
+    totals: Totals = Factory(Totals)
+    """What was announced, as counts."""
 
     def forked(self, worker: WorkerRecord) -> None:
         """The worker is recorded, and its process is being started."""
@@ -73,7 +76,9 @@ class Announcements:
     def exited(self, worker: WorkerRecord, how: Exit | None) -> None:
         """The worker's process has ended; `how` is None if it was never started."""
         code, number = (how.code, how.signal) if how is not None else (None, None)
-        self.news.publish(WorkerExited(*worker.key, code, number, worker.asked, worker.failure))
+        self.totals.worker_ended(_done_by(worker), _kind_of_end(worker, how))
+        starved = how is not None and how.out_of_memory
+        self.news.publish(WorkerExited(*worker.key, code, number, worker.asked, worker.failure, starved))
 
     def recycled(self, worker: WorkerRecord) -> None:
         """The worker serves until its replacement does, and then goes: it has served, lived or grown enough."""
@@ -101,10 +106,12 @@ class Announcements:
 
     def reload_committed(self, rollout: Rollout) -> None:
         """The new generation serves alone from now on."""
+        self.totals.reload_ended(rollout.phase.value)
         self.news.publish(ReloadCommitted(rollout.generation))
 
     def reload_failed(self, rollout: Rollout, serves: bool) -> None:
         """A reload was refused, rolled back or given up.  `serves`: whether any worker serves at this moment."""
+        self.totals.reload_ended("superseded" if rollout.reason == SUPERSEDED else rollout.phase.value)
         facts = {"phase": rollout.phase.value, "status": rollout.status, "generation": rollout.generation}
         own_lines = "\n" if "\n" in rollout.reason else " "  # a traceback begins on a line of its own
         text = f"reload {rollout.phase.value}:{own_lines}{rollout.reason}"
@@ -114,3 +121,19 @@ class Announcements:
         text += f"\ngeneration {rollout.before.generation} serves on" if serves else "\nno worker serves"
         tell("reload.failed", text, level=ERROR, why=rollout.reason, **facts)
         self.news.publish(ReloadRolledBack(rollout.generation, rollout.status or 0, rollout.reason))
+
+
+def _done_by(worker: WorkerRecord) -> SlotTotals:
+    requests, cpu = (worker.report.requests, worker.report.cpu_us) if worker.report is not None else (0, 0)
+    # Not those that were handed over: what it had not taken is recalled after its end.
+    return SlotTotals(worker.slot, worker.link.load.closed + worker.link.lost, requests, cpu)
+
+
+def _kind_of_end(worker: WorkerRecord, how: Exit | None) -> str:
+    if worker.asked:
+        return "asked"
+    if how is None or not worker.ready:
+        return "failed"
+    if how.signal is None:
+        return "exit"
+    return "killed" if how.killed else "fault"

@@ -2,7 +2,8 @@
 
 A check by URL on the shared port reaches any worker, which during a reload is one of the old code.  Here one end of a
 socket pair is handed over like a client's connection, marked as a probe, and the question is asked at the other end.  A
-probe stands outside window and counters; one that is recalled unread from a late worker counts as failed.
+probe stands outside window and counters.  One that is recalled unread from a late worker, or finds its line full, has
+failed if no report follows in the time for an answer: a few milliseconds without a turn say nothing about a worker.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 from attrs import frozen
@@ -18,6 +20,7 @@ from ..config.callables import load_callable
 from ..config.settings import Settings
 from ..dispatch.link import Link
 from ..rules.kernel_errors import CAPACITY_ERRORS, LINE_FULL
+from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
 
 Question = Callable[[trio.SocketStream], Awaitable[object]]
 """Asks at the other end of a connection to the worker.  Raises, or returns False, if the worker is not well."""
@@ -25,6 +28,9 @@ Question = Callable[[trio.SocketStream], Awaitable[object]]
 MAX_LINE = 4096
 """Bytes of an HTTP status line."""
 
+
+LIFE_S = 0.02
+"""Seconds between looks at the reports of a worker that was late for its probe."""
 
 HASTE_S = 1.0
 """Seconds between two probes of a worker whose health is not established."""
@@ -105,28 +111,45 @@ async def keep_checking(
 async def ask(link: Link, question: Question, timeout: float) -> str | None:
     """Probe a worker once; returns why it is not well, or nothing.  Never raises for what the worker does.
 
-    Returns None if the probe could not be handed over because the master lacks descriptors or memory, which says
-    nothing about the worker.
+    Returns None if nothing is known of the worker: the master lacks descriptors or memory for a probe, or the worker
+    was late for it and has reported since.
     """
+    reports = link.load.reports
     try:
         ours = _hand_over(link)
     except OSError as error:
-        if error.errno in CAPACITY_ERRORS | LINE_FULL - {errno.EAGAIN}:
+        if error.errno == errno.EAGAIN:
+            return await _in_time(link, timeout, partial(_report_after, link, reports))
+        if error.errno in CAPACITY_ERRORS | LINE_FULL:
             return None
         return f"its probe could not be handed over ({error.strerror})"
     async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
-        try:
-            with trio.fail_after(timeout):
-                answer = await question(stream)
-        except trio.TooSlowError:
-            return f"its probe was not answered in {timeout:g} s"
-        except trio.BrokenResourceError:
-            answer = "taken back" if link.probe_recalled else False
-        except Exception as error:
-            return f"its probe failed: {type(error).__name__}: {error}"
-    if link.probe_recalled:
-        return "it was too late to take its probe"
-    return "its probe failed" if answer is False else ""
+        return await _in_time(link, timeout, partial(_answer, link, question, stream, reports))
+
+
+async def _in_time(link: Link, timeout: float, verdict: Callable[[], Awaitable[str | None]]) -> str | None:
+    try:
+        return await in_fair_time(timeout, lambda: link.pids, f"the probe of worker {link.load.slot}", verdict)
+    except Overdue as overdue:
+        return with_evidence(f"its probe was not answered in {timeout:g} s", overdue)
+
+
+async def _answer(link: Link, question: Question, stream: trio.SocketStream, reports: int) -> str | None:
+    try:
+        answer = await question(stream)
+        verdict = "its probe failed" if answer is False else ""
+    except trio.BrokenResourceError:
+        verdict = "its probe failed"
+    except Exception as error:
+        verdict = f"its probe failed: {type(error).__name__}: {error}"
+    return await _report_after(link, reports) if link.probe_recalled else verdict
+
+
+async def _report_after(link: Link, reports: int) -> str | None:
+    """Wait for a sign of life, which a nudge in its letterbox asks for; it answers nothing."""
+    while link.load.reports == reports:
+        await trio.sleep(LIFE_S)
+    return None
 
 
 def _hand_over(link: Link) -> socket.socket:

@@ -31,6 +31,7 @@ from ..protocol import wire
 from ..rules.backoff import BRIEF_S, Exit
 from ..rules.lifecycle import Action, Event, Patience, State, step
 from ..rules.plan import STAYING
+from ..verdicts.hearing import with_evidence
 from .announcements import Announcements
 from .collaborators import Spawner
 from .health_check import HealthCheck, check_of, keep_checking
@@ -121,8 +122,23 @@ class LifecycleRunner:
         )
 
     def deadline(self, worker: WorkerRecord) -> float:
-        """When the worker's patience in its state ends, on trio's clock."""
-        return self.patience.deadline(worker.state, worker.since, worker.heard)
+        """When to `judge` the worker in its state, on trio's clock."""
+        silence = self.patience.silence(worker.state, worker.since, worker.heard)
+        return self.patience.deadline(worker.state, worker.since) if silence is None else worker.docket.due(*silence)
+
+    def judge(self, worker: WorkerRecord, now: float) -> None:
+        """Its deadline has passed: its time is up, unless it had no processor to use it."""
+        silence = self.patience.silence(worker.state, worker.since, worker.heard)
+        found = "" if silence is None else worker.docket.judge(*silence, now, worker.pids, worker.name)
+        if found is None:
+            return
+        if worker.state is State.BOOTING and not worker.failure:
+            worker.failed(with_evidence(f"it was not ready after {self.patience.ready:g} s (--ready-timeout)", found))
+        self.happens(worker, Event.TIMEOUT, with_evidence(_TIMEOUTS[worker.state], found))
+
+    def lag(self, worker: WorkerRecord) -> float:
+        """Seconds by which the worker's loop is late, or was in the last seconds.  Read all reports before."""
+        return worker.lag(trio.current_time(), self._heartbeat)
 
     # --- a worker's task
 
@@ -151,6 +167,7 @@ class LifecycleRunner:
 
     def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:
         worker.started(started.process, started.report_start, trio.current_time())
+        worker.link.belongs_to(started.process.pid)
         if worker.ready:  # its Ready was read before the spawner returned
             self._started_well(worker)
         self.announcements.online(worker, started.process.pid)
@@ -241,8 +258,6 @@ class LifecycleRunner:
     def _ran_out(self, worker: WorkerRecord) -> None:
         """Its time is up; where the law lets it stay in its state, the time begins anew."""
         worker.extend(trio.current_time())
-        if worker.state is State.BOOTING and not worker.failure:
-            worker.failed(f"it was not ready after {self.patience.ready:g} s (--ready-timeout)")
 
     def _started_well(self, worker: WorkerRecord) -> None:
         if worker.report_start(True):
@@ -315,3 +330,14 @@ class LifecycleRunner:
             return worker.state in (State.PROVING, State.SERVING)
 
         await keep_checking(worker.link, check, wanted, lambda: worker.proved, judged)
+
+
+_TIMEOUTS = {
+    State.BOOTING: "not ready in time",
+    State.PROVING: "silent for too long",
+    State.SERVING: "its loop has not reported for too long",
+    State.DRAINING: "not done in time",
+    State.STOPPING: "still there after SIGTERM",
+    State.KILLED: "still there after SIGKILL",
+    State.GONE: "",
+}

@@ -16,7 +16,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import trio
 from attrs import Factory, define, evolve
@@ -33,6 +32,7 @@ from ..dispatch.listeners import BindError, Listener, adopt, inherited_fds, open
 from ..dispatch.load import Policy
 from ..dispatch.policies import UserPolicy, policy_named
 from ..logs.log import logger
+from ..logs.trusted_path import open_trusted
 from ..processes.worker_environment import app_directory
 from ..protocol import tls
 from .collaborators import ImportedCode
@@ -220,7 +220,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     except ImportError:
         raise SettingsError("--env-file needs python-dotenv: pip install 'rrmaster[env]'") from None
     try:
-        with Path(settings.env_file).open() as file:
+        with open(open_trusted(settings.env_file, os.O_RDONLY)) as file:
             values = dotenv_values(stream=file)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--env-file: {settings.env_file} cannot be read: {error}") from None

@@ -19,11 +19,11 @@ from attrs import define, evolve, field
 
 from ..config.settings import Settings
 from ..processes.process import usable_cpus
-from ..rules.autoscaler import SYNC_S, Autoscaler
+from ..rules.autoscaler import SYNC_S, Autoscaler, autoscaler_of, fleet_size, surge_of
 from ..rules.lifecycle import Event, State
 from ..rules.plan import Goal
 from ..rules.rollout import Phase, Rollout, Trial
-from ..rules.sizing import autoscaler_of, fleet_size, surge_of
+from ..verdicts.hearing import with_evidence
 from .announcements import SUPERSEDED
 from .collaborators import Fleet, KeptCode, Lifecycles, Reconfigurer, Reports, Spawner
 from .reload_progress import Busy, Reload
@@ -209,7 +209,7 @@ class ReloadController:
         if rollout.phase is not Phase.PROBATION:
             return due
         new = self._in_state(rollout, State.PROVING)
-        return min([due, *(worker.heard + SILENT * self._heartbeat for worker in new)])
+        return min([due, *(worker.docket.due(SILENT * self._heartbeat, worker.heard) for worker in new)])
 
     def proved(self, worker: WorkerRecord) -> bool:
         """A worker is ready and well.  Returns whether it must wait for the others of its generation."""
@@ -250,13 +250,16 @@ class ReloadController:
                 ready = 0
 
     def _all_report(self, rollout: Rollout, now: float) -> bool:
-        """Whether all new workers report in time in their probation; one that does not has failed."""
+        """Whether all new workers report in time in their probation; one that does not, but could, has failed."""
+        limit, all_report = SILENT * self._heartbeat, True
         for worker in self._in_state(rollout, State.PROVING):
-            if now >= worker.heard + SILENT * self._heartbeat:
+            evidence = worker.docket.judge(limit, worker.heard, now, worker.pids, worker.name)
+            if evidence is not None:
                 silent = f"silent for {now - worker.heard:.1f} s in its probation"
-                self.lifecycles.happens(worker, Event.TIMEOUT, silent)
+                self.lifecycles.happens(worker, Event.TIMEOUT, with_evidence(silent, evidence))
                 return False
-        return True
+            all_report = all_report and now < worker.heard + limit
+        return all_report
 
     def _in_state(self, rollout: Rollout, state: State) -> list[WorkerRecord]:
         """The new workers in this state."""

@@ -23,6 +23,7 @@ from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.load import WorkerLoad
 from ..events.bus import MessageChannel
+from ..events.reading_time import ReadingTime
 from ..logs.log import tell
 from ..protocol import wire
 from ..protocol.channel import TalkLine
@@ -67,6 +68,7 @@ class Starts:
     """By slot, the newest generation that was started in it."""
     _last_id: int = 0
     _memory_pace: MemoryPace = Factory(MemoryPace)
+    _reading_time: ReadingTime = Factory(ReadingTime)
     _window: int = field(init=False)
     _worker_connections: int = field(init=False)
     _limits: Limits = field(init=False)
@@ -141,6 +143,8 @@ class Starts:
             talk,
             lambda message, size: self.announcements.message(worker, message, size),
             lambda what: self.reader.breached(worker, what),
+            self._reading_time,
+            f"worker {slot}",
         )
         wear = Wear(self._limits.with_jitter(self.random.random()), self._memory_pace)
         worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear)

@@ -20,13 +20,14 @@ from attrs import Factory, define, field
 
 from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.recall import CLOCK_GAP
 from ..logs.log import tell
 from ..processes.process import DUMP_SIGNAL
 from ..processes.worker_environment import WorkerSpec
 from ..rules.backoff import Exit
 from ..rules.lifecycle import Event, State
 from ..rules.plan import STAYING, Goal, Member, plan
+from ..verdicts.hearing import CLOCK_GAP
+from ..verdicts.processor_time import waited_here
 from .announcements import Announcements
 from .collaborators import KeptCode, Reconfigurer, Spawner
 from .crashes import Crashes, NoWorkerReady
@@ -164,6 +165,7 @@ class Supervisor:
         now = trio.current_time()
         self.reload.advance(now)
         goal = self.reload.goal
+        self.dispatcher.expect(goal.size)
         if goal.fallback is None:  # the replacement of an old worker that died in a reload is a new one
             self.crashes.settle(w.slot for w in self.workers.values() if w.state in STAYING and not w.leaving)
         members = [Member(w.id, w.slot, w.state, w.generation, w.leaving) for w in self.workers.values()]
@@ -308,17 +310,17 @@ class Supervisor:
     async def _keep_time(self) -> None:
         """One clock for all deadlines."""
         while True:
-            due = self._due()
+            due, waited = self._due(), waited_here()
             with trio.move_on_at(due):
                 await self._news.wait()
                 continue
             now = trio.current_time()
             self.dispatcher.read_reports()  # reports that wait prove life
-            if now - due > CLOCK_GAP:
+            if now - due > CLOCK_GAP and now - due - (waited_here() - waited) > CLOCK_GAP:
                 self._restart_deadlines(now)
             for worker in list(self.workers.values()):
                 if self.runner.deadline(worker) <= now:
-                    self.runner.happens(worker, Event.TIMEOUT, _TIMEOUTS[worker.state])
+                    self.runner.judge(worker, now)
                 self.crashes.lasted(worker, now)
             self.plan_again()
 
@@ -331,18 +333,10 @@ class Supervisor:
         return min(*times, self.reload.due(), self.starts.withheld_until)
 
     def _restart_deadlines(self, now: float) -> None:
-        """The master itself was stopped or asleep: no worker may be blamed for that time."""
+        """The master itself was stopped or asleep: no worker may be blamed for that time.
+
+        If it only waited for a processor, that is part of each case: to begin anew each time would find nothing.
+        """
         tell("master.slept", "the master was stopped or asleep; all deadlines start afresh", level=WARNING)
         for worker in self.workers.values():
             worker.restart_deadlines(now)
-
-
-_TIMEOUTS = {
-    State.BOOTING: "not ready in time",
-    State.PROVING: "silent for too long",
-    State.SERVING: "its loop has not reported for too long",
-    State.DRAINING: "not done in time",
-    State.STOPPING: "still there after SIGTERM",
-    State.KILLED: "still there after SIGKILL",
-    State.GONE: "",
-}

@@ -13,6 +13,7 @@ from ..processes.process import Process
 from ..protocol import wire
 from ..rules.lifecycle import State
 from ..rules.recycling import Wear
+from ..verdicts.hearing import Docket
 
 LAG_WINDOW = 5.0
 """Seconds for which the worst lag is kept, twice: it is still there for an operator a moment after a block."""
@@ -50,6 +51,8 @@ class WorkerRecord:
     """... and in the one before."""
     lag_since: float = float("-inf")
     """When the current window began."""
+    docket: Docket = Factory(Docket)
+    """What is known of its silence, while it is silent."""
     gone: trio.Event = Factory(trio.Event)
     """Set when its process has ended and everything that follows from that is done."""
 
@@ -135,7 +138,8 @@ class WorkerRecord:
         passed = now - self.lag_since
         known = (self.worst_lag, self.worst_before) if passed < LAG_WINDOW else (self.worst_lag,)
         recent = max(known) if passed < 2 * LAG_WINDOW else 0.0
-        return max(recent, now - self.heard - heartbeat)
+        reports = self.ready and self.state is not State.GONE
+        return max(recent, now - self.heard - heartbeat) if reports else recent
 
     def became_ready(self) -> None:
         """It has said that it can take connections."""
@@ -198,6 +202,11 @@ class WorkerRecord:
     def key(self) -> tuple[int, int, int]:
         """Id, slot and generation: how events name it."""
         return self.id, self.slot, self.generation
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Its process, once that has started."""
+        return (self.process.pid,) if self.process else ()
 
     @property
     def facts(self) -> dict[str, object]:

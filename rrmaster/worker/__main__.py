@@ -20,7 +20,9 @@ import os
 from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
-from .boot import be_parent, exit_with_master, prepare, read_identity, serve
+from .boot import be_parent, prepare, read_identity, serve
+from .ending.descendants import answer_for_descendants, be_the_last_exit_handler
+from .ending.leash import exit_with_master
 from .loading import explain
 from .stacks import DUMP_SIGNAL
 
@@ -28,6 +30,7 @@ from .stacks import DUMP_SIGNAL
 def main() -> int:
     """Load, serve, and return the exit status."""
     faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
+    be_the_last_exit_handler()
     launch = Launch.decode(os.environ.pop("RRMASTER_LAUNCH"))
     if "RRMASTER_TEMPLATE" in os.environ:
         from .template import be_template
@@ -35,6 +38,7 @@ def main() -> int:
         return be_template(int(os.environ.pop("RRMASTER_TEMPLATE")), launch)
     letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     if is_program(launch.application):
+        answer_for_descendants(letterbox, launch.kill_mode)
         exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         return _run_program(letterbox, launch)
     return serve(letterbox, launch, lambda: prepare(launch))

@@ -12,6 +12,7 @@ from .messages import MasterGone, Messages, Waiter
 
 if TYPE_CHECKING:
     from ..protocol.proxy_header import Header
+    from .load.limiters import Limiter
 
 
 class Draining(Protocol):
@@ -35,8 +36,8 @@ class CurrentWorker:
     process ends.  The master never sees this object: what it does travels on the worker's line.
 
     `send`, `messages`, `disconnect` and ``draining.wait()`` must be awaited in a task of the loop that serves.
-    `retire` and ``draining.is_set()`` may be called from any thread of the process.  So may `set_ready`, but for a
-    handler on trio, whose other threads call it by `trio.from_thread.run_sync`.
+    `retire` and ``draining.is_set()`` may be called from any thread of the process.  So may `set_ready` and `set_full`,
+    but for a handler on trio, whose other threads call them by `trio.from_thread.run_sync`.
 
     The idea, and the names `disconnect`, `send` and `id`, are those of ``cluster.worker`` in Node.
     """
@@ -97,6 +98,24 @@ class CurrentWorker:
         False before that holds readiness back.
         """
         self._duty.set_accepting(ready)
+
+    def set_full(self, full: bool) -> None:
+        """Say that a further request would have to wait here (True), or no longer (False).
+
+        While another worker has room, connections go there; when all are full they are handed out as usual, and wait.
+        What the open connections bring is not touched.  The master hears of it within some milliseconds.
+        """
+        self._duty.set_full(full)
+
+    def watch_limiter(self, limiter: Limiter) -> None:
+        """Say by itself that this worker is full, as `set_full` does, while all of this limiter's tokens are borrowed.
+
+        `limiter` is a ``trio.CapacityLimiter``, an ``anyio.CapacityLimiter``, or any object with the numbers
+        ``borrowed_tokens`` and ``total_tokens``, which are read in the loop that serves.  Not needed for those that
+        rrmaster knows: the threads of WSGI, the default limiters of trio and anyio (which FastAPI's ``def`` endpoints
+        use), and the executor of ``asyncio.to_thread``.  To be called in the loop that serves.
+        """
+        self._duty.limiters.watch(limiter)
 
     def retire(self, reason: str = "") -> None:
         """Ask to be replaced: connections come until the replacement serves, then this worker is drained.

@@ -7,21 +7,19 @@ either case this code follows, and makes the worker's own loop.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
-from typing import NoReturn
 
 from attrs import frozen
 
 from ..protocol import wire
 from ..protocol.channel import Letterbox, TalkLine
-from ..protocol.children import keep_descriptors_from_children, remember_handlers
+from ..protocol.family.children import keep_descriptors_from_children, remember_handlers
 from ..protocol.launch import Launch
 from .duty import Duty, Identity
+from .ending.descendants import answer_for_descendants
+from .ending.leash import exit_with_master
 from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
@@ -52,6 +50,7 @@ def prepare(launch: Launch) -> Prepared:
 
 def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]) -> int:
     """Serve to the end, and return the exit status.  `prepared` returns the application, or raises."""
+    answer_for_descendants(letterbox, launch.kill_mode)
     exit_with_master(letterbox.fileno(), launch.graceful_timeout)
     try:
         ready = prepared()
@@ -85,25 +84,3 @@ def read_identity() -> tuple[Identity, TalkLine | None]:
     talk = os.environ.pop("RRMASTER_TALK", None)
     identity = Identity(*(int(os.environ[name]) for name in _IDENTITY))
     return identity, TalkLine.inherit(int(talk)) if talk else None
-
-
-def exit_with_master(line: int, graceful: float) -> None:
-    """Start a thread that ends this process `graceful` seconds after the master has died, whatever the loop does.
-
-    A loop that runs sees the end of the line, and drains; a loop that is blocked sees nothing, and the process would
-    outlive its master.  (PR_SET_PDEATHSIG kills healthy workers: it is bound to the thread that forked, and trio's
-    threads end after ten idle seconds.)
-    """
-
-    def watch() -> NoReturn:
-        poll = select.poll()
-        poll.register(line, 0)  # POLLHUP alone: a half-close, which begins a drain, does not give it
-        poll.poll()
-        # The master's ends of the pipes are gone, and print would raise.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        time.sleep(graceful)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="rrmaster: exit with the master", daemon=True).start()

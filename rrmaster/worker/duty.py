@@ -17,6 +17,8 @@ from attrs import Factory, define, frozen
 
 from ..protocol import wire
 from ..protocol.channel import DescriptorLost, Letterbox, TalkLine
+from .load.limiters import Limiters
+from .load.requests import Requests
 
 if TYPE_CHECKING:
     from ..protocol.proxy_header import Header
@@ -70,41 +72,6 @@ class Taken:
 _UNKNOWN: tuple[Taken | None, None] = (None, None)
 
 
-@define
-class Requests:
-    """Counters where a connection carries many requests; those begun and not ended are in progress."""
-
-    begun: int = 0
-    ended: int = 0
-    one_at_a_time: bool = False
-    """Whether a connection carries one request at a time: not so with HTTP/2."""
-    running: dict[int, float] = Factory(dict)
-    """When each request in progress began, to the last beat, by the ``id`` of its scope; the oldest first."""
-    websockets: set[int] = Factory(set)
-    """The websockets in progress, by the ``id`` of their scope."""
-    orphans: set[int] = Factory(set)
-    """Those of both whose connection is gone."""
-
-    def begin(self) -> None:
-        """One more has begun."""
-        self.begun += 1
-
-    def end(self) -> None:
-        """One has ended."""
-        self.ended += 1
-
-    def lose_connection(self, scope: object) -> None:
-        """The connection of this scope is gone.  The request may have ended before."""
-        if id(scope) in self.running or id(scope) in self.websockets:
-            self.orphans.add(id(scope))
-
-    def oldest(self, now: float) -> float:
-        """Seconds for which the oldest request has been in progress; 0 if there is none."""
-        for began in self.running.values():
-            return now - began
-        return 0.0
-
-
 @define(eq=False)
 class Duty:
     """A worker's duty to its master: it takes connections, counts them, and reports.
@@ -127,8 +94,12 @@ class Duty:
     closed: int = 0
     requests: Requests | None = None
     """The server's counters of requests.  None: each connection is one request."""
+    limiters: Limiters = Factory(Limiters)
+    """What requests wait for in this worker when all of it is taken: threads, above all."""
     busy_report_due: bool = False
-    """`on_requests_changed` has been called since the last `report_busy`, and need not be called again."""
+    """`requests_changed` need not be called: it has been since the last `report_busy`, and the worker is not full."""
+    _stirred: bool = False
+    """`on_requests_changed` has been called since the last `report_busy`."""
     accepting: bool = True
     """Whether the application wants connections: `CurrentWorker.set_ready`."""
     has_descriptors: bool = True
@@ -143,7 +114,9 @@ class Duty:
     _asides: int = 0
     """Messages read that are no connection of a client: nudges, answers and probes."""
     _reported_busy: int = 0
-    """The number of `busy` requests in the last report."""
+    """The number of `busy` requests in the last report, ..."""
+    _reported_full: bool = False
+    """... and whether it said that this worker is full."""
     _retirement: wire.Retiring | None = None
     """A wish to be replaced that the full line has not taken yet."""
     report_due: bool = False
@@ -264,28 +237,53 @@ class Duty:
         """Note that a request has begun or ended.  Not needed while `busy_report_due` is set."""
         # On a busy connection requests change thousands of times a second, and mostly `busy` is the same again by the
         # time of the report: so the server looks at the flag first and spares the call.
-        self.busy_report_due = True
-        self.on_requests_changed()
+        self.report_room()
+        self._stir()
+
+    def report_room(self) -> None:
+        """Report if this worker was full and is no longer.  Called in the loop when a request or a connection ends."""
+        if self._reported_full and not self.limiters.all_taken():
+            self.report()  # at once: each connection that goes elsewhere meanwhile leaves a thread idle here
+
+    def _stir(self) -> None:
+        self.busy_report_due = not self._reported_full
+        if not self._stirred:
+            self._stirred = True
+            self.on_requests_changed()
 
     def report_busy(self) -> None:
-        """Report, if `busy` differs from the last report."""
-        self.busy_report_due = False
-        if self.busy != self._reported_busy:
+        """Report, if that would say something other than the last report did."""
+        self.busy_report_due = self._stirred = False
+        if self.busy != self._reported_busy or self._reported_full != self.limiters.all_taken():
             self.report()
+        elif self._reported_full:
+            self._stir()  # what was taken may be given back in the middle of a request
+
+    def set_full(self, full: bool) -> None:
+        """Carry out `CurrentWorker.set_full`."""
+        self.limiters.set_full(full)
+        self.report_soon()
 
     def report(self) -> None:
         """Report now.  Only the loop that serves may call it: the master learns from silence that the loop is stuck."""
-        busy = self.busy
-        lag = int(self.lag * 1e6)
-        cpu = int(time.process_time() * 1e6)
-        requests = self.closed if self.requests is None else self.requests.ended
-        oldest = 0 if self.requests is None else int(self.requests.oldest(time.monotonic()) * 1000)
+        busy, full, requests = self.busy, self.limiters.all_taken(), self.requests
         report = wire.Report(
-            self.closed, busy, self.taking, lag, self._rss, cpu, self._asides, requests, self.orphaned, oldest
+            self.closed,
+            busy,
+            self.taking,
+            int(self.lag * 1e6),
+            self._rss,
+            int(time.process_time() * 1e6),
+            self._asides,
+            self.closed if requests is None else requests.ended,
+            self.orphaned,
+            0 if requests is None else int(requests.oldest(time.monotonic()) * 1000),
+            full,
         )
         self.report_due = not self.letterbox.send(report)
-        self._reported_busy = busy
-        self.lag = 0.0
+        self._reported_busy, self._reported_full, self.lag = busy, full, 0.0
+        if full:
+            self._stir()
 
     def beat(self) -> None:
         """Look at descriptors and memory, and report.  Called every `heartbeat` seconds."""

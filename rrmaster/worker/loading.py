@@ -6,13 +6,15 @@ or WSGI (of any other), three are ASGI.  In doubt nothing is guessed: the error 
 
 from __future__ import annotations
 
+import _thread
 import functools
 import importlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
 from typing import Any
@@ -68,7 +70,7 @@ def load(launch: Launch) -> Application:
 
     Raises CannotLoad, and what the application raises.
     """
-    with importing():
+    with importing(), _refusing_patches():
         name, found = launch.application, _import(launch.application)
         if launch.factory:
             name, found = f"{name}()", _made_by(name, found)
@@ -92,6 +94,38 @@ def _import(name: str) -> Any:
         except AttributeError:
             raise CannotLoad(f"module {module_name!r} has no attribute {path!r}") from None
     return found
+
+
+_LOCK = _thread.allocate_lock
+"""The maker of the interpreter's locks, which a library of green threads replaces.  (The start of threads would be no
+sign: a debugger replaces that.)"""
+
+
+@contextmanager
+def _refusing_patches() -> Iterator[None]:
+    """Refuse a patched interpreter after the import, also if that fails: the error is a consequence as a rule."""
+    try:
+        yield
+    finally:
+        _refuse_patched()
+
+
+def _refuse_patched() -> None:
+    """Raise CannotLoad if a library has put green threads in the place of the interpreter's threads and sockets.
+
+    No loop and no thread of a worker runs then: a lock is another kind of lock than the one that was taken.
+    """
+    by_gevent = getattr(sys.modules.get("gevent.monkey"), "saved", None)
+    by_eventlet = getattr(sys.modules.get("eventlet.patcher"), "already_patched", None)
+    culprit = "gevent" if by_gevent else "eventlet" if by_eventlet else ""
+    if _thread.allocate_lock is not _LOCK:
+        culprit = culprit or str(_thread.allocate_lock.__module__)
+    if culprit:
+        raise CannotLoad(
+            f"{culprit} has patched the interpreter while the application was imported, and a patched interpreter is "
+            "not served: workers run threads, asyncio, uvloop or trio. Remove the patch (gevent.monkey.patch_all(), "
+            "eventlet.monkey_patch()); requests of a WSGI application run in --threads"
+        ) from None
 
 
 def _beside(file: str) -> str:

@@ -23,28 +23,32 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
+import json
 import os
+import select
 import signal
 import socket
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from ..protocol import template_wire
 from ..protocol.channel import Letterbox
-from ..protocol.fork_safety import OpenDescriptor, Traces, hindrances
 from ..protocol.launch import Launch
-from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
+from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed
 from .boot import Prepared, prepare, serve
+from .ending.descendants import answer_for_descendants, end_descendants
 from .loading import explain
+from .preload.traces import hindrances_of, memory_use, traces_now
+from .preload.watch import ImportWatch
 from .serving.runtimes import warm_up
 
-ADOPTED_S = 1.0
-"""Seconds until the middle process has ended; it does nothing else, and takes some hundred microseconds."""
+ADOPTED_S = 0.0001
+"""Seconds between looks at whether the middle process has ended; it does nothing else, and takes some hundred
+microseconds."""
 
 _RIGHTS = 256
 """Bytes of control buffer: more than the descriptors of one order."""
@@ -57,13 +61,15 @@ def be_template(line: int, launch: Launch) -> int:
     """
     master = socket.socket(fileno=line)
     master.set_inheritable(False)
-    before = _traces()
+    answer_for_descendants(None, launch.kill_mode)
+    before = traces_now()
+    watch = ImportWatch(launch)
     try:
-        with _own_environment() as asked, _ending_with(master):
+        with watch.watched(), _ending_with(master):
             prepared = prepare(launch)
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
-        _send(master, LoadFailed(template_wire.bounded(explain(error)), tuple(asked)))
+        _send(master, LoadFailed(template_wire.bounded(explain(error)), watch.asked()))
         os._exit(1)
     # An import that ignores SIGCHLD, or reaps in its handler, would take away the children that a template waits for.
     # Each worker has its handler again.  None: it was not set from Python.
@@ -71,13 +77,13 @@ def be_template(line: int, launch: Launch) -> int:
     # Collect first: garbage that is frozen would never be freed.
     gc.collect()
     gc.freeze()
-    _fork_once_for_handlers()
-    _send(master, Loaded(_hindrances(before, tuple(asked))))
+    after = traces_now(watch, _fork_once_for_handlers())
+    _send(master, Loaded(hindrances_of(before, after)))
     _report_memory(master)
-    return _fork_on_order(master, prepared, reaper)
+    return _fork_on_order(master, prepared, watch, reaper)
 
 
-def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> int:
+def _fork_on_order(master: socket.socket, prepared: Prepared, watch: ImportWatch, reaper: Any) -> int:
     while True:
         order, fds = _next_order(master)
         if not _fork(master, order, fds):
@@ -87,15 +93,16 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, reaper: Any) -> in
             continue
         if order.kind == template_wire.WORKER:
             signal.signal(signal.SIGCHLD, reaper)
-            return _serve(master, order, fds, prepared)
+            return _serve(master, order, fds, prepared, watch)
         # From here on this process is another template, on another line.
         master.close()
         line, leash = fds
         _wait_for_leash(leash)
+        answer_for_descendants(None, prepared.launch.kill_mode)
         master = socket.socket(fileno=line)
 
 
-def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared) -> int:
+def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
     line, talk, out, err, leash = fds
     master.close()
@@ -104,10 +111,7 @@ def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: 
     os.close(out)
     os.close(err)
     os.environ.update(order.environ, RRMASTER_TALK=str(talk))
-    _set_title(order.title)
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:  # `random` seeds itself anew at a fork, numpy does not
-        numpy_random.seed()
+    watch.begin_worker(order.title)
     _wait_for_leash(leash)
     return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
 
@@ -120,7 +124,24 @@ def _send(master: socket.socket, message: template_wire.Message, fds: tuple[int,
     try:
         socket.send_fds(master, [template_wire.encode(message)], fds, socket.MSG_NOSIGNAL)
     except OSError:
-        os._exit(0)
+        _end()
+
+
+def _end() -> NoReturn:
+    """End what the import has started, and this process: the master has gone.  A child that was just forked ends alone.
+
+    The other template of this code ends as well, and it would hang up by itself; all workers have marks of their own.
+    """
+    end_descendants(alone=True)
+    os._exit(0)
+
+
+def _report_memory(master: socket.socket) -> None:
+    """Tell the master how much memory this process has for itself alone."""
+    try:
+        master.send(template_wire.encode(memory_use()), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        pass  # the line is full, and the figures after the next order are newer
 
 
 def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
@@ -131,7 +152,7 @@ def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
         except ConnectionResetError:
             continue  # the master has died; the end of the stream is next
         if not datagram:
-            os._exit(0)
+            _end()
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)
@@ -184,7 +205,7 @@ def _fork(master: socket.socket, order: ForkRequest, fds: list[int]) -> bool:
         os._exit(error.errno or 1)
     if child:
         os._exit(0)  # not sys.exit: the exit handlers that the application has registered must not run here
-    _become_independent(master, order, middle)
+    _become_independent(master, order, middle, fds[-1])
     return True
 
 
@@ -195,30 +216,40 @@ def _quiet_fork() -> int:
         return os.fork()
 
 
-def _become_independent(master: socket.socket, order: ForkRequest, middle: int) -> None:
+def _become_independent(master: socket.socket, order: ForkRequest, middle: int, leash: int) -> None:
     """In the child: get a process group of its own, become the master's child, and send the master a pidfd."""
     os.setpgid(0, 0)
-    # Before the middle process has ended the master cannot wait for the child.  No event tells of a new parent.
-    deadline = time.monotonic() + ADOPTED_S
+    # Before the middle process has ended the master cannot wait for the child.  No event tells of a new parent.  How
+    # long that may take is for the master to say, which lets go of the leash when it gives the child up.
+    poll = select.poll()
+    poll.register(leash, select.POLLIN)
     while os.getppid() == middle:
-        if time.monotonic() > deadline:
+        if poll.poll(0):
             os._exit(1)
-        time.sleep(0.0001)
+        time.sleep(ADOPTED_S)
     # A pidfd, because the pid may be another process's by the time at which the master reads it.
     pidfd = os.pidfd_open(os.getpid())
     _send(master, Forked(order.number, os.getpid()), (pidfd,))
     os.close(pidfd)
 
 
-def _fork_once_for_handlers() -> None:
+def _fork_once_for_handlers() -> tuple[str, ...]:
     """Fork a process that ends at once, for the handlers of `os.register_at_fork`: some end their threads then.
 
-    What is in the way of a fork is looked for afterwards, and such threads are not.
+    What is in the way of a fork is looked for afterwards, and such threads are not.  Others start their threads again
+    in the new process: returns the names of those.
     """
+    ours, its = os.pipe()
     pid = _quiet_fork()
     if pid == 0:
+        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        os.write(its, json.dumps(names).encode())
         os._exit(0)
+    os.close(its)
+    with open(ours, "rb") as told:
+        names = json.loads(told.read() or b"[]")
     os.waitpid(pid, 0)
+    return tuple(names)
 
 
 def _wait_for_leash(leash: int) -> None:
@@ -226,117 +257,3 @@ def _wait_for_leash(leash: int) -> None:
     if not os.read(leash, 1):
         os._exit(0)
     os.close(leash)
-
-
-def _set_title(title: tuple[str, ...]) -> None:
-    """Show this in `ps` and in ``sys.argv``, as if the process had been started with these arguments.
-
-    The kernel reads a process's command line from its memory, where it was put at the start; proc_pid_stat(5).
-    """
-    sys.argv[1:] = title
-    try:
-        import ctypes
-
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
-        with open("/proc/self/cmdline", "rb") as file:
-            kept = file.read().split(b"\0")[:3]  # the interpreter, -m, and the module
-        words = b"\0".join([*kept, *map(os.fsencode, title)])[: end - start - 1]
-        ctypes.memmove(start, words.ljust(end - start, b"\0"), end - start)
-    except (ImportError, OSError, ValueError, IndexError):
-        pass  # an interpreter without ctypes, or no /proc: `ps` shows a template, and all else is as it should be
-
-
-# --- what the import has left behind
-
-
-def _hindrances(before: Traces | None, asked: tuple[str, ...]) -> tuple[str, ...]:
-    after = _traces(asked)
-    if before is None or after is None:
-        return ("could not be watched (there is no /proc)",)
-    return hindrances(before, after)
-
-
-@contextmanager
-def _own_environment() -> Iterator[list[str]]:
-    """List the variables that the import asks for and that each worker has for itself; the template has none of them.
-
-    An import that depends on such a variable must not be shared by workers.
-    """
-    asked: list[str] = []
-
-    class Noting(dict[bytes, bytes]):
-        def __missing__(self, key: bytes) -> bytes:
-            name = os.fsdecode(key)
-            if name in template_wire.OWN_TO_EACH and name not in asked:
-                asked.append(name)
-            raise KeyError(key)
-
-    environ, environb = os.environ, os.environb
-    plain = environ._data  # type: ignore[attr-defined]  # what both are a view of
-    environ._data = environb._data = Noting(plain)  # type: ignore[attr-defined]
-    try:
-        yield asked
-    finally:
-        plain.clear()
-        plain.update(environ._data)  # type: ignore[attr-defined]
-        environ._data = environb._data = plain  # type: ignore[attr-defined]
-
-
-def _traces(asked: tuple[str, ...] = ()) -> Traces | None:
-    """What this process has that matters to a fork, or None if that cannot be seen."""
-    if not os.path.isdir("/proc/self/task"):
-        return None
-    named = {thread.native_id: thread.name for thread in threading.enumerate()}
-    tasks = [int(tid) for tid in os.listdir("/proc/self/task")]
-    others = sorted(tid for tid in tasks if tid != os.getpid())
-    return Traces(
-        threads=tuple(named.get(tid) or _read(f"/proc/self/task/{tid}/comm") for tid in others),
-        held=frozenset(_held()),
-        children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
-        timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
-        looping=_looping(),
-        asked=asked,
-    )
-
-
-def _held() -> Iterator[OpenDescriptor]:
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
-        except OSError:
-            continue  # the descriptor of the listing itself
-        yield OpenDescriptor(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
-
-
-def _looping() -> bool:
-    asyncio: Any = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return ""  # a thread that has just ended, or a kernel that does not tell
-
-
-def _report_memory(master: socket.socket) -> None:
-    """Tell the master how much memory this process has for itself alone."""
-    found: dict[str, int] = {}
-    for line in _read("/proc/self/smaps_rollup").splitlines():
-        name, _, value = line.partition(":")
-        if value.endswith(" kB"):
-            found[name] = int(value.split()[0]) * 1024
-    try:
-        master.send(template_wire.encode(_weighed(found)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    except OSError:
-        pass  # the line is full, and the figures after the next order are newer
-
-
-def _weighed(found: Mapping[str, int]) -> MemoryUse:
-    own = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
-    return MemoryUse(own, found.get("Pss", 0), found.get("Rss", 0))

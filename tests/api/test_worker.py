@@ -19,6 +19,7 @@ from rrmaster.events.events import (
     WorkerListening,
     WorkerOnline,
 )
+from rrmaster.protocol import wire
 from rrmaster.rules.backoff import Exit
 from rrmaster.rules.lifecycle import State
 from rrmaster.supervision.health_check import HealthCheck
@@ -115,3 +116,23 @@ async def test_a_worker_that_dies_of_its_new_code_was_not_asked_to_go(autojump_c
         (told_of_it,) = [event async for event in events if isinstance(event, WorkerExited)]
         asked = Worker(worker_record, fleet.supervisor).exited_after_disconnect
         assert (told_of_it.exited_after_disconnect, asked) == (False, False)
+
+
+async def test_health_shows_a_blocked_worker_while_it_is_blocked_and_for_a_while_after(mock_clock: MockClock) -> None:
+    async with a_fleet(1, script=falls_silent) as fleet:
+        await fleet.until(lambda: fleet.supervisor.workers[1].state is State.SERVING)
+        worker, actor = Worker(fleet.supervisor.workers[1], fleet.supervisor), fleet.troupe.actor(1)
+        actor.report()
+        health = worker.health  # the report waits in the line, and is read now
+        assert health is not None
+        assert (health.silent, health.lag) == (0.0, 0.0)
+        mock_clock.jump(3.0)
+        blocked = worker.health
+        assert blocked is not None
+        assert blocked.lag == pytest.approx(2.5), "a report was due 0.5 s after the last one"
+        actor.say(wire.Report(0, lag_us=2_500_000))
+        for _ in range(3):
+            actor.report()
+            health = worker.health
+            assert health is not None
+            assert health.lag == pytest.approx(2.5), "the reports that follow do not hide it"

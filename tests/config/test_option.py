@@ -5,11 +5,12 @@ import pytest
 from rrmaster.cli.arguments import make_parser
 from rrmaster.config.option import Scope
 from rrmaster.config.settings import Settings, changes_that_need_a_restart, options
-from tests.config.values import APP, GOOD
+from tests.config.values import APP, BESIDE, GOOD
 
 NEED_A_RESTART = {
-    "user", "group", "umask", "pid", "chdir", "control", "name", "log_level", "log_format", "log_file", "log_max_size",
-    "log_keep", "reload", "reload_dir", "reload_include", "reload_exclude",
+    "user", "group", "new_privileges", "umask", "pid", "chdir", "control", "name", "log_level", "log_format",
+    "log_file", "log_max_size", "log_keep", "admin", "admin_allow_remote", "ready_when",
+    "reload", "reload_dir", "reload_include", "reload_exclude",
 }  # fmt: skip
 """A promise to users: an option that leaves this set, or enters it, is a change of behaviour."""
 
@@ -21,9 +22,10 @@ def test_every_option_has_a_scope(name):
 
 @pytest.mark.parametrize("name", sorted(NEED_A_RESTART))
 def test_a_changed_option_that_needs_a_restart_is_named(name):
-    current = Settings(APP)
+    beside = BESIDE.get(name, {})
+    current = Settings(APP, **beside)
     value = next(value for value, wanted in GOOD[name] if wanted != getattr(current, name))
-    assert changes_that_need_a_restart(current, Settings(APP, **{name: value})) == [name]
+    assert changes_that_need_a_restart(current, Settings(APP, **beside | {name: value})) == [name]
 
 
 def test_no_other_change_is_named():

@@ -13,7 +13,9 @@ from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.addresses import Tcp
+from rrmaster.dispatch import dynamic_listeners
 from rrmaster.dispatch.dynamic_listeners import DynamicListeners
+from rrmaster.dispatch.link import OPENS_AT_ONCE, OPENS_PER_S
 from rrmaster.dispatch.load import Breach
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import Attend, Listen, Listening
@@ -60,12 +62,12 @@ class Programs:
 
 
 @asynccontextmanager
-async def some_programs(window: int = 8) -> AsyncIterator[Programs]:
+async def some_programs(window: int = 8, for_programs: bool = True) -> AsyncIterator[Programs]:
     async with a_house(
-        0, window=window, binds=(), on_listener_request=lambda link, request: dynamic_listeners.handle(link, request)
+        0, window=window, binds=(), on_listener_request=lambda link, request: asked.handle(link, request)
     ) as house:
-        dynamic_listeners = DynamicListeners(house.dispatcher, 2048, 0o666)
-        yield Programs(house, dynamic_listeners)
+        asked = DynamicListeners(house.dispatcher, 2048, 0o666, for_programs)
+        yield Programs(house, asked)
 
 
 def numbers(player: Player) -> list[int]:
@@ -255,6 +257,43 @@ async def test_to_ask_for_more_than_a_worker_may_is_a_breach() -> None:
             assert (await programs.ask(greedy, Listen(index, LOOPBACK, index=index))).errno == 0
         with pytest.raises(Breach, match=r"more than \d+ listeners"):
             programs.dynamic_listeners.handle(greedy.link, Listen(99, LOOPBACK, index=99))
+
+
+async def test_addresses_are_opened_for_a_worker_at_a_bounded_rate(mock_clock: MockClock) -> None:
+    async with some_programs() as programs:
+        restless = programs.add_worker()
+        for index in range(OPENS_AT_ONCE):
+            found = await programs.ask(restless, Listen(index, LOOPBACK, index=index))
+            assert found.errno == 0
+            await programs.say(restless, Attend(found.listener, False))
+        for seq in range(1000, 1100):
+            assert (await programs.ask(restless, Listen(seq, "192.0.2.1", 80))).errno == errno.EAGAIN
+        first = programs.house.dispatcher.acceptors[0].listener.socket.getsockname()[1]
+        assert (await programs.ask(restless, Listen(2, LOOPBACK, first))).errno == 0, "that one is open already"
+        assert (await programs.ask(programs.add_worker(), Listen(1, LOOPBACK, index=999))).errno == 0, "another worker"
+        mock_clock.jump(2 / OPENS_PER_S)
+        answers = [(await programs.ask(restless, Listen(9, "192.0.2.1", 80))).errno for _ in range(3)]
+        assert answers == [errno.EADDRNOTAVAIL] * 2 + [errno.EAGAIN], "a failure is work too"
+        assert programs.house.breaches == {}
+
+
+async def test_the_addresses_of_all_programs_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_listeners, "MOST", 3)
+    async with some_programs() as programs:
+        one, other = programs.add_worker(), programs.add_worker()
+        answers = [(await programs.ask(one, Listen(index, LOOPBACK, index=index))).errno for index in range(4)]
+        assert answers == [0, 0, 0, errno.EMFILE]
+        assert (await programs.ask(other, Listen(1, LOOPBACK, index=9))).errno == errno.EMFILE
+        assert (await programs.ask(other, Listen(2, LOOPBACK, index=2))).errno == 0, "to share one is no work"
+
+
+@pytest.mark.parametrize("message", [Listen(1, LOOPBACK), Attend(0, False)])
+async def test_where_no_program_runs_to_speak_of_listeners_is_a_breach(message: wire.Up) -> None:
+    async with some_programs(for_programs=False) as programs:
+        liar = programs.house.add_worker()
+        await programs.say(liar, message)
+        assert "is no program" in programs.house.breaches[1]
+        assert programs.names == []
 
 
 async def test_a_master_that_stops_opens_nothing() -> None:

@@ -17,7 +17,7 @@ import pytest
 from rrmaster.config.addresses import Bind, Inherited, Tcp, Unix
 from rrmaster.dispatch import listeners as module
 from rrmaster.dispatch.listeners import (
-    MAX_UNIX_PATH,
+    MAX_SOCKET_PATH,
     BindError,
     Listener,
     adopt,
@@ -290,13 +290,13 @@ def test_a_file_that_is_no_socket_is_refused_and_not_changed(kind: str, tmp_path
 
 
 def test_a_path_too_long_is_refused_with_the_length_that_fits(tmp_path: Path) -> None:
-    for length, fits in ((MAX_UNIX_PATH, True), (MAX_UNIX_PATH + 1, False)):
+    for length, fits in ((MAX_SOCKET_PATH, True), (MAX_SOCKET_PATH + 1, False)):
         path = str(tmp_path / ("x" * (length - len(str(tmp_path)) - 1)))
         if fits:
             with listening(Unix(path)):
                 assert os.path.exists(path)
         else:
-            with pytest.raises(BindError, match=str(MAX_UNIX_PATH)):
+            with pytest.raises(BindError, match=str(MAX_SOCKET_PATH)):
                 opened(Unix(path))
 
 

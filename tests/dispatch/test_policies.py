@@ -125,7 +125,7 @@ def test_a_suspect_comes_after_all_workers_with_about_as_many(more):
     for worker in workers.values():
         hand(policy, workers)
         worker.take()
-    workers[0].load.penalty = SUSPECT_PENALTY
+    workers[0].load.suspect()
     for _ in range(more):
         workers[1].load.handed += 1
     policy.update(workers[1].load)
@@ -136,7 +136,7 @@ def test_a_suspect_comes_after_all_workers_with_about_as_many(more):
 def test_a_suspect_gets_none_while_others_are_as_free_and_all_if_no_other_has_room(new):
     policy = new()
     workers = fleet(policy, 3, window=2)
-    workers[1].load.penalty = SUSPECT_PENALTY
+    workers[1].load.suspect()
     policy.update(workers[1].load)
     assert 1 not in [hand(policy, workers).load.id for _ in range(2)]
     for n in (0, 2):
@@ -189,6 +189,100 @@ def test_requests_without_a_connection_take_room():
     assert worker.load.in_hand == 4
     worker.load.apply(worker.report(busy=3, orphaned=3))
     assert worker.load.has_room()
+
+
+# --- workers that are full
+
+
+def fill(policy: Policy, workers: dict[int, Worker], *full: int) -> None:
+    """These workers, of all, say that they are full."""
+    for worker in workers.values():
+        settle(policy, worker, full=worker.load.id in full)
+
+
+@every_policy
+@LAW
+@given(size=st.integers(2, 6), held=st.lists(st.integers(0, 30), min_size=6, max_size=6), data=st.data())
+def test_a_full_worker_gets_none_while_another_has_room_however_many_that_has(new, size, held, data):
+    policy = new()
+    workers = fleet(policy, size)
+    for worker in workers.values():
+        worker.taken = worker.load.handed = held[worker.load.id]
+    full = data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1))
+    fill(policy, workers, *full)
+    for n in range(20):
+        assert hand(policy, workers, (f"192.0.2.{n}", 1)).load.id not in full
+
+
+@every_policy
+def test_where_all_are_full_the_connections_are_spread_as_ever(new):
+    policy, never_full = new(), new()
+    workers, others = fleet(policy, 3), fleet(never_full, 3)
+    fill(policy, workers, 0, 1, 2)
+    fill(never_full, others)
+    peers = [(f"192.0.2.{n}", 1) for n in range(30)]
+    chosen = [hand(policy, workers, peer).load.id for peer in peers]
+    assert chosen == [hand(never_full, others, peer).load.id for peer in peers]
+
+
+@every_policy
+def test_a_worker_is_chosen_again_as_soon_as_it_says_that_it_is_no_longer_full(new):
+    policy = new()
+    workers = fleet(policy, 2)
+    fill(policy, workers, 0)
+    for _ in range(5):
+        assert hand(policy, workers).load.id == 1
+        workers[1].take()
+    settle(policy, workers[0], full=False)
+    workers[1].load.suspended = True
+    assert hand(policy, workers).load.id == 0
+
+
+@every_policy
+def test_a_full_worker_gets_connections_while_the_others_take_none(new):
+    """The others are at their limit, or suspended: it waits for no worker that has no room."""
+    policy = new()
+    workers = fleet(policy, 3, limit=2)
+    workers[1].taken = workers[1].load.handed = 2
+    fill(policy, workers, 0)
+    workers[2].load.suspended = True
+    assert hand(policy, workers).load.id == 0
+
+
+def test_a_connection_waits_a_moment_for_a_worker_whose_letterbox_is_full_rather_than_go_to_a_full_worker():
+    policy = LeastLoaded()
+    workers = fleet(policy, 2, window=1)
+    fill(policy, workers, 0)
+    assert hand(policy, workers).load.id == 1
+    assert hand(policy, workers) is None
+    workers[1].take()
+    policy.update(workers[1].load)
+    assert hand(policy, workers).load.id == 1
+    workers[1].load.suspended = True  # it took nothing in time: it is late
+    assert hand(policy, workers).load.id == 0
+
+
+@pytest.mark.parametrize("new", [POLICIES[n] for n in ("least-loaded", "random-two", "ip-hash", "user")])
+def test_a_newcomer_gets_more_than_its_share_rather_than_a_full_worker(new):
+    policy = new()
+    workers = {n: make_worker(n, 250) for n in range(2)}
+    policy.join(workers[0].load, newcomer=False)
+    policy.join(workers[1].load, newcomer=True)
+    fill(policy, workers, 0)
+    assert [hand(policy, workers).load.id for _ in range(5)] == [1] * 5
+    fill(policy, workers, 0, 1)
+    assert hand(policy, workers).load.id == 0, "both are full, and the newcomer has had its share"
+
+
+def test_a_full_worker_that_is_suspect_comes_after_one_that_is_only_full_until_it_reports():
+    policy = LeastLoaded()
+    workers = fleet(policy, 2)
+    fill(policy, workers, 0, 1)
+    workers[0].load.suspect()
+    policy.update(workers[0].load)
+    assert [hand(policy, workers).load.id for _ in range(2)] == [1, 1]
+    settle(policy, workers[0], full=True)
+    assert [hand(policy, workers).load.id for _ in range(2)] == [0, 0]
 
 
 def naive_choice(policy: LeastLoaded, workers: dict[int, Worker]) -> WorkerLoad | None:
@@ -244,7 +338,9 @@ def take_step(policy: Policy, workers: dict[int, Worker], step: tuple[str, int, 
                 worker.take()
         case "close":
             worker.close(number)
-    settle(policy, worker, busy=number, taking=what != "report" or number < 8)
+    settle(
+        policy, worker, busy=number, taking=what != "report" or number < 8, full=what == "report" and number % 3 == 0
+    )
 
 
 def change_from_outside(policy: Policy, workers: dict[int, Worker], worker: Worker, what: str) -> None:
@@ -256,7 +352,7 @@ def change_from_outside(policy: Policy, workers: dict[int, Worker], worker: Work
         case "suspend":
             worker.load.suspended = True  # late: the policy is not told, ...
         case "doubt":
-            worker.load.penalty = SUSPECT_PENALTY  # ... and not of suspects either
+            worker.load.suspect()  # ... and not of suspects either
         case _:
             for each in workers.values():
                 each.load.set_short(what == "shorten")

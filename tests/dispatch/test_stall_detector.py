@@ -248,6 +248,29 @@ def test_a_suspect_was_given_something_and_has_not_reported_for_the_time(steps):
 # --- which workers may get a late worker's connections
 
 
+def test_a_full_worker_is_a_receiver_only_for_what_a_stuck_worker_has():
+    late, full = make_worker(0), make_worker(1)
+    late.letterbox.extend(["handoff"] * 2)
+    late.load.handed = late.load.unclaimed = 2
+    full.load.apply(full.report(full=True))
+    assert idle_receivers(late.load, [late.load, full.load]) == []
+    late.load.late_in_a_row = STUCK
+    assert idle_receivers(late.load, [late.load, full.load]) == [full.load]
+
+
+def test_a_full_worker_is_suspected_as_any_other():
+    detector, worker = StallDetector(0.003), make_worker(0)
+    worker.load.apply(worker.report(full=True))
+    worker.load.count_handoff()
+    worker.letterbox.append("handoff")
+    worker.take()
+    detector.watch(worker.load, 0.0)
+    worker.load.recount()
+    detector.late(0.004)
+    detector.late(1.0)
+    assert detector.suspects == {worker.load}
+
+
 def test_receivers_are_idle_workers_with_less_to_do():
     late, idle, waiting, busier, suspended, gone, suspect = (make_worker(n) for n in range(7))
     late.letterbox.extend(["handoff"] * 2)
@@ -257,7 +280,7 @@ def test_receivers_are_idle_workers_with_less_to_do():
     busier.load.handed = 5
     suspended.load.suspended = True
     gone.load.serving = False
-    suspect.load.penalty = SUSPECT_PENALTY
+    suspect.load.suspect()
     worker_loads = [w.load for w in (late, idle, waiting, busier, suspended, gone, suspect)]
     assert len(idle_receivers(late.load, worker_loads)) == 1
     late.load.late_in_a_row = STUCK

@@ -34,9 +34,10 @@ class Worker:
     def close(self, count: int) -> None:
         self.closed += min(count, self.taken - self.closed)
 
-    def report(self, busy: int = 0, taking: bool = True, orphaned: int = 0) -> wire.Report:
+    def report(self, busy: int = 0, taking: bool = True, orphaned: int = 0, full: bool = False) -> wire.Report:
         """A report as it arrives: encoded and decoded."""
-        message = decode_up(wire.encode(wire.Report(self.closed, busy, taking, asides=self.asides, orphaned=orphaned)))
+        said = wire.Report(self.closed, busy, taking, asides=self.asides, orphaned=orphaned, full=full)
+        message = decode_up(wire.encode(said))
         assert isinstance(message, wire.Report)
         return message
 

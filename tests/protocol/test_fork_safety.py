@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.protocol.fork_safety import HARMLESS, OpenDescriptor, Traces, describe_hindrances, hindrances
+from rrmaster.protocol.fork_safety import (
+    HARMLESS,
+    RENEWED_THREADS,
+    OpenDescriptor,
+    Traces,
+    describe_hindrances,
+    hindrances,
+)
 
 BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), 1)
 
@@ -47,11 +54,25 @@ def test_what_was_there_before_the_import_is_no_hindrance() -> None:
         ({"children": 2}, "started a process"),
         ({"timer": True}, "started an interval timer"),
         ({"looping": True}, "left an event loop running"),
+        ({"taken": ("its process id (a.py:7)",)}, "took its process id (a.py:7), which each worker has for itself"),
         ({"asked": ("RRMASTER_WORKER_ID",)}, "asked for RRMASTER_WORKER_ID, which each worker has for itself"),
     ],
 )
 def test_what_a_fork_would_share_or_lose_is_a_hindrance(left: dict[str, object], words: str) -> None:
     assert hindrances(BEFORE, after(**left)) == (words,)
+
+
+def test_a_thread_that_its_library_makes_right_after_a_fork_is_no_hindrance() -> None:
+    assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd"))) == ()
+    assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd", "two"))) == ("started a thread (two)",)
+
+
+def test_a_thread_that_its_library_starts_again_after_a_fork_is_no_hindrance() -> None:
+    name = next(iter(RENEWED_THREADS))
+    assert hindrances(BEFORE, after(threads=("one", name), renewed=(name,))) == ()
+    assert hindrances(BEFORE, after(threads=("one", name))) == (f"started a thread ({name})",), "it was not, this time"
+    other = after(threads=("one", "a-poller"), renewed=("a-poller",))
+    assert hindrances(BEFORE, other) == ("started a thread (a-poller)",), "in the template it works, too"
 
 
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))
@@ -79,4 +100,7 @@ def test_all_hindrances_are_in_one_line() -> None:
         assert "opened a socket (descriptor 8), opened a socket (descriptor 9) and started an interval timer" in text
         assert "start-up hook" in text
         assert ("--preload on" in text) == used
+    own = hindrances(BEFORE, after(taken=("its process id (a.py:7)",), asked=("RRMASTER_WORKER_ID",)))
+    assert describe_hindrances("shop:app", own, False).endswith(", or say --preload on if all may have the same")
+    assert "--preload on" not in describe_hindrances("shop:app", (*own, "started a process"), False)
     assert "it started a process;" in describe_hindrances("shop:app", ("started a process",), False)

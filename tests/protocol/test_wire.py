@@ -314,9 +314,10 @@ def test_retiring_now_differs_from_retiring_when_replaced():
 
 
 def test_a_report_without_the_newest_counts_is_a_report_all_the_same():
-    whole = Report(3, 2, True, 5, 6, 7, 8, 9, orphaned=1, oldest_ms=2_500)
+    whole = Report(3, 2, True, 5, 6, 7, 8, 9, orphaned=1, oldest_ms=2_500, full=True)
     assert decode_up(wire.encode(whole)) == whole
-    body = wire.encode(whole)[4:]
-    assert decode_up(frame(wire.REPORT, body[: wire.SHORT_REPORT.size])) == evolve(whole, orphaned=0, oldest_ms=0)
-    assert decode_up(frame(wire.REPORT, body[: wire.SHORT_REPORT.size + 4])) == evolve(whole, oldest_ms=0)
+    body, short = wire.encode(whole)[4:], evolve(whole, full=False)
+    assert decode_up(frame(wire.REPORT, body[: wire.SHORT_REPORT.size])) == evolve(short, orphaned=0, oldest_ms=0)
+    assert decode_up(frame(wire.REPORT, body[: wire.SHORT_REPORT.size + 4])) == evolve(short, oldest_ms=0)
+    assert decode_up(frame(wire.REPORT, body[: wire.SHORT_REPORT.size + 8])) == short
     assert decode_up(wire.encode(Report(7, oldest_ms=2**40))).oldest_ms == 2**32 - 1

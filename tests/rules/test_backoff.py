@@ -310,12 +310,12 @@ def test_a_fault_is_a_crash(name):
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_worker_killed_from_outside_has_not_crashed_unless_memory_ran_out(name):
-    how = Exit(signal=signal.Signals[name])
-    assert not counts_as_crash(how, was_ready=True)
-    assert counts_as_crash(how, was_ready=True, out_of_memory=True)
+    assert not counts_as_crash(Exit(signal=signal.Signals[name]), was_ready=True)
+    assert counts_as_crash(Exit(signal=signal.Signals[name], out_of_memory=True), was_ready=True)
 
 
 def test_an_end_is_described_by_its_status_or_signal():
     assert str(Exit(code=3)) == "exited with status 3"
     assert str(Exit(signal=9)) == "was ended by SIGKILL"
+    assert str(Exit(signal=9, out_of_memory=True)) == "was ended by the kernel's SIGKILL: out of memory"
     assert str(Exit(signal=40)) == "was ended by signal 40"

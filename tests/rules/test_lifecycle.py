@@ -158,7 +158,7 @@ def test_long_lives_keep_the_same_rules(path):
 
 # --- deadlines
 
-FROM_THE_START = {State.BOOTING: "ready", State.DRAINING: "graceful", State.STOPPING: "term", State.KILLED: "kill"}
+FROM_THE_START = {State.DRAINING: "graceful", State.STOPPING: "term", State.KILLED: "kill"}
 """The deadlines that count from the beginning of the state."""
 
 
@@ -170,22 +170,28 @@ def patience_of(
 
 @settings(deadline=None, derandomize=True, database=None)
 @given(st.sampled_from(list(FROM_THE_START)), times, times, st.floats(0, 1000))
-def test_the_deadline_of_a_state_counts_from_its_beginning(state, since, heard, seconds):
-    """Reports do not prolong it."""
+def test_a_worker_that_has_to_go_has_a_deadline_on_the_clock(state, since, heard, seconds):
     patience = patience_of(**{FROM_THE_START[state]: seconds})
-    assert patience.deadline(state, since, heard) == since + seconds
+    assert patience.deadline(state, since) == since + seconds
+    assert patience.silence(state, since, heard) is None, "it is not killed for silence"
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(times, times, st.floats(0, 1000))
+def test_the_time_to_become_ready_counts_from_the_start(since, heard, seconds):
+    """Messages do not prolong it."""
+    assert patience_of(ready=seconds).silence(State.BOOTING, since, heard) == (seconds, since)
 
 
 @settings(deadline=None, derandomize=True, database=None)
 @given(st.sampled_from([State.PROVING, State.SERVING]), times, times, st.floats(0.1, 1000))
 def test_a_worker_that_serves_has_no_deadline_but_that_of_its_next_report(state, since, heard, hang):
-    deadline = patience_of(hang=hang).deadline(state, since, heard)
-    assert deadline == max(since, heard) + hang
-    assert patience_of(hang=0).deadline(state, since, heard) == float("inf")
+    assert patience_of(hang=hang).silence(state, since, heard) == (hang, max(since, heard))
+    assert patience_of(hang=0).silence(state, since, heard) == (float("inf"), max(since, heard))
 
 
 def test_a_worker_that_is_gone_has_no_deadline():
-    assert patience_of().deadline(State.GONE, 0, 0) == float("inf")
+    assert patience_of().deadline(State.GONE, 0) == float("inf")
 
 
 def test_the_table_for_the_documentation_says_what_the_law_says():

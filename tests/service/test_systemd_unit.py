@@ -122,6 +122,11 @@ def test_no_directory_that_the_service_needs_is_hidden_from_it(path: str, hidden
     assert kept in found
 
 
+@pytest.mark.parametrize(("choice", "said"), [("auto", "yes"), ("off", "yes"), ("on", None)])
+def test_the_unit_forbids_new_privileges_unless_the_service_needs_them(choice: str, said: str | None) -> None:
+    assert keys(unit(Settings(APP, new_privileges=choice))).get("NoNewPrivileges") == said
+
+
 def test_a_low_port_needs_one_capability_and_no_more() -> None:
     low = keys(unit(Settings(APP, bind=":443"), user="www-data"))
     assert low["AmbientCapabilities"] == low["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"

@@ -3,7 +3,8 @@
 import pytest
 from attrs import evolve
 
-from rrmaster.status.readiness import ReadyWhen, parse_ready_when, why_not_ready
+from rrmaster.config.readiness import ReadyWhen, parse_ready_when
+from rrmaster.status.readiness import why_not_ready
 from tests.status.snapshots import a_snapshot, a_worker
 
 ANY = ReadyWhen(count=1)
@@ -17,6 +18,9 @@ SERVES = a_worker(state="serving", taking=True)
 BOOTS = a_worker(state="booting")
 DRAINS = a_worker(state="draining")
 PAUSED = a_worker(state="serving", taking=False)
+BLOCKED = a_worker(state="serving", taking=True, suspended=True, lag_us=1_500_000)
+BRIEFLY_BLOCKED = a_worker(state="serving", taking=True, suspended=True, lag_us=20_000)
+WAS_BLOCKED = a_worker(state="serving", taking=True, suspended=False, lag_us=1_500_000)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,9 @@ PAUSED = a_worker(state="serving", taking=False)
         ([PAUSED, BOOTS], False),
         ([SERVES, BOOTS], True),
         ([PAUSED, SERVES], True),
+        ([BLOCKED, BLOCKED], False),
+        ([BRIEFLY_BLOCKED, BLOCKED], True),
+        ([WAS_BLOCKED, BLOCKED], True),
     ],
 )
 def test_a_fleet_is_ready_when_a_worker_takes_connections(workers, ready):

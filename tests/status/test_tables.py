@@ -51,6 +51,8 @@ def test_the_narrowest_terminal_keeps_slot_pid_state_and_open() -> None:
     [
         ({}, "serving"),
         ({"suspended": True}, "suspended"),
+        ({"full": True}, "full"),
+        ({"full": True, "suspended": True}, "suspended"),
         ({"taking": False, "suspended": True}, "paused"),
         ({"leaving": True, "suspended": True}, "leaving"),
         ({"state": "draining", "suspended": True}, "draining"),

@@ -15,7 +15,7 @@ from rrmaster.protocol import wire
 from rrmaster.protocol.line import Line
 from rrmaster.rules.kernel_errors import CAPACITY_ERRORS
 from rrmaster.supervision import health_check
-from tests.fakes import House, Player, a_house, eventually
+from tests.fakes import House, Player, a_house, eventually, pass_time
 
 LATE = 0.005
 FAILED = "its probe failed"
@@ -97,7 +97,10 @@ async def test_a_worker_that_does_not_answer_in_time_is_unwell(autojump_clock: M
         taken(house.players[0]).close()
 
 
-async def test_a_probe_that_is_taken_back_from_the_late_has_failed(mock_clock: MockClock) -> None:
+@pytest.mark.parametrize("lives", [True, False])
+async def test_a_probe_that_is_taken_back_from_the_late_has_failed_if_no_report_follows(
+    lives: bool, mock_clock: MockClock
+) -> None:
     async with a_house(0, recall_after=LATE) as house:
         late = house.add_worker()
         before, asked = open_descriptors(), Asked()
@@ -106,10 +109,17 @@ async def test_a_probe_that_is_taken_back_from_the_late_has_failed(mock_clock: M
         await house.calls(1)
         heir = house.add_worker()
         mock_clock.jump(LATE + 0.001)
-        await eventually(lambda: asked.verdicts == ["it was too late to take its probe"])
-        assert heir.seen == [], "no other worker is asked in its place"
+        await eventually(lambda: late.link.probe_recalled)
+        await pass_time(mock_clock, 1.5)
+        assert (asked.verdicts, heir.seen) == ([], []), "no other worker is asked in its place"
+        if not lives:
+            await pass_time(mock_clock, 1.0)
+            assert asked.verdicts == ["its probe was not answered in 2 s"]
         late.take()
         late.report()
+        await house.read_reports()
+        await pass_time(mock_clock, 0.125)
+        assert asked.verdicts == ([None] if lives else ["its probe was not answered in 2 s"])
         await house.settle()
         assert late.load.asides_unread == 0
         assert open_descriptors() == before + 4  # the client's own end, the heir's line and its copy

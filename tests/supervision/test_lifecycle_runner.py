@@ -13,7 +13,7 @@ from rrmaster.protocol import wire
 from rrmaster.rules.backoff import Exit
 from rrmaster.rules.lifecycle import State
 from rrmaster.supervision.lifecycle_runner import STACKS_S
-from tests.fakes import Actor, a_fleet, boots_for_ever, falls_silent, serves
+from tests.fakes import Actor, a_fleet, boots_for_ever, falls_silent, pass_time, serves
 from tests.supervision.fleets import (
     KILL,
     TERM,
@@ -61,14 +61,11 @@ async def test_no_worker_is_killed_for_reports_that_the_master_has_not_read(mock
         fleet.dispatching.cancel()  # no task reads the line now
         await wait_all_tasks_blocked()
         for _ in range(5):
-            mock_clock.jump(29)
-            await wait_all_tasks_blocked()
+            await pass_time(mock_clock, 27)
             actor.report()
-            mock_clock.jump(1.5)
-            await wait_all_tasks_blocked()
+            await pass_time(mock_clock, 3)
         assert fleet.supervisor.workers[1].state is State.SERVING
-        mock_clock.jump(30)
-        await wait_all_tasks_blocked()
+        await pass_time(mock_clock, 30.25)
         assert fleet.supervisor.workers[1].state is State.KILLED
 
 
@@ -77,11 +74,9 @@ async def test_after_a_gap_of_its_own_the_master_blames_no_worker(mock_clock: Mo
         mock_clock.jump(3600)  # stopped, or asleep
         await wait_all_tasks_blocked()
         assert len(fleet.serving) == 2
-        mock_clock.jump(29)
-        await wait_all_tasks_blocked()
+        await pass_time(mock_clock, 28)
         assert len(fleet.serving) == 2
-        mock_clock.jump(1.5)
-        await wait_all_tasks_blocked()
+        await pass_time(mock_clock, 3)
         assert not {1, 2} & set(ids(fleet))
 
 
@@ -187,4 +182,4 @@ async def test_a_change_of_state_is_one_line_in_the_log(
         fleet.supervisor.reload.scale(1)
         await fleet.until(lambda: len(fleet.troupe.living) == 1)
     told = [r.getMessage() for r in caplog.records if "serving -> draining" in r.getMessage()]
-    assert told == ["worker 1 (pid 10002): serving -> draining, scaled down"]
+    assert told == ["worker 1 (pid 10000002): serving -> draining, scaled down"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rrmaster.protocol.wire import Report
+from rrmaster.rules.lifecycle import State
 from rrmaster.rules.recycling import Wear
 from rrmaster.supervision.worker_record import LAG_WINDOW, WorkerRecord
 
@@ -14,7 +15,9 @@ HEARTBEAT = 0.5
 def a_record() -> WorkerRecord:
     nothing: Any = None
     wear: Any = Wear
-    return WorkerRecord(1, 0, 1, nothing, nothing, 0.0, 0.0, wear)
+    record = WorkerRecord(1, 0, 1, nothing, nothing, 0.0, 0.0, wear)
+    record.became_ready()
+    return record
 
 
 def say(worker: WorkerRecord, now: float, lag: float = 0.0) -> None:
@@ -28,6 +31,13 @@ def test_an_overdue_report_shows_at_once_and_grows():
     assert worker.lag(100.4, HEARTBEAT) == 0.0
     assert worker.lag(101.5, HEARTBEAT) == 1.0
     assert worker.lag(103.5, HEARTBEAT) == 3.0
+
+
+def test_a_worker_that_has_ended_is_not_later_and_later():
+    worker = a_record()
+    say(worker, 100.0, 0.2)
+    worker.enter(State.GONE, 100.1)
+    assert worker.lag(101.5, HEARTBEAT) == 0.2
 
 
 def test_the_worst_outlives_the_reports_that_follow_it():

@@ -216,6 +216,7 @@ needs_passrights = pytest.mark.skipif(not _knows_passrights(), reason="SO_PASSRI
         ("R", "refuses connections .EPIPE"),
         ("b", "closed its side|refuses connections"),
         ("l", "claims a body"),
+        ("a", "the application is no program"),
         pytest.param("p", "refuses connections .EPERM", marks=needs_passrights),
     ],
 )

@@ -62,10 +62,12 @@ async def test_a_forked_worker_is_as_new_as_one_that_was_started() -> None:
             assert second["parent"] == master.pid
             assert second["group"] == second["pid"]
             assert second["session"] == os.getsid(master.pid)
-            assert second["random"] != first["random"]
+            assert not set(second["random"]) & set(first["random"])
+            assert second["seeded"] == first["seeded"], "what was seeded on purpose stays as it is"
             assert second["hooked"] == [second["pid"]]
             assert (second["imported_by"] == second["pid"]) == (preload == "off")
             assert (second["id"], second["slot"], second["generation"]) == (2, 0, 1)
+            assert re.fullmatch(r"[0-9a-f]{12}\.0000000002", second["environ"].pop("RRMASTER_STARTED_BY"))
             assert second["environ"] == {
                 "RRMASTER_WORKER_ID": "2",
                 "RRMASTER_WORKER_SLOT": "0",
@@ -98,6 +100,8 @@ async def test_a_forked_worker_is_as_new_as_one_that_was_started() -> None:
         ("timer", r"it started an interval timer"),
         ("slot", r"it asked for RRMASTER_WORKER_SLOT, which each worker has for itself"),
         ("needs slot", r"it asked for RRMASTER_WORKER_SLOT, which each worker has for itself"),
+        ("pid", r"it took its process id \(forked.py:\d+\), which each worker has for itself; .* or say --preload on"),
+        ("random value", r"it took a random value \(forked.py:\d+\), which each worker has for itself"),
     ],
 )
 async def test_what_is_not_safe_to_fork_is_said_in_one_line_and_not_forked(deed: str, words: str) -> None:
@@ -113,6 +117,23 @@ async def test_files_that_are_only_read_do_not_prevent_a_fork() -> None:
     async with running("forked:tells", workers=1, environ={"DEED": "harmless"}) as master:
         found = await told(master)
         assert found["imported_by"] == template(master)
+
+
+async def test_a_thread_that_each_forked_process_starts_again_does_not_prevent_a_fork() -> None:
+    async with running("forked:tells", workers=1, environ={"DEED": "renewed"}) as master:
+        found = await told(master)
+        assert found["imported_by"] == template(master)
+        assert found["threads"].count("OtelBatchSpanRecordProcessor") == 1
+
+
+async def test_a_title_that_the_import_sets_is_that_of_forked_workers_too() -> None:
+    shown = []
+    for preload in ("off", "auto"):
+        async with running("forked:tells", "--preload", preload, workers=1, environ={"DEED": "title"}) as master:
+            found = await told(master)
+            assert (found["imported_by"] == found["pid"]) == (preload == "off")
+            shown.append(Path(f"/proc/{found['pid']}/cmdline").read_bytes().rstrip(b"\0"))
+    assert shown == [b"shop", b"shop"]
 
 
 async def test_preload_on_warns_of_what_is_unsafe_and_forks() -> None:

@@ -22,7 +22,8 @@ from rrmaster.protocol.wire import REPORT_AFTER
 from rrmaster.worker import api
 from rrmaster.worker import duty as module
 from rrmaster.worker.api import CurrentWorker, current_worker, is_worker
-from rrmaster.worker.duty import BATCH, RESERVE, Duty, Identity, Requests
+from rrmaster.worker.duty import BATCH, RESERVE, Duty, Identity
+from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.on_trio import FULL_TABLE_S, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone
 
@@ -111,6 +112,77 @@ def test_a_probe_is_outside_the_counters_of_load() -> None:
         finish(duty, take(duty))
         assert (duty.taken, duty.closed) == (0, 0)
         assert master.report().asides == 1, "it is reported at once as read"
+
+
+@define(eq=False)
+class Tokens:
+    """A limiter of two."""
+
+    borrowed_tokens: int = 0
+    total_tokens: int = 2
+
+
+def full_duty(duty: Duty) -> Tokens:
+    """A duty that has reported that all tokens are taken, with one request in progress."""
+    tokens = Tokens()
+    duty.limiters.watch(tokens)
+    duty.count(Requests(begun=1))
+    duty.report()
+    tokens.borrowed_tokens = 2
+    duty.report()
+    return tokens
+
+
+def test_a_worker_is_full_while_all_of_a_limiter_is_taken_and_says_so_at_once_when_it_is_not() -> None:
+    with on_duty() as (master, duty):
+        tokens = full_duty(duty)
+        assert [report.full for report in master.heard()] == [False, True]
+        assert not duty.busy_report_due, "each request is looked at"
+        duty.requests_changed()
+        assert master.heard() == [], "a request has ended, and another has its token"
+        tokens.borrowed_tokens = 1
+        duty.requests_changed()
+        assert master.report().full is False
+        assert duty.busy_report_due, "requests cost no call, as ever"
+
+
+def test_a_limiter_of_the_application_that_fails_is_left_out_and_reports_go_on(capsys) -> None:
+    with on_duty() as (master, duty):
+        tokens = full_duty(duty)
+        del tokens.borrowed_tokens
+        duty.report()
+        assert master.heard()[-1].full is False
+        assert "has failed, and is not looked at from now on" in capsys.readouterr().err
+
+
+def test_what_is_no_limiter_is_refused() -> None:
+    with on_duty() as (_, duty), pytest.raises(AttributeError):
+        duty.limiters.watch(object())
+
+
+def test_a_token_that_is_given_back_in_the_middle_of_a_request_is_noticed_soon() -> None:
+    with on_duty() as (master, duty):
+        stirred: list[None] = []
+        duty.attach(lambda: None, lambda: stirred.append(None))
+        tokens = full_duty(duty)
+        assert len(stirred) == 1, "a look is due"
+        master.heard()
+        duty.report_busy()
+        assert master.heard() == []
+        assert len(stirred) == 2, "and another one, as long as the worker is full"
+        tokens.borrowed_tokens = 0
+        duty.report_busy()
+        assert master.report().full is False
+        assert len(stirred) == 2
+
+
+def test_an_application_that_says_it_is_full_is_until_it_says_otherwise() -> None:
+    with on_duty() as (master, duty):
+        for full in (True, False):
+            duty.set_full(full)
+            assert duty.report_due
+            duty.report()
+            assert master.report().full is full
 
 
 def test_busy_is_the_servers_count_of_requests_if_there_is_one() -> None:

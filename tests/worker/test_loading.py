@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from attrs import evolve
@@ -266,6 +267,43 @@ def test_an_application_that_needs_trio_is_refused_elsewhere(monkeypatch: pytest
     theirs = type("QuartTrio", (AsgiObject,), {"__module__": "quart_trio.app"})()
     with pytest.raises(CannotLoad, match="Quart-Trio, which needs trio"):
         server_for(Application("shop:app", theirs, Kind.ASGI), a_launch("shop:app", runtime="uvloop"))
+
+
+# --- a patched interpreter
+
+
+class FakePatcher:
+    """As the modules gevent.monkey and eventlet.patcher are once the interpreter is patched."""
+
+    saved: ClassVar = {"socket": {"socket": object}}
+    already_patched: ClassVar = {"thread": True}
+
+
+@pytest.mark.parametrize("module", ["gevent.monkey", "eventlet.patcher"])
+@pytest.mark.parametrize("then", ["", "raise RuntimeError('cannot release un-acquired lock')"])
+def test_an_application_that_patches_the_interpreter_is_refused(
+    module: str, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if its import fails, which is a consequence then."""
+    monkeypatch.setitem(sys.modules, module, FakePatcher)  # type: ignore[arg-type]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "green_shop.py").write_text(f"def app(environ, start_response): ...\n{then}\n")
+    with pytest.raises(CannotLoad, match=rf"^{module.partition('.')[0]} has patched the interpreter while") as caught:
+        load(a_launch("green_shop:app"))
+    assert caught.value.__suppress_context__, "it is one line, without the traceback of the consequence"
+    sys.modules.pop("green_shop", None)
+
+
+def test_an_unknown_library_of_green_threads_is_told_by_its_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_LOCK", loading._thread.start_new_thread)
+    with pytest.raises(CannotLoad, match="has patched the interpreter"):
+        load(a_launch(f"{__name__}:wsgi"))
+
+
+@pytest.mark.parametrize("module", ["gevent.monkey", "eventlet.patcher"])
+def test_gevent_that_is_imported_and_patches_nothing_is_served(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, object)  # type: ignore[arg-type]
+    assert load(a_launch(f"{__name__}:wsgi")).kind is Kind.WSGI
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="an earlier Python evaluates annotations at the definition")

@@ -23,6 +23,16 @@ class ProcessOptions:
 
     user: str | None = option(None, parse_text, _PROCESS, "NAME|UID", "become this user once the addresses are bound")
     group: str | None = option(None, parse_text, _PROCESS, "NAME|GID", "become this group once the addresses are bound")
+    # A service that gives up root's rights should not get any back through a program that lends them (set-user-ID, file
+    # capabilities).  Where rrmaster starts as the user that it stays, what starts it decides: a developer may use sudo.
+    new_privileges: str = option(
+        "auto",
+        one_of("choice", ("auto", "on", "off")),
+        _PROCESS,
+        "auto|on|off",
+        "whether a program that a worker starts may gain privileges, as sudo, ping and sendmail may need; auto: not "
+        "with --user",
+    )
     umask: int | None = option(None, parse_umask, _PROCESS, "MODE", "file mode creation mask, in octal")
     pid: str | None = option(None, parse_text, _PROCESS, "FILE", "write the master's process id to this file")
     name: str | None = option(

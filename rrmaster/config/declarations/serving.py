@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from ...protocol.launch import INTERFACES, PRELOADS, RUNTIMES, is_program
+from ...protocol.launch import INTERFACES, KILL_MODES, PRELOADS, RUNTIMES, is_program
 from ...protocol.line import MAX_WINDOW
 from ..addresses import parse_binds
 from ..names import (
@@ -152,6 +152,16 @@ class ServingOptions:
         "auto|on|off",
         "import the application once, in a template, and fork the workers from it; auto: if what the import did allows "
         "a fork; in a program that runs a master itself: off",
+    )
+    # What a request started and its worker can no longer watch holds memory, locks and ports, and each reload would add
+    # to it.  systemd ends such processes too, at a stop (KillMode=control-group); gunicorn and supervisord do not.
+    kill_mode: str = option(
+        "tree",
+        one_of("kill mode", KILL_MODES),
+        _WORKERS,
+        "tree|group",
+        "what ends with a worker: tree, all processes that descend from it; group, those of its process group, so that "
+        "one with a session of its own goes on",
     )
     app_dir: str | None = option(
         None, parse_text, _WORKERS, "DIR", "where to import the application from", shown="the working directory"

@@ -28,12 +28,22 @@ class SupervisionOptions:
         "the time in which a stopping worker may finish its connections; with --reload 1s",
         shown="30s",
     )
+    # Kubernetes takes a pod out of its endpoints beside, not before, SIGTERM: clients still come for some seconds.
+    shutdown_delay: float = option(
+        0.0,
+        parse_duration,
+        _TIMEOUTS,
+        "TIME",
+        "on SIGTERM say that the fleet is not ready, and serve on for this time before the drain begins, because load "
+        "balancers learn late; 0: none",
+    )
     hang_timeout: float = option(
         30.0,
         parse_duration,
         _TIMEOUTS,
         "TIME",
-        "a worker whose loop has not reported for this time is killed and replaced, its stacks in the log; 0: never",
+        "a worker whose loop has not reported for this time, in which it had a processor, is killed and replaced, "
+        "its stacks in the log; 0: never",
     )
     heartbeat: float = option(
         0.5, positive_duration, _TIMEOUTS, "TIME", "the longest time between two reports of a worker", shown="500ms"

@@ -1,7 +1,7 @@
 """The deadlines of uvicorn's connections (see `law`): what its protocols wait for, and how one is closed.
 
 It reads names that uvicorn's documentation does not promise: a protocol's `cycle`, `scope`, `flow`, `transport`,
-`timeout_keep_alive_task` and h11's `conn`, and a cycle's `more_body`, `response_started`, `response_complete` and
+`conn` and `timeout_keep_alive_task` of h11's, and a cycle's `more_body`, `response_started`, `response_complete` and
 `waiting_for_100_continue`.
 """
 
@@ -38,19 +38,22 @@ class _Heard:
     """Bytes of bodies so far."""
     cycle: Any
     flow: Any
-    timeout_keep_alive_task: Any
 
     def waits_for(self) -> tuple[Waiting, object]:
         """What the connection waits for, and the last request."""
         cycle = self.cycle
-        if self.timeout_keep_alive_task is not None and not self._has_begun_a_head():
-            return _AT_REST  # and uvicorn closes it by itself
+        if self._is_idle() and not self._has_begun_a_head():
+            return _AT_REST  # the keep-alive timer closes it
         if self._awaits_head():
             return (Waiting.FIRST_BYTE if cycle is None and is_fresh(self) else Waiting.HEAD), cycle
         # Paused: the application does not read.  A client that waits for "100 Continue" may send nothing.
         if self._awaits_body() and not self.flow.read_paused and not cycle.waiting_for_100_continue:
             return Waiting.BODY, cycle
         return Waiting.NOTHING, cycle
+
+    def _is_idle(self) -> bool:
+        """Whether no byte has come since the end of the last answer."""
+        raise NotImplementedError
 
     def _awaits_head(self) -> bool:
         raise NotImplementedError
@@ -67,10 +70,14 @@ class HeardByHttptools(_Heard):
     """A mix-in for uvicorn's protocol with httptools."""
 
     scope: Any
+    idle_since: float | None
 
     def on_body(self, body: bytes) -> None:
         self.heard += len(body)
         super().on_body(body)  # type: ignore[misc]
+
+    def _is_idle(self) -> bool:
+        return self.idle_since is not None
 
     def _awaits_head(self) -> bool:
         return self.cycle is None or (self.cycle.response_complete and self._has_begun_a_head())
@@ -86,10 +93,14 @@ class HeardByH11(_Heard):
     """A mix-in for uvicorn's protocol with h11."""
 
     conn: Any
+    timeout_keep_alive_task: Any
 
     def data_received(self, data: bytes) -> None:
         self.heard += len(data)
         super().data_received(data)  # type: ignore[misc]
+
+    def _is_idle(self) -> bool:
+        return self.timeout_keep_alive_task is not None
 
     def _awaits_head(self) -> bool:
         from h11 import IDLE  # here, because a worker with httptools does not load h11

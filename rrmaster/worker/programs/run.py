@@ -17,7 +17,7 @@ import signal
 import sys
 
 from ...protocol import wire
-from ...protocol.children import note_handlers
+from ...protocol.family.children import note_handlers
 from ...protocol.launch import MODULE, Launch, is_program
 from ...protocol.starting import forbid_in_program
 from ..api import set_current_worker

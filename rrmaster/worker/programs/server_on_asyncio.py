@@ -16,6 +16,7 @@ from attrs import Factory, define
 
 from ..connection import Connection
 from ..duty import FULL_TABLE_S, Taken
+from ..load.anyio_threads import AnyioThreads
 from ..serving.asyncio_worker import AsyncioWaiter, AsyncioWorker, tasks_of
 from ..stacks import DUMP_SIGNAL, dump_tasks_at
 from .port import Port, PortSocket
@@ -51,6 +52,7 @@ class AsyncioHost(AsyncioWorker):
         self.ports.set_host(lambda: self.call(self._wake), lambda: self.call(self._readable))
         if threading.current_thread() is threading.main_thread():  # only there can a signal handler be set
             dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(self.loop))
+        self.duty.limiters.watch(AnyioThreads(self.duty.limiters, self.loop.create_task))
         self._beat_at = self.clock() + self.duty.heartbeat
         self.loop.call_later(self.duty.heartbeat, self._beat)
         self.loop.add_reader(self.duty.letterbox.fileno(), self._readable)

@@ -15,7 +15,8 @@ from typing import Any
 
 from attrs import Factory, define
 
-from ..duty import Duty, Requests
+from ..duty import Duty
+from ..load.requests import Requests
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

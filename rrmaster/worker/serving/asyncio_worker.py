@@ -20,12 +20,14 @@ from typing import Any, Protocol
 from attrs import Factory, define, field
 
 from ...protocol.channel import HungUp
-from ...protocol.children import note_handlers
+from ...protocol.family.children import note_handlers
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker
 from ..connection import Connection, socket_of
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
+from ..ending.descendants import end_descendants
+from ..load.anyio_threads import AnyioThreads
 from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
 
 BEGIN_TURNS = 5
@@ -89,10 +91,10 @@ def run_server(make: Callable[[AsyncioWorker], ConnectionServer], duty: Duty, la
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
     with asyncio.Runner(loop_factory=_loop_factory(launch.runtime)) as runner:
         if runner.run(_serve(make, duty)) and threading.active_count() > len(_daemons()):
-            # The worker must end now, and a thread of the application does not know it: a normal exit would wait for
-            # it.
+            # A thread of the application does not know that the worker must end now, and a normal exit waits for it.
             sys.stdout.flush()
             sys.stderr.flush()
+            end_descendants()
             os._exit(0)
 
 
@@ -103,6 +105,11 @@ def _daemons() -> list[threading.Thread]:
 
 async def _serve(make: Callable[[AsyncioWorker], ConnectionServer], duty: Duty) -> bool:
     """Serve to the end.  Whether the end was forced by a second signal."""
+    from ..load.executor import CountedThreads  # here: a program has an executor of its own
+
+    threads = CountedThreads()
+    asyncio.get_running_loop().set_default_executor(threads)
+    duty.limiters.watch(threads)
     service = AsyncioWorker(duty, make)
     await service.run()
     return service.aborted.is_set()
@@ -156,6 +163,7 @@ class AsyncioWorker:
         dump_tasks_at(DUMP_SIGNAL, lambda: tasks_of(loop))
         duty.attach(self._wake, self._stir)
         become_worker(duty, self.draining, AsyncioWaiter())
+        duty.limiters.watch(AnyioThreads(duty.limiters, loop.create_task))
         await self.server.start()  # signal handlers come later: until then a signal ends the process, as any program
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -237,6 +245,7 @@ class AsyncioWorker:
     def _closed(self, connection: Connection, taken: Taken) -> None:
         self.connections.discard(connection)
         self.duty.finished(taken)
+        self.duty.report_room()
         self.finished()
 
     def _drain(self) -> None:
@@ -336,7 +345,6 @@ def _settle(ready: asyncio.Future[None]) -> None:
 def _frames(waiting: Any) -> Iterator[FrameType]:
     """The frames from a coroutine to what it awaits in the end.  `Task.get_stack` returns only the first."""
     while waiting is not None:
-        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
-        if frame is not None:
+        if (frame := getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)) is not None:
             yield frame
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)

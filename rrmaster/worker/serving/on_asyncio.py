@@ -20,8 +20,9 @@ from attrs import Factory, define
 
 from ...protocol.launch import Launch
 from ..connection import Connection, is_disconnect, with_access_log
-from ..duty import Duty, Requests, Taken
+from ..duty import Duty, Taken
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
+from ..load.requests import Requests
 from ..loading import Application
 from .asyncio_worker import run_server, until
 

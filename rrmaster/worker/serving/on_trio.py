@@ -20,7 +20,7 @@ import trio
 from attrs import Factory, define, field
 
 from ...protocol.channel import HungUp
-from ...protocol.children import note_handlers
+from ...protocol.family.children import note_handlers
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
 from ..api import become_worker
@@ -135,6 +135,7 @@ class TrioWorker:
     async def report_changes(self) -> None:
         """Report changes, gathered over `REPORT_AFTER`, and with every heartbeat in any case."""
         duty = self.duty
+        duty.limiters.watch(trio.to_thread.current_default_thread_limiter())
         beat_at = trio.current_time() + duty.heartbeat
         while True:
             with trio.move_on_at(beat_at):
@@ -210,6 +211,7 @@ class TrioServer(TrioWorker):
             trio.lowlevel.notify_closing(sock)
             sock.close()
             self.duty.finished(taken)
+            self.duty.report_room()
 
     async def _serve_arriving(
         self, intake: Intake, taken: Taken, stream: trio.SocketStream, sock: socket.socket

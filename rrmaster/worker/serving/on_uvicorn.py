@@ -24,7 +24,7 @@ whose classes derive from uvicorn's protocols and say what they mend:
   `.encoded_headers`: its default headers.
 - The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`.  What
   tells what a connection waits for is in `deadlines.of_uvicorn`.  In `http1`: what their names without an underscore
-  mean, and `_start_asgi_task`, `_get_upgrade`, `_should_upgrade`.
+  mean, and `_get_upgrade`, `_should_upgrade`.
 - `ServerState.connections`, `.tasks` and `.default_headers`: what `Server` shares with its protocols.
 - `lifespan.startup`, `.shutdown`, `.should_exit`, `.state`.
 """
@@ -50,8 +50,9 @@ from ..connection import Connection
 from ..deadlines.law import Deadlines
 from ..deadlines.of_uvicorn import UvicornDeadlines, heard, is_fresh, timed_on_asyncio
 from ..deadlines.requests import RequestTimeout
-from ..duty import Duty, Requests, Taken
+from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
+from ..load.requests import Requests
 from ..loading import Application, CannotLoad
 from .asgi import ASGI, CountedApp
 from .asyncio_worker import AsyncioWorker, run_server

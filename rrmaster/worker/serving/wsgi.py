@@ -37,14 +37,33 @@ _REQUEST = "rrmaster.request"
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed."""
     # WSGI has no lifespan and no websockets.
-    app = watched(application.target, launch.threads, launch.header_map)
+    threads = _Threads(launch.threads)
+    duty.limiters.watch(threads)
+    app = watched(application.target, threads, launch.header_map)
     serve(app, duty, evolve(launch, lifespan="off"), threaded=True, ws="none")
 
 
-def watched(app: WSGI, threads: int, header_map: str) -> ASGI:
+@define(eq=False)
+class _Threads:
+    """The threads that call the application, as a `worker.load.limiters.Limiter`."""
+
+    total_tokens: int
+    borrowed_tokens: int = 0
+    """Requests that have a thread, or wait for one."""
+
+    def begin(self) -> None:
+        """A request begins."""
+        self.borrowed_tokens += 1
+
+    def end(self) -> None:
+        """It has ended."""
+        self.borrowed_tokens -= 1
+
+
+def watched(app: WSGI, threads: _Threads, header_map: str) -> ASGI:
     """An ASGI application that calls a WSGI one in at most this number of threads."""
-    headers = _Headers(header_map)
-    inner: Any = WSGIMiddleware(_CompleteApp(app), workers=threads)  # type: ignore[arg-type]  # it has types of its own
+    headers, workers = _Headers(header_map), threads.total_tokens
+    inner: Any = WSGIMiddleware(_CompleteApp(app), workers=workers)  # type: ignore[arg-type]  # it has types of its own
 
     async def call(scope: Message, receive: Receive, send: Send) -> None:
         if (complaint := headers.complaint(scope)) is not None:
@@ -52,9 +71,11 @@ def watched(app: WSGI, threads: int, header_map: str) -> ASGI:
             return
         scope = headers.mapped(scope)
         request = _Request(receive, send, _has_body(scope))
+        threads.begin()
         try:
             await inner({**scope, _REQUEST: request}, request.receive, request.send)
         finally:
+            threads.end()
             request.end()
         if request.error is not None:
             raise request.error

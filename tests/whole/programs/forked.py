@@ -1,6 +1,7 @@
 """A handler that describes its process, and applications whose import makes a fork unsafe."""
 
 import asyncio
+import ctypes
 import json
 import os
 import random
@@ -11,10 +12,13 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 
 import rrmaster
 
 hooked = []
+
+WITHOUT_A_SEED, SEEDED = random.Random(), random.Random(42)
 
 
 @rrmaster.on_fork
@@ -46,16 +50,18 @@ def now():
         "blocked": status["SigBlk"],
         "ignored": status["SigIgn"],
         "caught": status["SigCgt"],
-        "random": random.random(),
+        "random": [random.random(), WITHOUT_A_SEED.random()],
+        "seeded": SEEDED.random(),
         "descriptors": descriptors,
         "hooked": hooked,
         "imported_by": IMPORTED_BY,
+        "threads": sorted(thread.name for thread in threading.enumerate()),
         "stdin": os.readlink("/proc/self/fd/0"),
         "write_through": [sys.stdout.write_through, sys.stderr.write_through],
     }
 
 
-IMPORTED_BY = os.getpid()
+IMPORTED_BY = int(os.readlink("/proc/self"))  # os.getpid() would keep it from being forked
 
 
 async def tells(stream):
@@ -72,6 +78,18 @@ _kept = []
 def _thread():
     _kept.append(threading.Thread(target=time.sleep, args=(1000,), daemon=True, name="a-poller"))
     _kept[-1].start()
+
+
+def _renewed():
+    """As OpenTelemetry's batch processor does."""
+
+    def start():
+        of = threading.Thread(target=time.sleep, args=(1000,), daemon=True, name="OtelBatchSpanRecordProcessor")
+        _kept[:] = [of]
+        of.start()
+
+    start()
+    os.register_at_fork(after_in_child=start)
 
 
 def _socket():
@@ -106,6 +124,21 @@ def _needs_slot():
     _kept.append(os.environ["RRMASTER_WORKER_SLOT"])
 
 
+def _pid():
+    _kept.append(f"{socket.gethostname()}:{os.getpid()}")
+
+
+def _random_value():
+    _kept.append(uuid.uuid4())
+
+
+def _title():
+    """As setproctitle does: write over the arguments that the process was started with."""
+    with open("/proc/self/stat") as file:
+        start, end = map(int, file.read().rpartition(") ")[2].split()[45:47])
+    ctypes.memmove(start, b"shop".ljust(end - start, b"\0"), end - start)
+
+
 def _harmless():
     _kept.append(open(__file__))  # noqa: SIM115  # it stays open, that is the point
     _kept.append(open(os.devnull, "w"))  # noqa: SIM115  # as above
@@ -113,5 +146,6 @@ def _harmless():
 
 {
     "thread": _thread, "socket": _socket, "database": _database, "loop": _loop, "process": _process, "timer": _timer,
-    "slot": _slot, "needs slot": _needs_slot, "harmless": _harmless, "": lambda: None,
+    "slot": _slot, "needs slot": _needs_slot, "harmless": _harmless, "renewed": _renewed,
+    "pid": _pid, "random value": _random_value, "title": _title, "": lambda: None,
 }[os.environ.get("DEED", "")]()  # fmt: skip

@@ -48,6 +48,7 @@ def bomb(it: socket.socket) -> None:
 
 
 DEEDS = {
+    "a": lambda it: [it.send(wire.encode(wire.Listen(n, "127.0.0.1", index=n))) for n in range(50)],
     "r": lambda it: [it.send(os.urandom(60)) for _ in range(50)],
     "c": lambda it: it.send(wire.encode(wire.Report(10**9))),
     "f": flood,

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from rrmaster.worker.duty import Duty, Requests
+from rrmaster.worker.duty import Duty
+from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining, print_access
-from rrmaster.worker.serving.wsgi import watched
+from rrmaster.worker.serving.wsgi import _Threads, watched
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import on_duty
 
@@ -211,7 +212,7 @@ def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
 def in_threads(
     app: Callable[..., Iterable[bytes]], server: FakeServer, header_map: str = "drop", **scope: Any
 ) -> Awaitable[None]:
-    return watched(app, 1, header_map)({**HTTP, **scope}, server.receive, server.send)
+    return watched(app, _Threads(1), header_map)({**HTTP, **scope}, server.receive, server.send)
 
 
 def environment(header_map: str = "drop", **scope: Any) -> tuple[dict[str, Any], int]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
+from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn import Config
@@ -103,3 +106,103 @@ def test_however_requests_are_cut_each_is_answered_in_order(kind: str, data: Any
         written = asyncio.run(answered(kind, pieces, len(chosen)))
     assert [json.loads(seen) for seen in re.findall(rb"\[.*?\]", written)] == [REQUESTS[one] for one in chosen]
     assert written.count(b"HTTP/1.1 200 ") == len(chosen)
+
+
+@define
+class FakeLoop:
+    """A clock that a test moves, with the timers that wait for it; the rest is the real loop."""
+
+    now: float = 0.0
+    timers: dict[object, tuple[float, Callable[[], None]]] = Factory(dict)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Any:
+        timer = Mock()
+        timer.cancel = lambda: self.timers.pop(timer, None)
+        self.timers[timer] = (self.now + seconds, call)
+        return timer
+
+    def create_task(self, coroutine: Any) -> Any:
+        return asyncio.get_running_loop().create_task(coroutine)
+
+    def pass_time(self, until: float) -> None:
+        """Move the clock, and call what is due on the way."""
+        while self.timers and min(self.timers.values(), key=itemgetter(0))[0] <= until:
+            timer = min(self.timers, key=lambda each: self.timers[each][0])
+            self.now, call = self.timers.pop(timer)
+            call()
+        self.now = until
+
+
+kinds = pytest.mark.parametrize("kind", CLIENTS)
+
+
+async def an_answered_client(kind: str, loop: FakeLoop) -> tuple[Any, FakeTransport]:
+    config = Config(measures, http=kind, log_config=None, lifespan="off", timeout_keep_alive=5)  # type: ignore[arg-type]
+    config.load()
+    transport = FakeTransport()
+    client: Any = CLIENTS[kind](config=config, server_state=ServerState(), app_state={}, _loop=loop)  # type: ignore[arg-type]
+    client.connection_made(transport)
+    await answer_one(client)
+    return client, transport
+
+
+async def answer_one(client: Any) -> None:
+    client.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    for _ in range(TURNS):
+        if client.cycle.response_complete:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("no answer")
+
+
+@kinds
+def test_keep_alive_counts_from_the_last_answer(kind: str) -> None:
+    async def act() -> None:
+        loop = FakeLoop()
+        client, transport = await an_answered_client(kind, loop)
+        for second in (1, 2, 3, 4, 8):
+            loop.pass_time(second)
+            assert not transport.closed
+            await answer_one(client)
+            assert len(loop.timers) == 1
+        loop.pass_time(12.9)
+        assert not transport.closed
+        loop.pass_time(13)
+        assert transport.closed
+
+    asyncio.run(act())
+
+
+@kinds
+def test_a_request_in_progress_outlives_the_keep_alive_time_and_its_answer_begins_another(kind: str) -> None:
+    async def act() -> None:
+        loop = FakeLoop()
+        client, transport = await an_answered_client(kind, loop)
+        loop.pass_time(1)
+        client.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
+        loop.pass_time(20)
+        assert not loop.timers
+        assert not transport.closed, "the deadline of a body is not this timer's"
+        client.data_received(b"x")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        loop.pass_time(24.9)
+        assert not transport.closed
+        loop.pass_time(25)
+        assert transport.closed
+
+    asyncio.run(act())
+
+
+@kinds
+def test_a_closed_connection_leaves_no_timer(kind: str) -> None:
+    async def act() -> None:
+        loop = FakeLoop()
+        client, _ = await an_answered_client(kind, loop)
+        client.connection_lost(ConnectionResetError())
+        assert not loop.timers
+
+    asyncio.run(act())

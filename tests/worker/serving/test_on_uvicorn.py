@@ -29,7 +29,7 @@ async def answers(scope: Message, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
-def test_a_clientis_fresh_until_its_first_byte(http: Any) -> None:
+def test_a_client_is_fresh_until_its_first_byte(http: Any) -> None:
     config = Config(answers, http=http, log_config=None, lifespan="off")
     config.load()
 

@@ -37,6 +37,7 @@ class H11Client(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it to run after a reset, and it holds the connection
         self.flow.let_go()  # type: ignore[attr-defined]
 
     def _holds_back(self) -> bool:

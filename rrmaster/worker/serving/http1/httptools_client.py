@@ -45,10 +45,12 @@ class HttptoolsClient(HttpToolsProtocol):
     """Bytes parsed since the end of a head or a piece of a body: those of a head, or of trailers."""
     _ended = False
     """Whether the client has closed its direction."""
+    idle_since: float | None = None
+    """When the last answer ended, by the clock of the loop.  None while a request arrives or is answered."""
     _last: Callable[[], None] | None = None
     """What comes after the last answer: the refusal of what cannot be parsed, or a websocket."""
     _running: Any = None
-    """The cycle that the application serves; uvicorn's `cycle` is the one that was parsed last."""
+    """While requests wait behind it, the cycle that the application serves; `cycle` is the one that was parsed last."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -60,12 +62,13 @@ class HttptoolsClient(HttpToolsProtocol):
             self.cycle = self._running  # uvicorn tells `cycle` alone that the client has left
         self._unread, self._last = b"", None
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it to run after a reset, and it holds the connection
         self.flow.let_go()  # type: ignore[attr-defined]
 
     # --- reading
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        self.idle_since = None
         if self._unread or len(data) > PIECE:
             self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
         elif self._last is None:
@@ -103,6 +106,8 @@ class HttptoolsClient(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.url[:1] != b"/":
             self.url = _with_path(self.url)
+        if not self.pipeline:
+            self._running = self.cycle
         super().on_headers_complete()
         self.headers, self._grown = [], 0  # trailers go there, and not to the application
 
@@ -113,10 +118,6 @@ class HttptoolsClient(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         """Always: uvicorn then makes no cycle of the request, and the parser raises, so that `_upgraded` decides."""
         return True
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
 
     # --- other protocols
 
@@ -170,16 +171,43 @@ class HttptoolsClient(HttpToolsProtocol):
     # --- after an answer
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        """The application has answered `_running`.  In the place of uvicorn's, which makes a timer for each request."""
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._running, app = self.pipeline.pop()
+            self._start_asgi_task(self._running, app)
+        else:
+            self.idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._time_idle(self.timeout_keep_alive)
         if self.flow.read_paused or self._ended or self._last is not None:
             self._go_on()
+
+    def _time_idle(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for the keep-alive time.
+
+        A connection has one timer, which looks when the last answer ended: to cancel a timer and make another costs a
+        request 0.6 us.
+        """
+        self.timeout_keep_alive_task = None
+        if self.idle_since is None:
+            return  # the next answer makes a timer
+        rest = self.idle_since + self.timeout_keep_alive - self.loop.time()
+        if rest > 0:
+            self._time_idle(rest)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _go_on(self) -> None:
         """After an answer, when something waits behind it; what is unread has paused the reading."""
         if self.transport.is_closing():
             return
         if self._unread and not self.pipeline:
-            self._unset_keepalive_if_required()
+            self.idle_since = None
             self._feed_unread()
         if self._is_busy():
             self.flow.resume_reading()
@@ -187,7 +215,7 @@ class HttptoolsClient(HttpToolsProtocol):
         last, self._last = self._last or (self.transport.close if self._ended else None), None
         self.flow.resume_reading()  # also for the websocket, whose protocol takes the transport as it is
         if last is not None:
-            self._unset_keepalive_if_required()
+            self.idle_since = None
             last()
 
     # --- half-closed

@@ -1,0 +1,1 @@
+"""The admin server: metrics, health and a page, in a process of its own that reads the control socket."""

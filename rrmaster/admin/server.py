@@ -1,0 +1,69 @@
+"""How does the admin server run: on which socket, and until when?
+
+The master starts it with the listening sockets, which it has bound itself: a mistake in the address is told at the
+start, and connections wait in the backlog while a server that was killed is started again.  It ends with the master,
+whatever ends that: one end of a socket pair is the master's, and is closed by the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+
+from ..config.addresses import Tcp, is_loopback, parse_bind
+from ..config.readiness import ReadyWhen
+from .app import Pages
+from .source import MasterClient, Source
+
+LONGEST_HEAD = 64 * 1024
+"""Bytes of a request's head."""
+
+MOST_CONNECTIONS = 512
+"""Connections at once; what comes beyond is answered with 503."""
+
+
+def serve(
+    control: str, sockets: Sequence[socket.socket], address: str, ready_when: ReadyWhen, leash: int | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until the other end of the `leash` is closed.  It owns the descriptors."""
+    bind = parse_bind(address)
+    pages = Pages(Source(MasterClient(control)), ready_when)
+    app = pages.application(any_host=not (isinstance(bind, Tcp) and is_loopback(bind)))
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="on",
+        workers=1,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=LONGEST_HEAD,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    asyncio.run(_serve(server, list(sockets), leash))
+
+
+async def _serve(server: uvicorn.Server, sockets: list[socket.socket], leash: int | None) -> None:
+    watching = asyncio.create_task(_end_with_master(server, leash)) if leash is not None else None
+    await server.serve(sockets)
+    if watching is not None:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _end_with_master(server: uvicorn.Server, leash: int) -> None:
+    with socket.socket(fileno=leash) as line:
+        line.setblocking(False)
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_recv(line, 1)  # nothing is ever sent: this is its end
+    server.should_exit = server.force_exit = True  # an open page would hold up the master's end

@@ -1,0 +1,106 @@
+"""How does the admin server know how the master is doing?  It asks the control socket, and shares each answer.
+
+Requests that come while the master is being asked get the same answer, so that many scrapes and browsers cost the
+master no more than one.  A master that does not answer is the answer too: `Unreachable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, TypeVar
+
+from attrs import Factory, define
+
+from ..control.client import Client, NoMaster, connect_to_master
+from ..status.model import Snapshot
+
+ANSWER_S = 2.0
+"""Seconds that the master has to answer.  It answers in milliseconds; kubelet waits 1 s for a probe by default, and its
+users set more for a reason."""
+
+
+T = TypeVar("T")
+
+
+class Unreachable(Exception):
+    """The master does not answer; the message says why."""
+
+
+@define(eq=False)
+class MasterClient:
+    """The admin server's connection to the control socket.  It blocks, and is used by one thread at a time."""
+
+    path: str
+    _kept: Client | None = None
+
+    def status(self) -> Snapshot:
+        """A snapshot.  Raises NoMaster, ValueError."""
+        return self._asked(lambda client: client.status(ANSWER_S))
+
+    def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
+        """The last entries of ``events`` or of ``logs``, the oldest first.  Raises NoMaster, ValueError."""
+
+        def ask(client: Client) -> list[dict[str, Any]]:
+            answers = list(client.ask(kind, timeout=ANSWER_S, follow=False, lines=lines))
+            return [answer["entry"] for answer in answers if isinstance(answer.get("entry"), dict)]
+
+        return self._asked(ask)
+
+    def _asked(self, ask: Callable[[Client], T]) -> T:
+        reused = self._kept is not None
+        client = self._kept or Client(*connect_to_master(self.path, None, {}, os.geteuid()))
+        self._kept = None
+        try:
+            answer = ask(client)
+        except (NoMaster, ValueError):
+            client.close()
+            if not reused:
+                raise
+            return self._asked(ask)  # the master drops a connection that was silent for long
+        self._kept = client
+        return answer
+
+
+@define(eq=False)
+class Source:
+    """The latest snapshot.  One for the process; all methods belong to its event loop."""
+
+    master: MasterClient
+    clock: Callable[[], float] = monotonic
+    _running: asyncio.Task[Snapshot] | None = None
+    _latest: Snapshot | None = None
+    _taken: float = float("-inf")
+    _asking: asyncio.Lock = Factory(asyncio.Lock)
+
+    async def snapshot(self, max_age: float = 0.0) -> Snapshot:
+        """How the master is doing: asked at present, or at most `max_age` seconds ago.  Raises Unreachable."""
+        if self._latest is not None and self.clock() - self._taken <= max_age:
+            return self._latest
+        if self._running is None:
+            self._running = asyncio.create_task(self._fetch())
+        # Shielded: a client that leaves must not take the answer from the others.
+        return await asyncio.shield(self._running)
+
+    async def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
+        """The last entries of ``events`` or ``logs``; none if the master does not answer."""
+        async with self._asking:
+            try:
+                return await asyncio.to_thread(self.master.entries, kind, lines)
+            except (NoMaster, ValueError):
+                return []
+
+    async def _fetch(self) -> Snapshot:
+        try:
+            async with self._asking:
+                began = self.clock()
+                self._latest = await asyncio.to_thread(self.master.status)
+                self._taken = began
+                return self._latest
+        except (NoMaster, ValueError) as error:
+            self._latest = None
+            raise Unreachable(str(error)) from None
+        finally:
+            self._running = None

@@ -1,0 +1,74 @@
+"""`rrmaster admin`: the admin server beside a master that was started without one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from ..config.addresses import Tcp, is_loopback, parse_admin, parse_bind
+from ..config.readiness import checked_ready_when, parse_ready_when
+from ..control.client import Client
+from ..dispatch.listeners import BindError, open_listeners
+from ..service.admin_process import BACKLOG, UNIX_MODE, check_packages, shown
+from ..service.cannot_start import CannotStart
+
+ERROR, USAGE, CANNOT_BIND = 1, 2, 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("address", metavar="ADDRESS", type=_argument(parse_admin), help="HOST:PORT or unix:PATH")
+    parser.add_argument(
+        "--allow-remote", action="store_true", help="listen where other machines reach it; there is no password"
+    )
+    parser.add_argument(
+        "--ready-when",
+        metavar="WHEN",
+        type=_argument(checked_ready_when),
+        default="any",
+        help="workers that must take connections before /readyz says yes: any (default), all, N or N%%",
+    )
+
+
+def _argument(parse: Callable[[object], str | None]) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        try:
+            return str(parse(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
+def run(client: Client, arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM, whether the master lives or not; returns the exit status."""
+    bind = parse_bind(arguments.address)
+    if isinstance(bind, Tcp) and not is_loopback(bind) and not arguments.allow_remote:
+        return _complain(f"{arguments.address} is reached from other machines; add --allow-remote", USAGE)
+    try:
+        check_packages()
+        listeners = open_listeners(bind, BACKLOG, UNIX_MODE, arguments.address)
+    except CannotStart as error:
+        return _complain(str(error), ERROR)
+    except BindError as error:
+        return _complain(str(error), CANNOT_BIND)
+    from ..admin.server import serve
+
+    path = os.path.abspath(client.path)
+    client.close()
+    sys.stdout.write("".join(f"metrics, health and a page on {shown(listener.name)}\n" for listener in listeners))
+    sys.stdout.flush()
+    try:
+        sockets = [listener.socket for listener in listeners]
+        serve(path, sockets, arguments.address, parse_ready_when(arguments.ready_when))
+    finally:
+        for listener in listeners:
+            listener.close()
+    return 0
+
+
+def _complain(text: str, status: int) -> int:
+    sys.stderr.write(f"rrmaster: admin: {text}\n")
+    return status

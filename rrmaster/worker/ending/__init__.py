@@ -1,0 +1,1 @@
+"""How does a worker's process end, and what ends with it?"""

@@ -1,0 +1,81 @@
+"""What has an import left behind in this process, as far as it matters to a fork?
+
+`protocol.fork_safety` decides from it whether the process may be forked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ...protocol.fork_safety import OpenDescriptor, Traces, hindrances
+from ...protocol.template_wire import MemoryUse
+from .watch import ImportWatch
+
+
+def hindrances_of(before: Traces | None, after: Traces | None) -> tuple[str, ...]:
+    """Why this process cannot be forked; empty if it can.  None: it cannot be seen."""
+    if before is None or after is None:
+        return ("could not be watched (there is no /proc)",)
+    return hindrances(before, after)
+
+
+def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) -> Traces | None:
+    """What this process has that matters to a fork, or None if that cannot be seen.
+
+    `watch`: of the import, if there was one; `renewed`: the threads that a process forked from it has.
+    """
+    if not os.path.isdir("/proc/self/task"):
+        return None
+    named = {thread.native_id: thread.name for thread in threading.enumerate()}
+    tasks = [int(tid) for tid in os.listdir("/proc/self/task")]
+    others = sorted(tid for tid in tasks if tid != os.getpid())
+    return Traces(
+        threads=tuple(named.get(tid) or _read(f"/proc/self/task/{tid}/comm") for tid in others),
+        held=frozenset(held for held in _held() if not (watch and watch.is_made_again(held.target))),
+        children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
+        timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
+        looping=_looping(),
+        asked=watch.asked() if watch else (),
+        taken=watch.taken() if watch else (),
+        renewed=renewed,
+    )
+
+
+def _held() -> Iterator[OpenDescriptor]:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
+        except OSError:
+            continue  # the descriptor of the listing itself
+        yield OpenDescriptor(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
+
+
+def _looping() -> bool:
+    asyncio: Any = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""  # a thread that has just ended, or a kernel that does not tell
+
+
+def memory_use() -> MemoryUse:
+    """How much memory this process has for itself alone, and in all."""
+    found: dict[str, int] = {}
+    for line in _read("/proc/self/smaps_rollup").splitlines():
+        name, _, value = line.partition(":")
+        if value.endswith(" kB"):
+            found[name] = int(value.split()[0]) * 1024
+    own = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
+    return MemoryUse(own, found.get("Pss", 0), found.get("Rss", 0))

@@ -1,0 +1,55 @@
+"""What does the import take for its process alone?  All watchers of an import, and what follows for forked workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...protocol.launch import Launch
+from . import title
+from .datagrams import Datagrams, all_as_new, make_again
+from .taken.callers import Callers
+from .taken.environment import OwnEnvironment
+from .taken.generators import Generators
+from .taken.identity import Taken
+from .taken.own_processes import OwnProcesses
+
+
+class ImportWatch:
+    """Watches the import of an application in a template, and makes a worker forked from it like a new one."""
+
+    def __init__(self, launch: Launch) -> None:
+        callers = Callers(launch.application, launch.app_dir or launch.chdir)
+        self._environment = OwnEnvironment(callers)
+        self._generators = Generators()
+        self._taken = Taken(callers, self._generators)
+        self._own_processes = OwnProcesses()
+        self._datagrams: tuple[Datagrams, ...] = ()
+        self._shown = title.shown()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch the import, which is to happen in the block."""
+        with self._environment.watched(), self._taken.watched():
+            yield
+        self._own_processes.find()
+        self._datagrams = all_as_new()
+
+    def asked(self) -> tuple[str, ...]:
+        """The environment variables that it has read, and that each worker has for itself."""
+        return self._environment.asked()
+
+    def taken(self) -> tuple[str, ...]:
+        """What else it has taken that each worker should have for itself: ``its process id (shop.py:7)``."""
+        return self._taken.words()
+
+    def is_made_again(self, target: str) -> bool:
+        """Whether each worker makes for itself what this link of /proc/self/fd leads to."""
+        return any(target == of.target for of in self._datagrams)
+
+    def begin_worker(self, arguments: tuple[str, ...]) -> None:
+        """In a forked worker: make anew what can be, and show these arguments in `ps`.  Raises OSError."""
+        make_again(self._datagrams)
+        self._generators.renew()
+        self._own_processes.renew()
+        title.show(arguments, self._shown)

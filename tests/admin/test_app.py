@@ -1,0 +1,276 @@
+"""The admin server's pages, asked as a client does, with a master that a test invents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from attrs import Factory, define, evolve
+from starlette.applications import Starlette
+
+from rrmaster.admin import app
+from rrmaster.admin.app import Pages
+from rrmaster.admin.source import Source, Unreachable
+from rrmaster.config.readiness import ReadyWhen, parse_ready_when
+from rrmaster.control.client import NoMaster
+from rrmaster.status.model import Snapshot, from_json
+from tests.status.snapshots import FOUR, a_snapshot, a_worker
+
+
+@define
+class FakeMaster:
+    """In the place of `MasterClient`."""
+
+    answer: Snapshot | None
+    """None: the master has ended."""
+    log: list[dict[str, Any]] = Factory(list)
+    asked: int = 0
+
+    def status(self) -> Snapshot:
+        self.asked += 1
+        if self.answer is None:
+            raise NoMaster("the master has ended")
+        return self.answer
+
+    def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
+        return self.log if kind == "events" else []
+
+
+def app_of(master: FakeMaster, ready_when: str = "any", any_host: bool = False) -> Starlette:
+    return Pages(Source(master), parse_ready_when(ready_when)).application(any_host)  # type: ignore[arg-type]
+
+
+def get(path: str, master: FakeMaster, host: str = "localhost:9000", **more: Any) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app_of(master, **more))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+            return await client.get(path)
+
+    return asyncio.run(ask())
+
+
+STOPS = evolve(FOUR, size=0)
+ONE_OF_TWO = a_snapshot(a_worker(0), a_worker(1, state="booting"), size=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "snapshot", "ready_when", "status"),
+    [
+        ("/readyz", FOUR, "any", 200),
+        ("/readyz", FOUR, "all", 200),
+        ("/readyz", STOPS, "any", 503),
+        ("/readyz", ONE_OF_TWO, "any", 200),
+        ("/readyz", ONE_OF_TWO, "50%", 200),
+        ("/readyz", ONE_OF_TWO, "all", 503),
+        ("/readyz", None, "any", 503),
+        ("/livez", FOUR, "any", 200),
+        ("/livez", STOPS, "any", 200),
+        ("/livez", None, "any", 503),
+    ],
+)
+def test_a_probe_is_answered_by_the_state_of_the_master(
+    path: str, snapshot: Snapshot | None, ready_when: str, status: int
+) -> None:
+    answer = get(path, FakeMaster(snapshot), ready_when=ready_when)
+    assert answer.status_code == status
+    assert answer.text == "ok\n" if status == 200 else ": " in answer.text, "it says why"
+
+
+def test_a_verbose_probe_lists_its_checks() -> None:
+    answer = get("/readyz?verbose", FakeMaster(ONE_OF_TWO), ready_when="all")
+    assert answer.text.splitlines() == [
+        "[+]master ok",
+        "[-]workers failed: 1 of 2 workers take connections, and 2 must",
+        "check failed",
+    ]
+
+
+def test_the_status_is_the_snapshot() -> None:
+    assert from_json(get("/status", FakeMaster(FOUR)).json()) == FOUR
+    assert get("/status", FakeMaster(None)).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/livez", "/readyz", "/status", "/live", "/page.js"])
+def test_another_sites_name_gets_nothing_from_a_loopback_address(path: str) -> None:
+    assert get(path, FakeMaster(FOUR), host="shop.example").status_code == 400
+    if path != "/live":  # which never ends
+        assert get(path, FakeMaster(FOUR), host="shop.example", any_host=True).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/readyz", "/status", "/live"])
+def test_nothing_can_be_changed(path: str) -> None:
+    async def ask() -> set[int]:
+        transport = httpx.ASGITransport(app_of(FakeMaster(FOUR)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return {(await client.request(method, path)).status_code for method in ("POST", "PUT", "DELETE")}
+
+    assert asyncio.run(ask()) == {405}
+
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "log"),
+    [
+        (evolve(FOUR, application=HOSTILE), []),
+        (a_snapshot(a_worker(0, last_exit=HOSTILE, state=HOSTILE)), []),
+        (FOUR, [{"time": 1.75e9, "level": HOSTILE, "text": f"x\n{HOSTILE}", "slot": HOSTILE}]),
+    ],
+)
+def test_no_text_becomes_markup(snapshot: Snapshot, log: list[dict[str, Any]]) -> None:
+    answer = get("/", FakeMaster(snapshot, log))
+    assert answer.status_code == 200
+    assert HOSTILE not in answer.text
+    assert "&lt;script&gt;" in answer.text
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        (a_worker(0, oldest_ms=12_000), "a request has been in progress for 12s"),
+        (a_worker(0, lag_us=4_500_000), "its loop was late by 4.5s"),
+    ],
+)
+def test_a_stuck_worker_is_pointed_out(worker: Any, said: str) -> None:
+    assert said in get("/", FakeMaster(a_snapshot(worker))).text
+    assert said not in get("/", FakeMaster(FOUR)).text
+
+
+def test_an_empty_slot_is_shown() -> None:
+    assert "no worker" in get("/", FakeMaster(evolve(ONE_OF_TWO, size=3))).text
+    assert "no worker<" not in get("/", FakeMaster(FOUR)).text
+
+
+def test_a_traceback_is_one_click_away() -> None:
+    trace = "the application failed\nTraceback (most recent call last):\nValueError: no"
+    text = get("/", FakeMaster(FOUR, [{"time": 1.75e9, "level": "error", "text": trace}])).text
+    assert "<summary>the application failed ValueError: no</summary>" in text
+    assert trace in text
+
+
+def test_the_page_says_that_the_master_does_not_answer() -> None:
+    assert "does not answer" in get("/", FakeMaster(None)).text
+
+
+def test_clients_that_ask_at_once_cost_the_master_one_answer() -> None:
+    async def act() -> None:
+        master = FakeMaster(FOUR)
+        source = Source(master)  # type: ignore[arg-type]
+        found = await asyncio.gather(*(source.snapshot() for _ in range(100)))
+        assert master.asked == 1
+        assert set(map(id, found)) == {id(FOUR)}
+        await source.snapshot(max_age=60.0)
+        assert master.asked == 1
+        await source.snapshot()
+        assert master.asked == 2
+
+    asyncio.run(act())
+
+
+def test_a_failure_is_not_kept() -> None:
+    async def act() -> None:
+        master = FakeMaster(None)
+        source = Source(master)  # type: ignore[arg-type]
+        with pytest.raises(Unreachable):
+            await source.snapshot()
+        master.answer = FOUR
+        assert await source.snapshot(max_age=60.0) is FOUR
+
+    asyncio.run(act())
+
+
+def run_live(act: Callable[[Pages, FakeMaster], Any]) -> None:
+    """Run a test with the sampling that the server's lifespan starts."""
+
+    async def run() -> None:
+        master = FakeMaster(FOUR)
+        pages = Pages(Source(master), ReadyWhen(count=1))  # type: ignore[arg-type]
+        served = pages.application(any_host=True)
+        async with served.router.lifespan_context(app):
+            await asyncio.wait_for(act(pages, master), 20)
+
+    asyncio.run(run())
+
+
+async def open_page(pages: Pages, sent: asyncio.Queue[str]) -> int:
+    """Keep a page open as a browser does; returns the status of the answer, if it ends."""
+    answer: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        raise AssertionError("the test is over")
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answer.append(message["status"])
+        elif message.get("body") and answer == [200]:
+            sent.put_nowait(message["body"].decode())
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/live",
+        "headers": [(b"host", b"localhost")],
+        "query_string": b"",
+    }
+    await pages.application(any_host=True)(scope, receive, send)  # type: ignore[arg-type]
+    return answer[0]
+
+
+def test_the_number_of_open_pages_is_bounded_even_if_all_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MOST_LIVE", 3)
+
+    async def act(pages: Pages, master: FakeMaster) -> None:
+        opened = [asyncio.create_task(open_page(pages, asyncio.Queue())) for _ in range(10)]
+        refused, _ = await asyncio.wait(opened, timeout=0.5)
+        assert [each.result() for each in refused] == [503] * 7
+        assert pages.open_pages == 3
+        for each in opened:
+            each.cancel()
+        await asyncio.wait(opened)
+
+    run_live(act)
+
+
+def test_an_open_page_gets_the_content_anew_and_leaves_nothing_when_it_closes() -> None:
+    async def act(pages: Pages, master: FakeMaster) -> None:
+        sent: asyncio.Queue[str] = asyncio.Queue()
+        page = asyncio.create_task(open_page(pages, sent))
+        first = await sent.get()
+        assert "data: <header>" in first
+        assert first.endswith("\n\n")
+        master.answer = a_snapshot(a_worker(0, lag_us=9_000_000))
+        while "late by 9.0s" not in await sent.get():
+            pass
+        assert pages.open_pages == 1
+        page.cancel()
+        await asyncio.wait([page])
+        assert pages.open_pages == 0
+
+    run_live(act)
+
+
+def test_the_history_becomes_rates() -> None:
+    async def act(pages: Pages, master: FakeMaster) -> None:
+        while not pages.history.samples:
+            await asyncio.sleep(0)
+        master.answer = evolve(FOUR, uptime_s=FOUR.uptime_s + 2, accepted=FOUR.accepted + 100)
+        while len(pages.history.samples) < 2:
+            await asyncio.sleep(0.01)
+        assert pages.history.rates(lambda sample: sample.accepted)[0] == 50.0
+        master.answer = evolve(FOUR, uptime_s=1.0, accepted=1)
+        while pages.history.samples[-1].time != 1.0:
+            await asyncio.sleep(0.01)
+        assert len(pages.history.samples) == 1, "another master has another history"
+
+    run_live(act)
+
+
+def test_the_status_is_valid_json_for_any_program() -> None:
+    assert json.loads(get("/status", FakeMaster(FOUR)).text)["size"] == 4

@@ -1,0 +1,91 @@
+"""Metrics: both formats are read back by Prometheus' own parsers, and a counter of a slot never falls."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from rrmaster.admin.metrics import OPENMETRICS, TEXT, exposition
+from rrmaster.events.totals import SlotTotals, Totals
+from rrmaster.status.model import Snapshot
+from tests.status.snapshots import FOUR, a_snapshot, a_worker, some_workers
+
+
+def values(snapshot: Snapshot | None, accept: str = "") -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Each sample by its name and labels."""
+    text, kind = exposition(snapshot, accept)
+    parse = parse_openmetrics if kind == OPENMETRICS else parse_text
+    samples = [sample for family in parse(text.decode()) for sample in family.samples]
+    found = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+    assert len(found) == len(samples), "a sample stands twice"
+    return found
+
+
+def test_each_number_of_a_worker_is_there_with_its_slot_and_generation() -> None:
+    found = values(a_snapshot(a_worker(0, open=7, lag_us=1500, rss=1000), a_worker(1, busy=None)))
+    of_the_first = (("generation", "2"), ("slot", "0"))
+    assert found["rrmaster_worker_open_connections", of_the_first] == 7
+    assert found["rrmaster_worker_event_loop_lag_seconds", of_the_first] == 0.0015
+    assert found["rrmaster_worker_resident_memory_bytes", of_the_first] == 1000
+    assert ("rrmaster_worker_busy_requests", (("generation", "2"), ("slot", "1"))) not in found, "it is not known"
+    assert found["rrmaster_workers", (("state", "serving"),)] == 2
+    assert found["rrmaster_connections_accepted_total", ()] == 1380
+    assert found["rrmaster_backlog_connections", (("listener", "127.0.0.1:8000"),)] == 3
+
+
+def test_a_counter_of_a_slot_is_the_sum_over_all_its_workers() -> None:
+    totals = Totals()
+    before = values(a_snapshot(a_worker(0, handed=10, unclaimed=1, requests=8, cpu_us=2_000_000)))
+    totals.worker_ended(SlotTotals(0, taken=9, requests=8, cpu_us=2_000_000), "fault")
+    replaced = a_snapshot(a_worker(0, handed=0, unclaimed=0, requests=None, cpu_us=None), totals=totals.at_present())
+    after = values(replaced)
+    for name, value in (("connections", 9), ("requests", 8), ("cpu_seconds", 2)):
+        key = (f"rrmaster_worker_{name}_total", (("slot", "0"),))
+        assert before[key] == after[key] == value
+    assert after["rrmaster_worker_ends_total", (("slot", "0"),)] == 1
+    assert after["rrmaster_worker_exits_total", (("how", "fault"),)] == 1
+
+
+def test_the_counts_of_a_slot_without_a_worker_stay() -> None:
+    totals = Totals()
+    totals.worker_ended(SlotTotals(3, taken=9), "exit")
+    found = values(a_snapshot(a_worker(0), totals=totals.at_present()))
+    assert found["rrmaster_worker_connections_total", (("slot", "3"),)] == 9
+
+
+def test_a_master_that_does_not_answer_is_a_metric() -> None:
+    assert values(None) == {("rrmaster_up", ()): 0.0}
+    assert values(FOUR)["rrmaster_up", ()] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/html,*/*;q=0.1", TEXT),
+        ("text/plain", TEXT),
+        ("application/openmetrics-text; version=1.0.0", OPENMETRICS),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1", OPENMETRICS),
+        ("application/openmetrics-text;q=0.3,text/plain;q=0.5", TEXT),
+        ("application/openmetrics-text;q=0,*/*", TEXT),
+        ("application/openmetrics-text;q=soon,*/*;q=0.1", TEXT),
+    ],
+)
+def test_a_scraper_gets_the_format_that_it_prefers(accept: str, kind: str) -> None:
+    assert exposition(FOUR, accept)[1] == kind
+
+
+@given(some_workers, st.sampled_from(["", "application/openmetrics-text"]))
+def test_every_snapshot_makes_metrics_that_are_read_back(workers: list, accept: str) -> None:  # type: ignore[type-arg]
+    found = values(a_snapshot(*workers), accept)
+    assert found["rrmaster_connections_accepted_total", ()] == 1380
+
+
+def test_a_name_cannot_break_out_of_its_label() -> None:
+    odd = evolve(FOUR, application='a"b\\c\nrrmaster_up 7')
+    assert values(odd)["rrmaster_up", ()] == 1.0

@@ -1,0 +1,125 @@
+"""Which libraries can be forked?  Tries real ones, each as an application uses it; not a part of the tests or of CI.
+
+    python -m tests.libraries                     in a new environment, with the versions of libraries.txt: some minutes
+    python -m tests.libraries --python PYTHON     in an environment that has them
+    python -m tests.libraries redis numpy         only the rows with one of these words
+
+Each row of libraries.toml is an application, and `rrmaster check` says whether it is served and forked.  Where a fork
+needs more than an import to be right, two workers are started and asked, too.  The status is the number of rows that
+are not as written there.  The table in docs/howto/preload.md tells of the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+from attrs import frozen
+
+ROOT = Path(__file__).parent.parent
+
+PACKAGES = ROOT / "tests" / "libraries.txt"
+"""The libraries, with versions."""
+
+
+@frozen
+class Row:
+    """A library, and an application that uses it in the usual way."""
+
+    name: str
+    code: str
+    expected: str
+    """``forked``, or a regular expression for what `rrmaster check` says instead."""
+    then: str = ""
+    """A regular expression for the log of two forked workers that are asked for a while; empty: it is not started."""
+
+
+ASGI = "async def app(scope, receive, send): ...\n"
+"""What an application has whose code makes none."""
+
+
+def rows() -> list[Row]:
+    """The rows of libraries.toml."""
+    found = tomllib.loads((ROOT / "tests" / "libraries.toml").read_text())["row"]
+    return [Row(**row) for row in found]
+
+
+def tried(row: Row, python: str) -> str:
+    """What `rrmaster check` says of it: ``forked``, or its reason, or its error."""
+    with tempfile.TemporaryDirectory() as folder:
+        makes_one = re.search(r"^app\b", row.code, re.MULTILINE)
+        Path(folder, "shop.py").write_text(row.code + ("" if makes_one else ASGI))
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": folder}
+        command = [python, "-m", "rrmaster", "check", "shop:app"]
+        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120)
+    said = done.stdout + done.stderr
+    found = re.search(r"while it was imported, it (.*?); to fork them", said)
+    if found:
+        return found[1]
+    return "forked" if done.returncode == 0 else f"{done.returncode}: {said[-300:]}"
+
+
+def served(row: Row, python: str) -> bool:
+    """Whether the log of two forked workers that are asked again and again has what is expected, within 30 s."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "shop.py").write_text(row.code)
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": folder}
+        command = [python, "-m", "rrmaster", "-w", "2", "-b", "127.0.0.1:0", "--control", f"{folder}/c", "shop:app"]
+        with Path(folder, "log").open("w") as log:
+            master = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log)
+        try:
+            return _is_said(Path(folder, "log"), row.then, time.monotonic() + 30)
+        finally:
+            master.terminate()
+            master.wait(30)
+
+
+def _is_said(log: Path, what: str, deadline: float) -> bool:
+    while time.monotonic() < deadline:
+        text = log.read_text()
+        if "has imported" in text and re.search(what, text, re.DOTALL):
+            return True
+        if port := re.search(r"serves \S+ on (http://\S+)", text):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(port[1], timeout=5).close()
+        time.sleep(0.05)
+    return False
+
+
+def environment(folder: str) -> str:
+    """A new environment with the libraries, in this folder; its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([f"{folder}/bin/pip", "install", "-q", "--disable-pip-version-check", "-r", PACKAGES], check=True)
+    return f"{folder}/bin/python"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python")
+    parser.add_argument("words", nargs="*")
+    given = parser.parse_args()
+    chosen = [row for row in rows() if not given.words or any(word in row.name for word in given.words)]
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        python = given.python or environment(folder)
+        for row in chosen:
+            found = tried(row, python)
+            right = found == row.expected or (row.expected != "forked" and re.search(row.expected, found) is not None)
+            if right and row.then:
+                right = served(row, python)
+            wrong += not right
+            print(f"{'as written' if right else 'DIFFERENT '}  {row.name}: {found}", flush=True)
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

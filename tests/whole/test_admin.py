@@ -1,0 +1,201 @@
+"""The admin server beside a real master: what it tells is true, and whatever happens to it costs no request."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.whole.harness import BRIEF, PATIENCE, ROOT, Running, ask, gone, rrmaster, running
+
+APP = "handlers:quick"
+
+
+async def base_of(master: Running) -> str:
+    """The address of its admin server."""
+    return (await master.said(r"page on (http://\S+)/"))[1]
+
+
+async def get(url: str) -> httpx.Response:
+    """Asked until the server answers: it starts beside the workers, and again when it was killed."""
+    with trio.fail_after(PATIENCE):
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
+            return await client.get(url)
+
+
+async def metrics(base: str) -> dict[str, float]:
+    """The sum of each metric over its labels."""
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families((await get(f"{base}/metrics")).text):
+        for sample in family.samples:
+            found[sample.name] += sample.value
+    return dict(found)
+
+
+def admin_pid(master: Running) -> int:
+    """The process id of its admin server."""
+    for file in Path(f"/proc/{master.pid}/task").glob("*/children"):
+        for pid in file.read_text().split():
+            if b"rrmaster.admin" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    raise AssertionError("there is none")
+
+
+async def test_counters_agree_with_clients_and_never_fall_whatever_happens_to_workers() -> None:
+    async with running(APP, "--admin", "127.0.0.1:0", *BRIEF, workers=2) as master:
+        base, ledger, seen = await base_of(master), Counter[str](), [await metrics(await base_of(master))]
+        for round_ in range(4):
+            for _ in range(10):
+                await ask(master.port, ledger=ledger)
+            if round_ == 1:
+                master.signal(signal.SIGHUP)
+                await master.said("generation 2 serves|reload: committed|committed")
+            else:
+                victim = next(iter(master.workers))
+                os.kill(victim, signal.SIGKILL)
+                await master.said(rf"\(pid {victim}\): serving -> gone")
+                await master.until(lambda: len(master.workers) == 2, "two workers serve again")
+            seen.append(await metrics(base))
+        with trio.fail_after(PATIENCE):
+            while seen[-1]["rrmaster_worker_connections_total"] < 40:  # workers report within a heartbeat
+                seen.append(await metrics(base))
+        assert ledger == {"answered": 40}
+        last = seen[-1]
+        assert last["rrmaster_connections_accepted_total"] == 40
+        assert last["rrmaster_worker_connections_total"] == 40
+        assert last["rrmaster_worker_requests_total"] + last["rrmaster_connections_lost_total"] == 40
+        for before, after in pairwise(seen):
+            fallen = {name for name in before if name.endswith("_total") and after[name] < before[name]}
+            assert not fallen
+        assert last["rrmaster_reloads_total"] == 1
+        assert await master.stop() == 0
+
+
+async def test_a_drain_is_not_ready_and_says_why() -> None:
+    async with running("handlers:ident", "--admin", "127.0.0.1:0", "--graceful-timeout", "20s", workers=1) as master:
+        base = await base_of(master)
+        assert (await get(f"{base}/readyz")).text == "ok\n"
+        await master.hold(1)
+        master.signal(signal.SIGTERM)
+        await master.said("serving -> draining")
+        answer = await get(f"{base}/readyz")
+        assert (answer.status_code, answer.text) == (503, "workers: the master is stopping\n")
+        assert (await get(f"{base}/livez")).status_code == 200
+        master.clients.pop().socket.close()
+        assert await master.ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_server_that_has_ended_comes_back_and_costs_no_request(number: int) -> None:
+    async with running(APP, "--admin", "127.0.0.1:0", workers=1) as master:
+        base, ledger = await base_of(master), Counter[str]()
+        assert (await get(f"{base}/livez")).status_code == 200
+        first = admin_pid(master)
+        os.kill(first, number)
+        for _ in range(20):
+            await ask(master.port, ledger=ledger)
+        await master.said("the admin server .*; it is started again in")
+        assert (await get(f"{base}/livez")).status_code == 200, "its clients waited in the backlog"
+        assert admin_pid(master) != first
+        assert ledger == {"answered": 20}
+        assert await master.stop() == 0
+
+
+async def test_a_server_that_is_stopped_delays_neither_the_master_nor_its_end() -> None:
+    async with running(APP, "--admin", "127.0.0.1:0", workers=1) as master:
+        base = await base_of(master)
+        assert (await get(f"{base}/livez")).status_code == 200
+        pid = admin_pid(master)
+        os.kill(pid, signal.SIGSTOP)
+        assert await ask(master.port)
+        assert await master.stop() == 0
+        await gone(pid)
+
+
+async def test_a_server_ends_with_a_master_that_is_killed() -> None:
+    async with running(APP, "--admin", "127.0.0.1:0", workers=1) as master:
+        assert (await get(f"{await base_of(master)}/livez")).status_code == 200
+        pid = admin_pid(master)
+        master.signal(signal.SIGKILL)
+        await master.ended()
+        await gone(pid)
+
+
+async def test_a_master_that_is_stopped_is_not_alive() -> None:
+    async with running(APP, "--admin", "127.0.0.1:0", workers=1) as master:
+        base = await base_of(master)
+        assert (await get(f"{base}/livez")).status_code == 200
+        master.signal(signal.SIGSTOP)
+        answer = await get(f"{base}/livez")
+        master.signal(signal.SIGCONT)
+        assert answer.status_code == 503
+        assert "has not answered" in answer.text
+        assert (await get(f"{base}/livez")).status_code == 200
+        assert await master.stop() == 0
+
+
+async def test_a_server_on_a_unix_socket_is_its_owners_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    async with running(APP, "--admin", f"unix:{path}", workers=1) as master:
+        assert path.stat().st_mode & 0o777 == 0o600
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://any.name", timeout=PATIENCE) as client:
+            assert (await client.get("/readyz")).text == "ok\n"
+        assert await master.stop() == 0
+        assert not path.exists()
+
+
+async def test_the_verb_serves_beside_a_master_that_has_no_server(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    async with running(APP, "--control", str(control), workers=1) as master:
+        command = [sys.executable, "-m", "rrmaster", "admin", "127.0.0.1:0", "--control", str(control)]
+        server = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
+        assert server.stdout is not None
+        try:
+            with trio.fail_after(PATIENCE):
+                said = bytes(await server.stdout.receive_some()).decode()
+                base = said.rstrip("/\n").split(" on ")[1]
+                assert (await get(f"{base}/readyz")).text == "ok\n"
+                assert await master.stop() == 0
+                answer = await get(f"{base}/livez")
+                assert answer.status_code == 503
+                assert "there is no such socket" in answer.text
+                server.send_signal(signal.SIGINT)
+                assert await server.wait() == 130
+        finally:
+            server.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--admin", "0.0.0.0:0"], 2, "--admin-allow-remote"),
+        (["--admin", "9000"], 2, "such as 127.0.0.1:9000"),
+        (["--admin", "localhost"], 2, "such as 127.0.0.1:9000"),
+        (["--admin", "fd://3"], 2, "such as 127.0.0.1:9000"),
+        (["--admin-allow-remote"], 2, "--admin-allow-remote needs --admin"),
+        (["--ready-when", "all"], 2, "--ready-when needs --admin"),
+        (["--ready-when", "most"], 2, "write all, any, N or N%"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused_in_one_line(options: list[str], status: int, said: str) -> None:
+    done = rrmaster("--bind", "127.0.0.1:0", *options, "rrmaster.demo:hello")
+    assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (status, True, 1), done.stderr
+
+
+def test_an_address_in_use_is_told_at_the_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = rrmaster("--bind", "127.0.0.1:0", "--admin", address, "rrmaster.demo:hello")
+        assert done.returncode == 4
+        assert address in done.stderr

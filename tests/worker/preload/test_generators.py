@@ -1,0 +1,159 @@
+"""Generators of random numbers in forked workers: anew without a seed, as they are with one."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rrmaster.worker.preload.taken.generators import Generators
+from rrmaster.worker.preload.watch import ImportWatch
+from tests.launches import a_launch
+
+
+def in_two_workers(make: Callable[[], Any], draw: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """What is drawn from the generator in each of two workers forked from its import."""
+    watch = ImportWatch(a_launch())
+    with watch.watched():
+        generator = make()
+    drawn = []
+    for _ in range(2):
+        ours, its = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(ours)
+            watch.begin_worker(("a worker",))
+            os.write(its, repr(draw(generator)).encode())
+            os._exit(0)
+        os.close(its)
+        with open(ours, "rb") as answer:
+            drawn.append(answer.read())
+        os.waitpid(child, 0)
+    assert all(drawn)
+    return drawn[0], drawn[1]
+
+
+def own_seed(generator: random.Random) -> Any:
+    return generator.random()
+
+
+class Derived(random.Random):
+    """As an application may write."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        random.Random,
+        Derived,
+        lambda: random.Random(os.getpid()),
+        lambda: random.Random(time.time()),
+        lambda: random.Random(int(time.time())),
+        lambda: random.Random(time.time_ns()),
+        lambda: random.Random(os.urandom(8)),
+        lambda: random.Random(int.from_bytes(os.urandom(8))),
+    ],
+)
+def test_a_generator_without_a_seed_of_its_own_is_another_in_each_worker(make: Callable[[], random.Random]) -> None:
+    one, other = in_two_workers(make, own_seed)
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: random.Random(42),
+        lambda: random.Random("shop"),
+        lambda: random.Random(b"shop"),
+        lambda: random.Random(0.5),
+        lambda: random.Random(0),
+        lambda: Derived(42),
+    ],
+)
+def test_a_generator_that_was_seeded_on_purpose_stays_as_it_is(make: Callable[[], random.Random]) -> None:
+    expected = repr(make().random()).encode()
+    assert in_two_workers(make, own_seed) == (expected, expected)
+
+
+def test_a_generator_that_is_seeded_later_in_the_import_stays_as_it_is() -> None:
+    def make() -> random.Random:
+        generator = random.Random()
+        generator.seed(42)
+        return generator
+
+    expected = repr(random.Random(42).random()).encode()
+    assert in_two_workers(make, own_seed) == (expected, expected)
+
+
+def test_pythons_own_generator_keeps_a_seed_that_the_import_gave_it() -> None:
+    state = random.getstate()
+    try:
+        expected = repr(random.Random(42).random()).encode()
+        assert in_two_workers(lambda: random.seed(42), lambda _: random.random()) == (expected, expected)
+        one, other = in_two_workers(lambda: random.seed(), lambda _: random.random())
+        assert one != other
+    finally:
+        random.setstate(state)
+
+
+def test_no_generator_is_kept_alive() -> None:
+    generators = Generators()
+    with generators.watched():
+        for _ in range(10):
+            random.Random()
+        assert len(generators._unseeded) <= 1
+
+
+# --- numpy
+
+
+@pytest.mark.parametrize(
+    ("make", "draw"),
+    [
+        ("numpy.random.default_rng()", "of.random()"),
+        ("numpy.random.RandomState()", "of.random()"),
+        ("numpy.random.Generator(numpy.random.MT19937())", "of.random()"),
+        ("numpy.random.default_rng(numpy.random.SeedSequence().spawn(1)[0])", "of.random()"),
+        ("None", "numpy.random.random()"),
+    ],
+)
+def test_numpys_generators_without_a_seed_are_others_in_each_worker(make: str, draw: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    one, other = in_two_workers(lambda: eval(make, {"numpy": numpy}), lambda of: eval(draw, {"of": of, "numpy": numpy}))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("make", "draw"),
+    [
+        ("numpy.random.default_rng(7)", "of.random()"),
+        ("numpy.random.RandomState(7)", "of.random()"),
+        ("numpy.random.default_rng(numpy.random.SeedSequence(7).spawn(1)[0])", "of.random()"),
+        ("numpy.random.seed(7)", "numpy.random.random()"),
+    ],
+)
+def test_numpys_generators_that_were_seeded_on_purpose_stay_as_they_are(make: str, draw: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    state = numpy.random.get_state()
+    one, other = in_two_workers(lambda: eval(make, {"numpy": numpy}), lambda of: eval(draw, {"of": of, "numpy": numpy}))
+    numpy.random.set_state(state)
+    assert one == other
+
+
+def test_numbers_that_the_import_drew_from_numpy_are_noticed() -> None:
+    numpy = pytest.importorskip("numpy")
+    taken = []
+    for make in (lambda: numpy.random.default_rng(), lambda: numpy.random.default_rng(7)):
+        watch = ImportWatch(a_launch())
+        with watch.watched():
+            generator = make()
+            generator.random()
+        taken.append(watch.taken())
+    assert taken[0] == ("random numbers of numpy's (from a generator without a seed)",)
+    assert taken[1] == ()
+    assert sys.modules["numpy.random.bit_generator"].randbits.__name__ == "getrandbits", "as numpy has it"

@@ -38,11 +38,11 @@ async def test_a_request_that_kills_takes_no_slot_away_and_is_named(options: tup
             await master.until(lambda: len(master.workers) == 2, "both serve")
             assert b"HTTP/1.1 200" in await ask(master.port, GET.format("/shop").encode())
         assert "is started again in" not in master.text
-        await master.said(r"died with GET /boom%1b in hand: it was in hand at \d+ deaths")
+        await master.said(r"died with GET /boom%1b in hand(?: and \d+ more)?: it was in hand at \d+ deaths")
         assert "secret" not in master.text
         done = await trio.to_thread.run_sync(lambda: rrmaster("status", "--json", "--control", str(control)))
         snapshot = json.loads(done.stdout)
-        (found,) = snapshot["deadly_requests"]
+        found, *_ = snapshot["deadly_requests"]  # an answered request may not have ended yet, and is in hand then, too
         # The first death of each slot is not noted.
         assert found == {"request": "GET /boom%1b", "deaths": DEATHS - 2} or found["deaths"] == DEATHS - 1
         assert not snapshot["crash_loop"]

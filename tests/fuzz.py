@@ -94,6 +94,15 @@ def _output(data: bytes) -> None:
 
 UP = (wire.Ready(7, 1, (0, 1)), wire.Report(3, 2), wire.Failed("why"), wire.Listen(1, "::1", 80), wire.Attend(2, True))
 
+OF_A_TEMPLATE = (
+    template_wire.Loaded(("it started a thread",)),
+    template_wire.LoadFailed("why", ("RRMASTER_WORKER_SLOT",)),
+    template_wire.ForkRequest(1, template_wire.WORKER, {"A": "b"}, ("rrmaster", "worker")),
+    template_wire.Forked(1, 2),
+    template_wire.ForkFailed(1, "why"),
+    template_wire.MemoryUse(1, 2, 3),
+)
+
 STATUS = json.dumps(
     to_json(
         Snapshot(
@@ -111,7 +120,9 @@ TARGETS = {
         wire.decode_down, (wire.ProtocolError,), (wire.encode(wire.Handoff(1)), wire.encode(wire.Listening(1, 98)))
     ),
     "note": Target(_note, (wire.ProtocolError,), (wire.encode_note({"a": [1, None, "x"]}),)),
-    "template": Target(template_wire.decode, (ValueError,), (template_wire.encode(template_wire.Forked(1, 2)),)),
+    "template": Target(
+        template_wire.decode, (ValueError,), tuple(template_wire.encode(message) for message in OF_A_TEMPLATE)
+    ),
     "proxy": Target(
         _proxy_header,
         (proxy_header.MalformedHeader,),

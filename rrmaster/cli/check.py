@@ -113,6 +113,8 @@ def start_of_workers(settings: Settings) -> tuple[str, str]:
     environ["RRMASTER_TEMPLATE"] = str(fd)
     with line, templates_end, _application_process(settings, environ, (fd,)) as (_, pidfd):
         message = _first_message(line, pidfd, settings.ready_timeout)
+        line.shutdown(socket.SHUT_WR)
+        _ended(pidfd, template_wire.GOODBYE_S if message else 0)
     match message:
         case template_wire.Loaded(found) if found:
             return describe_hindrances(settings.application, found, settings.preload == "on"), ""

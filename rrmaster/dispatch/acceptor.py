@@ -189,8 +189,8 @@ class AcceptLoop:
         `events` come from the epoll; those of other descriptors are ignored.
         """
         for fd, _ in events:
-            if fd in self._by_fd:
-                self.pending[self._by_fd[fd]] = None
+            if (acceptor := self._by_fd.get(fd)) is not None:
+                self.pending[acceptor] = None
         if not self.pending or now < self.paused_until:
             return False
         worked = False
@@ -208,6 +208,8 @@ class AcceptLoop:
                             break
                 if now < self.paused_until:
                     return worked
+            if not self.pending:
+                return worked  # as nearly always: each has denied that another connection waits
             now = trio.current_time()
             if not progress or now >= end:
                 return worked

@@ -293,13 +293,14 @@ class Dispatcher:
         return self._epoll.poll(0) or (self._epoll.poll(LINGER) if self._due() > now + LINGER else [])
 
     def _do_rare_work(self, now: float) -> None:
-        if self.recall.has_late and self._nursery is not None:
-            self.recall.start(self._nursery)
+        recall = self.recall
+        if recall.late and self._nursery is not None:
+            recall.start(self._nursery)
         if self.delivery.undelivered and now >= self.accept_loop.paused_until:
             self.delivery.retry()
-        if self.recall.has_dead:
-            self.recall.recall_dead()  # before new connections: these clients have waited longer
-            if self.recall.has_dead:
+        if recall.dead:
+            recall.recall_dead()  # before new connections: these clients have waited longer
+            if recall.dead:
                 self.membership.watch_full(now)
         self.membership.tick(now)
 
@@ -311,8 +312,7 @@ class Dispatcher:
     @property
     def _has_waiting(self) -> bool:
         """Whether there is something that no worker can be given at present."""
-        recall = self.recall
-        return bool(self.accept_loop.pending or self.delivery.undelivered or recall.has_dead or recall.has_late)
+        return bool(self.accept_loop.pending or self.delivery.undelivered or self.recall.dead or self.recall.late)
 
     def _due(self) -> float:
         due, paused = min(self.recall.due(), self.membership.due, self._read_at), self.accept_loop.paused_until

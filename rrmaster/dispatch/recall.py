@@ -66,12 +66,13 @@ class Recall:
     from_late: int = 0
     from_dead: int = 0
     suspensions: int = 0
-    _late: dict[int, Link] = Factory(dict)
+    late: dict[int, Link] = Factory(dict)
+    """The late workers, by id; the dispatcher looks here in each turn, and hardly ever finds one."""
     _promised: dict[Link, int] = Factory(dict)
     """Connections that the recalls under way may bring, by late worker: one idle worker for each is spoken for."""
     _retry_at: dict[Link, float] = Factory(dict)
     """When to try again, after a recall that brought nothing."""
-    _dead: deque[Link] = Factory(deque)
+    dead: deque[Link] = Factory(deque)
     """Dead workers whose letterboxes still hold something, in the order of their deaths."""
     _reserve: int = Factory(lambda: os.open(os.devnull, os.O_RDONLY))
     """A place in the descriptor table.  Opened early, so its number is low: giving it up makes room even under a
@@ -95,7 +96,7 @@ class Recall:
                 load.suspend()
                 self.suspensions += 1
                 link.nudge()
-            self._late[load.id] = link
+            self.late[load.id] = link
 
     def _receivers(self, late: Link) -> list[Link]:
         """The workers that could begin with one of its connections at once."""
@@ -105,18 +106,18 @@ class Recall:
     def reported(self, load: WorkerLoad) -> None:
         """A worker has reported: its loop serves.  What still lies in its letterbox is waited for anew."""
         self.stall_detector.clear(load)
-        if self._late.pop(load.id, None) is not None and load.recount():
+        if self.late.pop(load.id, None) is not None and load.recount():
             self.stall_detector.watch(load, trio.current_time())
 
     def forget(self, load: WorkerLoad) -> None:
         """Recall nothing more from this worker for lateness."""
         self.stall_detector.clear(load)
-        self._late.pop(load.id, None)
+        self.late.pop(load.id, None)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to take back from late workers, as much as others could begin with at once."""
         now = trio.current_time()
-        for link in list(self._late.values()):
+        for link in list(self.late.values()):
             if now < self._retry_at.get(link, 0.0) or link in self._promised or link.recalling:
                 continue
             if link.breached or not link.load.recount():
@@ -243,17 +244,17 @@ class Recall:
 
     def add_dead(self, link: Link) -> None:
         """A worker has died.  Its letterbox is kept until it is empty; then the line is closed."""
-        self._late.pop(link.load.id, None)
+        self.late.pop(link.load.id, None)
         link.count_lost()
-        self._dead.append(link)
+        self.dead.append(link)
         self.recall_dead()
 
     def recall_dead(self) -> None:
         """Hand what lies in dead workers' letterboxes to others, as far as they have room."""
-        for link in list(self._dead):
+        for link in list(self.dead):
             # While a thread still reads it, a copy could be of what the thread has just taken.
             if not link.recalling and self._empty(link.line):
-                self._dead.remove(link)
+                self.dead.remove(link)
                 self._retry_at.pop(link, None)
                 link.line.close()
 
@@ -300,26 +301,16 @@ class Recall:
     def due(self) -> float:
         """When to look again at the latest."""
         due = self.stall_detector.due
-        if self._late:  # asked for in each turn, and hardly ever true
-            retries, now = [self._retry_at.get(link, 0.0) for link in self._late.values()], trio.current_time()
+        if self.late:  # asked for in each turn, and hardly ever true
+            retries, now = [self._retry_at.get(link, 0.0) for link in self.late.values()], trio.current_time()
             due = min([due, *(at for at in retries if at > now)])
         return due
 
-    @property
-    def has_late(self) -> bool:
-        """Whether there are late workers."""
-        return bool(self._late)
-
-    @property
-    def has_dead(self) -> bool:
-        """Whether dead workers' connections still wait for a worker with room."""
-        return bool(self._dead)
-
     def close(self) -> None:
         """Close what is left: the kernel closes the connections in it."""
-        for link in self._dead:
+        for link in self.dead:
             link.line.close()
-        self._dead.clear()
+        self.dead.clear()
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1

@@ -100,6 +100,9 @@ class WorkerExited(WorkerEvent):
     """Why it could not start, as the application reports it (a traceback); otherwise empty."""
     out_of_memory: bool = False
     """True if the kernel has killed it because memory ran out, as far as the master can tell."""
+    in_hand: tuple[str, ...] = ()
+    """Method and path of the requests that it had in progress, the newest first, if it noted them: a worker does that
+    once one of its slot has died with some in hand."""
 
 
 @frozen

@@ -13,7 +13,7 @@ import fcntl
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -21,7 +21,10 @@ import trio
 from attrs import define, field, frozen
 
 LINE = 4 * 1024
-"""Bytes of one line of output; a longer one is cut into several."""
+"""Bytes of one line of output; a longer one is cut into several, and each but the first begins with `CONTINUED`."""
+
+CONTINUED = b"... "
+"""Without a mark, what a client sent could begin a line of its own: 4 KiB of filling, and then a forged line."""
 
 RATE = 2 * 1024 * 1024
 """Bytes a second that are logged of one stream of a worker; each line counts `LINE_COST` bytes more.  An access log of
@@ -86,6 +89,8 @@ class LineSplitter:
     _partial: bytes = b""
     _torn: bool = False
     """Whether the beginning of the next line was dropped."""
+    _cut: bool = False
+    """Whether the beginning of the next line was logged."""
     _density: float = 0.0
     """Lines per byte in the output that was dropped last."""
     _estimated: bool = False
@@ -108,8 +113,12 @@ class LineSplitter:
             self._torn = not newline
         self.report_dropped()
         *whole, self._partial = (self._partial + data).split(b"\n")
+        if whole and self._cut:
+            self._cut, whole[0] = False, whole[0] and CONTINUED + whole[0]
+            whole = whole if whole[0] else whole[1:]
         if len(self._partial) > LINE:
-            whole, self._partial = [*whole, self._partial], b""
+            begin = CONTINUED if self._cut else b""
+            whole, self._partial, self._cut = [*whole, begin + self._partial], b"", True
         if whole:
             self.consumer.take(_readable(whole))
 
@@ -122,7 +131,7 @@ class LineSplitter:
         """End of the output: log the unfinished line."""
         self.report_dropped()
         if self._partial:
-            self.consumer.take(_readable([self._partial]))
+            self.consumer.take(_readable([(CONTINUED if self._cut else b"") + self._partial]))
             self._partial = b""
 
     def report_dropped(self) -> None:
@@ -149,7 +158,7 @@ class LineSplitter:
     def _drop(self, lines: int, size: int, whole: bool, room: bool) -> None:
         """Count each line where it begins; the rest of a torn line is then not counted again."""
         begun = lines + (not whole) - self._torn
-        self._density, self._partial, self._torn = lines / max(size, 1), b"", not whole
+        self._density, self._partial, self._torn, self._cut = lines / max(size, 1), b"", not whole, False
         self._count(begun, room)
 
     def _count(self, lines: int, room: bool) -> None:
@@ -162,11 +171,19 @@ class LineSplitter:
 def _readable(lines: list[bytes]) -> list[str]:
     """Lines that may be logged: printable, and no longer than `LINE`."""
     if max(map(len, lines)) > LINE:
-        lines = [line[start : start + LINE] for line in lines for start in range(0, max(len(line), 1), LINE)]
+        lines = [part for line in lines for part in _parts(line)]
     whole = b"\n".join(lines).decode(errors="backslashreplace")
     if whole.replace("\n", "").isprintable():  # the usual case, decided in C for all lines at once
         return whole.split("\n")
     return [printable(line) for line in lines]
+
+
+def _parts(line: bytes) -> Iterator[bytes]:
+    """A line in pieces of at most `LINE`."""
+    yield line[:LINE]
+    each = LINE - len(CONTINUED)
+    for start in range(LINE, len(line), each):
+        yield CONTINUED + line[start : start + each]
 
 
 def printable(line: bytes) -> str:

@@ -212,6 +212,8 @@ class GenerationTemplates:
                 self.health.reset()
                 self.settled.set()
                 await self._keep(nursery)
+            else:
+                await template.dismiss()
             again = self._may_try_again(template)
             nursery.cancel_scope.cancel()
         self.settled.set()

@@ -92,9 +92,8 @@ class Template:
         try:
             async with trio.open_nursery() as nursery:
                 for fd, stream in zip(self.outputs, ("stdout", "stderr"), strict=False):
-                    nursery.start_soon(
-                        capture_output, fd, LineSplitter(partial(_print, self.generation, self.process.pid, stream))
-                    )
+                    lines = LineSplitter(partial(_print, self.generation, self.process.pid, stream))
+                    nursery.start_soon(capture_output, fd, lines)
                 nursery.start_soon(self._listen)
                 how = await self._end()
                 nursery.cancel_scope.cancel()
@@ -120,6 +119,14 @@ class Template:
             self._stir()
             self.process.signal(signal.SIGKILL, group=True)
 
+    async def dismiss(self) -> None:
+        """Let it end by itself, and delete what its import has made.  Returns when it has ended, or is late."""
+        with contextlib.suppress(OSError):  # it has ended
+            self.line.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(template_wire.GOODBYE_S):
+            while not self.fate:
+                await self._news.wait()
+
     async def settled(self, patience: float) -> None:
         """Wait `patience` seconds for the import to succeed or fail; one that hangs prints its stacks and is killed."""
         try:
@@ -137,11 +144,14 @@ class Template:
     # --- forking
 
     async def worker(self, fds: Sequence[int], environ: Mapping[str, str], title: Sequence[str]) -> Process:
-        """Fork a worker that has these descriptors: line, talk line, stdout, stderr.  They stay the caller's.
+        """Fork a worker that has these descriptors: line, talk line, stdout, stderr, maybe a page for its last words.
+
+        They stay the caller's.
 
         Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """
-        return await self._fork(fds, lambda number: ForkRequest(number, template_wire.WORKER, environ, tuple(title)))
+        kind, notes = template_wire.WORKER, len(fds) == template_wire.FDS[template_wire.WORKER]  # the leash comes too
+        return await self._fork(fds, lambda number: ForkRequest(number, kind, environ, tuple(title), notes))
 
     async def another(self) -> Template:
         """Fork another template, to be the spare.  Raises Lost, and OSError if no descriptors are left."""
@@ -336,6 +346,5 @@ def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | 
 
 def _print(generation: int, pid: int, stream: str, line: str) -> None:
     """Log what the application prints while it is imported."""
-    level = WARNING if stream == "stderr" else INFO
-    facts = {"pid": pid, "generation": generation, "stream": stream}
-    tell("template.output", f"template {generation} (pid {pid}) | {line}", level=level, **facts)
+    level, text = WARNING if stream == "stderr" else INFO, f"template {generation} (pid {pid}) | {line}"
+    tell("template.output", text, level=level, pid=pid, generation=generation, stream=stream)

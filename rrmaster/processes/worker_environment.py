@@ -28,6 +28,8 @@ class WorkerSpec:
     """The descriptor of the worker's end of the line."""
     talk: int
     """The descriptor of the worker's end of the talk line."""
+    page: tuple[int, ...] = ()
+    """The descriptor of the page for its last words, if it should note its requests."""
     fleet_size: int = 1
     """The worker's ``RRMASTER_WORKER_COUNT``."""
     serves_now: bool = True
@@ -46,6 +48,8 @@ def worker_environment(
 ) -> dict[str, str]:
     """The environment of a worker that starts as a process of its own, in the directory `cwd`."""
     lines = {"RRMASTER_LINE": str(spec.line), "RRMASTER_TALK": str(spec.talk)}
+    if spec.page:
+        lines["RRMASTER_LAST_WORDS"] = str(spec.page[0])
     return generation_environment(settings, cwd, spec.generation, mark, more) | lines | own_environment(spec, mark)
 
 

@@ -7,7 +7,9 @@ a lock that a thread held stays locked for ever.  So what the import has left be
 - Threads that end by themselves before a fork (OpenBLAS, which numpy uses, has handlers for that) are no hindrance: the
   second traces are taken after a first fork has been tried.  Nor are those of `HARMLESS_THREADS`, and of
   `RENEWED_THREADS` those that the first fork has.
-- Files that are open for reading only are none: fonts and time zones are such files.
+- Files that are open for reading only are none: each worker opens them again, so that it has an offset of its own.
+- Locks on files, and memory that forked processes share, are hindrances: all workers would be one holder of the lock.
+- A name that `tempfile` chose is one: each worker would have another, and remove it at its end.
 - An import that reads an environment variable that each worker has for itself is one: all workers would get one value.
   So is one that takes its process id or a random value: a name made from it would be the name of all workers.
 """
@@ -60,6 +62,10 @@ class OpenDescriptor:
     """The target of its link in /proc/self/fd."""
     writable: bool
     """Whether it is open for writing."""
+    plain: bool = True
+    """Whether it is a file or a directory, and no device or named pipe, which have one reader."""
+    locked: bool = False
+    """Whether the file is locked through it."""
 
 
 @frozen
@@ -82,6 +88,8 @@ class Traces:
     """What else it has taken that each worker should have for itself, and where: ``its process id (shop.py:7)``."""
     renewed: tuple[str, ...] = ()
     """The names of the threads that a process forked from it has from its beginning, by `os.register_at_fork`."""
+    shared: tuple[str, ...] = ()
+    """The names of the memory that it shares with the processes that it forks, and can write to."""
 
 
 def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
@@ -89,9 +97,10 @@ def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
     harmless = HARMLESS_THREADS | (RENEWED_THREADS & {*after.renewed})
     threads = (name for name in _beyond(before.threads, after.threads) if name not in harmless)
     found = [f"started a thread ({name})" for name in threads]
-    found += [
-        _opened(held) for held in sorted(after.held - before.held, key=lambda held: held.number) if _is_unsafe(held)
-    ]
+    unsafe = sorted((held for held in after.held - before.held if _is_unsafe(held)), key=lambda held: held.number)
+    found += [_opened(held) for held in unsafe]
+    seen = {held.target for held in unsafe}
+    found += [_shared(name) for name in _beyond(before.shared, after.shared) if name not in seen]
     if after.children > before.children:
         found.append("started a process")
     if after.timer:
@@ -114,18 +123,44 @@ def _beyond(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
     return left
 
 
+def only_read(before: Traces, after: Traces) -> frozenset[OpenDescriptor]:
+    """The files that the import has left open for reading.  Forked workers share their offsets if nothing is done."""
+    return frozenset(held for held in after.held - before.held if held.plain and not _is_unsafe(held))
+
+
 def _is_unsafe(held: OpenDescriptor) -> bool:
-    if held.target.startswith("/") and not held.target.startswith("/memfd:"):
-        return held.writable and held.target not in HARMLESS
-    return True
+    if held.locked or not held.target.startswith("/") or held.target.startswith("/memfd:"):
+        return True
+    return held.target not in HARMLESS and (held.writable or not held.plain)
 
 
 def _opened(held: OpenDescriptor) -> str:
+    if held.locked:
+        return file_locked(held.target, held.number)
     for beginning, what in _KINDS:
         if held.target.startswith(beginning):
             named = f" {held.target}" if held.target.startswith("/") else ""
             return f"{what}{named} (descriptor {held.number})"
-    return f"opened {held.target} for writing (descriptor {held.number})"
+    how = "for writing" if held.plain else "which is not an ordinary file"
+    return f"opened {held.target}{'' if held.plain else ','} {how} (descriptor {held.number})"
+
+
+def file_locked(path: str, number: int) -> str:
+    """The phrase for a lock on a file."""
+    return f"locked {path} (descriptor {number})"
+
+
+def _shared(name: str) -> str:
+    if name.startswith("/dev/shm/sem."):
+        return "made a lock or semaphore between processes (like multiprocessing.Lock)"
+    if name.startswith("/dev/zero"):
+        return "made memory that forked processes share (like mmap.mmap(-1, ...))"
+    return f"made shared memory of {name}"
+
+
+def made_temporary(paths: Iterable[str]) -> tuple[str, ...]:
+    """The phrases for the files and directories with names that `tempfile` chose."""
+    return tuple(f"made {path}, a temporary name that each worker has for itself" for path in paths)
 
 
 def describe_hindrances(application: str, found: tuple[str, ...], used: bool) -> str:

@@ -38,6 +38,10 @@ WORKER, TEMPLATE = "worker", "template"
 """What a template can fork.  A worker gets line, talk line, stdout, stderr and leash; a template gets line and
 leash."""
 
+GOODBYE_S = 1.0
+"""Seconds for the exit handlers of a template from which no worker is forked.  They delete files, mostly; the workers
+that import the application meanwhile wait for them, because the template may hold a lock that one of them asks for."""
+
 FDS = {WORKER: 5, TEMPLATE: 2}
 """The number of descriptors that come with a request.  The forked process owns them; the template closes its copies."""
 
@@ -76,6 +80,8 @@ class ForkRequest:
     """Variables that are added to the template's."""
     title: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
     """The arguments that `ps` shows."""
+    notes: bool = False
+    """One more descriptor comes before the leash: the page for a worker's last words."""
 
 
 @frozen
@@ -139,11 +145,15 @@ def decode(datagram: bytes) -> Message:
     return message
 
 
+MOST_BYTES = 1 << 63
+"""JSON has numbers that no float can hold, and a status is shown as floats."""
+
+
 def _fits(message: Message) -> bool:
     """Whether the fields have the right types: a template runs an application's code, and is not trusted."""
     match message:
         case MemoryUse(uss, pss, rss):
-            return all(type(value) is int and value >= 0 for value in (uss, pss, rss))
+            return all(type(value) is int and 0 <= value < MOST_BYTES for value in (uss, pss, rss))
         case Forked(number, pid):
             return type(number) is int and type(pid) is int
         case ForkFailed(number, reason):
@@ -152,7 +162,9 @@ def _fits(message: Message) -> bool:
             return isinstance(reason, str) and all(isinstance(name, str) for name in asked)
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)
-    return type(message.number) is int and message.kind in FDS and isinstance(message.environ, dict)
+    is_kind = isinstance(message.kind, str) and message.kind in FDS  # a list, say, cannot be looked up
+    named = type(message.number) is int and is_kind and isinstance(message.environ, dict)
+    return named and type(message.notes) is bool
 
 
 def bounded(text: str) -> str:

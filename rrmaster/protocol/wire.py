@@ -145,6 +145,11 @@ class Retiring:
     now: bool = False
     """True: drained at once, whether a replacement serves or not."""
 
+    @property
+    def line(self) -> str:
+        """The reason as a part of one line of the log; it may hold what a client sent."""
+        return " ".join(self.reason.split())
+
 
 @frozen
 class Listen:

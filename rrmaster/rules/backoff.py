@@ -9,6 +9,10 @@ back-off of the fleet, not of a slot: code that crashes in one slot crashes in a
 alone restart eight times as often.  A worker that had served for `STABLE_S` starts no loop, so eight good workers that
 crash together come back together.  No slot is given up while any worker serves.
 
+A worker that crashes with requests in hand has most likely been killed by one of them, and its code serves all others:
+a back-off would let one request that comes twice a second take the whole fleet away.  It is replaced at once too, at
+the pace of `STARTS_PER_S`, and what it had in hand is counted (`DeadlyRequests`).
+
 This module knows no clock and no processes; time and randomness are arguments.
 """
 
@@ -76,6 +80,55 @@ class Exit:
 def counts_as_crash(end: Exit, was_ready: bool) -> bool:
     """Whether this end of a worker is a crash, given that the master did not ask for it."""
     return not was_ready or not end.killed
+
+
+@frozen
+class Deadly:
+    """A request that was in hand when workers died."""
+
+    deaths: int
+    last: float
+    """The time of the last one."""
+
+
+DEADLY_S = 600.0
+"""Seconds for which a request is remembered after the last death."""
+
+MOST_DEADLY, KEPT = 20, 1000
+"""Requests that are told, and those that are counted: one death may come with 64, and the killer must not be lost among
+paths that clients make up."""
+
+
+@define
+class DeadlyRequests:
+    """What workers had in hand when they died.
+
+    A request that is in hand at many deaths is the killer, and the others were beside it: the counts tell which.
+    """
+
+    _found: dict[str, Deadly] = Factory(dict)
+
+    def died(self, requests: tuple[str, ...], now: float) -> str:
+        """A worker died with these in hand; returns the one that was there most often, the newest of equals."""
+        for request in dict.fromkeys(requests):
+            before = self._found.get(request)
+            self._found[request] = Deadly(before.deaths + 1 if before is not None else 1, now)
+        # The most frequent are kept, and of those the latest: clients may make up any number of paths.
+        kept = sorted(self._found.items(), key=lambda found: (found[1].deaths, found[1].last), reverse=True)
+        worst = max(requests, key=lambda request: self._found[request].deaths, default="")
+        self._found = dict(kept[:KEPT])
+        return worst
+
+    def deaths(self, request: str) -> int:
+        """How often it was in hand."""
+        found = self._found.get(request)
+        return 0 if found is None else found.deaths
+
+    def known(self, now: float) -> list[tuple[str, int]]:
+        """The requests of the last `DEADLY_S`, with the number of deaths, the most frequent first."""
+        self._found = {name: found for name, found in self._found.items() if now - found.last < DEADLY_S}
+        most = sorted(self._found.items(), key=lambda found: found[1].deaths, reverse=True)[:MOST_DEADLY]
+        return [(name, found.deaths) for name, found in most]
 
 
 @define

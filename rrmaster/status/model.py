@@ -125,6 +125,15 @@ class TemplateStatus:
 
 
 @frozen
+class DeadlyRequest:
+    """A request that was in hand when workers died."""
+
+    request: str
+    """Method and path, without the query; what is no printable ASCII is escaped."""
+    deaths: int
+
+
+@frozen
 class Snapshot:
     """A master at one moment: immutable, and independent of the master once taken.
 
@@ -164,6 +173,8 @@ class Snapshot:
     """Counts that outlive the workers."""
     directory: str = ""
     """The working directory at the start, as it was written: a link stays a link.  Empty if unknown."""
+    deadly_requests: tuple[DeadlyRequest, ...] = ()
+    """What workers had in hand when they died, in the last 10 minutes, the most frequent first: at most 20."""
 
     @property
     def serving(self) -> int:
@@ -197,6 +208,7 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
             listeners=tuple(_build(ListenerStatus, item) for item in data.get("listeners", ())),
             workers=tuple(_build(WorkerStatus, item) for item in data.get("workers", ())),
             templates=tuple(_build(TemplateStatus, item) for item in data.get("templates", ())),
+            deadly_requests=tuple(_build(DeadlyRequest, item) for item in data.get("deadly_requests", ())),
             totals=_totals(data.get("totals", {})),
         )
     except (TypeError, AttributeError) as error:

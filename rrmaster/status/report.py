@@ -40,6 +40,10 @@ def troubles(snapshot: Snapshot) -> list[str]:
     found = []
     if snapshot.crash_loop:
         found.append("crash loop: workers keep dying; they are started again, with pauses")
+    if snapshot.deadly_requests:
+        worst = snapshot.deadly_requests[0]
+        deaths = count(worst.deaths, "worker")
+        found.append(f"a request kills workers: {worst.request} was in hand when {deaths} died in the last minutes")
     if snapshot.refused:
         found.append(f"code on disk was refused: {gist(snapshot.refused)}")
     if snapshot.size and not snapshot.serving:

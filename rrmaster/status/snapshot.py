@@ -23,7 +23,7 @@ from ..processes.generation_templates import GenerationTemplates
 from ..processes.generations import Generations
 from ..supervision.supervisor import Supervisor
 from ..supervision.worker_record import WorkerRecord
-from .model import ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
+from .model import DeadlyRequest, ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 
 _TCP_INFO_LIMIT = struct.Struct("=28xI")
 """tcpi_sacked of a listening socket: the size of its backlog, as limited by the kernel (somaxconn)."""
@@ -71,6 +71,7 @@ def take_snapshot(
         templates=tuple(_templates(generations, now)),
         totals=supervisor.announcements.totals.at_present(),
         directory=directory,
+        deadly_requests=tuple(DeadlyRequest(*known) for known in supervisor.crashes.deadly.known(now)),
     )
 
 

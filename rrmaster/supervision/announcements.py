@@ -78,7 +78,9 @@ class Announcements:
         code, number = (how.code, how.signal) if how is not None else (None, None)
         self.totals.worker_ended(_done_by(worker), _kind_of_end(worker, how))
         starved = how is not None and how.out_of_memory
-        self.news.publish(WorkerExited(*worker.key, code, number, worker.asked, worker.failure, starved))
+        self.news.publish(
+            WorkerExited(*worker.key, code, number, worker.asked, worker.failure, starved, worker.in_hand)
+        )
 
     def recycled(self, worker: WorkerRecord) -> None:
         """The worker serves until its replacement does, and then goes: it has served, lived or grown enough."""

@@ -13,7 +13,7 @@ from logging import ERROR, WARNING
 from attrs import Factory, define
 
 from ..logs.log import tell
-from ..rules.backoff import ALONE_CAP_S, STABLE_S, Backoff, Exit, counts_as_crash
+from ..rules.backoff import ALONE_CAP_S, STABLE_S, Backoff, DeadlyRequests, Exit, counts_as_crash
 from ..rules.lifecycle import State
 from .worker_record import WorkerRecord
 
@@ -45,6 +45,10 @@ class Crashes:
     """In development: the code failed, and has not changed since."""
     _awaits_code: bool = False
     """In development: code that failed is not tried again before it has changed."""
+    deadly: DeadlyRequests = Factory(DeadlyRequests)
+    """What workers had in hand when they died."""
+    _noted: set[int] = Factory(set)
+    """Slots whose workers note their requests, until there is other code: one died with some in hand."""
     _vacant: set[int] = Factory(set)
     """Slots whose worker ended unasked."""
     _crashed: set[int] = Factory(set)
@@ -74,10 +78,39 @@ class Crashes:
         if worker.link.lost:
             text = f"{worker.name} had up to {worker.link.lost} connections in its hands; they are lost"
             tell("worker.lost", text, level=WARNING, lost=worker.link.lost, **worker.facts)
-        if expected or worker.judged:
+        if expected:
+            return
+        if worker.in_hand:
+            self._tell_in_hand(worker, now)
+        if worker.judged:
             return
         if how is None or before is State.KILLED or counts_as_crash(how, worker.served_since is not None):
-            self.crashed(worker, now)
+            if how is not None and worker.served_since is not None and worker.died_in_a_request:
+                self.died_in_a_request(worker, str(how), worker.link.lost)
+            else:
+                self.crashed(worker, now)
+
+    def died_in_a_request(self, worker: WorkerRecord, how: str, connections: int) -> None:
+        """It crashed or hung with requests in hand: one of them is to blame, and it is replaced at once."""
+        worker.judge()
+        if worker.slot not in self._noted:
+            self._noted.add(worker.slot)
+            text = f"{worker.name} {how} with connections in hand ({connections}): "
+            text += "its replacement notes the HTTP requests that it has"
+            tell("worker.notes", text, level=WARNING, **worker.facts)
+
+    def _tell_in_hand(self, worker: WorkerRecord, now: float) -> None:
+        worst = self.deadly.died(worker.in_hand, now)
+        deaths, others = self.deadly.deaths(worst), len(worker.in_hand) - 1
+        text = f"{worker.name} died with {worst} in hand"
+        text += f" and {others} more" if others else ""
+        text += f": it was in hand at {deaths} deaths" if deaths > 1 else ""
+        facts = {"in_hand": list(worker.in_hand), "request": worst, "deaths": deaths}
+        tell("worker.in_hand", text, level=ERROR, **worker.facts, **facts)
+
+    def notes_requests(self, slot: int) -> bool:
+        """Whether the next worker of this slot notes its requests: one before it died with some in hand."""
+        return slot in self._noted
 
     def crashed(self, worker: WorkerRecord, now: float) -> None:
         """Count a crash, or what is as bad as one: the slot may be filled when the back-off is over."""
@@ -186,3 +219,4 @@ class Crashes:
         self.backoff.reset()
         self._crashed.clear()
         self._failed_first.clear()
+        self._noted.clear()

@@ -65,8 +65,8 @@ class Outcomes(Protocol):
     def enlisted(self, worker: WorkerRecord) -> None:
         """A worker serves from now on."""
 
-    def dropped_out(self, worker: WorkerRecord, why: str) -> None:
-        """A worker that should have stayed goes, or has gone."""
+    def dropped_out(self, worker: WorkerRecord, why: str, hung: bool = False) -> None:
+        """A worker that should have stayed goes, or has gone.  `hung`: it was silent for too long."""
 
     def started_well(self, worker: WorkerRecord) -> None:
         """A worker became ready, which settles a doubt about how workers are started."""
@@ -163,6 +163,7 @@ class LifecycleRunner:
             how = await self._outlive(worker, started)
         finally:
             worker.conversation.close_after_exit()
+            worker.hear_last_words()
         self.happens(worker, Event.EXIT, str(how or why), how)
 
     def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:
@@ -203,17 +204,17 @@ class LifecycleRunner:
             case wire.Failed(reason):
                 worker.failed(reason)
                 self.happens(worker, Event.FAILED)
-            case wire.Retiring(reason, now=True) if worker.served_since is None:
+            case wire.Retiring(now=True) if worker.served_since is None:
                 # Its replacement would do the same, and the next one: a start that fails, whatever the worker calls it.
-                worker.failed(worker.failure or f"{reason} before it served")
+                worker.failed(worker.failure or f"{message.line} before it served")
                 self.happens(worker, Event.FAILED, worker.failure)
-            case wire.Retiring(reason, now=True):
+            case wire.Retiring(now=True):
                 if worker.state is State.SERVING and not worker.leaving and worker.served_for(worker.heard) < BRIEF_S:
-                    self.fleet.dropped_out(worker, f"{worker.name}: {reason} as soon as it served")
-                self.happens(worker, Event.RETIRE, reason)
-            case wire.Retiring(reason):
-                worker.recycle(reason)
-                self.happens(worker, Event.RETIRING, reason)
+                    self.fleet.dropped_out(worker, f"{worker.name}: {message.line} as soon as it served")
+                self.happens(worker, Event.RETIRE, message.line)
+            case wire.Retiring():
+                worker.recycle(message.line)
+                self.happens(worker, Event.RETIRING, message.line)
 
     def breached(self, worker: WorkerRecord, what: str) -> None:
         """A worker broke the protocol of its line."""
@@ -239,7 +240,8 @@ class LifecycleRunner:
             self._started_well(worker)
             self._prove(worker)
         if before in STAYING and law.state not in STAYING and not worker.asked:
-            self.fleet.dropped_out(worker, worker.failure or f"{worker.name}: {why or event.value}")
+            said = worker.failure or f"{worker.name}: {why or event.value}"
+            self.fleet.dropped_out(worker, said, hung=event is Event.TIMEOUT)
         if before is not State.GONE and law.state is State.GONE:
             self.announcements.exited(worker, how)
             self.fleet.ended(worker, before, how)

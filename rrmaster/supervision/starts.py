@@ -27,6 +27,7 @@ from ..events.reading_time import ReadingTime
 from ..logs.log import tell
 from ..protocol import wire
 from ..protocol.channel import TalkLine
+from ..protocol.last_words import open_page
 from ..protocol.line import Line
 from ..rules.recycling import Limits, MemoryPace, Wear
 from .announcements import Announcements
@@ -147,7 +148,8 @@ class Starts:
             f"worker {slot}",
         )
         wear = Wear(self._limits.with_jitter(self.random.random()), self._memory_pace)
-        worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear)
+        page = _page() if self.crashes.notes_requests(slot) else ()
+        worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear, page=page)
         worker.fill_crashed_place(self._begun(slot, generation, now))
         return worker, its_talk_end
 
@@ -172,6 +174,14 @@ class Starts:
         tell("worker.no_line", text, level=ERROR, slot=slot)
         self._not_before = now + RETRY_S
         self.withheld_until = min(self.withheld_until, self._not_before)
+
+
+def _page() -> tuple[int, ...]:
+    """A page for the last words of a worker; none if the machine has no room for it."""
+    try:
+        return (open_page(),)
+    except OSError:
+        return ()
 
 
 def _open(window: int) -> Lines:

@@ -217,7 +217,7 @@ class Supervisor:
         self.announcements.forked(worker)
         goal, line = self.reload.goal, worker.link.line.key.fileno()
         spec = WorkerSpec(
-            worker.id, slot, generation, line, its_talk_end.fileno(), goal.size,
+            worker.id, slot, generation, line, its_talk_end.fileno(), worker.page, goal.size,
             serves_now=generation == goal.generation, disk_is_current=self.reload.disk_is_current,
         )  # fmt: skip
         self.runner.start(worker, spec, its_talk_end)
@@ -246,14 +246,18 @@ class Supervisor:
         self.crashes.backoff.reset()
         self.plan_again()
 
-    def dropped_out(self, worker: WorkerRecord, why: str) -> None:
+    def dropped_out(self, worker: WorkerRecord, why: str, hung: bool = False) -> None:
         """A worker that should have stayed goes, or has gone.
 
         One that has served may be replaced before its process has ended, so if that is a crash it is counted now.
         """
         self.reload.worker_failed(worker, why)
         if worker.served_since is not None and worker.state is not State.GONE and not self._expected(worker):
-            self.crashes.crashed(worker, trio.current_time())
+            load = worker.link.load
+            if hung and load.connections > load.recount():
+                self.crashes.died_in_a_request(worker, "hung", load.connections - load.unclaimed)
+            else:
+                self.crashes.crashed(worker, trio.current_time())
 
     def ended(self, worker: WorkerRecord, before: State, how: Exit | None) -> None:
         """A worker's process has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import trio
@@ -11,6 +12,7 @@ from ..dispatch.link import Link
 from ..events.bus import MessageChannel
 from ..processes.process import Process
 from ..protocol import wire
+from ..protocol.last_words import Heard, read_page
 from ..rules.lifecycle import State
 from ..rules.recycling import Wear
 from ..verdicts.hearing import Docket
@@ -79,6 +81,13 @@ class WorkerRecord:
     """It was just asked for its stacks, which take a moment to be written."""
     failure: str = ""
     """Why it could not start, in its own words."""
+
+    # --- what it had in hand
+
+    page: tuple[int, ...] = ()
+    """The descriptor of the page for its last words, if it notes its requests.  Owned."""
+    heard_last: Heard | None = None
+    """What the page said at its end."""
 
     # --- what its end means
 
@@ -187,6 +196,27 @@ class WorkerRecord:
     def dump(self, pending: bool) -> None:
         """Its stacks are being written (`pending`), or no longer."""
         self.dumping = pending
+
+    # --- what it had in hand
+
+    def hear_last_words(self) -> None:
+        """Its process has ended: read its page, if it has one, and close it."""
+        for fd in self.page:
+            self.heard_last = read_page(fd)
+            os.close(fd)
+        self.page = ()
+
+    @property
+    def in_hand(self) -> tuple[str, ...]:
+        """Method and path of the requests that it had in progress when it ended, the newest first, if it noted them."""
+        return self.heard_last.requests if self.heard_last is not None else ()
+
+    @property
+    def died_in_a_request(self) -> bool:
+        """Whether it ended with a request in progress.  One that has noted none may have had any open connection."""
+        if self.heard_last is not None and self.heard_last.noted:
+            return bool(self.heard_last.requests)
+        return self.link.lost > 0
 
     # --- what its end means
 

@@ -23,7 +23,7 @@ from ..protocol.launch import Launch, is_program
 from .boot import be_parent, prepare, read_identity, serve
 from .ending.descendants import answer_for_descendants, be_the_last_exit_handler
 from .ending.leash import exit_with_master
-from .loading import explain
+from .loading import CannotLoad, explain
 from .stacks import DUMP_SIGNAL
 
 
@@ -38,8 +38,6 @@ def main() -> int:
         return be_template(int(os.environ.pop("RRMASTER_TEMPLATE")), launch)
     letterbox = Letterbox.inherit(int(os.environ.pop("RRMASTER_LINE")))
     if is_program(launch.application):
-        answer_for_descendants(letterbox, launch.kill_mode)
-        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         return _run_program(letterbox, launch)
     return serve(letterbox, launch, lambda: prepare(launch))
 
@@ -50,14 +48,18 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
     from .programs.ports import Ports
     from .programs.run import run
 
+    answer_for_descendants(letterbox, launch.kill_mode)
     identity, talk = read_identity()
+    if page := os.environ.pop("RRMASTER_LAST_WORDS", ""):  # a program's requests are its own, and not seen here
+        os.close(int(page))
     be_parent(letterbox, talk)
     try:
+        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         os.chdir(launch.chdir)
         ports = Ports(
             EdgeTriggeredLetterbox.over(letterbox), identity, launch.heartbeat, talk, recall_after=launch.recall_after
         )
-    except OSError as error:
+    except (OSError, CannotLoad) as error:
         letterbox.send(wire.Failed(explain(error)))
         return 1
     return run(launch, ports)

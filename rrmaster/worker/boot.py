@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -23,6 +24,9 @@ from .ending.leash import exit_with_master
 from .hooks import call_all
 from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
+
+if TYPE_CHECKING:
+    from ..protocol.last_words import LastWords
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 """The signals that a worker handles."""
@@ -51,8 +55,8 @@ def prepare(launch: Launch) -> Prepared:
 def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]) -> int:
     """Serve to the end, and return the exit status.  `prepared` returns the application, or raises."""
     answer_for_descendants(letterbox, launch.kill_mode)
-    exit_with_master(letterbox.fileno(), launch.graceful_timeout)
     try:
+        exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         ready = prepared()
         call_all()
     except BaseException as error:
@@ -62,7 +66,7 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
     identity, talk = read_identity()
     be_parent(letterbox, talk)
     try:
-        ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk), ready.launch)
+        ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk, _last_words()), ready.launch)
     except CannotLoad as error:
         letterbox.send(wire.Failed(explain(error)))
         return 1
@@ -84,3 +88,13 @@ def read_identity() -> tuple[Identity, TalkLine | None]:
     talk = os.environ.pop("RRMASTER_TALK", None)
     identity = Identity(*(int(os.environ[name]) for name in _IDENTITY))
     return identity, TalkLine.inherit(int(talk)) if talk else None
+
+
+def _last_words() -> LastWords | None:
+    """Where to note requests, if the master wants them noted: the last worker of this slot died with some in hand."""
+    fd = os.environ.pop("RRMASTER_LAST_WORDS", None)
+    if fd is None:
+        return None
+    from ..protocol.last_words import LastWords
+
+    return LastWords.inherit(int(fd))

@@ -21,6 +21,7 @@ from .load.limiters import Limiters
 from .load.requests import Requests
 
 if TYPE_CHECKING:
+    from ..protocol.last_words import LastWords
     from ..protocol.proxy_header import Header
 
 BUSY_AFTER = 0.02
@@ -35,16 +36,13 @@ BATCH = 8
 letterbox, this limits what is taken out of it before the loop serves."""
 
 QUICK = 0.001
-"""Seconds a connection may take to begin for the batch to grow.  What is taken dies with this process, or waits for it;
-what is left in the letterbox can go to another worker."""
+"""Seconds a connection may take to begin for the batch to grow.  What is taken dies with this process."""
 
 FULL_TABLE_S = 0.05
 """Seconds between looks at a full descriptor table."""
 
 COMPLAINT_S = 60.0
 """Seconds between log lines about a full descriptor table."""
-
-_PAGE = resource.getpagesize()
 
 
 @frozen
@@ -86,6 +84,8 @@ class Duty:
     """Seconds between two beats: `--heartbeat`."""
     talk: TalkLine | None = None
     """The talk line, if there is one."""
+    words: LastWords | None = None
+    """Where requests are noted for the case of this process's death, if they are."""
     wake: Callable[[], None] = lambda: None
     """Set by the runtime.  Called when a report is due, which must follow within `REPORT_AFTER`."""
     on_requests_changed: Callable[[], None] = lambda: None
@@ -343,6 +343,6 @@ def resident() -> int:
     """Bytes of resident memory of this process; 0 where it cannot be read (no descriptor left, no /proc)."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
-            return int(file.read(100).split()[1]) * _PAGE
+            return int(file.read(100).split()[1]) * resource.getpagesize()
     except (OSError, IndexError, ValueError):
         return 0

@@ -42,6 +42,7 @@ from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, Lo
 from .boot import Prepared, prepare, serve
 from .ending.descendants import answer_for_descendants, end_descendants
 from .loading import explain
+from .preload.goodbye import is_dismissed, remove_temporary
 from .preload.traces import hindrances_of, memory_use, traces_now
 from .preload.watch import ImportWatch
 from .serving.runtimes import warm_up
@@ -70,6 +71,7 @@ def be_template(line: int, launch: Launch) -> int:
             warm_up(prepared.application, prepared.launch)
     except BaseException as error:
         _send(master, LoadFailed(template_wire.bounded(explain(error)), watch.asked()))
+        remove_temporary(watch)
         os._exit(1)
     # An import that ignores SIGCHLD, or reaps in its handler, would take away the children that a template waits for.
     # Each worker has its handler again.  None: it was not set from Python.
@@ -78,8 +80,12 @@ def be_template(line: int, launch: Launch) -> int:
     gc.collect()
     gc.freeze()
     after = traces_now(watch, _fork_once_for_handlers())
-    _send(master, Loaded(hindrances_of(before, after)))
+    found = (*hindrances_of(before, after), *watch.hindrances(before, after))
+    _send(master, Loaded(dict.fromkeys(found)))
     _report_memory(master)
+    if found and is_dismissed(master):
+        remove_temporary(watch)
+        _end()
     return _fork_on_order(master, prepared, watch, reaper)
 
 
@@ -104,16 +110,23 @@ def _fork_on_order(master: socket.socket, prepared: Prepared, watch: ImportWatch
 
 def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: Prepared, watch: ImportWatch) -> int:
     """In the child: become a worker.  The descriptors of the order are the child's."""
-    line, talk, out, err, leash = fds
+
+    def ready() -> Prepared:
+        watch.open_again()
+        return prepared
+
+    line, talk, out, err, *words, leash = fds
     master.close()
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.close(out)
     os.close(err)
     os.environ.update(order.environ, RRMASTER_TALK=str(talk))
+    if words:
+        os.environ["RRMASTER_LAST_WORDS"] = str(words[0])
     watch.begin_worker(order.title)
     _wait_for_leash(leash)
-    return serve(Letterbox.inherit(line), prepared.launch, lambda: prepared)
+    return serve(Letterbox.inherit(line), prepared.launch, ready)
 
 
 # --- the line
@@ -156,7 +169,7 @@ def _next_order(master: socket.socket) -> tuple[ForkRequest, list[int]]:
         rights = b"".join(data for level, kind, data in ancillary if kind == socket.SCM_RIGHTS)
         fds = list(memoryview(rights[: len(rights) // 4 * 4]).cast("i"))
         order = template_wire.decode(datagram)
-        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind]:
+        if isinstance(order, ForkRequest) and len(fds) == template_wire.FDS[order.kind] + order.notes:
             return order, fds
         for fd in fds:  # the descriptor table had no room for all of them
             os.close(fd)
@@ -240,7 +253,12 @@ def _fork_once_for_handlers() -> tuple[str, ...]:
     in the new process: returns the names of those.
     """
     ours, its = os.pipe()
-    pid = _quiet_fork()
+    try:
+        pid = _quiet_fork()
+    except OSError:  # at a limit of processes; the workers' forks may succeed, and each that does not is reported
+        os.close(ours)
+        os.close(its)
+        return ()
     if pid == 0:
         names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         os.write(its, json.dumps(names).encode())

@@ -215,7 +215,7 @@ async def test_a_master_that_ends_closes_the_connections_it_cannot_hand_over() -
     async with a_house(1) as house:
         await house.calls(3)
         house.remove(house.players[0])
-        assert house.recall.has_dead
+        assert house.recall.dead
         clients, house.clients = house.clients, []
     for client in clients:
         with client:

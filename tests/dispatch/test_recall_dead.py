@@ -206,5 +206,5 @@ async def test_many_dead_letterboxes_are_emptied_in_the_order_of_their_deaths(de
         heir = house.add_worker()
         house.recall.recall_dead()
         assert heir.waiting == 4
-        assert [link.load.id for link in house.recall._dead] == list(range(2, dead + 1)), "the first is empty"
+        assert [link.load.id for link in house.recall.dead] == list(range(2, dead + 1)), "the first is empty"
         await house.settle()

@@ -160,7 +160,13 @@ async def test_a_template_that_does_not_answer_is_lost_and_its_worker_ends_with_
 
 @pytest.mark.parametrize(
     "nonsense",
-    [b"?", b'{"is": "Order", "number": 1, "kind": "king"}', b"x" * template_wire.MAX, b"{}"],
+    [
+        b"?",
+        b'{"is": "Order", "number": 1, "kind": "king"}',
+        b'{"is": "Order", "number": 1, "kind": ["king"]}',
+        b"x" * template_wire.MAX,
+        b"{}",
+    ],
 )
 async def test_one_that_talks_nonsense_is_lost(nonsense: bytes, null: int) -> None:
     before = len(os.listdir("/proc/self/fd"))

@@ -13,6 +13,7 @@ from rrmaster.protocol.fork_safety import (
     Traces,
     describe_hindrances,
     hindrances,
+    only_read,
 )
 
 BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), 1)
@@ -51,6 +52,23 @@ def test_what_was_there_before_the_import_is_no_hindrance() -> None:
             {"held": [OpenDescriptor(7, "anon_inode:[timerfd]", True)]},
             "opened something of the kernel's (descriptor 7)",
         ),
+        ({"held": [OpenDescriptor(7, "/srv/lock", False, locked=True)]}, "locked /srv/lock (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/srv/lock", True, locked=True)]}, "locked /srv/lock (descriptor 7)"),
+        ({"held": [OpenDescriptor(7, "/dev/ttyS0", False, plain=False)]}, "opened a device /dev/ttyS0 (descriptor 7)"),
+        (
+            {"held": [OpenDescriptor(7, "/srv/fifo", False, plain=False)]},
+            "opened /srv/fifo, which is not an ordinary file (descriptor 7)",
+        ),
+        ({"shared": ("/srv/map",)}, "made shared memory of /srv/map"),
+        ({"shared": ("/dev/zero (deleted)",)}, "made memory that forked processes share (like mmap.mmap(-1, ...))"),
+        (
+            {"shared": ("/dev/shm/sem.a (deleted)", "/dev/shm/sem.b (deleted)")},
+            "made a lock or semaphore between processes (like multiprocessing.Lock)",
+        ),
+        (
+            {"held": [OpenDescriptor(7, "/srv/map", True)], "shared": ("/srv/map",)},
+            "opened /srv/map for writing (descriptor 7)",
+        ),
         ({"children": 2}, "started a process"),
         ({"timer": True}, "started an interval timer"),
         ({"looping": True}, "left an event loop running"),
@@ -77,7 +95,20 @@ def test_a_thread_that_its_library_starts_again_after_a_fork_is_no_hindrance() -
 
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))
 def test_a_file_that_is_open_for_reading_is_no_hindrance(path: str) -> None:
-    assert hindrances(BEFORE, after(held=[OpenDescriptor(9, path, False)])) == ()
+    read = OpenDescriptor(9, path, False)
+    assert hindrances(BEFORE, after(held=[read])) == ()
+    assert path in HARMLESS or only_read(BEFORE, after(held=[read])) == {read}, "each worker opens it again"
+
+
+def test_what_a_worker_opens_again_is_what_the_import_has_opened_to_read_and_not_locked() -> None:
+    others = [
+        OpenDescriptor(4, "/dev/urandom", False, plain=False),
+        OpenDescriptor(5, "/srv/lock", False, locked=True),
+        OpenDescriptor(6, "/srv/log", True),
+        OpenDescriptor(7, "socket:[2]", True),
+    ]
+    read = [OpenDescriptor(8, "/srv/a", False), OpenDescriptor(9, "/srv/b (deleted)", False)]
+    assert only_read(BEFORE, after(held=[*others, *read])) == {*read}
 
 
 @pytest.mark.parametrize("device", sorted(HARMLESS))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster.protocol.template_wire import (
@@ -74,6 +75,7 @@ def test_noise_raises_value_error_and_no_other_error(noise: bytes) -> None:
         {"is": []},
         {"is": "Weighed", "uss": 1, "pss": -1, "rss": 1},
         {"is": "Weighed", "uss": 1, "pss": "1", "rss": 1},
+        {"is": "Weighed", "uss": 10**400, "pss": 1, "rss": 1},
         {"is": "Weighed", "uss": 1},
         {"is": "Newborn", "number": True, "pid": 1},
         {"is": "Newborn", "number": 1, "pid": "1"},
@@ -84,12 +86,30 @@ def test_noise_raises_value_error_and_no_other_error(noise: bytes) -> None:
         {"is": "Loaded", "hindrances": 3},
         {"is": "Loaded", "hindrances": [3]},
         {"is": "Order", "number": 1, "kind": "king"},
+        {"is": "Order", "number": 1, "kind": ["king"]},
+        {"is": "Order", "number": 1, "kind": {}},
         {"is": "Order", "number": "1"},
         {"is": "Order", "number": 1, "environ": []},
     ],
 )
 def test_a_message_of_the_wrong_shape_is_refused(fields: object) -> None:
     with pytest.raises(ValueError, match="no message"):
+        decode(json.dumps(fields).encode())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=1000)
+@given(st.data())
+def test_a_message_with_any_value_in_a_field_is_understood_or_refused(data: st.DataObject) -> None:
+    fields = json.loads(encode(data.draw(st.sampled_from(MESSAGES))))
+    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(JSON)
+    with contextlib.suppress(ValueError):
         decode(json.dumps(fields).encode())
 
 

@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from rrmaster.rules.backoff import (
     ALONE_CAP_S,
     CAP_S,
+    DEADLY_S,
     JITTER,
+    KEPT,
     LOOP,
+    MOST_DEADLY,
     STABLE_S,
     STARTS_PER_S,
     WINDOW_S,
     Backoff,
+    DeadlyRequests,
     Exit,
     counts_as_crash,
 )
@@ -319,3 +323,35 @@ def test_an_end_is_described_by_its_status_or_signal():
     assert str(Exit(signal=9)) == "was ended by SIGKILL"
     assert str(Exit(signal=9, out_of_memory=True)) == "was ended by the kernel's SIGKILL: out of memory"
     assert str(Exit(signal=40)) == "was ended by signal 40"
+
+
+# --- requests that kill
+
+
+def test_the_request_that_was_in_hand_at_most_deaths_is_named():
+    deadly = DeadlyRequests()
+    assert deadly.died(("GET /a", "GET /boom"), 0) == "GET /a", "at the first death the newest is as good as any"
+    assert deadly.died(("GET /b", "GET /boom"), 1) == "GET /boom"
+    assert deadly.died(("GET /b", "GET /boom", "GET /boom"), 2) == "GET /boom"
+    assert deadly.known(2) == [("GET /boom", 3), ("GET /b", 2), ("GET /a", 1)]
+    assert deadly.deaths("GET /boom") == 3
+
+
+def test_requests_that_killed_long_ago_are_forgotten():
+    deadly = DeadlyRequests()
+    deadly.died(("GET /boom",), 0)
+    assert deadly.known(DEADLY_S - 1) == [("GET /boom", 1)]
+    assert deadly.known(DEADLY_S) == []
+
+
+@LAW
+@given(st.integers(2, 40), st.integers(0, 63), st.integers(0, 63))
+def test_clients_that_make_up_paths_fill_no_memory_and_hide_no_killer(deaths, others, place):
+    deadly = DeadlyRequests()
+    for death in range(deaths):
+        made_up = [f"GET /{death}/{number}" for number in range(others)]
+        worst = deadly.died((*made_up[:place], "GET /boom", *made_up[place:]), death)
+    assert worst == "GET /boom"
+    assert deadly.known(deaths)[0] == ("GET /boom", deaths)
+    assert len(deadly.known(deaths)) <= MOST_DEADLY
+    assert len(deadly._found) <= KEPT

@@ -6,7 +6,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.status.model import ReloadStatus, WorkerStatus
+from rrmaster.status.model import DeadlyRequest, ReloadStatus, WorkerStatus
 from rrmaster.status.report import RESULTS, reload_line, report, troubles
 from rrmaster.status.tables import NARROWEST
 from tests.status.snapshots import FOUR, a_snapshot, a_worker, some_workers
@@ -34,6 +34,13 @@ def test_troubles_stand_first() -> None:
     assert "crash loop" in first
     assert second.endswith("code on disk was refused: RuntimeError: bad")
     assert "no worker serves" in third
+
+
+def test_the_request_that_was_in_hand_at_most_deaths_is_a_trouble() -> None:
+    deadly = (DeadlyRequest("GET /boom", 14), DeadlyRequest("GET /shop", 1))
+    assert troubles(evolve(FOUR, deadly_requests=deadly)) == [
+        "a request kills workers: GET /boom was in hand when 14 workers died in the last minutes"
+    ]
 
 
 def test_a_backlog_that_the_kernel_does_not_tell_is_a_dash() -> None:

@@ -134,6 +134,17 @@ async def test_a_worker_that_asks_to_retire_is_replaced_first_and_then_drained(a
         assert fleet.slots == [0, 1]
 
 
+async def test_a_reason_to_retire_is_a_part_of_one_line_of_the_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may hold what a client has sent."""
+    caplog.set_level("INFO")
+    async with a_fleet(2) as fleet:
+        fleet.serving[1].say(wire.Retiring("bad request: /\n2026-01-01 00:00:00.000 error   forged"))
+        await fleet.until(lambda: ids(fleet) == [1, 3])
+    assert "bad request: / 2026-01-01 00:00:00.000 error forged" in caplog.text
+
+
 async def test_a_worker_that_asks_to_retire_and_dies_is_no_crash(autojump_clock: MockClock) -> None:
     async def slow(actor: Actor) -> Exit:
         await trio.sleep(5)

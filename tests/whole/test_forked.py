@@ -362,6 +362,32 @@ async def test_a_worker_that_cannot_begin_is_reported_like_one_that_cannot_be_im
         await master.said("OSError: no database")
 
 
+REFUSED = """
+import errno, os
+fork, refusals = os.fork, {refusals}
+def refused():
+    global refusals
+    refusals -= 1
+    if refusals >= 0:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = refused
+"""
+"""As at a limit of processes, which applies to root in a control group alone."""
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 1000])
+async def test_at_a_limit_of_processes_the_template_waits_for_better_times(refusals: int, tmp_path: Path) -> None:
+    """The first fork is one on trial, before the template says that it has imported the application."""
+    (tmp_path / "app.py").write_text(REFUSED.replace("{refusals}", str(refusals)) + answering("well"))
+    async with running("app:quick", workers=1, app_dir=tmp_path) as master:
+        assert await ask(master.port) == b"well"
+        assert "has imported app:quick" in master.text
+        assert ("it could not fork: Resource temporarily unavailable" in master.text) == (refusals > 1)
+        assert "Traceback" not in master.text
+        assert await master.stop() == 0
+
+
 # --- a sick template
 
 

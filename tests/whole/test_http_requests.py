@@ -23,13 +23,18 @@ SERVED = {
     "wsgi": ("tells:wsgi", {}),
     "trio": ("tells:app", {"runtime": "trio"}),
 }
+ENDLESS = {
+    "endless": ("asgi_apps:endless", {}),
+    "endless without httptools": ("asgi_apps:endless", {"hidden": "httptools"}),
+    "endless on trio": ("asgi_apps:endless", {"runtime": "trio"}),
+}
 """The application, what of its libraries is not installed, and its runtime."""
 
 
 @asynccontextmanager
 async def served(kind: str, hidden: Path, *options: str, **more: Any) -> AsyncIterator[Running]:
     """A master with one worker, for one of `SERVED`."""
-    application, without = SERVED[kind]
+    application, without = (SERVED | ENDLESS)[kind]
     environ = dict(more.pop("environ", {}))
     if "runtime" in without:
         options = ("--runtime", without["runtime"], *options)
@@ -290,3 +295,17 @@ async def test_http_2_has_the_paths_of_http_1(tmp_path: Path):
                     if isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
                         open_streams.discard(event.stream_id)
         assert list(answers.values()) == list(paths.values())
+
+
+@pytest.mark.parametrize("kind", ["endless", "endless without httptools", "endless on trio"])
+async def test_a_stream_whose_client_has_left_holds_no_drain(kind: str, tmp_path: Path):
+    """It ends when it sends on, without an error in the log; while the worker serves it may go on, as with uvicorn."""
+    async with served(kind, tmp_path, "--graceful-timeout", "600s") as master:
+        async with await trio.open_tcp_stream("127.0.0.1", master.port) as stream:
+            await stream.send_all(GET + b"\r\n")
+            with trio.fail_after(PATIENCE):
+                assert b"200" in await stream.receive_some()
+        with trio.fail_after(PATIENCE):
+            assert await master.stop() == 0
+        assert "the stream has ended" in master.text
+        assert "Traceback" not in master.text

@@ -146,6 +146,18 @@ def test_a_worker_is_full_while_all_of_a_limiter_is_taken_and_says_so_at_once_wh
         assert duty.busy_report_due, "requests cost no call, as ever"
 
 
+def test_a_worker_that_is_full_for_a_moment_with_each_request_does_not_report_each() -> None:
+    """The master takes more than 5,000 reports a second for a breach."""
+    with on_duty() as (master, duty):
+        tokens = full_duty(duty)
+        master.heard()
+        for _ in range(1000):
+            for tokens.borrowed_tokens in (1, 2):
+                if not duty.busy_report_due:
+                    duty.requests_changed()
+        assert master.report().full is False
+
+
 def test_a_limiter_of_the_application_that_fails_is_left_out_and_reports_go_on(capsys) -> None:
     with on_duty() as (master, duty):
         tokens = full_duty(duty)

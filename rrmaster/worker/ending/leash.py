@@ -8,6 +8,7 @@ import threading
 import time
 from typing import NoReturn
 
+from ..loading import CannotLoad
 from .descendants import end_descendants
 
 
@@ -16,7 +17,7 @@ def exit_with_master(line: int, graceful: float) -> None:
 
     A loop that runs sees the end of the line, and drains; a loop that is blocked sees nothing, and the process would
     outlive its master.  (PR_SET_PDEATHSIG kills healthy workers: it is bound to the thread that forked, and trio's
-    threads end after ten idle seconds.)
+    threads end after ten idle seconds.)  Raises CannotLoad if no thread can be started.
     """
 
     def watch() -> NoReturn:
@@ -31,4 +32,10 @@ def exit_with_master(line: int, graceful: float) -> None:
         end_descendants(alone=True)
         os._exit(1)
 
-    threading.Thread(target=watch, name="rrmaster: exit with the master", daemon=True).start()
+    try:
+        threading.Thread(target=watch, name="rrmaster: exit with the master", daemon=True).start()
+    except RuntimeError as error:
+        raise CannotLoad(
+            f"no thread can be started ({error}): raise the limit of processes (ulimit -u, TasksMax=, pids.max) or "
+            "that of memory, or start fewer workers"
+        ) from None

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
-from ...protocol.fork_safety import OpenDescriptor, Traces, hindrances
+from ...protocol.fork_safety import Traces, hindrances
 from ...protocol.template_wire import MemoryUse
+from .sharing import open_descriptors, shared_memory
 from .watch import ImportWatch
 
 
@@ -37,24 +36,15 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
     others = sorted(tid for tid in tasks if tid != os.getpid())
     return Traces(
         threads=tuple(named.get(tid) or _read(f"/proc/self/task/{tid}/comm") for tid in others),
-        held=frozenset(held for held in _held() if not (watch and watch.is_made_again(held.target))),
+        held=frozenset(held for held in open_descriptors() if not (watch and watch.is_made_again(held.target))),
         children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
         looping=_looping(),
         asked=watch.asked() if watch else (),
         taken=watch.taken() if watch else (),
         renewed=renewed,
+        shared=shared_memory(),
     )
-
-
-def _held() -> Iterator[OpenDescriptor]:
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
-        except OSError:
-            continue  # the descriptor of the listing itself
-        yield OpenDescriptor(int(name), target, flags & os.O_ACCMODE != os.O_RDONLY)
 
 
 def _looping() -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ...protocol.fork_safety import Traces, only_read
 from ...protocol.launch import Launch
 from . import title
 from .datagrams import Datagrams, all_as_new, make_again
+from .notes import Notes, taking_notes
+from .sharing import SharedFile, cannot_be_opened_again, open_again, shared_files
 from .taken.callers import Callers
 from .taken.environment import OwnEnvironment
 from .taken.generators import Generators
@@ -25,12 +28,14 @@ class ImportWatch:
         self._taken = Taken(callers, self._generators)
         self._own_processes = OwnProcesses()
         self._datagrams: tuple[Datagrams, ...] = ()
+        self._notes = Notes()
+        self._files: tuple[SharedFile, ...] = ()
         self._shown = title.shown()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Watch the import, which is to happen in the block."""
-        with self._environment.watched(), self._taken.watched():
+        with self._environment.watched(), self._taken.watched(), taking_notes(self._notes):
             yield
         self._own_processes.find()
         self._datagrams = all_as_new()
@@ -43,9 +48,25 @@ class ImportWatch:
         """What else it has taken that each worker should have for itself: ``its process id (shop.py:7)``."""
         return self._taken.words()
 
+    def temporary(self) -> list[str]:
+        """The files and directories with temporary names that it has left."""
+        return self._notes.temporary()
+
+    def hindrances(self, before: Traces | None, after: Traces | None) -> tuple[str, ...]:
+        """What it did that traces do not tell and that makes a fork unsafe, as phrases of `fork_safety`.
+
+        To be called in the template, once: the files that the workers open again are known from then on.
+        """
+        self._files = shared_files(only_read(before, after)) if before is not None and after is not None else ()
+        return (*self._notes.hindrances(), *cannot_be_opened_again(self._files))
+
     def is_made_again(self, target: str) -> bool:
         """Whether each worker makes for itself what this link of /proc/self/fd leads to."""
         return any(target == of.target for of in self._datagrams)
+
+    def open_again(self) -> None:
+        """In a forked worker, before the application runs: open for it alone what is read.  Raises CannotLoad."""
+        open_again(self._files)
 
     def begin_worker(self, arguments: tuple[str, ...]) -> None:
         """In a forked worker: make anew what can be, and show these arguments in `ps`.  Raises OSError."""

@@ -20,7 +20,7 @@ from anycorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from attrs import Factory, define
 from wsproto.connection import ConnectionState
 
-from .asgi import Message, Receive, Send
+from .asgi import ClientGone, Message, Receive, Send
 
 TOO_BIG = 1009
 """The close code for a message that is too big (RFC 6455, 7.4.1)."""
@@ -31,22 +31,6 @@ MAX_ABANDONED = 100
 RESETS, RESETS_PER_S = 1000, 33
 """Requests that a client may reset at once, and in each second: the values of nghttp2 since the rapid-reset attack
 (CVE-2023-44487).  A page that a browser leaves resets some dozens."""
-
-
-class ClientGone(OSError):
-    """The client has left before its answer was complete.
-
-    An OSError, because ASGI has servers raise one.  Only an answer that goes on raises it, from its second part: what
-    an application does after a whole answer, such as a background task, it does for a client that has left too.
-    Starlette's BaseHTTPMiddleware makes of each whole answer one of a single part that seems to go on.
-    """
-
-
-def is_clients_leaving(error: BaseException) -> bool:
-    """Whether an error, or each of a group, is `ClientGone`."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(ClientGone)[1] is None
-    return isinstance(error, ClientGone)
 
 
 @define(eq=False)

@@ -2,7 +2,8 @@
 
 `CountedApp` stands between a server (uvicorn or anycorn) and the application.  It counts requests and websockets in
 progress, and keeps the websockets, so that a drain can close them with 1012 (service restart) while clients have time
-to connect again.  It knows no async library: it awaits only what the application and the server give it.
+to connect again.  `NotedApp` notes requests for the case of the worker's death, too, where the master wants it.  They
+know no async library: they await only what the application and the server give them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attrs import Factory, define
+from attrs import Factory, define, field
 
 from ..duty import Duty
 from ..load.requests import Requests
+
+if TYPE_CHECKING:
+    from ...protocol.last_words import LastWords
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -33,6 +37,22 @@ class WorkerDraining(OSError):
     Raised in the application when it sends on such a websocket.  An OSError, because ASGI has servers raise one at a
     send after the end, and frameworks treat it as a client that has left.
     """
+
+
+class ClientGone(OSError):
+    """The client has left before its answer was complete.
+
+    An OSError, because ASGI has servers raise one.  Only an answer that goes on raises it, from its second part: what
+    an application does after a whole answer, such as a background task, it does for a client that has left too.
+    Starlette's BaseHTTPMiddleware makes of each whole answer one of a single part that seems to go on.
+    """
+
+
+def is_clients_leaving(error: BaseException) -> bool:
+    """Whether an error, or each of a group, is `ClientGone`."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(ClientGone)[1] is None
+    return isinstance(error, ClientGone)
 
 
 @define(eq=False)
@@ -74,16 +94,18 @@ class CountedApp:
         if not duty.busy_report_due:
             duty.requests_changed()
         key = id(scope)
+        app: ASGI
+        if kind == "websocket":
+            requests.websockets.add(key)
+            app = self._serve_websocket
+        else:
+            requests.running[key] = duty.beat_at
+            app = self._serve_logged if self.access_log else self.app
         try:
-            if kind == "websocket":
-                requests.websockets.add(key)
-                await self._serve_websocket(scope, receive, send)
-            elif self.access_log:
-                requests.running[key] = duty.beat_at
-                await self._serve_logged(scope, receive, send)
-            else:
-                requests.running[key] = duty.beat_at
-                await self.app(scope, receive, send)
+            await app(scope, receive, send)
+        except Exception as error:
+            if not is_clients_leaving(error):
+                raise  # the answer to a client that has left has ended, as it should
         finally:
             if requests.running.pop(key, None) is None:
                 requests.websockets.discard(key)
@@ -135,6 +157,34 @@ class CountedApp:
 
             self.startup = self.startup or "".join(traceback.format_exception(error)).rstrip()
             raise
+
+
+@define(eq=False)
+class NotedApp(CountedApp):
+    """One whose requests in progress are noted, too: what is in hand when the process dies is known then."""
+
+    words: LastWords = field(kw_only=True)
+
+    async def serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Note what the application is about to see, for as long as it is at it."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        path = scope.get("raw_path") or scope["path"].encode()
+        number = self.words.begin(scope.get("method", "WEBSOCKET").encode() + b" " + path.partition(b"?")[0])
+        try:
+            await super().serve(scope, receive, send)
+        finally:
+            self.words.end(number)
+
+
+def counted_app(app: ASGI, duty: Duty, access_log: bool, one_at_a_time: bool = False) -> CountedApp:
+    """The application as clients get it; `one_at_a_time`: each connection carries one request at a time."""
+    requests = Requests(one_at_a_time=one_at_a_time)
+    if duty.words is None:
+        return CountedApp(app, duty, access_log, requests)
+    duty.words.open()
+    return NotedApp(app, duty, access_log, requests, words=duty.words)
 
 
 @define(eq=False)

@@ -56,9 +56,8 @@ from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
-from .anycorn_calls import is_clients_leaving
 from .anycorn_connection import AnycornConnection
-from .asgi import ASGI, CountedApp, Message, Receive, Send
+from .asgi import ASGI, CountedApp, Message, Receive, Send, counted_app, is_clients_leaving
 from .http1.anycorn_targets import Protocol, unwrap
 from .http1.forwarded import trusted
 from .http_limits import HttpLimits, refuse
@@ -120,7 +119,7 @@ class AnycornServer:
         self.config = configured(self.launch)
         app = _framed(HttpLimits.of(self.launch).around(self.app))
         self.timed = RequestTimeout(self.launch.request_timeout, self.duty)
-        self.counted = CountedApp(timed_on_trio(app, self.timed), self.duty, log)
+        self.counted = counted_app(timed_on_trio(app, self.timed), self.duty, log)
         self.uncounted = CountedApp(app, self.duty, log)
         self.duty.count(self.counted.requests)
         self._for_clients = self._for_anycorn(self.counted.serve)

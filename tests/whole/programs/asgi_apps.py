@@ -58,3 +58,18 @@ class Asgi2:
 
     async def __call__(self, receive, send):
         """The second of its calls."""
+
+
+async def endless(scope, receive, send):
+    """Stream without an end, and never ask whether the client is still there."""
+    import anyio
+
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    try:
+        while True:
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+            await anyio.sleep(0.01)
+    finally:
+        print("the stream has ended", flush=True)

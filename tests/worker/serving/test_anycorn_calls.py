@@ -6,8 +6,8 @@ import pytest
 from anycorn.protocol.http_stream import ASGIHTTPState
 from attrs import Factory, define
 
-from rrmaster.worker.serving.anycorn_calls import RESETS, RESETS_PER_S, Calls, ClientGone, ResetBudget
-from rrmaster.worker.serving.asgi import Message, Receive, Send
+from rrmaster.worker.serving.anycorn_calls import RESETS, RESETS_PER_S, Calls, ResetBudget
+from rrmaster.worker.serving.asgi import ClientGone, Message, Receive, Send
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
 PART = {"type": "http.response.body", "body": b"x", "more_body": True}

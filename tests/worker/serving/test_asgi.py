@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
+from rrmaster.protocol.last_words import LastWords, open_page, read_page
 from rrmaster.worker.duty import Duty
 from rrmaster.worker.load.requests import Requests
-from rrmaster.worker.serving.asgi import ASGI, CountedApp, Message, Receive, Send, WorkerDraining, print_access
+from rrmaster.worker.serving.asgi import (
+    ASGI,
+    CountedApp,
+    Message,
+    Receive,
+    Send,
+    WorkerDraining,
+    counted_app,
+    print_access,
+)
 from rrmaster.worker.serving.wsgi import _Threads, watched
 from tests.fakes import DEADLINE
 from tests.worker.test_duty import on_duty
@@ -103,6 +114,32 @@ def test_requests_and_websockets_in_progress_are_counted_however_they_end() -> N
         assert len(idle) == 1
 
     counted(waits, act, idle=lambda: idle.append(None))
+
+
+def test_a_worker_that_was_told_to_notes_what_it_has_in_hand_without_the_query() -> None:
+    page = open_page()
+    post: Message = {**HTTP, "method": "POST", "raw_path": None, "path": "/b\u00fccher"}
+    try:
+        with on_duty() as (_, duty):
+            assert type(counted_app(waits, duty, False)) is CountedApp, "in ordinary times this costs nothing"
+            noting = evolve(duty, words=LastWords.inherit(os.dup(page)))
+            app = counted_app(waits, noting, False)
+
+            async def act() -> None:
+                servers, tasks = [], []
+                for scope in (HTTP, WEBSOCKET | {"method": "WEBSOCKET"}, post):
+                    servers.append(server := FakeServer())
+                    tasks.append(asyncio.create_task(app.serve(scope, server.receive, server.send)))  # type: ignore[arg-type]
+                await begun(*tasks)
+                assert read_page(page).requests == ("POST /b\\xc3\\xbccher", "WEBSOCKET /", "GET /")
+                for server in servers:
+                    server.say(END)
+                await asyncio.gather(*tasks)
+                assert read_page(page).requests == ()
+
+            run(act)
+    finally:
+        os.close(page)
 
 
 def test_a_probe_is_served_and_not_counted() -> None:

@@ -33,7 +33,7 @@ class H11Client(H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self.flow = Flow(self.transport, self._holds_back)
+        self.flow = Flow(self.transport, self._holds_back, self.server_state)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -4,6 +4,10 @@ uvicorn pauses its reading when a request comes ahead of its turn, and resumes i
 body and after each answer, so that a client that sends requests ahead and reads no answer fills the memory: 10 MB of
 requests became 670 MB of objects.  `Flow` stands in for uvicorn's `FlowControl` and refuses to resume while requests
 wait.
+
+uvicorn also drops in silence what is sent to a client that has left, so an application that streams without an end, and
+does not receive, never learns of it.  While the worker serves that stays as it is; in a drain such a stream would hold
+the worker to the end of the graceful timeout, so its `send` raises `ClientGone`.
 """
 
 from __future__ import annotations
@@ -11,7 +15,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
+from uvicorn.server import ServerState
+
+from ..asgi import ClientGone
+
+WHOLE_ANSWER = 3
+"""Messages of an answer that is whole in fact: its start, a part, and an end, which Starlette's BaseHTTPMiddleware
+sends by itself.  What follows them, such as a background task, goes on for a client that has left."""
 
 LONGEST_HEAD = 1 << 20
 """Bytes of an unfinished head, or unfinished trailers, where no option bounds it.  httptools itself keeps any number;
@@ -21,14 +32,33 @@ the largest head that gunicorn takes by default has 0.8 MB."""
 class Flow(FlowControl):
     """A `FlowControl` that resumes only if its connection does not hold back."""
 
-    def __init__(self, transport: asyncio.Transport, holds_back: Callable[[], bool]) -> None:
+    def __init__(self, transport: asyncio.Transport, holds_back: Callable[[], bool], server: ServerState) -> None:
         super().__init__(transport)
-        self._holds_back = holds_back
+        self._holds_back, self._server = holds_back, server
 
     def let_go(self) -> None:
         """The connection is closed: keep no reference to it, or only the garbage collector would free both."""
         self._holds_back = bool  # which is False
+        self.__class__ = _FlowWithoutClient  # so that a connection that lives pays nothing for it
 
     def resume_reading(self) -> None:
         if self.read_paused and not self._holds_back():
             super().resume_reading()
+
+
+class _FlowWithoutClient(Flow):
+    """The flow of a connection that is closed.  uvicorn asks it at each message that the application still sends."""
+
+    _sent_in_vain = 0
+
+    @property
+    def write_paused(self) -> bool:
+        if CLOSE_HEADER in self._server.default_headers:  # in a drain each answer says so
+            self._sent_in_vain += 1
+            if self._sent_in_vain > WHOLE_ANSWER:
+                raise ClientGone("the client has left")
+        return False
+
+    @write_paused.setter
+    def write_paused(self, value: bool) -> None:
+        pass  # nothing is written any longer

@@ -101,6 +101,12 @@ def test_what_is_only_said_is_not_taken(imported: Import, call: str) -> None:
     assert imported(f"import os, logging\n{call}").taken() == ()
 
 
+def test_a_look_at_the_source_asks_for_no_variable(imported: Import) -> None:
+    watch = imported("import os\nOWNER = os.getpid()\ndef hook(): return os.environ.get('RRMASTER_WORKER_SLOT', '0')")
+    assert watch.taken() != ()
+    assert watch.asked() == ()
+
+
 def test_what_is_said_and_kept_is_taken(imported: Import) -> None:
     (found,) = imported("import os\nprint(os.getpid()); OWNER = os.getpid()").taken()
     assert found.startswith("its process id")

@@ -51,7 +51,13 @@ def _asks_for_what_is_set(call: ast.Call) -> bool:
     if ast.unparse(call.func) not in _ASKING or not call.args:
         return False
     name = call.args[0]
-    return isinstance(name, ast.Constant) and isinstance(name.value, str) and bool(os.environ.get(name.value))
+    return isinstance(name, ast.Constant) and isinstance(name.value, str) and _is_set(name.value)
+
+
+def _is_set(name: str) -> bool:
+    # Not os.environ.get(): while an import is watched, that would note that it asks for the variable.
+    environ: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+    return bool(environ.get(os.fsencode(name)))
 
 
 def _says(function: ast.expr) -> bool:

@@ -337,9 +337,11 @@ def _parsed(words: list[str]) -> None:
 def _understood(words: list[str]) -> None:
     """Parse a command line of rrmaster."""
     try:
-        parse_options(words)
+        mistakes = getattr(parse_options(words), "unknown", [])
     except UsageError as error:
-        raise Wrong(f"rrmaster {shlex.join(words)}: {error}") from None
+        mistakes = [error]
+    if mistakes:
+        raise Wrong(f"rrmaster {shlex.join(words)}: {mistakes[0]}")
 
 
 def _verb_understood(verb: str, words: list[str]) -> None:

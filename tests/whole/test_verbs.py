@@ -19,7 +19,7 @@ import trio
 from rrmaster.cli.main import VERBS
 from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
-ARGUMENTS = {"scale": ["+1"], "restart": ["0"], "retire": ["0"], "stacks": ["0"]}
+ARGUMENTS = {"admin": ["127.0.0.1:0"], "scale": ["+1"], "restart": ["0"], "retire": ["0"], "stacks": ["0"]}
 ASKING = [verb for verb in VERBS if verb not in ("check", "systemd-unit")]
 
 GOOD = (PROGRAMS / "handlers.py").read_text()

@@ -7,7 +7,8 @@ closed, the workers are told that there will be no more, and they have the grace
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from logging import CRITICAL
 
@@ -30,6 +31,7 @@ from .rules.plan import Goal
 from .status.model import Snapshot
 from .status.snapshot import take_snapshot
 from .supervision.announcements import Announcements
+from .supervision.crashes import unwrapped
 from .supervision.reconfigure import Reconfigurer, check_certificate, policies_of
 from .supervision.reload_progress import Busy, Reload
 from .supervision.supervisor import Supervisor
@@ -60,6 +62,8 @@ class RunningMaster:
     """This process is a master and nothing else, so it may adopt all orphans among its descendants."""
     respawn: bool = True
     """Whether a worker that has ended is replaced."""
+    companions: Callable[[], Collection[int] | None] = tuple
+    """The process ids of other children that a task waits for; None while one is being started."""
     announce: Callable[[RunningMaster, str], None] = lambda master, what: None
     """Called with "reloading", "reloaded" and "stopping", for a service manager."""
     size: int = field(init=False)
@@ -132,18 +136,13 @@ class RunningMaster:
         return evolve(taken, stopping=self._stopped)
 
     def children(self) -> set[int] | None:
-        """The process ids of all workers and templates; None while one is being started."""
-        census = self._census()
-        return {*census.workers.values(), *census.templates} if census.complete else None
+        """The process ids of all workers, templates and companions; None while one is being started."""
+        return self._census().pids()
 
     def _census(self) -> Census:
-        processes = {worker.id: worker.process for worker in self.supervisor.workers.values()}
+        workers = {worker.id: worker.process for worker in self.supervisor.workers.values()}
         generations = self.spawner.generations
-        return Census(
-            {number: process.pid for number, process in processes.items() if process is not None},
-            generations.children(),
-            None not in processes.values() and not generations.starting,
-        )
+        return Census.of(workers, generations.children(), self.companions(), starting=generations.starting)
 
     # --- what an operator asks for
 
@@ -188,28 +187,20 @@ class RunningMaster:
     async def run(self) -> None:
         """Serve until `stop` has done its work.  Raises NoWorkerReady if no worker ever becomes ready."""
         with self.spawner:
-            try:
-                await self._run_fleet()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await self.spawner.orphans.end_all()
+            async with self.spawner.orphans.ended_at_last(), trio.open_nursery() as nursery:
+                await nursery.start(self.spawner.generations.run)
+                for task in (self.spawner.orphans.run, self.spawner.memory.run, self._dispatch):
+                    nursery.start_soon(task)
+                if self._watcher is not None:
+                    nursery.start_soon(self._watcher.run, self._code_changed)
+                    await self._watcher.begun.wait()  # or a save while the first workers start could be missed
+                try:
+                    await self.supervisor.run()
+                finally:
+                    self.supervisor.announcements.news.close()
+                nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
-
-    async def _run_fleet(self) -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.spawner.generations.run)
-            nursery.start_soon(self.spawner.orphans.run)
-            nursery.start_soon(self.spawner.memory.run)
-            nursery.start_soon(self._dispatch)
-            if self._watcher is not None:
-                nursery.start_soon(self._watcher.run, self._code_changed)
-                await self._watcher.begun.wait()  # or a save while the first workers start could be missed
-            try:
-                await self.supervisor.run()
-            finally:
-                self.supervisor.announcements.news.close()
-            nursery.cancel_scope.cancel()
 
     async def _dispatch(self) -> None:
         """Run the dispatcher.  An error of the master's own ends the fleet in order: workers finish what they have."""
@@ -225,10 +216,8 @@ class RunningMaster:
     def _code_changed(self, files: list[str]) -> None:
         """A file was saved: the newest code matters, so a reload under way is superseded."""
         tell("code.changed", f"{in_words(files)} changed: reload", files=files)
-        try:
+        with suppress(Busy):  # the master is stopping, and starts no workers
             self.begin_reload(supersede=True)
-        except Busy:
-            pass  # the master is stopping, and starts no workers
 
     async def stop(self, delay: bool = True) -> None:
         """After ``--shutdown-delay`` accept what waits, close the listeners, drain the workers; `run` returns then."""
@@ -259,10 +248,3 @@ class RunningMaster:
         """Close what is still open."""
         self.reconfigurer.close()
         self.dispatcher.close()
-
-
-def unwrapped(group: BaseException) -> BaseException:
-    """The one error in a group of one: the nurseries around a master are no concern of its owner."""
-    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
-        group = group.exceptions[0]
-    return group

@@ -29,6 +29,9 @@ MOST_FILES = 12
 MOST_LINES = 350
 """Lines of a file, comments and blank ones included.  Each answers one question; a longer one answers two."""
 
+MOST_OF_THE_WIRING = 250
+"""Lines of ``master.py``, which only connects what other rooms do."""
+
 MOST_OF_A_FUNCTION = 45
 
 PURE = {
@@ -335,6 +338,10 @@ def test_an_object_alone_writes_its_state(file):
 def test_one_object_owns_the_goal_of_the_fleet():
     writers = {name(file) for file in FILES if "_goal = " in file.read_text() or ".goal = " in file.read_text()}
     assert writers == {"supervision/reload"}
+
+
+def test_the_master_only_wires():
+    assert len((HOUSE / "master.py").read_text().splitlines()) <= MOST_OF_THE_WIRING
 
 
 @by_name(FILES)

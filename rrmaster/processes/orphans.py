@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from logging import INFO
 
 import trio
@@ -22,6 +23,7 @@ from ..logs.log import tell
 from ..protocol.family import lineage
 from ..protocol.family.lineage import Mark, Seen
 from ..rules.orphans import Living, Orphan, must_end
+from .process import Process
 
 PASSES = 20
 """Looks at what is left, at most.  What is killed may just have started another process, which the next look finds."""
@@ -44,8 +46,31 @@ class Census:
     """The process ids, by the workers' numbers."""
     templates: Mapping[int, float]
     """When each had done its import, by process id; in clock ticks since the machine was started."""
+    others: Collection[int] = ()
+    """The process ids of other children that a task waits for."""
     complete: bool = True
     """No process is being started whose number is not known yet."""
+
+    @classmethod
+    def of(
+        cls,
+        workers: Mapping[int, Process | None],
+        templates: Mapping[int, float],
+        others: Collection[int] | None,
+        starting: bool,
+    ) -> Census:
+        """`workers` are by number, and None while one is being started; so are the `others`."""
+        pids = {number: process.pid for number, process in workers.items() if process is not None}
+        complete = None not in workers.values() and others is not None and not starting
+        return cls(pids, templates, others or (), complete)
+
+    def known(self) -> set[int]:
+        """The process ids of all of them."""
+        return {*self.workers.values(), *self.templates, *self.others}
+
+    def pids(self) -> set[int] | None:
+        """The same; None while a process is being started."""
+        return self.known() if self.complete else None
 
 
 @define(eq=False)
@@ -83,6 +108,15 @@ class Orphans:
             await trio.sleep(AGAIN_S)
             await self.end_all()
 
+    @asynccontextmanager
+    async def ended_at_last(self) -> AsyncGenerator[None]:
+        """End what is left after the block, whatever ends that."""
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.end_all()
+
     def look_again(self) -> None:
         """Have `run` look for orphans."""
         self._again.set()
@@ -111,7 +145,7 @@ class Orphans:
     def _roots(self, worker: int | None) -> list[int]:
         """The children of this process that must end now."""
         census = self.count()
-        known = {*census.workers.values(), *census.templates}
+        known = census.known()
         children = [lineage.look(pid) for pid in lineage.children_of(os.getpid()) if pid not in known]
         own = os.getpgrp()  # a child in the master's own group was started by the program itself
         strangers = [seen for seen in children if seen is not None and seen.group != own and not seen.ended]

@@ -92,7 +92,9 @@ class AdminProcess:
     """Whether a process is being started whose number is not known yet."""
 
     async def run(self) -> None:
-        """Start the server, and start it again when it ends, until cancelled."""
+        """Start the server, and start it again when it ends, until cancelled; without --admin return at once."""
+        if not self.listeners:
+            return
         names = ", ".join(shown(listener.name) for listener in self.listeners)
         tell("admin.started", f"metrics, health and a page on {names}", level=INFO, addresses=names)
         pause = PAUSE_S

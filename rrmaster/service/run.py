@@ -23,12 +23,12 @@ from ..control.socket_paths import DEFAULT_NAME, CannotClaim, ControlSocket, Soc
 from ..dispatch.listeners import BindError
 from ..logs.log import logger, tell
 from ..logs.setup import reopen_files
-from ..master import RunningMaster, unwrapped
+from ..master import RunningMaster
 from ..processes.process import reap_strangers
 from ..processes.worker_environment import NOT_FOR_WORKERS
 from ..protocol.family.children import note_handlers, remember_handlers
 from ..protocol.starting import check_may_start
-from ..supervision.crashes import NoWorkerReady
+from ..supervision.crashes import NoWorkerReady, unwrapped
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
 from .admin_process import AdminProcess, admin_listeners
@@ -85,13 +85,13 @@ async def run_with_signals(
         cleanup.enter_context(pid_file(settings.pid))
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)
-        control = _control_socket(settings)
-        if control is not None:
-            cleanup.callback(control.close)
+        control = _control_socket(settings, cleanup)
         admin = _admin_process(settings, control, cleanup)
         name = settings.name or (control.path.stem if control is not None else DEFAULT_NAME)
         announce = partial(_notify, notifier)
-        master = RunningMaster(settings, listeners, name, reread=reread, owns_process=True, announce=announce)
+        master = RunningMaster(
+            settings, listeners, name, reread=reread, owns_process=True, announce=announce, companions=admin.children
+        )
         cleanup.callback(master.close)
         _log_start(master)
         try:
@@ -103,12 +103,15 @@ async def run_with_signals(
         return 1 if master.supervisor.killed_while_stopping else 0
 
 
-def _control_socket(settings: Settings) -> ControlSocket | None:
+def _control_socket(settings: Settings, cleanup: contextlib.ExitStack) -> ControlSocket | None:
     """The control socket; None if none can be had.  Raises CannotStart if one was asked for by its path or name."""
     try:
         if settings.control is not None:
-            return ControlSocket.claim(Path(settings.control))
-        return claim_by_name(settings.name, os.environ, os.geteuid())
+            control = ControlSocket.claim(Path(settings.control))
+        else:
+            control = claim_by_name(settings.name, os.environ, os.geteuid())
+        cleanup.callback(control.close)
+        return control
     except CannotClaim as error:
         if settings.control is not None or (settings.name is not None and isinstance(error, SocketInUse)):
             raise CannotStart(f"no control socket: {error}") from None
@@ -116,21 +119,18 @@ def _control_socket(settings: Settings) -> ControlSocket | None:
         return None
 
 
-def _admin_process(
-    settings: Settings, control: ControlSocket | None, cleanup: contextlib.ExitStack
-) -> AdminProcess | None:
-    """The admin server, not started yet; None without --admin.  Raises BindError, CannotStart."""
-    if settings.admin is None:
-        return None
-    if control is None:
+def _admin_process(settings: Settings, control: ControlSocket | None, cleanup: contextlib.ExitStack) -> AdminProcess:
+    """The admin server, not started yet.  Raises BindError, CannotStart."""
+    if settings.admin is not None and control is None:
         raise CannotStart("--admin needs a control socket, which cannot be had here; see the warning above")
-    return AdminProcess(settings, cleanup.enter_context(admin_listeners(settings)), control.path)
+    path = control.path if control is not None else Path()
+    return AdminProcess(settings, cleanup.enter_context(admin_listeners(settings)), path)
 
 
 async def _run_obeying(
     master: RunningMaster,
     control: ControlSocket | None,
-    admin: AdminProcess | None,
+    admin: AdminProcess,
     notifier: Notifier,
     signals: AsyncIterator[int],
 ) -> None:
@@ -140,20 +140,13 @@ async def _run_obeying(
             nursery.start_soon(ControlServer(master, control.socket).serve)
         # Orphans become children of this process if it is process 1, or adopts those of its templates.  Otherwise there
         # are none, and this costs nothing.
-        nursery.start_soon(reap_strangers, partial(_children, master, admin))
-        if admin is not None:
-            nursery.start_soon(admin.run)
+        nursery.start_soon(reap_strangers, master.children)
+        nursery.start_soon(admin.run)
         nursery.start_soon(_obey, master, signals)
         nursery.start_soon(_log_ready, master, notifier)
         nursery.start_soon(notifier.feed, master.dispatcher.wait_for_turn)
         await master.run()
         nursery.cancel_scope.cancel()
-
-
-def _children(master: RunningMaster, admin: AdminProcess | None) -> set[int] | None:
-    """The process ids of all children that a task waits for; None while one is being started."""
-    ours, others = master.children(), set() if admin is None else admin.children()
-    return None if ours is None or others is None else ours | others
 
 
 _SIGNALS = (

@@ -93,6 +93,7 @@ async def test_a_drain_is_not_ready_and_says_why() -> None:
         assert (await get(f"{base}/livez")).status_code == 200
         master.clients.pop().socket.close()
         assert await master.ended() == 0
+        assert "admin server was ended" not in master.text, "it is no orphan of a worker's"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -15,6 +15,9 @@ from rrmaster.worker.preload.taken.generators import Generators
 from rrmaster.worker.preload.watch import ImportWatch
 from tests.launches import a_launch
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+"""The runner has threads, and the child does nothing but answer."""
+
 
 def in_two_workers(make: Callable[[], Any], draw: Callable[[Any], Any]) -> tuple[Any, Any]:
     """What is drawn from the generator in each of two workers forked from its import."""

@@ -17,6 +17,9 @@ from rrmaster.worker.preload.taken.callers import Callers, Owner
 from rrmaster.worker.preload.watch import ImportWatch
 from tests.launches import a_launch
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+"""The runner has threads, and the child does nothing but answer."""
+
 Import = Callable[..., ImportWatch]
 
 

@@ -208,8 +208,10 @@ class ReloadController:
         due = min(rollout.due(), self.latest.due() if self.latest is not None else float("inf"))
         if rollout.phase is not Phase.PROBATION:
             return due
-        new = self._in_state(rollout, State.PROVING)
-        return min([due, *(worker.docket.due(SILENT * self._heartbeat, worker.heard) for worker in new)])
+        limit, new = SILENT * self._heartbeat, self._in_state(rollout, State.PROVING)
+        if any(trio.current_time() >= worker.heard + limit for worker in new):
+            due = float("inf")  # the probation waits for the verdict on that worker
+        return min([due, *(worker.docket.due(limit, worker.heard) for worker in new)])
 
     def proved(self, worker: WorkerRecord) -> bool:
         """A worker is ready and well.  Returns whether it must wait for the others of its generation."""

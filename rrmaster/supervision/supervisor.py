@@ -314,7 +314,8 @@ class Supervisor:
     async def _keep_time(self) -> None:
         """One clock for all deadlines."""
         while True:
-            due, waited = self._due(), waited_here()
+            # A wait that begins when its time has passed already does not end late.
+            due, waited = max(self._due(), trio.current_time()), waited_here()
             with trio.move_on_at(due):
                 await self._news.wait()
                 continue

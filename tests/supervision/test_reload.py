@@ -11,7 +11,20 @@ from trio.testing import MockClock
 from rrmaster.protocol import wire
 from rrmaster.rules.backoff import Exit
 from rrmaster.supervision.reload_progress import Reload
-from tests.fakes import Actor, Fleet, Script, a_fleet, boots_for_ever, crashes, fails, falls_silent, serves
+from rrmaster.verdicts import hearing
+from rrmaster.verdicts.processor_time import Look, Used
+from tests.fakes import (
+    Actor,
+    Fleet,
+    Script,
+    a_fleet,
+    a_real_deadline,
+    boots_for_ever,
+    crashes,
+    fails,
+    falls_silent,
+    serves,
+)
 from tests.supervision.fleets import (
     KILL,
     generations,
@@ -151,6 +164,20 @@ async def test_a_new_worker_that_falls_silent_in_its_probation_ends_the_reload(a
         await trio.sleep(60)
         assert generations(fleet) == [1, 1]
         assert len(fleet.troupe.living) == 2
+
+
+async def test_a_silent_worker_is_not_let_through_while_it_is_given_more_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a machine whose processors are all taken its verdict comes after the end of the probation, which waits."""
+    monkeypatch.setattr(hearing, "look", lambda *_, **__: Look({1: Used(0.0, trio.current_time())}))
+    async with a_fleet(2, casting={3: falls_silent}) as fleet:
+        reload = fleet.supervisor.reload.begin()
+        with a_real_deadline():  # a time that has passed would keep the clock from moving
+            rollout = await reload.ended()
+        assert rollout.status == 10
+        assert generations(fleet) == [1, 1]
+    assert "asleep" not in caplog.text
 
 
 async def test_what_lies_on_the_disk_is_not_forgotten_over_a_rollback(autojump_clock: MockClock) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from ..config.addresses import Tcp, is_loopback, parse_bind
+from ..config.addresses import Unix, is_remote, parse_bind
 from ..config.readiness import ReadyWhen
 from .app import Pages
 from .source import MasterClient, Source
@@ -32,7 +32,7 @@ def serve(
     """Serve until SIGTERM or SIGINT, or until the other end of the `leash` is closed.  It owns the descriptors."""
     bind = parse_bind(address)
     pages = Pages(Source(MasterClient(control)), ready_when)
-    app = pages.application(any_host=not (isinstance(bind, Tcp) and is_loopback(bind)))
+    app = pages.application(any_host=isinstance(bind, Unix) or is_remote(bind))
     config = uvicorn.Config(
         app,
         loop="asyncio",

@@ -5,47 +5,37 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 
-from ..config.addresses import Tcp, is_loopback, parse_admin, parse_bind
+from ..config.addresses import is_remote, parse_admin, parse_bind
 from ..config.readiness import checked_ready_when, parse_ready_when
 from ..control.client import Client
 from ..dispatch.listeners import BindError, open_listeners
 from ..service.admin_process import BACKLOG, UNIX_MODE, check_packages, shown
 from ..service.cannot_start import CannotStart
+from .arguments import argument_type
 
 ERROR, USAGE, CANNOT_BIND = 1, 2, 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("address", metavar="ADDRESS", type=_argument(parse_admin), help="HOST:PORT or unix:PATH")
+    parser.add_argument("address", metavar="ADDRESS", type=argument_type(parse_admin), help="HOST:PORT or unix:PATH")
     parser.add_argument(
         "--allow-remote", action="store_true", help="listen where other machines reach it; there is no password"
     )
     parser.add_argument(
         "--ready-when",
         metavar="WHEN",
-        type=_argument(checked_ready_when),
+        type=argument_type(checked_ready_when),
         default="any",
         help="workers that must take connections before /readyz says yes: any (default), all, N or N%%",
     )
 
 
-def _argument(parse: Callable[[object], str | None]) -> Callable[[str], str]:
-    def checked(text: str) -> str:
-        try:
-            return str(parse(text))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return checked
-
-
 def run(client: Client, arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM, whether the master lives or not; returns the exit status."""
     bind = parse_bind(arguments.address)
-    if isinstance(bind, Tcp) and not is_loopback(bind) and not arguments.allow_remote:
+    if is_remote(bind) and not arguments.allow_remote:
         return _complain(f"{arguments.address} is reached from other machines; add --allow-remote", USAGE)
     try:
         check_packages()

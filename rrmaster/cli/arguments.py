@@ -12,8 +12,8 @@ Workers import none of this.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..config.addresses import parse_port
@@ -89,6 +89,9 @@ _ELSEWHERE = {
 """Options of gunicorn and uvicorn whose nearest spelling here means something else, and what to write instead."""
 
 
+T = TypeVar("T")
+
+
 class UsageError(Exception):
     """The arguments are wrong; the message says why."""
 
@@ -98,6 +101,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+
+def argument_type(parse: Callable[[Any], T]) -> Callable[[str], T]:
+    """The parser of a value as argparse takes it, which prints the message of no other error."""
+
+    def checked(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
 
 
 class _RefuseDaemon(argparse.Action):

@@ -27,6 +27,7 @@ from ..status.readiness import why_not_ready
 from ..status.report import report
 from ..status.tables import COLUMNS, legend, workers_table
 from . import admin
+from .arguments import argument_type
 
 WIDTH = 132
 """Columns of the output where it is no terminal (a pipe, a file) and COLUMNS is not set."""
@@ -163,18 +164,11 @@ def _for_status(parser: argparse.ArgumentParser) -> None:
         "--ready",
         metavar="WHEN",
         nargs="?",
-        type=_ready_when,
+        type=argument_type(parse_ready_when),
         const=ReadyWhen(count=1),
         help="for a health check: print one line, and end with 0 if this many workers take connections, otherwise "
         "with 1; any (default), all, N or N%%",
     )
-
-
-def _ready_when(text: str) -> ReadyWhen:
-    try:
-        return parse_ready_when(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _size(parser: argparse.ArgumentParser) -> None:

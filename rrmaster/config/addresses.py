@@ -77,12 +77,14 @@ def _not_an_admin_address(value: object) -> str:
     return f"{value!r} is no address for the admin server; write HOST:PORT, such as 127.0.0.1:9000, or unix:PATH"
 
 
-def is_loopback(bind: Tcp) -> bool:
-    """Whether only this machine reaches an address."""
+def is_remote(bind: Bind) -> bool:
+    """Whether other machines reach an address."""
+    if not isinstance(bind, Tcp):
+        return False
     try:
-        return ipaddress.ip_address(bind.host).is_loopback
+        return not ipaddress.ip_address(bind.host).is_loopback
     except ValueError:
-        return bind.host == "localhost"
+        return bind.host != "localhost"
 
 
 def _unix(path: str) -> Unix:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..protocol.launch import is_program
-from .addresses import Bind, Tcp, is_loopback, parse_bind
+from .addresses import Bind, Tcp, is_remote, parse_bind
 
 
 def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:
@@ -92,9 +92,8 @@ def _of_admin(settings: Any) -> Iterator[str]:
             if getattr(settings, name) != default:
                 yield f"--{name.replace('_', '-')} needs --admin: without an address nothing asks for it"
         return
-    bind = parse_bind(settings.admin)
-    if isinstance(bind, Tcp) and not is_loopback(bind) and not settings.admin_allow_remote:
+    if is_remote(parse_bind(settings.admin)) and not settings.admin_allow_remote:
         yield (
             f"--admin {settings.admin} is reached from other machines, without a password; write "
-            f"127.0.0.1:{bind.port}, or add --admin-allow-remote"
+            f"127.0.0.1:{settings.admin.rpartition(':')[2]}, or add --admin-allow-remote"
         )

@@ -18,7 +18,7 @@ from logging import INFO, WARNING
 from pathlib import Path
 
 import trio
-from attrs import Factory, define
+from attrs import define
 
 from ..config.addresses import Unix, parse_bind
 from ..config.settings import Settings
@@ -86,9 +86,9 @@ class AdminProcess:
     listeners: list[Listener]
     """The caller's, which closes them after the end of `run`."""
     control: Path
-    pids: set[int] = Factory(set)
-    """The process that lives, for the reaper of strangers."""
-    starting: bool = False
+    _pid: int | None = None
+    """The process that lives."""
+    _starting: bool = False
     """Whether a process is being started whose number is not known yet."""
 
     async def run(self) -> None:
@@ -119,23 +119,23 @@ class AdminProcess:
             except OSError as error:
                 return f"cannot be started ({error.strerror})"
             finally:
-                self.starting = False
+                self._starting = False
             its_end.close()
             try:
                 return await self._outlive(child, leash, output)
             finally:
-                self.pids.discard(child.pid)
+                self._pid = None
 
     async def _start(self, leash: int, its_output: int, output: int) -> Child:
         inherited = [leash, *(listener.socket.fileno() for listener in self.listeners)]
         environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS}
-        self.starting = True
+        self._starting = True
         try:
             child = await start(self._command(leash), environ, inherited, its_output, its_output, package_root())
         except BaseException:
             os.close(output)  # else it is `capture_output` that closes it
             raise
-        self.pids.add(child.pid)
+        self._pid = child.pid
         return child
 
     async def _outlive(self, child: Child, leash: socket.socket, output: int) -> Exit:
@@ -152,7 +152,9 @@ class AdminProcess:
 
     def children(self) -> set[int] | None:
         """The process ids of what a task waits for here; None while one is being started."""
-        return None if self.starting else set(self.pids)
+        if self._starting:
+            return None
+        return {self._pid} if self._pid is not None else set()
 
     def _command(self, leash: int) -> list[str]:
         fds = [word for listener in self.listeners for word in ("--fd", str(listener.socket.fileno()))]

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import trio
 from attrs import Factory, define
 
 import rrmaster as package
+from rrmaster.status.model import Snapshot, from_json
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT for background jobs, and the masters would inherit that: Ctrl-C would end none of them.
@@ -135,27 +136,32 @@ class Running:
         self.clients += opened
         return opened
 
-    async def settled(self) -> None:
-        """Wait until it has made its spare template, after which it starts no process by itself."""
+    async def settled(self, control: Path) -> int:
+        """Wait until it has made its spare template, after which it starts no process by itself; returns its pid.
+
+        The master is asked: the process can be seen before the master has closed what it needs to make one.
+        """
         with trio.fail_after(PATIENCE):
-            while sum(b"--template" in command for command in self._commands()) < 2:
-                await trio.sleep(0.01)
+            while True:
+                (only,) = (await status(control)).templates
+                if only.pid is not None and only.spare is not None:
+                    return only.spare
+                await trio.sleep(0.02)
 
-    def _commands(self) -> Iterator[bytes]:
-        """Of its children."""
-        for file in Path(f"/proc/{self.pid}/task").glob("*/children"):
-            for pid in file.read_text().split():
-                try:
-                    yield Path(f"/proc/{pid}/cmdline").read_bytes()
-                except OSError:
-                    pass  # it has just ended
-
-    def descriptors(self) -> int:
-        """The descriptors that it keeps.
+    def descriptors(self) -> Counter[str]:
+        """How many descriptors of each kind it keeps.
 
         At any moment it may have a file of /proc open, for as long as it reads it; one of ten looks finds that closed.
         """
-        return len(set.intersection(*(self._open_files() for _ in range(10))))
+        kept = set.intersection(*(self._open_files() for _ in range(10)))
+        return Counter(re.sub(r"[0-9]+", "N", target) for _, target in kept)
+
+    async def at_rest(self, kept: Counter[str]) -> None:
+        """Wait until it keeps no more descriptors than these; it closes those of a dead worker after reaping it."""
+        with trio.move_on_after(PATIENCE):
+            while not self.descriptors() <= kept:
+                await ask(self.port, b"-")
+        assert self.descriptors() <= kept
 
     def _open_files(self) -> set[tuple[str, str]]:
         found = set()
@@ -252,6 +258,11 @@ def rrmaster(
             out.seek(0)
             err.seek(0)
         return subprocess.CompletedProcess(words, status, out.read(), err.read())
+
+
+async def status(control: Path) -> Snapshot:
+    done = await trio.to_thread.run_sync(lambda: rrmaster("status", "--json", "--control", str(control)))
+    return from_json(json.loads(done.stdout))
 
 
 @functools.cache

@@ -220,9 +220,10 @@ needs_passrights = pytest.mark.skipif(not _knows_passrights(), reason="SO_PASSRI
         pytest.param("p", "refuses connections .EPERM", marks=needs_passrights),
     ],
 )
-async def test_a_hostile_worker_dies_alone(deed: str, reason: str):
-    async with running("liar:handler", workers=2) as master:
-        await master.settled()
+async def test_a_hostile_worker_dies_alone(deed: str, reason: str, tmp_path: Path):
+    control = tmp_path / "control"
+    async with running("liar:handler", "--control", str(control), workers=2) as master:
+        await master.settled(control)
         before = master.descriptors()
         await do(master, deed)
         ledger: Counter[str] = Counter()
@@ -231,7 +232,7 @@ async def test_a_hostile_worker_dies_alone(deed: str, reason: str):
                 await ask(master.port, b"-", ledger)
         await master.said(reason)
         assert ledger.keys() == {"answered"}
-        await at_rest(master, before)
+        await master.at_rest(before)
         assert await master.stop() == 0
 
 
@@ -246,16 +247,10 @@ async def do(master: Running, deed: str) -> None:
             pass  # killed with the question half read
 
 
-async def at_rest(master: Running, descriptors: int) -> None:
-    """Wait until the master has no more descriptors than before; it closes those of a dead worker after reaping it."""
-    with trio.fail_after(PATIENCE):
-        while master.descriptors() > descriptors:
-            await ask(master.port, b"-")
-
-
-async def test_what_a_worker_does_to_its_own_side_costs_no_other_connection_anything():
-    async with running("liar:handler", workers=2) as master:
-        await master.settled()
+async def test_what_a_worker_does_to_its_own_side_costs_no_other_connection_anything(tmp_path: Path):
+    control = tmp_path / "control"
+    async with running("liar:handler", "--control", str(control), workers=2) as master:
+        await master.settled(control)
         before = master.descriptors()
         for deed in "oPd":
             await do(master, deed)
@@ -263,7 +258,7 @@ async def test_what_a_worker_does_to_its_own_side_costs_no_other_connection_anyt
             for _ in range(60):
                 await ask(master.port, b"-", ledger)
             assert ledger == {"answered": 60}, deed
-        await at_rest(master, before)
+        await master.at_rest(before)
         assert await master.stop() == 0
 
 

@@ -14,15 +14,9 @@ from typing import Any
 import pytest
 import trio
 
-from rrmaster.status.model import Snapshot, from_json
-from tests.whole.harness import BRIEF, PATIENCE, Running, ask, gone, rrmaster, running
+from tests.whole.harness import BRIEF, PATIENCE, Running, ask, gone, rrmaster, running, status
 from tests.whole.test_faults import crowd, stop_process
 from tests.whole.test_reload import GOOD, serving, write
-
-
-async def status(control: Path) -> Snapshot:
-    done = await trio.to_thread.run_sync(lambda: rrmaster("status", "--json", "--control", str(control)))
-    return from_json(json.loads(done.stdout))
 
 
 async def verb(control: Path, *words: str) -> int:
@@ -258,23 +252,13 @@ async def test_what_is_kept_is_shown_and_let_go_in_time(tmp_path: Path) -> None:
 # --- no worker needs the template
 
 
-async def spare(master: Running, control: Path) -> int:
-    """Wait until there is a spare template."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            (only,) = (await status(control)).templates
-            if only.pid is not None and only.spare is not None:
-                return only.spare
-            await trio.sleep(0.02)
-
-
 async def test_whatever_becomes_of_the_template_workers_are_replaced(tmp_path: Path) -> None:
     control = tmp_path / "control.sock"
     async with serving(tmp_path, "--control", str(control)) as master:
         # Killed: the spare takes its place, with the code as it was, and forks another spare.
         write(tmp_path / "app.py", "raise RuntimeError('bad code')")
         for _ in range(2):
-            heir = await spare(master, control)
+            heir = await master.settled(control)
             (only,) = (await status(control)).templates
             assert only.pid is not None
             os.kill(only.pid, signal.SIGKILL)
@@ -283,20 +267,20 @@ async def test_whatever_becomes_of_the_template_workers_are_replaced(tmp_path: P
             (only,) = (await status(control)).templates
             assert only.pid == heir
         # Stopped: it has a second, and then the spare is asked.
-        heir = await spare(master, control)
+        heir = await master.settled(control)
         stop_process(only.pid)
         await replaced(master, next(iter(master.workers)))
         await master.said("is lost: it has not forked within 1 s")
         await gone(only.pid)
         # Both gone: each worker imports what the disk has, and so does another template.
         write(tmp_path / "app.py", GOOD)
-        second = await spare(master, control)
+        second = await master.settled(control)
         for pid in (second, heir):
             os.kill(pid, signal.SIGKILL)
             await gone(pid)
         await replaced(master, next(iter(master.workers)))
         await master.said(r"has imported app:quick", 2)
-        assert await spare(master, control)
+        assert await master.settled(control)
         assert "RuntimeError" not in master.text
         assert int(await ask(master.port)) in master.workers
         assert await master.stop() == 0
@@ -400,7 +384,7 @@ def limit_memory(pid: int) -> None:
 async def test_a_template_whose_workers_cannot_live_is_given_up_for_another(tmp_path: Path) -> None:
     control = tmp_path / "control.sock"
     async with serving(tmp_path, "--control", str(control)) as master:
-        sick = {template(master), await spare(master, control)}
+        sick = {template(master), await master.settled(control)}
         for pid in sick:
             limit_memory(pid)
         heir = await replaced(master, next(iter(master.workers)))
@@ -412,7 +396,7 @@ async def test_a_template_whose_workers_cannot_live_is_given_up_for_another(tmp_
             await gone(pid)
         # The next worker is forked again.
         await master.said("has imported app:quick", 2)
-        await spare(master, control)
+        await master.settled(control)
         said = len(master.text)
         await replaced(master, next(iter(master.workers)))
         assert "died before" not in master.text[said:]
@@ -450,16 +434,20 @@ async def test_forks_leave_nothing_behind(tmp_path: Path) -> None:
     control = tmp_path / "control.sock"
     async with running("handlers:ident", "--control", str(control), workers=2) as master:
         mother = template(master)
-        await spare(master, control)
+        await master.settled(control)
 
-        async def some(count: int) -> tuple[int, int]:
+        async def some(count: int) -> None:
             for _ in range(count):
                 await replaced(master, next(iter(master.workers)))
-            return master.descriptors(), len(os.listdir(f"/proc/{mother}/fd"))
 
-        before = await some(5)
-        after = await some(15)
-        assert after == before
+        def held() -> int:
+            return len(os.listdir(f"/proc/{mother}/fd"))
+
+        await some(5)
+        kept, of_template = master.descriptors(), held()
+        await some(15)
+        await master.at_rest(kept)
+        assert held() == of_template
         children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
         states = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] for pid in children]
         assert "Z" not in states

@@ -153,12 +153,13 @@ async def test_what_a_worker_has_started_goes_on_while_that_worker_lives() -> No
 
 
 @pytest.mark.parametrize("how", ["stop", "reload", "master"])
-async def test_a_daemon_that_an_import_starts_lives_as_long_as_its_code(how: str) -> None:
-    options = ("--rollback-window", "0", *BRIEF)
+async def test_a_daemon_that_an_import_starts_lives_as_long_as_its_code(how: str, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    options = ("--rollback-window", "0", *BRIEF, "--control", str(control))
     async with running("daemon_at_import:wsgi", *options, workers=1) as master:
         worker, daemon = map(int, (await get(master.port, "/")).split()[-2:])
         try:
-            await master.settled()
+            await master.settled(control)
             os.kill(worker, signal.SIGKILL)
             await master.said("-> serving", times=2)
             assert (await get(master.port, "/")).endswith(f" {daemon}"), "a worker comes and goes, the code stays"

@@ -203,9 +203,10 @@ async def test_check_removes_what_its_imports_have_made(tmp_path: Path) -> None:
 
 async def test_each_forked_worker_runs_the_exit_handlers_of_the_import_and_no_template_does(tmp_path: Path) -> None:
     """What a client of errors or metrics has not sent yet, it sends then."""
-    async with sharing("flushes", tmp_path) as master:
+    control = tmp_path / "control"
+    async with sharing("flushes", tmp_path, "--control", str(control)) as master:
         assert FORKED in master.text
-        await master.settled()
+        await master.settled(control)
         workers = {str(pid) for pid in master.workers}
         assert await master.stop() == 0
     assert sorted((tmp_path / "flushed").read_text().split()) == sorted(workers)

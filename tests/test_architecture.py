@@ -36,7 +36,7 @@ MOST_OF_A_FUNCTION = 45
 
 PURE = {
     "rules", "config",
-    "protocol/wire", "protocol/uplink", "protocol/template_wire", "protocol/fork_safety", "protocol/proxy_header",
+    "protocol/wire", "protocol/uplink", "protocol/template_wire", "protocol/forks/safety", "protocol/proxy_header",
     "protocol/launch",
     "dispatch/load", "dispatch/policies", "dispatch/stall_detector", "events/events", "status/model",
 }  # fmt: skip

@@ -31,7 +31,7 @@ from ..processes.worker_environment import WorkerSpec, generation_environment, w
 from ..protocol import template_wire, wire
 from ..protocol.channel import TalkLine
 from ..protocol.family.lineage import VARIABLE, Mark, end_marked
-from ..protocol.fork_safety import asked_for, describe_hindrances
+from ..protocol.forks.safety import asked_for, describe_hindrances
 from ..protocol.launch import is_program
 from ..protocol.line import Line
 from ..protocol.uplink import decode_up

@@ -24,7 +24,7 @@ from attrs import Factory, define
 
 from ..config.settings import Settings
 from ..logs.log import tell
-from ..protocol.fork_safety import asked_for, describe_hindrances
+from ..protocol.forks.safety import asked_for, describe_hindrances
 from ..protocol.template_wire import MemoryUse
 from ..rules.template_health import TemplateHealth
 from .process import NotStarted, Process

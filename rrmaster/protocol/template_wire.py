@@ -55,7 +55,7 @@ class Loaded:
     """The application is imported."""
 
     hindrances: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
-    """What the import has left behind that makes a fork unsafe, as phrases of `fork_safety.hindrances`."""
+    """What the import has left behind that makes a fork unsafe, as phrases of `safety.hindrances`."""
 
 
 @frozen

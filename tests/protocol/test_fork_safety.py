@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.protocol.fork_safety import (
+from rrmaster.protocol.forks.safety import (
     HARMLESS,
     RENEWED_THREADS,
     OpenDescriptor,

@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from ...protocol.fork_safety import file_locked, made_temporary
+from ...protocol.forks.safety import file_locked, made_temporary
 
 
 @define(eq=False)
@@ -31,7 +31,7 @@ class Notes:
     _over: bool = False
 
     def hindrances(self) -> tuple[str, ...]:
-        """The deeds that make a fork unsafe, as far as they last: phrases like those of `fork_safety.hindrances`."""
+        """The deeds that make a fork unsafe, as far as they last: phrases like those of `safety.hindrances`."""
         wanted = [file_locked(path, number) for number, path in self._wanted.items() if _target(number) == path]
         return (*wanted, *made_temporary(self.temporary()))
 

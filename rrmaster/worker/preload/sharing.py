@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 
 from attrs import frozen
 
-from ...protocol.fork_safety import OpenDescriptor
+from ...protocol.forks.safety import OpenDescriptor
 from ..loading import CannotLoad
 
 _SHARED_AND_WRITABLE = re.compile(r"^\S+ .w.s \S+ \S+ \S+ +(.*)$", re.MULTILINE)
@@ -110,7 +110,7 @@ def _are_one(one: int, other: int) -> bool:
 
 
 def cannot_be_opened_again(files: Iterable[SharedFile]) -> tuple[str, ...]:
-    """What a worker would be refused, as phrases like those of `fork_safety.hindrances`."""
+    """What a worker would be refused, as phrases like those of `safety.hindrances`."""
     found = []
     for file in files:
         try:

@@ -1,6 +1,6 @@
 """What has an import left behind in this process, as far as it matters to a fork?
 
-`protocol.fork_safety` decides from it whether the process may be forked.
+`protocol.forks.safety` decides from it whether the process may be forked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from ...protocol.fork_safety import Traces, hindrances
+from ...protocol.forks.safety import Traces, hindrances
 from ...protocol.template_wire import MemoryUse
 from .sharing import open_descriptors, shared_memory
 from .watch import ImportWatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...protocol.fork_safety import Traces, only_read
+from ...protocol.forks.safety import Traces, only_read
 from ...protocol.launch import Launch
 from . import title
 from .datagrams import Datagrams, all_as_new, make_again
@@ -53,7 +53,7 @@ class ImportWatch:
         return self._notes.temporary()
 
     def hindrances(self, before: Traces | None, after: Traces | None) -> tuple[str, ...]:
-        """What it did that traces do not tell and that makes a fork unsafe, as phrases of `fork_safety`.
+        """What it did that traces do not tell and that makes a fork unsafe, as phrases of `safety`.
 
         To be called in the template, once: the files that the workers open again are known from then on.
         """

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.protocol.fork_safety import OpenDescriptor
+from rrmaster.protocol.forks.safety import OpenDescriptor
 from rrmaster.worker.loading import CannotLoad
 from rrmaster.worker.preload import sharing
 from rrmaster.worker.preload.notes import Notes, taking_notes

@@ -12,7 +12,7 @@ Workers import none of this.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from .._version import __version__
@@ -35,6 +35,7 @@ verbs, for a running master (rrmaster VERB --help says more; with several master
   rrmaster events | logs [-f] [SLOT] | stacks SLOT what happens, what workers print, what a worker is doing now
 verbs that need no running master:
   rrmaster check [OPTIONS] module:attribute        would this be served, and with which settings?
+  rrmaster check --fork [--json] module:attribute  would workers be forked, and what prevents it?
   rrmaster systemd-unit [OPTIONS] module:attribute print a unit for systemd
 
 Every option is also an environment variable (RRMASTER_WORKERS for --workers) and a key of rrmaster.toml or of
@@ -237,6 +238,12 @@ def _split(argv: Sequence[str], parser: Parser) -> tuple[list[str], list[str]]:
             break  # an application; options may follow it
         place += 2 if word in values else 1
     return list(argv), []
+
+
+def split_words(argv: Sequence[str], words: Collection[str]) -> tuple[list[str], set[str]]:
+    """The arguments without these words, and those of the words that were given.  A program's arguments stay."""
+    own, of_program = _split(argv, make_parser())
+    return [word for word in own if word not in words] + of_program, {*own} & {*words}
 
 
 def as_source(arguments: argparse.Namespace) -> Source:

@@ -1,9 +1,8 @@
 """Would this be served: is the configuration valid, and does the application start?
 
 The application is started as a master starts it, in the process of a worker, with a line on which no connection is ever
-handed over.  So the check takes the same steps as a start, up to the worker's Ready.  A template, which imports the
-application once more, then says whether workers can be forked.  No address is bound, and the application is never
-imported into this process.
+handed over.  So the check takes the same steps as a start, up to the worker's Ready.  Whether workers can be forked is
+asked in `fork_check`.  No address is bound, and the application is never imported into this process.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,12 +25,10 @@ from ..config.settings import Settings
 from ..control.socket_paths import DEFAULT_NAME
 from ..processes.orphans import Orphans
 from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
-from ..processes.worker_environment import WorkerSpec, generation_environment, worker_environment
-from ..protocol import template_wire, wire
+from ..processes.worker_environment import WorkerSpec, worker_environment
+from ..protocol import wire
 from ..protocol.channel import TalkLine
 from ..protocol.family.lineage import VARIABLE, Mark, end_marked
-from ..protocol.forks.safety import asked_for, describe_hindrances
-from ..protocol.launch import is_program
 from ..protocol.line import Line
 from ..protocol.uplink import decode_up
 from ..rules.lifecycle import TERM_S
@@ -86,10 +82,10 @@ def start_application(settings: Settings) -> str:
     spec = WorkerSpec(1, 0, 1, line.key.fileno(), workers_end.fileno())
     environ = worker_environment(settings, os.getcwd(), spec, Orphans().mark(spec.id), environment_of(settings))
     try:
-        with _application_process(settings, environ, (spec.line, spec.talk)) as (child, pidfd):
+        with application_process(settings, environ, (spec.line, spec.talk)) as (child, pidfd):
             trouble = _until_ready(line, child, pidfd, settings.ready_timeout)
             line.half_close()  # a drain: the application may have something to finish
-            _ended(pidfd, 0.0 if trouble else TERM_S)
+            until_ended(pidfd, 0.0 if trouble else TERM_S)
             return trouble
     finally:
         line.close()
@@ -97,53 +93,8 @@ def start_application(settings: Settings) -> str:
         workers_end.close()
 
 
-def start_of_workers(settings: Settings) -> tuple[str, str]:
-    """How workers would start: a line that says whether they are forked, and if not, why; and an error.
-
-    One of the two is empty.  The application is known to start without a template.
-    """
-    if is_program(settings.application):
-        return "each worker runs it by itself: a program is not forked", ""
-    alone = f"workers import {settings.application} one by one"
-    if settings.preload == "off":
-        return f"{alone}: --preload is off", ""
-    line, templates_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    fd = templates_end.fileno()
-    environ = generation_environment(settings, os.getcwd(), 1, Orphans().mark(), environment_of(settings))
-    environ["RRMASTER_TEMPLATE"] = str(fd)
-    with line, templates_end, _application_process(settings, environ, (fd,)) as (_, pidfd):
-        message = _first_message(line, pidfd, settings.ready_timeout)
-        line.shutdown(socket.SHUT_WR)
-        _ended(pidfd, template_wire.GOODBYE_S if message else 0)
-    match message:
-        case template_wire.Loaded(found) if found:
-            return describe_hindrances(settings.application, found, settings.preload == "on"), ""
-        case template_wire.LoadFailed(_, names) if names:
-            return describe_hindrances(settings.application, asked_for(names), False), ""
-        case template_wire.LoadFailed(reason):
-            return "", reason
-        case template_wire.Loaded():
-            return f"workers are forked: {settings.application} is imported once, and nothing is in the way of that", ""
-    return f"{alone}: the template that they would be forked from ends before it has it, or hangs", ""
-
-
-def _first_message(line: socket.socket, pidfd: int, timeout: float) -> template_wire.Message | None:
-    """The first message of a template: the result of its import.  None if there is none."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.register(line.fileno(), select.POLLIN)
-    try:
-        return (
-            template_wire.decode(line.recv(template_wire.MAX))
-            if line.fileno() in dict(poll.poll(timeout * 1000))
-            else None
-        )
-    except (OSError, ValueError):
-        return None  # the template has ended without a message, or the application has written to the line itself
-
-
 @contextlib.contextmanager
-def _application_process(
+def application_process(
     settings: Settings, environ: Mapping[str, str], fds: tuple[int, ...]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A process that imports the application, and its pidfd.  After the block it is killed with its process group, and
@@ -191,11 +142,11 @@ def _until_ready(line: Line, child: subprocess.Popen[bytes], pidfd: int, timeout
         if ended:
             return "its worker ended before it was ready"
     child.send_signal(DUMP_SIGNAL)
-    _ended(pidfd, STACKS_S)  # wait for its stacks, which go to stderr
+    until_ended(pidfd, STACKS_S)  # wait for its stacks, which go to stderr
     return f"it was not ready after {timeout:g} s (--ready-timeout)"
 
 
-def _ended(pidfd: int, timeout: float) -> bool:
+def until_ended(pidfd: int, timeout: float) -> bool:
     """Wait until a process has ended.  False if it has not after `timeout` seconds."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)

@@ -20,7 +20,7 @@ from ..config.option import SettingsError, flag
 from ..config.settings import Settings, options
 from ..protocol.launch import is_program
 from ..status.formatting import plain
-from .arguments import Parser, UsageError, parse_arguments
+from .arguments import Parser, UsageError, parse_arguments, split_words
 from .configuration import configured, project_here, socket_named
 
 if TYPE_CHECKING:
@@ -199,9 +199,15 @@ def _filled(text: str) -> str:
 def _check(argv: Sequence[str]) -> int:
     from ..service.admin_process import check_packages
     from ..service.cannot_start import CannotStart
-    from .check import settings_table, start_application, start_of_workers
+    from .check import settings_table, start_application
+    from .fork_check import start_of_workers
 
+    argv, words = split_words(argv, ("--fork", "--json"))
+    if words == {"--json"}:
+        raise UsageError("--json: it goes with --fork, which explains whether workers are forked")
     settings, origins = _configured_with_warnings(argv)
+    if words:
+        return _explain_forks(settings, "--json" in words)
     sys.stdout.write("".join(f"{line}\n" for line in settings_table(settings, origins)))
     sys.stdout.flush()
     try:
@@ -214,6 +220,16 @@ def _check(argv: Sequence[str]) -> int:
     if trouble:
         return _complain(f"{settings.application} would not be served:\n{trouble}", NEVER_READY)
     sys.stdout.write(f"{how}\n{settings.application} would be served\n")
+    return OK
+
+
+def _explain_forks(settings: Settings, as_json: bool) -> int:
+    from .fork_check import explained
+
+    text, trouble = explained(settings, as_json)
+    if trouble:
+        return _complain(f"{settings.application}: {trouble}", NEVER_READY)
+    sys.stdout.write(text)
     return OK
 
 

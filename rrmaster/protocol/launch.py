@@ -52,6 +52,9 @@ class Launch:
     """The directory to import it from; empty: only from the program's own directory."""
     chdir: str
     """The working directory."""
+    probe: str | None
+    """Only a template uses this and the next: see `worker.preload.trial`."""
+    ready_timeout: float
     heartbeat: float
     graceful_timeout: float
     kill_mode: str

@@ -3,6 +3,7 @@
 ::
 
     master             the template's line        template (one process a generation; see `worker.template`)
+      | <--------- Explanation ----------- |  what the import has done, for `rrmaster check --fork` alone
       | <---------- Loaded --------------- |  the application is imported, and this makes a fork unsafe
       | <---------- LoadFailed ----------- |  the application cannot be imported, and this is why
       | ------- ForkRequest + fds -------> |  fork a worker, or another template, that owns these descriptors
@@ -50,12 +51,26 @@ def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _as_mappings(found: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    return tuple(found)
+
+
 @frozen
 class Loaded:
     """The application is imported."""
 
     hindrances: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
     """What the import has left behind that makes a fork unsafe, as phrases of `safety.hindrances`."""
+
+
+@frozen
+class Explanation:
+    """All that the import has done and that matters to a fork: sent before `Loaded`, if the template was asked for it.
+
+    Each is a mapping of `what`, `verdict`, `why` and `todo` to texts, and of `origin` to a list of modules.
+    """
+
+    findings: tuple[Mapping[str, Any], ...] = attrs.field(default=(), converter=_as_mappings)
 
 
 @frozen
@@ -112,10 +127,11 @@ class MemoryUse:
     """All that it maps."""
 
 
-Message = Loaded | LoadFailed | ForkRequest | Forked | ForkFailed | MemoryUse
+Message = Loaded | Explanation | LoadFailed | ForkRequest | Forked | ForkFailed | MemoryUse
 
 _KINDS: dict[str, type[Any]] = {
     "Loaded": Loaded,
+    "Explanation": Explanation,
     "Unloadable": LoadFailed,
     "Order": ForkRequest,
     "Newborn": Forked,
@@ -160,6 +176,8 @@ def _fits(message: Message) -> bool:
             return type(number) is int and isinstance(reason, str)
         case LoadFailed(reason, asked):
             return isinstance(reason, str) and all(isinstance(name, str) for name in asked)
+        case Explanation(findings):
+            return all(isinstance(each, dict) for each in findings)
         case Loaded(hindrances):
             return all(isinstance(text, str) for text in hindrances)
     is_kind = isinstance(message.kind, str) and message.kind in FDS  # a list, say, cannot be looked up

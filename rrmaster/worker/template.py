@@ -23,27 +23,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
-import json
 import os
 import select
 import signal
 import socket
-import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from ..protocol import template_wire
 from ..protocol.channel import Letterbox
+from ..protocol.forks.safety import Verdict, phrases
 from ..protocol.launch import Launch
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed
 from .boot import Prepared, prepare, serve
 from .ending.descendants import answer_for_descendants, end_descendants
 from .loading import explain
+from .preload.forking import quiet_fork
 from .preload.goodbye import is_dismissed, remove_temporary
-from .preload.traces import hindrances_of, memory_use, traces_now
+from .preload.judging import judge
+from .preload.traces import memory_use, traces_now
+from .preload.trial import Trial, be_tried
 from .preload.watch import ImportWatch
 from .serving.runtimes import warm_up
 
@@ -63,8 +64,9 @@ def be_template(line: int, launch: Launch) -> int:
     master = socket.socket(fileno=line)
     master.set_inheritable(False)
     answer_for_descendants(None, launch.kill_mode)
-    before = traces_now()
-    watch = ImportWatch(launch)
+    begun, before = time.monotonic(), traces_now()
+    explained = os.environ.pop("RRMASTER_EXPLAIN", "")
+    watch = ImportWatch(launch, thorough=bool(explained))
     try:
         with watch.watched(), _ending_with(master):
             prepared = prepare(launch)
@@ -79,11 +81,17 @@ def be_template(line: int, launch: Launch) -> int:
     # Collect first: garbage that is frozen would never be freed.
     gc.collect()
     gc.freeze()
-    after = traces_now(watch, _fork_once_for_handlers())
-    found = (*hindrances_of(before, after), *watch.hindrances(before, after))
-    _send(master, Loaded(dict.fromkeys(found)))
+    found = judge(before, watch, prepared, begun)
+    if isinstance(found, Trial):  # this is a process that was forked to be tried
+        master.close()
+        signal.signal(signal.SIGCHLD, reaper)
+        return be_tried(found, prepared, watch)
+    if explained:
+        _send(master, watch.explanation(found))
+    hindrances = phrases(found, Verdict.HINDRANCE)
+    _send(master, Loaded(hindrances))
     _report_memory(master)
-    if found and is_dismissed(master):
+    if hindrances and is_dismissed(master):
         remove_temporary(watch)
         _end()
     return _fork_on_order(master, prepared, watch, reaper)
@@ -199,7 +207,7 @@ def _ending_with(master: socket.socket) -> Iterator[None]:
 def _fork(master: socket.socket, order: ForkRequest, fds: list[int]) -> bool:
     """Carry out an order.  Returns True in the child, False in the template."""
     try:
-        middle = _quiet_fork()
+        middle = quiet_fork()
     except OSError as error:
         _send(master, ForkFailed(order.number, str(error.strerror)))
         return False
@@ -213,20 +221,13 @@ def _fork(master: socket.socket, order: ForkRequest, fds: list[int]) -> bool:
     middle = os.getpid()
     # Fork again, so that the child's parent ends: the kernel makes the master the parent, which can then wait for it.
     try:
-        child = _quiet_fork()
+        child = quiet_fork()
     except OSError as error:
         os._exit(error.errno or 1)
     if child:
         os._exit(0)  # not sys.exit: the exit handlers that the application has registered must not run here
     _become_independent(master, order, middle, fds[-1])
     return True
-
-
-def _quiet_fork() -> int:
-    """Fork, without Python's warning of threads: with ``--preload on`` the master has told the user already."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _become_independent(master: socket.socket, order: ForkRequest, middle: int, leash: int) -> None:
@@ -244,30 +245,6 @@ def _become_independent(master: socket.socket, order: ForkRequest, middle: int, 
     pidfd = os.pidfd_open(os.getpid())
     _send(master, Forked(order.number, os.getpid()), (pidfd,))
     os.close(pidfd)
-
-
-def _fork_once_for_handlers() -> tuple[str, ...]:
-    """Fork a process that ends at once, for the handlers of `os.register_at_fork`: some end their threads then.
-
-    What is in the way of a fork is looked for afterwards, and such threads are not.  Others start their threads again
-    in the new process: returns the names of those.
-    """
-    ours, its = os.pipe()
-    try:
-        pid = _quiet_fork()
-    except OSError:  # at a limit of processes; the workers' forks may succeed, and each that does not is reported
-        os.close(ours)
-        os.close(its)
-        return ()
-    if pid == 0:
-        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-        os.write(its, json.dumps(names).encode())
-        os._exit(0)
-    os.close(its)
-    with open(ours, "rb") as told:
-        names = json.loads(told.read() or b"[]")
-    os.waitpid(pid, 0)
-    return tuple(names)
 
 
 def _wait_for_leash(leash: int) -> None:

@@ -20,9 +20,10 @@ from rrmaster.processes import template as module
 from rrmaster.processes.process import Child, adopted, adopting
 from rrmaster.processes.template import Lost, Template
 from rrmaster.protocol import template_wire
+from rrmaster.protocol.forks.safety import Finding
 from rrmaster.protocol.template_wire import Forked, ForkFailed, Loaded, MemoryUse
 from rrmaster.rules.backoff import Exit
-from rrmaster.worker.preload.traces import hindrances_of, traces_now
+from rrmaster.worker.preload.traces import findings_of, traces_now
 from tests.fakes import DEADLINE
 from tests.launches import a_launch
 
@@ -236,8 +237,8 @@ def test_orphans_are_adopted_for_the_time_of_the_block() -> None:
 def test_where_there_is_no_proc_nothing_is_forked() -> None:
     now = traces_now()
     assert now is not None
-    assert hindrances_of(None, now) == hindrances_of(now, None) == ("could not be watched (there is no /proc)",)
-    assert hindrances_of(now, now) == ()
+    assert findings_of(None, now) == findings_of(now, None) == (Finding("could not be watched (there is no /proc)"),)
+    assert findings_of(now, now) == ()
 
 
 @pytest.mark.parametrize("hangs", [True, False])

@@ -7,11 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rrmaster.protocol.forks.safety import (
+    DISPENSABLE_OF,
+    DISPENSABLE_THREADS,
     HARMLESS,
     RENEWED_THREADS,
     OpenDescriptor,
+    Thread,
     Traces,
+    Verdict,
     describe_hindrances,
+    findings,
     hindrances,
     only_read,
 )
@@ -80,17 +85,44 @@ def test_what_a_fork_would_share_or_lose_is_a_hindrance(left: dict[str, object],
     assert hindrances(BEFORE, after(**left)) == (words,)
 
 
-def test_a_thread_that_its_library_makes_right_after_a_fork_is_no_hindrance() -> None:
-    assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd"))) == ()
-    assert hindrances(BEFORE, after(threads=("one", "jemalloc_bg_thd", "two"))) == ("started a thread (two)",)
+@pytest.mark.parametrize("thread", [
+    *map(Thread, DISPENSABLE_THREADS),
+    *(Thread("python", made_by=module) for module in DISPENSABLE_OF),
+])  # fmt: skip
+def test_a_thread_that_its_library_does_without_after_a_fork_is_for_a_trial_to_judge(thread: Thread) -> None:
+    (found,) = findings(BEFORE, after(threads=("one", thread)))
+    assert (found.what, found.verdict) == (f"started a thread ({thread.name})", Verdict.DOUBT)
+    assert found.why
+    assert hindrances(BEFORE, after(threads=("one", thread))) == ()
+    assert hindrances(BEFORE, after(threads=("one", thread, "two"))) == ("started a thread (two)",)
 
 
-def test_a_thread_that_its_library_starts_again_after_a_fork_is_no_hindrance() -> None:
-    name = next(iter(RENEWED_THREADS))
-    assert hindrances(BEFORE, after(threads=("one", name), renewed=(name,))) == ()
-    assert hindrances(BEFORE, after(threads=("one", name))) == (f"started a thread ({name})",), "it was not, this time"
+def test_of_a_compiled_module_only_what_its_loading_starts_is_known() -> None:
+    other = after(threads=("one", Thread("python", made_by="onnxruntime.other")))
+    assert hindrances(BEFORE, other) == ("started a thread (python)",)
+
+
+@pytest.mark.parametrize("thread", [*map(Thread, RENEWED_THREADS), Thread("a-poller", waits=True)])
+def test_a_thread_that_is_there_again_after_a_fork_and_only_waits_is_for_a_trial_to_judge(thread: Thread) -> None:
+    (found,) = findings(BEFORE, after(threads=("one", thread), renewed=(thread.name,)))
+    assert found.verdict is Verdict.DOUBT
+    (found,) = findings(BEFORE, after(threads=("one", thread)))
+    assert found.verdict is Verdict.HINDRANCE, "it was not there, this time"
+
+
+def test_a_thread_that_works_by_itself_would_do_so_in_the_template_too() -> None:
     other = after(threads=("one", "a-poller"), renewed=("a-poller",))
-    assert hindrances(BEFORE, other) == ("started a thread (a-poller)",), "in the template it works, too"
+    assert hindrances(BEFORE, other) == ("started a thread (a-poller)",)
+
+
+def test_what_does_no_harm_is_told_with_the_reason() -> None:
+    read, null = OpenDescriptor(8, "/srv/a", False), OpenDescriptor(9, "/dev/null", True, plain=False)
+    found = findings(BEFORE, after(held=[read, null]))
+    assert [(each.what, each.verdict, each.trace) for each in found] == [
+        ("opened /srv/a for reading (descriptor 8)", Verdict.HARMLESS, "descriptor 8"),
+        ("opened /dev/null (descriptor 9)", Verdict.HARMLESS, "descriptor 9"),
+    ]
+    assert all(each.why for each in found)
 
 
 @given(st.sampled_from([*HARMLESS]) | st.from_regex(r"\A/[a-z]{1,9}/[a-z]{1,9}\Z"))

@@ -14,6 +14,7 @@ from rrmaster.protocol.template_wire import (
     MAX,
     TEMPLATE,
     WORKER,
+    Explanation,
     Forked,
     ForkFailed,
     ForkRequest,
@@ -29,6 +30,7 @@ from rrmaster.protocol.template_wire import (
 MESSAGES: list[Message] = [
     Loaded(),
     Loaded(("started a thread (x)", "ä")),
+    Explanation([{"what": "started a thread (x)", "origin": ["a", "b"]}]),
     LoadFailed("Traceback\n  ...", ("RRMASTER_WORKER_SLOT",)),
     ForkRequest(3, WORKER, {"NAME": "välue"}, ("--slot", "0", "shop:app")),
     ForkRequest(4, TEMPLATE),

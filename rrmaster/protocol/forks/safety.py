@@ -5,8 +5,10 @@ a lock that a thread held stays locked for ever.  So what the import has left be
 `Traces`, one taken before the import and one after.
 
 - Threads that end by themselves before a fork (OpenBLAS, which numpy uses, has handlers for that) are no hindrance: the
-  second traces are taken after a first fork has been tried.  Nor are those of `HARMLESS_THREADS`, and of
-  `RENEWED_THREADS` those that the first fork has.
+  second traces are taken after a first fork has been tried.
+- Of some threads there is evidence that a forked process does without them, or has them again: those are *in doubt*,
+  and a trial decides (`worker.preload.trial`).  A thread without such evidence is a hindrance, and nothing is tried: a
+  first request tells nothing of what a library does later.
 - Files that are open for reading only are none: each worker opens them again, so that it has an offset of its own.
 - Locks on files, and memory that forked processes share, are hindrances: all workers would be one holder of the lock.
 - A name that `tempfile` chose is one: each worker would have another, and remove it at its end.
@@ -18,20 +20,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import Enum
 
+import attrs
 from attrs import frozen
 
 HARMLESS = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 """Devices without a state: sharing them does no harm."""
 
-HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
-"""Threads whose library makes them right after a fork.  jemalloc (in pyarrow, which pandas loads where it is installed)
-takes its locks before a fork and frees memory without the thread after it: `jemalloc_postfork_child` in its 5.3."""
+DISPENSABLE_THREADS = {
+    "jemalloc_bg_thd": "jemalloc takes its locks before a fork, and frees memory without this thread after it",
+    "polars-ooc-clea": "it deletes what ended processes have left on the disk, and no query needs it",
+}
+"""Threads without which their library is right, by their names.  jemalloc 5.3 is in pyarrow, which pandas loads where
+it is installed (`jemalloc_postfork_child`); the other is what the import of polars 2.1 starts, and no query."""
+
+DISPENSABLE_OF = {
+    "onnxruntime.capi.onnxruntime_pybind11_state": "onnxruntime sends figures of its use from it, and computes nothing",
+}
+"""The same by the compiled module whose loading starts the thread, where it has no name: onnxruntime 1.32.  The threads
+of a session are another matter, and a session that was made before a fork hangs after it."""
 
 RENEWED_THREADS = frozenset({"OtelBatchSpanRecordProcessor", "OtelBatchLogRecordProcessor"})
-"""Threads that their library starts again in a forked process, and that do nothing in the one that forked: those of
-OpenTelemetry's batch processors (SDK 1.45), whose queue is empty there.  That they are started again is tried.  A
-thread that works by itself, as OpenTelemetry's reader of metrics does, would report a template as if it served."""
+"""Threads that their library starts again in a forked process, and that do nothing in the one that forked although they
+look for work by themselves: those of OpenTelemetry's batch processors (SDK 1.45), whose queue is empty there."""
 
 _KINDS = (
     ("socket:", "opened a socket"),
@@ -69,11 +81,28 @@ class OpenDescriptor:
 
 
 @frozen
+class Thread:
+    """One thread."""
+
+    name: str
+    id: int = 0
+    """The kernel's number of it."""
+    waits: bool = False
+    """Whether it waits, without a limit of time, for work that another thread gives it."""
+    made_by: str = ""
+    """The compiled module whose loading has started it."""
+
+
+def _as_threads(threads: Iterable[Thread | str]) -> tuple[Thread, ...]:
+    return tuple(Thread(each) if isinstance(each, str) else each for each in threads)
+
+
+@frozen
 class Traces:
     """What a process has that a fork would lose or share."""
 
-    threads: tuple[str, ...] = ()
-    """The names of all threads but the main one."""
+    threads: tuple[Thread, ...] = attrs.field(default=(), converter=_as_threads)
+    """All threads but the main one."""
     held: frozenset[OpenDescriptor] = frozenset()
     """The open descriptors."""
     children: int = 0
@@ -92,22 +121,81 @@ class Traces:
     """The names of the memory that it shares with the processes that it forks, and can write to."""
 
 
-def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
-    """What the import did that makes a fork unsafe, as phrases that follow "it"; empty if the fork is safe."""
-    harmless = HARMLESS_THREADS | (RENEWED_THREADS & {*after.renewed})
-    threads = (name for name in _beyond(before.threads, after.threads) if name not in harmless)
-    found = [f"started a thread ({name})" for name in threads]
-    unsafe = sorted((held for held in after.held - before.held if _is_unsafe(held)), key=lambda held: held.number)
-    found += [_opened(held) for held in unsafe]
-    seen = {held.target for held in unsafe}
-    found += [_shared(name) for name in _beyond(before.shared, after.shared) if name not in seen]
+class Verdict(Enum):
+    """What a trace means for a fork."""
+
+    HINDRANCE = "prevents forking"
+    DOUBT = "in doubt"
+    """A trial decides."""
+    HARMLESS = "harmless"
+
+
+@frozen
+class Finding:
+    """One thing that the import did, and what it means for a fork."""
+
+    what: str
+    """A phrase that follows "it"."""
+    verdict: Verdict = Verdict.HINDRANCE
+    why: str = ""
+    """Why a doubt is no hindrance, and what is harmless does no harm."""
+    trace: str = ""
+    """By which its origin is known: ``thread 4711``, ``descriptor 7``, ``memory /dev/zero (deleted)``."""
+
+
+def findings(before: Traces, after: Traces) -> tuple[Finding, ...]:
+    """What the import did that a fork would lose or share."""
+    found = [_of_thread(thread, after.renewed) for thread in _new_threads(before, after)]
+    held = sorted(after.held - before.held, key=lambda held: held.number)
+    found += [_of_descriptor(each) for each in held]
+    unsafe = {each.target for each in held if _is_unsafe(each)}
+    shared = _beyond(before.shared, after.shared)
+    found += [Finding(_shared(name), trace=f"memory {name}") for name in shared if name not in unsafe]
     if after.children > before.children:
-        found.append("started a process")
+        found.append(Finding("started a process", trace="process"))
     if after.timer:
-        found.append("started an interval timer")
+        found.append(Finding("started an interval timer", trace="timer"))
     if after.looping:
-        found.append("left an event loop running")
-    return tuple(dict.fromkeys([*found, *asked_for(after.asked), *(f"took {what}{_OWN}" for what in after.taken)]))
+        found.append(Finding("left an event loop running", trace="loop"))
+    found += [Finding(what, trace=what) for what in asked_for(after.asked)]
+    return (*found, *(Finding(f"took {what}{_OWN}", trace=f"taken {what}") for what in after.taken))
+
+
+def hindrances(before: Traces, after: Traces) -> tuple[str, ...]:
+    """What the import did that makes a fork unsafe, as phrases that follow "it"; empty if nothing did."""
+    return phrases(findings(before, after), Verdict.HINDRANCE)
+
+
+def phrases(found: Iterable[Finding], verdict: Verdict) -> tuple[str, ...]:
+    """The phrases of those with this verdict, each once."""
+    return tuple(dict.fromkeys(each.what for each in found if each.verdict is verdict))
+
+
+def _new_threads(before: Traces, after: Traces) -> list[Thread]:
+    left = list(after.threads)
+    for old in before.threads:
+        same = next((each for each in left if (each.name, each.id) == (old.name, old.id)), None)
+        if same is not None:
+            left.remove(same)
+    return left
+
+
+def _of_thread(thread: Thread, renewed: tuple[str, ...]) -> Finding:
+    why = DISPENSABLE_THREADS.get(thread.name) or DISPENSABLE_OF.get(thread.made_by, "")
+    if not why and thread.name in renewed and (thread.waits or thread.name in RENEWED_THREADS):
+        why = "its library starts it again in a forked process (os.register_at_fork), and it only waits for work here"
+    verdict = Verdict.DOUBT if why else Verdict.HINDRANCE
+    return Finding(f"started a thread ({thread.name})", verdict, why, f"thread {thread.id}")
+
+
+def _of_descriptor(held: OpenDescriptor) -> Finding:
+    trace = f"descriptor {held.number}"
+    if _is_unsafe(held):
+        return Finding(_opened(held), trace=trace)
+    if held.plain:
+        why = "each worker opens it again, and reads on from where the import stopped"
+        return Finding(f"opened {held.target} for reading (descriptor {held.number})", Verdict.HARMLESS, why, trace)
+    return Finding(f"opened {held.target} (descriptor {held.number})", Verdict.HARMLESS, "it has no state", trace)
 
 
 def asked_for(names: Iterable[str]) -> tuple[str, ...]:
@@ -158,9 +246,9 @@ def _shared(name: str) -> str:
     return f"made shared memory of {name}"
 
 
-def made_temporary(paths: Iterable[str]) -> tuple[str, ...]:
-    """The phrases for the files and directories with names that `tempfile` chose."""
-    return tuple(f"made {path}, a temporary name that each worker has for itself" for path in paths)
+def made_temporary(path: str) -> str:
+    """The phrase for a file or directory with a name that `tempfile` chose."""
+    return f"made {path}, a temporary name that each worker has for itself"
 
 
 def describe_hindrances(application: str, found: tuple[str, ...], used: bool) -> str:

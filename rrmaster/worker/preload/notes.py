@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from ...protocol.forks.safety import file_locked, made_temporary
+from ...protocol.forks.safety import Finding, file_locked, made_temporary
 
 
 @define(eq=False)
@@ -30,10 +30,18 @@ class Notes:
     """The files whose locks it asked for and has not given back, by their descriptors."""
     _over: bool = False
 
-    def hindrances(self) -> tuple[str, ...]:
-        """The deeds that make a fork unsafe, as far as they last: phrases like those of `safety.hindrances`."""
-        wanted = [file_locked(path, number) for number, path in self._wanted.items() if _target(number) == path]
-        return (*wanted, *made_temporary(self.temporary()))
+    def findings(self) -> tuple[Finding, ...]:
+        """The deeds that make a fork unsafe, as far as they last."""
+        wanted = [
+            Finding(file_locked(path, number), trace=f"descriptor {number}")
+            for number, path in self._wanted.items()
+            if _target(number) == path
+        ]
+        return (*wanted, *(Finding(made_temporary(path), trace=f"name {path}") for path in self.temporary()))
+
+    def traces(self) -> dict[str, None]:
+        """The temporary names, as traces."""
+        return {f"name {path}": None for path in self._made}
 
     def temporary(self) -> list[str]:
         """The files and directories with temporary names that it has left."""

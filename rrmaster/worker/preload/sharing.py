@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 
 from attrs import frozen
 
-from ...protocol.forks.safety import OpenDescriptor
+from ...protocol.forks.safety import Finding, OpenDescriptor
 from ..loading import CannotLoad
 
 _SHARED_AND_WRITABLE = re.compile(r"^\S+ .w.s \S+ \S+ \S+ +(.*)$", re.MULTILINE)
@@ -109,14 +109,15 @@ def _are_one(one: int, other: int) -> bool:
         fcntl.fcntl(one, fcntl.F_SETFL, flags)
 
 
-def cannot_be_opened_again(files: Iterable[SharedFile]) -> tuple[str, ...]:
-    """What a worker would be refused, as phrases like those of `safety.hindrances`."""
+def cannot_be_opened_again(files: Iterable[SharedFile]) -> tuple[Finding, ...]:
+    """What a worker would be refused."""
     found = []
     for file in files:
         try:
             os.close(_own_description(file.numbers[0]))
         except OSError as error:
-            found.append(f"opened {file.target}, which may not be opened again ({error.strerror})")
+            what = f"opened {file.target}, which may not be opened again ({error.strerror})"
+            found.append(Finding(what, trace=f"descriptor {file.numbers[0]}"))
     return tuple(found)
 
 

@@ -9,19 +9,20 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
-from ...protocol.forks.safety import Traces, hindrances
+from ...protocol.forks.safety import Finding, Thread, Traces, findings
 from ...protocol.template_wire import MemoryUse
 from .sharing import open_descriptors, shared_memory
 from .watch import ImportWatch
 
 
-def hindrances_of(before: Traces | None, after: Traces | None) -> tuple[str, ...]:
-    """Why this process cannot be forked; empty if it can.  None: it cannot be seen."""
+def findings_of(before: Traces | None, after: Traces | None) -> tuple[Finding, ...]:
+    """What the import did that matters to a fork.  None: it cannot be seen."""
     if before is None or after is None:
-        return ("could not be watched (there is no /proc)",)
-    return hindrances(before, after)
+        return (Finding("could not be watched (there is no /proc)"),)
+    return findings(before, after)
 
 
 def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) -> Traces | None:
@@ -31,11 +32,9 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
     """
     if not os.path.isdir("/proc/self/task"):
         return None
-    named = {thread.native_id: thread.name for thread in threading.enumerate()}
     tasks = [int(tid) for tid in os.listdir("/proc/self/task")]
-    others = sorted(tid for tid in tasks if tid != os.getpid())
     return Traces(
-        threads=tuple(named.get(tid) or _read(f"/proc/self/task/{tid}/comm") for tid in others),
+        threads=_threads(sorted(tid for tid in tasks if tid != os.getpid()), watch),
         held=frozenset(held for held in open_descriptors() if not (watch and watch.is_made_again(held.target))),
         children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
@@ -45,6 +44,25 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
         renewed=renewed,
         shared=shared_memory(),
     )
+
+
+def _threads(tids: list[int], watch: ImportWatch | None) -> Iterator[Thread]:
+    known = {thread.native_id: thread for thread in threading.enumerate()}
+    for tid in tids:
+        if (thread := known.get(tid)) is not None:
+            yield Thread(thread.name, tid, waits=_waits(thread))
+        else:
+            made_by = watch.origins.of(f"thread {tid}") if watch is not None else ()
+            yield Thread(_read(f"/proc/self/task/{tid}/comm"), tid, made_by="".join(made_by[:1]))
+
+
+def _waits(thread: threading.Thread) -> bool:
+    """Whether a thread waits for another to wake it: for the item of a queue, an event, a condition, without a limit of
+    time.  Such a thread does nothing in a template, in which nothing runs."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None or (frame.f_code.co_filename, frame.f_code.co_name) != (threading.__file__, "wait"):
+        return False
+    return frame.f_locals.get("timeout") is None
 
 
 def _looping() -> bool:

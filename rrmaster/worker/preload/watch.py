@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from ...protocol.forks.safety import Traces, only_read
+from ...protocol import template_wire
+from ...protocol.forks.safety import Finding, Traces, Verdict, asked_for, only_read
 from ...protocol.launch import Launch
+from ...protocol.template_wire import Explanation
 from . import title
 from .datagrams import Datagrams, all_as_new, make_again
 from .notes import Notes, taking_notes
+from .origins import Origins
 from .sharing import SharedFile, cannot_be_opened_again, open_again, shared_files
 from .taken.callers import Callers
 from .taken.environment import OwnEnvironment
@@ -17,11 +21,14 @@ from .taken.generators import Generators
 from .taken.identity import Taken
 from .taken.own_processes import OwnProcesses
 
+HARMLESS = Verdict.HARMLESS
+
 
 class ImportWatch:
     """Watches the import of an application in a template, and makes a worker forked from it like a new one."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, thorough: bool = False) -> None:
+        """`thorough`: the origin of each trace is noted, for `rrmaster check --fork`."""
         callers = Callers(launch.application, launch.app_dir or launch.chdir)
         self._environment = OwnEnvironment(callers)
         self._generators = Generators()
@@ -31,11 +38,13 @@ class ImportWatch:
         self._notes = Notes()
         self._files: tuple[SharedFile, ...] = ()
         self._shown = title.shown()
+        self.origins = Origins(thorough, self._noted)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Watch the import, which is to happen in the block."""
-        with self._environment.watched(), self._taken.watched(), taking_notes(self._notes):
+        # The origins last: what restores the names that others have replaced is not the application's.
+        with self._environment.watched(), self._taken.watched(), taking_notes(self._notes), self.origins.watched():
             yield
         self._own_processes.find()
         self._datagrams = all_as_new()
@@ -52,13 +61,41 @@ class ImportWatch:
         """The files and directories with temporary names that it has left."""
         return self._notes.temporary()
 
-    def hindrances(self, before: Traces | None, after: Traces | None) -> tuple[str, ...]:
-        """What it did that traces do not tell and that makes a fork unsafe, as phrases of `safety`.
+    def findings(self, before: Traces | None, after: Traces | None) -> tuple[Finding, ...]:
+        """What it did that traces do not tell, or that follows from them.
 
         To be called in the template, once: the files that the workers open again are known from then on.
         """
         self._files = shared_files(only_read(before, after)) if before is not None and after is not None else ()
-        return (*self._notes.hindrances(), *cannot_be_opened_again(self._files))
+        new = "each worker has a new one in its place"
+        return (
+            *self._notes.findings(),
+            *cannot_be_opened_again(self._files),
+            *(
+                Finding("opened a socket for datagrams", HARMLESS, new, f"descriptor {of.number}")
+                for of in self._datagrams
+            ),
+        )
+
+    def explanation(self, found: Iterable[Finding]) -> Explanation:
+        """What was found, with the modules that have done it."""
+        told: list[Mapping[str, Any]] = [
+            {
+                "what": each.what,
+                "verdict": each.verdict.value,
+                "why": each.why,
+                "origin": list(self.origins.of(each.trace)),
+            }
+            for each in found
+        ]
+        while told and len(template_wire.encode(Explanation(told))) > template_wire.MAX:
+            told.pop()  # hundreds of threads, say, and the first ones tell
+        return Explanation(told)
+
+    def _noted(self) -> dict[str, object]:
+        """The traces of its notes, by their names."""
+        asked = dict.fromkeys(asked_for(self.asked()))
+        return {**asked, **{f"taken {what}": None for what in self.taken()}, **self._notes.traces()}
 
     def is_made_again(self, target: str) -> bool:
         """Whether each worker makes for itself what this link of /proc/self/fd leads to."""

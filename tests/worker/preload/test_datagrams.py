@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from rrmaster.protocol.forks.safety import Verdict, phrases
 from rrmaster.worker.preload.datagrams import all_as_new, as_new, make_again
-from rrmaster.worker.preload.traces import hindrances_of, traces_now
+from rrmaster.worker.preload.traces import findings_of, traces_now
 from rrmaster.worker.preload.watch import ImportWatch
 from tests.launches import a_launch
 
@@ -91,7 +92,7 @@ def test_it_does_not_prevent_a_fork_unless_it_is_used_in_the_import() -> None:
             if used:
                 has_sent(of)
         with of:
-            found = hindrances_of(before, traces_now(watch))
+            found = phrases(findings_of(before, traces_now(watch)), Verdict.HINDRANCE)
             assert found == ((f"opened a socket (descriptor {of.fileno()})",) if used else ())
 
 

@@ -134,7 +134,7 @@ def test_a_file_that_may_not_be_opened_again_prevents_the_fork_or_fails_the_work
 
     monkeypatch.setattr(sharing, "_own_description", refuse)
     phrase = f"opened {tmp_path}/words, which may not be opened again (Permission denied)"
-    assert sharing.cannot_be_opened_again(files) == (phrase,)
+    assert [each.what for each in sharing.cannot_be_opened_again(files)] == [phrase]
     with pytest.raises(CannotLoad, match="words cannot be opened again in a forked worker: Permission denied"):
         open_again(files)
 
@@ -189,7 +189,7 @@ def test_what_an_import_has_made_and_still_has_is_noted(tmp_path: Path) -> None:
     later = tempfile.mkdtemp(dir=tmp_path)
     assert notes.temporary() == [kept.name, file, os.fsdecode(asbytes)]
     assert later not in notes.temporary()
-    assert notes.hindrances()[0] == f"made {kept.name}, a temporary name that each worker has for itself"
+    assert notes.findings()[0].what == f"made {kept.name}, a temporary name that each worker has for itself"
     kept.cleanup()
     assert kept.name not in notes.temporary()
 
@@ -204,9 +204,10 @@ def test_a_lock_that_an_import_wants_is_noted_until_it_is_given_back(opened: Exi
             fcntl.flock(wanted, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.lockf(ranges, fcntl.LOCK_EX)
         fcntl.flock(given_back, fcntl.LOCK_UN)
-        assert notes.hindrances()[0] == f"locked {tmp_path}/words (descriptor {wanted.fileno()})"
-        assert len(notes.hindrances()) == 2
-    assert notes.hindrances() == (f"locked {tmp_path}/words (descriptor {ranges})",), "the other file is closed"
+        assert notes.findings()[0].what == f"locked {tmp_path}/words (descriptor {wanted.fileno()})"
+        assert len(notes.findings()) == 2
+    (left,) = notes.findings()
+    assert left.what == f"locked {tmp_path}/words (descriptor {ranges})", "the other file is closed"
 
 
 def test_the_library_is_as_before_once_the_import_is_over() -> None:

@@ -1,0 +1,51 @@
+"""What do libraries do that may need a thread which a forked process lacks?  A trial does it there.
+
+A first request need not come near a library, so that it is answered is no evidence of one.  An operation here takes
+milliseconds, needs no file and no network, and leaves nothing outside of the process.  What it says is for the version
+named; where a newer library has no such functions, it raises, and workers are not forked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_DOUBLING = bytes.fromhex(
+    "080712003a350a0e0a01780a017812017922034164641201645a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
+    "080142040a00100d"
+)
+"""A model of ONNX (version 7 of its form, opset 13) with one node: y = x + x, of one float32."""
+
+
+def _polars(polars: Any) -> None:
+    """polars 2.1: a query, which starts its threads."""
+    polars.DataFrame({"a": [1, 2]}).lazy().select(polars.col("a").sum()).collect()
+
+
+def _pyarrow(pyarrow: Any) -> None:
+    """pyarrow 26: memory of jemalloc, where it is built with that."""
+    if "jemalloc" in pyarrow.supported_memory_backends():
+        pyarrow.array(range(1000), memory_pool=pyarrow.jemalloc_memory_pool())
+
+
+def _onnxruntime(onnxruntime: Any) -> None:
+    """onnxruntime 1.32: a session and its threads."""
+    numpy: Any = sys.modules["numpy"]
+    session = onnxruntime.InferenceSession(_DOUBLING, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": numpy.ones(1, "float32")})
+
+
+_OPERATIONS: dict[str, Callable[[Any], None]] = {
+    "polars": _polars,
+    "pyarrow": _pyarrow,
+    "onnxruntime": _onnxruntime,
+}
+"""By the module that must be loaded."""
+
+
+def operations() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Those of the libraries that are loaded, with their names."""
+    for name, operation in _OPERATIONS.items():
+        if (module := sys.modules.get(name)) is not None:
+            yield name, lambda operation=operation, module=module: operation(module)  # type: ignore[misc]

@@ -53,7 +53,7 @@ class Launch:
     chdir: str
     """The working directory."""
     probe: str | None
-    """Only a template uses this and the next: see `worker.preload.trial`."""
+    """Only a template uses this and the next: see `worker.preload.trial.run`."""
     ready_timeout: float
     heartbeat: float
     graceful_timeout: float

@@ -40,11 +40,11 @@ from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, Lo
 from .boot import Prepared, prepare, serve
 from .ending.descendants import answer_for_descendants, end_descendants
 from .loading import explain
-from .preload.forking import quiet_fork
 from .preload.goodbye import is_dismissed, remove_temporary
-from .preload.judging import judge
 from .preload.traces import memory_use, traces_now
-from .preload.trial import Trial, be_tried
+from .preload.trial.forking import quiet_fork
+from .preload.trial.judging import judge
+from .preload.trial.run import Trial, be_tried
 from .preload.watch import ImportWatch
 from .serving.runtimes import warm_up
 

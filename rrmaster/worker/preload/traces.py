@@ -42,7 +42,7 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
         asked=watch.asked() if watch else (),
         taken=watch.taken() if watch else (),
         renewed=renewed,
-        shared=shared_memory(),
+        shared=tuple(name for name in shared_memory() if not (watch and watch.is_made_again(name))),
     )
 
 

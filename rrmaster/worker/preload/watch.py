@@ -20,6 +20,7 @@ from .taken.environment import OwnEnvironment
 from .taken.generators import Generators
 from .taken.identity import Taken
 from .taken.own_processes import OwnProcesses
+from .value_files import ValueFiles
 
 HARMLESS = Verdict.HARMLESS
 
@@ -37,6 +38,7 @@ class ImportWatch:
         self._datagrams: tuple[Datagrams, ...] = ()
         self._notes = Notes()
         self._files: tuple[SharedFile, ...] = ()
+        self.value_files = ValueFiles()
         self._shown = title.shown()
         self.origins = Origins(thorough, self._noted)
 
@@ -48,6 +50,7 @@ class ImportWatch:
             yield
         self._own_processes.find()
         self._datagrams = all_as_new()
+        self.value_files.find()
 
     def asked(self) -> tuple[str, ...]:
         """The environment variables that it has read, and that each worker has for itself."""
@@ -71,6 +74,7 @@ class ImportWatch:
         return (
             *self._notes.findings(),
             *cannot_be_opened_again(self._files),
+            *self.value_files.findings(),
             *(
                 Finding("opened a socket for datagrams", HARMLESS, new, f"descriptor {of.number}")
                 for of in self._datagrams
@@ -98,8 +102,8 @@ class ImportWatch:
         return {**asked, **{f"taken {what}": None for what in self.taken()}, **self._notes.traces()}
 
     def is_made_again(self, target: str) -> bool:
-        """Whether each worker makes for itself what this link of /proc/self/fd leads to."""
-        return any(target == of.target for of in self._datagrams)
+        """Whether each worker makes for itself what this link of /proc/self/fd leads to, or what is mapped."""
+        return any(target == of.target for of in self._datagrams) or self.value_files.has(target)
 
     def open_again(self) -> None:
         """In a forked worker, before the application runs: open for it alone what is read.  Raises CannotLoad."""
@@ -108,6 +112,7 @@ class ImportWatch:
     def begin_worker(self, arguments: tuple[str, ...]) -> None:
         """In a forked worker: make anew what can be, and show these arguments in `ps`.  Raises OSError."""
         make_again(self._datagrams)
+        self.value_files.make_again()
         self._generators.renew()
         self._own_processes.renew()
         title.show(arguments, self._shown)

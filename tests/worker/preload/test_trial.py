@@ -132,7 +132,7 @@ def test_an_application_without_doubts_is_not_tried(tmp_path: Path) -> None:
 def test_a_handler_of_forks_that_hangs_is_no_end_of_the_template() -> None:
     code = """
 import os, threading
-from rrmaster.worker.preload import forking
+from rrmaster.worker.preload.trial import forking
 forking.PATIENCE_S = 0.2
 held = threading.Lock()
 held.acquire()

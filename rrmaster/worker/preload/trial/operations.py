@@ -1,4 +1,4 @@
-"""What do libraries do that may need a thread which a forked process lacks?  A trial does it there.
+"""What do libraries do that may need what a forked process lacks?  A trial does it there.
 
 A first request need not come near a library, so that it is answered is no evidence of one.  An operation here takes
 milliseconds, needs no file and no network, and leaves nothing outside of the process.  What it says is for the version
@@ -7,7 +7,9 @@ named; where a newer library has no such functions, it raises, and workers are n
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,10 +38,31 @@ def _onnxruntime(onnxruntime: Any) -> None:
     session.run(None, {"x": numpy.ones(1, "float32")})
 
 
+def _prometheus_client(_: Any) -> None:
+    """prometheus_client 0.26, with files of values: a process with another number begins another file."""
+    values: Any = sys.modules["prometheus_client.values"]
+    own = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if own is None or not values.ValueClass._multiprocess:
+        return
+    numbers = [1]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        try:
+            value = values.MultiProcessValue(lambda: numbers[0])("counter", "a", "a_total", (), (), "tried")
+            numbers[0] = 2
+            value.inc(1)
+        finally:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = own
+        made = sorted(os.listdir(folder))
+    if made != ["counter_1.db", "counter_2.db"]:
+        raise RuntimeError(f"prometheus_client does not notice a fork: it has made {made}")
+
+
 _OPERATIONS: dict[str, Callable[[Any], None]] = {
     "polars": _polars,
     "pyarrow": _pyarrow,
     "onnxruntime": _onnxruntime,
+    "prometheus_client": _prometheus_client,
 }
 """By the module that must be loaded."""
 

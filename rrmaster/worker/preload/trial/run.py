@@ -29,15 +29,15 @@ import time
 
 from attrs import Factory, define, frozen
 
-from ...protocol import wire
-from ...protocol.channel import Letterbox, pair
-from ...protocol.family import lineage
-from ...protocol.launch import Launch
-from ..boot import Prepared, serve
-from ..loading import Kind
+from ....protocol import wire
+from ....protocol.channel import Letterbox, pair
+from ....protocol.family import lineage
+from ....protocol.launch import Launch
+from ...boot import Prepared, serve
+from ...loading import Kind
+from ..watch import ImportWatch
 from .forking import quiet_fork
 from .operations import operations
-from .watch import ImportWatch
 
 LIMIT_S = 10.0
 """Seconds for a trial.  Most take as long as the start of a forked worker, some hundredths.  An application whose start

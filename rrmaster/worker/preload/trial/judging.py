@@ -15,12 +15,12 @@ from collections.abc import Iterable
 
 from attrs import evolve
 
-from ...protocol.forks.safety import Finding, Traces, Verdict
-from ..boot import Prepared
+from ....protocol.forks.safety import Finding, Traces, Verdict
+from ...boot import Prepared
+from ..traces import findings_of, traces_now
+from ..watch import ImportWatch
 from .forking import HANGS, fork_once
-from .traces import findings_of, traces_now
-from .trial import LIMIT_S, OF_WHAT_IS_LEFT, Outcome, Trial, fork_trial
-from .watch import ImportWatch
+from .run import LIMIT_S, OF_WHAT_IS_LEFT, Outcome, Trial, fork_trial
 
 
 def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: float) -> tuple[Finding, ...] | Trial:
@@ -32,6 +32,7 @@ def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: 
     first = fork_once()
     after = traces_now(watch, first.renewed)
     found = [*findings_of(before, after), *watch.findings(before, after)]
+    watch.value_files.remove()
     if first.hangs:
         found.append(Finding(HANGS))
     found = _each_once(found)
@@ -46,7 +47,9 @@ def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: 
         return trial
     left = prepared.launch.ready_timeout - (time.monotonic() - begun)
     limit = min(LIMIT_S, max(left, 0.0) * OF_WHAT_IS_LEFT)
-    return _decided(found, trial.outcome(prepared.launch, prepared.application.kind, limit))
+    outcome = trial.outcome(prepared.launch, prepared.application.kind, limit)
+    watch.value_files.remove_of(trial.pid)
+    return _decided(found, outcome)
 
 
 def _each_once(found: Iterable[Finding]) -> list[Finding]:

@@ -21,6 +21,7 @@ KEEP = "75"
 
 ASGI = "bench.apps:asgi"
 SHOP = "bench.shop:app"
+ANALYST = "bench.analyst:app"
 
 READY = r"ready: \d+ of \d+ workers serve"
 """The line of rrmaster's log that says so."""

@@ -1,10 +1,13 @@
 """What does the start of a worker cost, forked from a template or with an import, and does that cost stay the same?
 
-The application is FastAPI with a model (`shop`), as in `footprint`, which has start and memory of all servers.
+The application is FastAPI with a model (`shop`), as in `footprint`, which has start and memory of all servers; the part
+*pandas* has one whose import is heavy (`analyst`).
 
 ========  ==========================================================================================================
 replaced  of two workers one is killed (SIGKILL), again and again: ms until a new process answers, where a client sends
           one request after the other over new connections.  Then USS, the memory that no other process shares
+pandas    the same with the heavy import, and PSS a worker, its part of shared memory included: after 100 requests in
+          all, and after 10,000.  *all PSS* is that of master, templates and workers together
 start     s until all workers serve, by the server's own log
 storm     four workers under four clients, ten SIGKILLs a second
 forks     kills, each as soon as the last replacement serves: descriptors and memory (USS) of master and template after
@@ -15,19 +18,22 @@ forks     kills, each as soon as the last replacement serves: descriptors and me
 from __future__ import annotations
 
 import contextlib
+import http.client
 import itertools
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from attrs import Factory, define, frozen
 
 from .census import ask
-from .contenders import FORKING, IMPORTING, SHOP
-from .fleets import Fleet, present, running
+from .contenders import ANALYST, FORKING, IMPORTING, SHOP
+from .fleets import Fleet, descendants, present, running
 from .machine import children, memory
 from .progress import step
 from .rounds import OURS, Record, Target, mean
@@ -46,14 +52,20 @@ CLIENTS = 4
 SPACED = 0.04
 """Seconds between two of many kills: no faster than a master starts workers."""
 
-REPLACED, START, STORM, FORKS = "replaced", "start", "storm", "forks"
+REPLACED, PANDAS, START, STORM, FORKS = "replaced", "pandas", "start", "storm", "forks"
 
 ENDS = "8 / 1 workers"
+
+FIRST_PSS = "PSS MiB"
 
 TARGETS = (
     Target(REPLACED, "ms", 60.0, "itself"),
     Target(REPLACED, "ms", None),
     Target(REPLACED, "USS MiB", 0.35, "uvicorn"),
+    Target(PANDAS, "ms", 0.1, "uvicorn"),
+    Target(PANDAS, FIRST_PSS, 0.3, "uvicorn"),
+    Target(PANDAS, "PSS 10,000 / 100 requests", 1.5, "itself"),
+    Target(PANDAS, "all PSS MiB", None),
     Target(START, ENDS, 1.5, "itself"),
     Target(FORKS, "more descriptors", 0.0, "itself"),
     Target(FORKS, "zombies", 0.0, "itself"),
@@ -73,12 +85,14 @@ class Plan:
     storm: float
     """Seconds of the storm."""
     forks: int
+    requests: tuple[int, int]
+    """Requests of the heavy application, in all, after which its memory is measured; none: it is left out."""
     calm: float
     """Seconds after a start, for the work that follows it: a template's spare, a first collection of garbage."""
 
 
-FULL = Plan(kills=20, importing=5, starts=2, sizes=(1, 8), storm=6.0, forks=300, calm=2.0)
-QUICK = Plan(kills=3, importing=0, starts=0, sizes=(), storm=1.0, forks=20, calm=0.6)
+FULL = Plan(kills=20, importing=5, starts=2, sizes=(1, 8), storm=6.0, forks=300, requests=(100, 10_000), calm=2.0)
+QUICK = Plan(kills=3, importing=0, starts=0, sizes=(), storm=1.0, forks=20, requests=(0, 0), calm=0.6)
 
 
 def measure(record: Record, quick: bool) -> None:
@@ -92,6 +106,10 @@ def measure(record: Record, quick: bool) -> None:
             with running(contender, 2, SHOP) as fleet:
                 replaced(record, fleet, plan.kills if contender in FORKING else plan.importing, plan.calm)
             done(f"{mean([v or 0.0 for v in record.values(contender.name, REPLACED, 'ms')]):.0f} ms")
+    for contender in servers if plan.requests[1] and find_spec("pandas") else ():
+        with step(f"template: {contender.name}, pandas") as done, running(contender, 2, ANALYST) as fleet:
+            heavy(record, fleet, plan)
+            done(f"PSS {mean([v or 0.0 for v in record.values(contender.name, PANDAS, FIRST_PSS)]):.1f} MiB")
     for _ in range(plan.starts):
         for contender in ours:
             with step(f"template: {contender.name} starts") as done:
@@ -125,6 +143,44 @@ def replaced(record: Record, fleet: Fleet, kills: int, calm: float) -> None:
     for _ in range(200):
         ask(fleet.port, "/pid")
     record.add(fleet.name, REPLACED, "USS MiB", mean([memory(pid)[0] for pid in alive]))
+
+
+def heavy(record: Record, fleet: Fleet, plan: Plan) -> None:
+    """Measure replacement and memory of the application with the heavy import."""
+    fleet.wait_until_it_serves()
+    alive = fleet.wait_for_workers()
+    pause(plan.calm)
+    few, many = plan.requests
+    use(fleet.port, "/report?item={}", few)
+    early = mean([memory(pid)[1] for pid in alive]) or 0.0
+    use(fleet.port, "/report?item={}", many - few)
+    late = mean([memory(pid)[1] for pid in alive]) or 0.0
+    record.add(fleet.name, PANDAS, FIRST_PSS, early)
+    record.add(fleet.name, PANDAS, f"PSS MiB after {many}", late)
+    record.add(fleet.name, PANDAS, "PSS 10,000 / 100 requests", late / early)
+    record.add(fleet.name, PANDAS, "all PSS MiB", sum(memory(pid)[1] for pid in (fleet.pid, *descendants(fleet.pid))))
+    for _ in range(plan.importing):
+        killed = time.monotonic()
+        alive = kill_one(fleet, alive)
+        record.add(fleet.name, PANDAS, "ms", (time.monotonic() - killed) * 1e3)
+        pause(0.2)
+
+
+def use(port: int, path: str, count: int) -> None:
+    """Send this number of requests, over four kept connections.  Raises OSError, RuntimeError."""
+
+    def client(share: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        for number in range(share):
+            connection.request("GET", path.format(number))
+            with connection.getresponse() as response:
+                body = response.read()
+            if response.status != 200:
+                raise RuntimeError(f"{path} is answered with {response.status}: {body[:200]!r}")
+        connection.close()
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(client, [count // CLIENTS] * CLIENTS))
 
 
 def kill_one(fleet: Fleet, alive: set[int]) -> set[int]:

@@ -60,7 +60,7 @@ _ADVICE = (
     (
         "made ",
         "the first worker that ends would remove it for all",
-        f"make it {_HOOK}; for matplotlib set MPLCONFIGDIR to a directory that can be written",
+        f"make it {_HOOK}",
     ),
     ("started an interval timer", "a forked process has no timers", f"set it {_HOOK}"),
     ("left an event loop running", "the loop would be shared", "end it before the import ends"),
@@ -83,8 +83,23 @@ _ADVICE = (
 """How a phrase begins, why it prevents forking, and what to change."""
 
 
+_KNOWN = {
+    "onnxruntime": (
+        "a forked process would write to the database of onnxruntime's figures of use, and abort at its end",
+        "set ORT_DISABLE_TELEMETRY=1 in the environment; sessions are to be made {hook}",
+    ),
+    "matplotlib": (
+        "the first worker that ends would remove it for all",
+        "set MPLCONFIGDIR to a directory that can be written, or let matplotlib write to its own",
+    ),
+}
+"""The same for libraries with a way of their own: by the first part of the module's name."""
+
+
 def advice_on(what: str, modules: Sequence[str]) -> tuple[str, str]:
     """Why this trace prevents forking, and what to change.  `modules`: whose it is, the innermost first."""
+    if modules and (known := _KNOWN.get(modules[0].partition(".")[0])):
+        return known[0], known[1].replace("{hook}", _HOOK)
     for beginning, why, todo in _ADVICE:
         if what.startswith(beginning):
             way = f"; it is the import of {modules[0]} that does it: import it there, too" if len(modules) > 1 else ""

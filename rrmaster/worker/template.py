@@ -66,7 +66,7 @@ def be_template(line: int, launch: Launch) -> int:
     answer_for_descendants(None, launch.kill_mode)
     begun, before = time.monotonic(), traces_now()
     explained = os.environ.pop("RRMASTER_EXPLAIN", "")
-    watch = ImportWatch(launch, thorough=bool(explained))
+    watch = ImportWatch(launch, explained=bool(explained))
     try:
         with watch.watched(), _ending_with(master):
             prepared = prepare(launch)

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rrmaster.protocol.forks.safety import (
-    DISPENSABLE_OF,
     DISPENSABLE_THREADS,
     HARMLESS,
     RENEWED_THREADS,
@@ -85,21 +84,13 @@ def test_what_a_fork_would_share_or_lose_is_a_hindrance(left: dict[str, object],
     assert hindrances(BEFORE, after(**left)) == (words,)
 
 
-@pytest.mark.parametrize("thread", [
-    *map(Thread, DISPENSABLE_THREADS),
-    *(Thread("python", made_by=module) for module in DISPENSABLE_OF),
-])  # fmt: skip
+@pytest.mark.parametrize("thread", [*map(Thread, DISPENSABLE_THREADS)])
 def test_a_thread_that_its_library_does_without_after_a_fork_is_for_a_trial_to_judge(thread: Thread) -> None:
     (found,) = findings(BEFORE, after(threads=("one", thread)))
     assert (found.what, found.verdict) == (f"started a thread ({thread.name})", Verdict.DOUBT)
     assert found.why
     assert hindrances(BEFORE, after(threads=("one", thread))) == ()
     assert hindrances(BEFORE, after(threads=("one", thread, "two"))) == ("started a thread (two)",)
-
-
-def test_of_a_compiled_module_only_what_its_loading_starts_is_known() -> None:
-    other = after(threads=("one", Thread("python", made_by="onnxruntime.other")))
-    assert hindrances(BEFORE, other) == ("started a thread (python)",)
 
 
 @pytest.mark.parametrize("thread", [*map(Thread, RENEWED_THREADS), Thread("a-poller", waits=True)])

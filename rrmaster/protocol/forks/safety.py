@@ -33,13 +33,10 @@ DISPENSABLE_THREADS = {
     "polars-ooc-clea": "it deletes what ended processes have left on the disk, and no query needs it",
 }
 """Threads without which their library is right, by their names.  jemalloc 5.3 is in pyarrow, which pandas loads where
-it is installed (`jemalloc_postfork_child`); the other is what the import of polars 2.1 starts, and no query."""
+it is installed (`jemalloc_postfork_child`); the other is what the import of polars 2.1 starts, and no query.
 
-DISPENSABLE_OF = {
-    "onnxruntime.capi.onnxruntime_pybind11_state": "onnxruntime sends figures of its use from it, and computes nothing",
-}
-"""The same by the compiled module whose loading starts the thread, where it has no name: onnxruntime 1.32.  The threads
-of a session are another matter, and a session that was made before a fork hangs after it."""
+Not so onnxruntime 1.32, whose import opens a database and starts a thread that sends figures of its use: a process that
+is forked from it works, writes to the same database, and aborts at its end, where it waits for the thread."""
 
 RENEWED_THREADS = frozenset({"OtelBatchSpanRecordProcessor", "OtelBatchLogRecordProcessor"})
 """Threads that their library starts again in a forked process, and that do nothing in the one that forked although they
@@ -89,8 +86,6 @@ class Thread:
     """The kernel's number of it."""
     waits: bool = False
     """Whether it waits, without a limit of time, for work that another thread gives it."""
-    made_by: str = ""
-    """The compiled module whose loading has started it."""
 
 
 def _as_threads(threads: Iterable[Thread | str]) -> tuple[Thread, ...]:
@@ -181,7 +176,7 @@ def _new_threads(before: Traces, after: Traces) -> list[Thread]:
 
 
 def _of_thread(thread: Thread, renewed: tuple[str, ...]) -> Finding:
-    why = DISPENSABLE_THREADS.get(thread.name) or DISPENSABLE_OF.get(thread.made_by, "")
+    why = DISPENSABLE_THREADS.get(thread.name, "")
     if not why and thread.name in renewed and (thread.waits or thread.name in RENEWED_THREADS):
         why = "its library starts it again in a forked process (os.register_at_fork), and it only waits for work here"
     verdict = Verdict.DOUBT if why else Verdict.HINDRANCE

@@ -7,9 +7,7 @@ since the last look: the innermost of those that are being loaded::
                                              │             not there before, is pyarrow.lib's, by way of pandas and shop
                                              └── thread
 
-In a template only the compiled modules are looked at, and only their threads: it costs some 30 us for each of them, and
-tells a thread that the loading of a library starts from one that its use starts.  `rrmaster check --fork` looks at all
-modules and all traces, which takes as long again as the import.
+Only `rrmaster check --fork` has them looked at: it takes as long again as the import.
 """
 
 from __future__ import annotations
@@ -18,14 +16,17 @@ import importlib._bootstrap
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import wraps
-from importlib.machinery import ExtensionFileLoader
 from typing import Any
 
 from attrs import Factory, define
 
 from .sharing import shared_memory
+
+_machinery: Any = importlib._bootstrap
+"""Python's own code for imports.  Its function is there in 3.11 to 3.15; a finder or a loader in its place would be
+seen by the application."""
 
 Look = Callable[[], Mapping[str, object]]
 """The traces by their names in `safety.Finding.trace`, each with what tells it from another of that name."""
@@ -35,10 +36,8 @@ Look = Callable[[], Mapping[str, object]]
 class Origins:
     """Notes whose each trace is."""
 
-    thorough: bool = False
-    """All modules and all traces are looked at."""
     more: Look = dict
-    """Traces that others note, if it is thorough."""
+    """Traces that others note."""
     _loading: list[str] = Factory(list)
     """The modules that are being loaded, the outermost first."""
     _seen: dict[str, object] = Factory(dict)
@@ -52,13 +51,12 @@ class Origins:
     def watched(self) -> Iterator[None]:
         """Watch the imports in the block."""
         self._look()
-        with ExitStack() as stack:
-            if self.thorough:
-                stack.enter_context(_replaced(importlib._bootstrap, "_load_unlocked", self._watching))
-            else:
-                for step in ("create_module", "exec_module"):
-                    stack.enter_context(_replaced(ExtensionFileLoader, step, self._watching_extension))
+        load = _machinery._load_unlocked
+        _machinery._load_unlocked = self._watching(load)
+        try:
             yield
+        finally:
+            _machinery._load_unlocked = load
         self._look()
 
     def _watching(self, load: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -66,14 +64,6 @@ class Origins:
         def watched(spec: Any) -> Any:
             with self._during(spec.name):
                 return load(spec)
-
-        return watched
-
-    def _watching_extension(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        @wraps(step)
-        def watched(loader: Any, of: Any) -> Any:
-            with self._during(loader.name):
-                return step(loader, of)
 
         return watched
 
@@ -89,19 +79,20 @@ class Origins:
 
     def _look(self) -> None:
         """What is new belongs to the innermost module that is being loaded."""
-        now = {f"thread {tid}": None for tid in _listed("/proc/self/task")} | (self._all() if self.thorough else {})
+        now = self._all()
         for trace, identity in now.items():
             if trace not in self._seen or self._seen[trace] != identity:
                 self._of[trace] = tuple(reversed(self._loading))
         self._seen = now
 
     def _all(self) -> dict[str, object]:
+        threads: dict[str, object] = {f"thread {tid}": None for tid in _listed("/proc/self/task")}
         held = {f"descriptor {number}": _target(number) for number in _listed("/proc/self/fd")}
         shared: dict[str, object] = {f"memory {name}": None for name in shared_memory()}
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             children: dict[str, object] = {"process": None} if file.read() else {}
         timed: dict[str, object] = {"timer": None} if any(signal.getitimer(which)[0] for which in (0, 1, 2)) else {}
-        return {**held, **shared, **children, **timed, **self.more()}
+        return {**threads, **held, **shared, **children, **timed, **self.more()}
 
 
 def _listed(folder: str) -> list[str]:
@@ -116,17 +107,3 @@ def _target(number: str) -> str:
         return os.readlink(f"/proc/self/fd/{number}")
     except OSError:
         return ""  # the descriptor of the listing itself
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, watching: Callable[[Any], Any]) -> Iterator[None]:
-    inherited = name not in vars(owner)
-    before = getattr(owner, name)
-    setattr(owner, name, watching(before))
-    try:
-        yield
-    finally:
-        if inherited:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)

@@ -34,7 +34,7 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
         return None
     tasks = [int(tid) for tid in os.listdir("/proc/self/task")]
     return Traces(
-        threads=_threads(sorted(tid for tid in tasks if tid != os.getpid()), watch),
+        threads=_threads(sorted(tid for tid in tasks if tid != os.getpid())),
         held=frozenset(held for held in open_descriptors() if not (watch and watch.is_made_again(held.target))),
         children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
@@ -46,14 +46,13 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
     )
 
 
-def _threads(tids: list[int], watch: ImportWatch | None) -> Iterator[Thread]:
+def _threads(tids: list[int]) -> Iterator[Thread]:
     known = {thread.native_id: thread for thread in threading.enumerate()}
     for tid in tids:
         if (thread := known.get(tid)) is not None:
             yield Thread(thread.name, tid, waits=_waits(thread))
         else:
-            made_by = watch.origins.of(f"thread {tid}") if watch is not None else ()
-            yield Thread(_read(f"/proc/self/task/{tid}/comm"), tid, made_by="".join(made_by[:1]))
+            yield Thread(_read(f"/proc/self/task/{tid}/comm"), tid)
 
 
 def _waits(thread: threading.Thread) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ...protocol import template_wire
@@ -28,8 +28,8 @@ HARMLESS = Verdict.HARMLESS
 class ImportWatch:
     """Watches the import of an application in a template, and makes a worker forked from it like a new one."""
 
-    def __init__(self, launch: Launch, thorough: bool = False) -> None:
-        """`thorough`: the origin of each trace is noted, for `rrmaster check --fork`."""
+    def __init__(self, launch: Launch, explained: bool = False) -> None:
+        """`explained`: the origin of each trace is noted, for `rrmaster check --fork`."""
         callers = Callers(launch.application, launch.app_dir or launch.chdir)
         self._environment = OwnEnvironment(callers)
         self._generators = Generators()
@@ -40,13 +40,14 @@ class ImportWatch:
         self._files: tuple[SharedFile, ...] = ()
         self.value_files = ValueFiles()
         self._shown = title.shown()
-        self.origins = Origins(thorough, self._noted)
+        self._origins = Origins(self._noted) if explained else None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Watch the import, which is to happen in the block."""
         # The origins last: what restores the names that others have replaced is not the application's.
-        with self._environment.watched(), self._taken.watched(), taking_notes(self._notes), self.origins.watched():
+        origins = self._origins.watched() if self._origins is not None else nullcontext()
+        with self._environment.watched(), self._taken.watched(), taking_notes(self._notes), origins:
             yield
         self._own_processes.find()
         self._datagrams = all_as_new()
@@ -88,7 +89,7 @@ class ImportWatch:
                 "what": each.what,
                 "verdict": each.verdict.value,
                 "why": each.why,
-                "origin": list(self.origins.of(each.trace)),
+                "origin": list(self._origins.of(each.trace) if self._origins is not None else ()),
             }
             for each in found
         ]

@@ -8,8 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_each_trace_is_that_of_the_innermost_module(modules: Path) -> None:
     (modules / "outer.py").write_text("file = open(__file__)\nimport inner\nother = open(__file__)\n")
     here = f"from {__name__} import thread"
     (modules / "inner.py").write_text(f"import os\n{here}\none = thread()\nfirst, second = os.pipe()\n")
-    origins = Origins(thorough=True)
+    origins = Origins()
     with origins.watched():
         outer = importlib.import_module("outer")
         inner = sys.modules["inner"]
@@ -60,33 +60,17 @@ def test_a_number_that_is_another_files_by_then_belongs_to_its_last_owner(module
     (modules / "second.py").write_text(
         "import first, os\nos.close(first.number)\nagain = os.open('/dev/null', 0)\nassert again == first.number\n"
     )
-    origins = Origins(thorough=True)
+    origins = Origins()
     with origins.watched():
         second = importlib.import_module("second")
     os.close(second.again)
     assert origins.of(f"descriptor {second.again}") == ("second",)
 
 
-def test_what_the_loading_of_a_compiled_module_starts_is_told_from_what_its_use_starts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    started = []
-    OVER.clear()
-    monkeypatch.setattr(ExtensionFileLoader, "exec_module", lambda loader, module: started.append(thread()))
-    origins = Origins()
-    with origins.watched():
-        ExtensionFileLoader("fast.core", "/nowhere/core.so").exec_module(None)
-        used = thread()
-    OVER.set()
-    assert origins.of(f"thread {started[0].native_id}") == ("fast.core",)
-    assert origins.of(f"thread {used.native_id}") == ()
-
-
-@pytest.mark.parametrize("thorough", [False, True])
-def test_imports_go_their_usual_way_once_it_is_over(thorough: bool, modules: Path) -> None:
+def test_imports_go_their_usual_way_once_it_is_over(modules: Path) -> None:
     (modules / "broken.py").write_text("raise KeyError('x')")
-    ways = importlib._bootstrap._load_unlocked, ExtensionFileLoader.create_module, ExtensionFileLoader.exec_module
-    with pytest.raises(KeyError), Origins(thorough).watched():
+    machinery: Any = importlib._bootstrap
+    way = machinery._load_unlocked
+    with pytest.raises(KeyError), Origins().watched():
         importlib.import_module("broken")
-    now = importlib._bootstrap._load_unlocked, ExtensionFileLoader.create_module, ExtensionFileLoader.exec_module
-    assert now == ways
+    assert machinery._load_unlocked is way

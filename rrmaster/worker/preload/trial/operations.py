@@ -13,12 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_DOUBLING = bytes.fromhex(
-    "080712003a350a0e0a01780a017812017922034164641201645a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
-    "080142040a00100d"
-)
-"""A model of ONNX (version 7 of its form, opset 13) with one node: y = x + x, of one float32."""
-
 
 def _polars(polars: Any) -> None:
     """polars 2.1: a query, which starts its threads."""
@@ -29,13 +23,6 @@ def _pyarrow(pyarrow: Any) -> None:
     """pyarrow 26: memory of jemalloc, where it is built with that."""
     if "jemalloc" in pyarrow.supported_memory_backends():
         pyarrow.array(range(1000), memory_pool=pyarrow.jemalloc_memory_pool())
-
-
-def _onnxruntime(onnxruntime: Any) -> None:
-    """onnxruntime 1.32: a session and its threads."""
-    numpy: Any = sys.modules["numpy"]
-    session = onnxruntime.InferenceSession(_DOUBLING, providers=["CPUExecutionProvider"])
-    session.run(None, {"x": numpy.ones(1, "float32")})
 
 
 def _prometheus_client(_: Any) -> None:
@@ -61,7 +48,6 @@ def _prometheus_client(_: Any) -> None:
 _OPERATIONS: dict[str, Callable[[Any], None]] = {
     "polars": _polars,
     "pyarrow": _pyarrow,
-    "onnxruntime": _onnxruntime,
     "prometheus_client": _prometheus_client,
 }
 """By the module that must be loaded."""

@@ -5,7 +5,8 @@
     python -m tests.libraries redis numpy         only the rows with one of these words
 
 Each row of libraries.toml is an application, and `rrmaster check` says whether it is served and forked.  Where a fork
-needs more than an import to be right, two workers are started and asked, too.  The status is the number of rows that
+needs more than an import to be right, two workers are started and asked, too; and where they read what the import has
+opened, what eight clients at once are answered is compared with `--preload off`.  The status is the number of rows that
 are not as written there.  The table in docs/howto/preload.md tells of the same rows.
 """
 
@@ -21,6 +22,10 @@ import tempfile
 import time
 import tomllib
 import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from attrs import frozen
@@ -39,6 +44,8 @@ class Row:
     code: str
     expected: str
     """``forked``, or a regular expression for what `rrmaster check` says instead."""
+    same: bool = False
+    """Two workers that eight clients ask at once answer as with ``--preload off``."""
     then: str = ""
     """A regular expression for the log of two forked workers that are asked for a while; empty: it is not started."""
 
@@ -70,14 +77,48 @@ def tried(row: Row, python: str) -> str:
 
 def served(row: Row, python: str) -> bool:
     """Whether the log of two forked workers that are asked again and again has what is expected, within 30 s."""
+    with fleet(row, python, "auto") as log:
+        return _is_said(log, row.then, time.monotonic() + 30)
+
+
+def same(row: Row, python: str) -> bool:
+    """Whether forked workers answer like those that import the application, each asked 16 times by 8 clients."""
+    found = []
+    for preload in ("auto", "off"):
+        with fleet(row, python, preload) as log:
+            _is_said(log, "ready: 2 of 2", time.monotonic() + 60)
+            port = re.search(r"serves \S+ on (http://\S+)", log.read_text())
+            assert port is not None
+            with ThreadPoolExecutor(8) as clients:
+                found.append(Counter(clients.map(partial(_answer, port[1]), range(16))))
+            forked = "has imported" in log.read_text()
+        if forked != (preload == "auto"):
+            return False
+    if found[0] != found[1]:
+        print(f"    forked {found[0]}, else {found[1]}")
+    return found[0] == found[1]
+
+
+def _answer(url: str, _: int) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return bytes(answer.read())
+    except OSError as error:
+        return str(error).encode()
+
+
+@contextlib.contextmanager
+def fleet(row: Row, python: str, preload: str) -> Iterator[Path]:
+    """Two workers, as long as the block; its log."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "shop.py").write_text(row.code)
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": folder}
-        command = [python, "-m", "rrmaster", "-w", "2", "-b", "127.0.0.1:0", "--control", f"{folder}/c", "shop:app"]
+        command = [python, "-m", "rrmaster", "-w", "2", "-b", "127.0.0.1:0", "--control", f"{folder}/c"]
         with Path(folder, "log").open("w") as log:
+            command += ["--ready-timeout", "120s", "--preload", preload, "shop:app"]
             master = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log)
         try:
-            return _is_said(Path(folder, "log"), row.then, time.monotonic() + 30)
+            yield Path(folder, "log")
         finally:
             master.terminate()
             master.wait(30)
@@ -86,7 +127,7 @@ def served(row: Row, python: str) -> bool:
 def _is_said(log: Path, what: str, deadline: float) -> bool:
     while time.monotonic() < deadline:
         text = log.read_text()
-        if "has imported" in text and re.search(what, text, re.DOTALL):
+        if re.search(what, text, re.DOTALL) and ("has imported" in text or what.startswith("ready")):
             return True
         if port := re.search(r"serves \S+ on (http://\S+)", text):
             with contextlib.suppress(OSError):
@@ -116,6 +157,8 @@ def main() -> int:
             right = found == row.expected or (row.expected != "forked" and re.search(row.expected, found) is not None)
             if right and row.then:
                 right = served(row, python)
+            if right and row.same:
+                right = same(row, python)
             wrong += not right
             print(f"{'as written' if right else 'DIFFERENT '}  {row.name}: {found}", flush=True)
     return wrong

@@ -60,6 +60,11 @@ class Notes:
         """`tempfile.mkstemp` has returned this."""
         self.directory((), made and made[1])
 
+    def whole_lock(self, arguments: tuple[Any, ...], _: Any) -> None:
+        """`fcntl.flock` was called.  A lock that others may have too makes no leader, and each worker has its own."""
+        if not arguments[1] & fcntl.LOCK_SH:
+            self.lock(arguments, _)
+
     def lock(self, arguments: tuple[Any, ...], _: Any) -> None:
         """`fcntl.flock` or `fcntl.lockf` was called with these arguments; the lock may be another process's."""
         file, operation = arguments[:2]
@@ -84,7 +89,7 @@ def taking_notes(notes: Notes) -> Iterator[None]:
         stack.callback(notes.end)
         stack.enter_context(_watched(tempfile, "mkdtemp", notes.directory))
         stack.enter_context(_watched(tempfile, "mkstemp", notes.file))
-        stack.enter_context(_watched(fcntl, "flock", notes.lock))
+        stack.enter_context(_watched(fcntl, "flock", notes.whole_lock))
         stack.enter_context(_watched(fcntl, "lockf", notes.lock))
         yield
 

@@ -30,6 +30,9 @@ from ..loading import CannotLoad
 _SHARED_AND_WRITABLE = re.compile(r"^\S+ .w.s \S+ \S+ \S+ +(.*)$", re.MULTILINE)
 """A line of /proc/self/maps: addresses, permissions, offset, device, inode and name; proc_pid_maps(5)."""
 
+_LOCK = re.compile(r"^lock:\s+\S+ (\S+)\s+\S+\s+(\S+)", re.MULTILINE)
+"""A line of /proc/self/fdinfo: number, kind, ADVISORY, way, process, file and range."""
+
 
 # --- what there is
 
@@ -49,8 +52,19 @@ def open_descriptors() -> Iterator[OpenDescriptor]:
         yield OpenDescriptor(int(name), target, writable, plain, target.startswith("/") and _is_locked(name))
 
 
+_SHARED_LOCK = ("FLOCK", "READ")
+"""How the kernel names a lock that any number of processes may have (flock with LOCK_SH): HDF5 has one on each file
+that it reads.  Each worker takes its own."""
+
+
 def _is_locked(name: str) -> bool:
-    return "\nlock:" in _read(f"/proc/self/fdinfo/{name}")
+    """Whether the file is locked through it, and not only against writing."""
+    return any(lock != _SHARED_LOCK for lock in _locks(int(name)))
+
+
+def _locks(number: int) -> list[tuple[str, str]]:
+    """The kinds and ways of the locks on a file: ``FLOCK``, ``WRITE``; proc_pid_fdinfo(5)."""
+    return _LOCK.findall(_read(f"/proc/self/fdinfo/{number}"))
 
 
 def shared_memory() -> tuple[str, ...]:
@@ -146,12 +160,17 @@ def _replace(numbers: list[int]) -> None:
 
 
 def _own_description(number: int) -> int:
-    """The same file with the same flags, at the same offset.  The descriptor is the caller's."""
+    """The same file with the same flags and a shared lock if it has one, at the same offset.
+
+    The descriptor is the caller's.
+    """
     # The path is a link, and SQLite opens with O_NOFOLLOW.
     flags = fcntl.fcntl(number, fcntl.F_GETFL) & ~os.O_NOFOLLOW
     own = os.open(f"/proc/self/fd/{number}", flags | os.O_CLOEXEC)
     try:
         os.lseek(own, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
+        if _SHARED_LOCK in _locks(number):
+            fcntl.flock(own, fcntl.LOCK_SH | fcntl.LOCK_NB)  # it is never refused: the template has one
     except OSError:
         os.close(own)
         raise

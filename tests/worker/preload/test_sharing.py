@@ -149,7 +149,7 @@ def test_what_is_open_is_told_with_its_kind_and_its_locks(opened: ExitStack, tmp
         descriptor(opened, tmp_path / "words"),
         descriptor(opened, tmp_path, os.O_TMPFILE | os.O_RDWR),
     ]
-    fcntl.flock(flocked, fcntl.LOCK_SH)
+    fcntl.flock(flocked, fcntl.LOCK_EX)
     fcntl.lockf(posix, fcntl.LOCK_EX)
     told = {held.number: held for held in open_descriptors() if held.number in numbers}
     assert told[read] == OpenDescriptor(read, f"{tmp_path}/words", False)
@@ -208,6 +208,23 @@ def test_a_lock_that_an_import_wants_is_noted_until_it_is_given_back(opened: Exi
         assert len(notes.findings()) == 2
     (left,) = notes.findings()
     assert left.what == f"locked {tmp_path}/words (descriptor {ranges})", "the other file is closed"
+
+
+def test_a_lock_that_others_may_have_too_is_taken_again(opened: ExitStack, tmp_path: Path) -> None:
+    number, other = descriptor(opened, tmp_path / "words"), descriptor(opened, tmp_path / "words")
+    notes = Notes()
+    with taking_notes(notes):
+        fcntl.flock(number, fcntl.LOCK_SH)
+    assert notes.findings() == ()
+    assert [held.locked for held in open_descriptors() if held.number == number] == [False]
+    template = copy(opened, number)
+    open_again(found(number))
+    fcntl.flock(template, fcntl.LOCK_UN)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(number, fcntl.LOCK_UN)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert [held.locked for held in open_descriptors() if held.number == other] == [True]
 
 
 def test_the_library_is_as_before_once_the_import_is_over() -> None:

@@ -52,7 +52,7 @@ class ControlServer:
 
     operator: Operator
     listener: socket.socket
-    """Bound and listening.  The caller keeps it, and closes it."""
+    """Bound and listening.  The caller keeps it, and closes it; after `serve` it refuses connections."""
     uid: int = field(factory=os.geteuid)
     """The user that may connect, beside root."""
     log: RecentLog = Factory(RecentLog)
@@ -75,6 +75,9 @@ class ControlServer:
                     await self._accept_all(listener, handler, nursery)
         finally:
             unsubscribe()
+            # The master closes the socket last, and until then a client would connect and wait for an answer in vain.
+            with contextlib.suppress(OSError):  # it was closed already
+                self.listener.shutdown(socket.SHUT_RDWR)
 
     async def _accept_all(
         self, listener: trio.socket.SocketType, handler: RequestHandler, nursery: trio.Nursery

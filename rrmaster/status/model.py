@@ -55,6 +55,9 @@ class WorkerStatus:
     lag_us: int | None = None
     """The longest delay of its event loop in the last 5 to 10 seconds, in microseconds.  An overdue report counts at
     once.  None until it is ready."""
+    overdue_ms: int | None = None
+    """Milliseconds by which its next report is overdue: 0 unless its loop is blocked at present.  None until it is
+    ready."""
     rss: int | None = None
     """Bytes of resident memory."""
     cpu_us: int | None = None

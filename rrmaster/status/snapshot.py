@@ -67,7 +67,7 @@ def take_snapshot(
         gone_back=supervisor.reload.gone_back,
         reload=_reload(supervisor),
         listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
-        workers=tuple(_worker(worker, supervisor, now) for worker in workers),
+        workers=tuple(_worker(worker, supervisor, now, settings.heartbeat) for worker in workers),
         templates=tuple(_templates(generations, now)),
         totals=supervisor.announcements.totals.at_present(),
         directory=directory,
@@ -108,7 +108,7 @@ def _listener(acceptor: Acceptor, asked: int) -> ListenerStatus:
     return ListenerStatus(acceptor.listener.name, acceptor.queued(), limit, len(acceptor.policy.members))
 
 
-def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerStatus:
+def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float, heartbeat: float) -> WorkerStatus:
     load, report = worker.link.load, worker.report
     return WorkerStatus(
         slot=worker.slot,
@@ -126,6 +126,7 @@ def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerS
         requests=report.requests if report else None,
         oldest_ms=report.oldest_ms if report else None,
         lag_us=int(supervisor.runner.lag(worker) * 1e6) if worker.ready else None,
+        overdue_ms=int(worker.overdue(now, heartbeat) * 1e3) if worker.ready else None,
         rss=report.rss if report else None,
         cpu_us=report.cpu_us if report else None,
         taking=report is None or report.taking,

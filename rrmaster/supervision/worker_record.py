@@ -147,8 +147,12 @@ class WorkerRecord:
         passed = now - self.lag_since
         known = (self.worst_lag, self.worst_before) if passed < LAG_WINDOW else (self.worst_lag,)
         recent = max(known) if passed < 2 * LAG_WINDOW else 0.0
-        reports = self.ready and self.state is not State.GONE
-        return max(recent, now - self.heard - heartbeat) if reports else recent
+        return max(recent, self.overdue(now, heartbeat))
+
+    def overdue(self, now: float, heartbeat: float) -> float:
+        """Seconds by which its next report is overdue: its loop is blocked at present.  0 if it owes none."""
+        owes = self.ready and self.state is not State.GONE
+        return max(now - self.heard - heartbeat, 0.0) if owes else 0.0
 
     def became_ready(self) -> None:
         """It has said that it can take connections."""

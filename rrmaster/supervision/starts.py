@@ -27,7 +27,7 @@ from ..events.reading_time import ReadingTime
 from ..logs.log import tell
 from ..protocol import wire
 from ..protocol.channel import TalkLine
-from ..protocol.last_words import open_page
+from ..protocol.pages.last_words import open_page
 from ..protocol.line import Line
 from ..rules.recycling import Limits, MemoryPace, Wear
 from .announcements import Announcements

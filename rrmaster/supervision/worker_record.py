@@ -12,7 +12,7 @@ from ..dispatch.link import Link
 from ..events.bus import MessageChannel
 from ..processes.process import Process
 from ..protocol import wire
-from ..protocol.last_words import Heard, read_page
+from ..protocol.pages.last_words import Heard, read_page
 from ..rules.lifecycle import State
 from ..rules.recycling import Wear
 from ..verdicts.hearing import Docket

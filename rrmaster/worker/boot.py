@@ -26,7 +26,7 @@ from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
 
 if TYPE_CHECKING:
-    from ..protocol.last_words import LastWords
+    from ..protocol.pages.last_words import LastWords
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 """The signals that a worker handles."""
@@ -95,6 +95,6 @@ def _last_words() -> LastWords | None:
     fd = os.environ.pop("RRMASTER_LAST_WORDS", None)
     if fd is None:
         return None
-    from ..protocol.last_words import LastWords
+    from ..protocol.pages.last_words import LastWords
 
     return LastWords.inherit(int(fd))

@@ -21,7 +21,7 @@ from .load.limiters import Limiters
 from .load.requests import Requests
 
 if TYPE_CHECKING:
-    from ..protocol.last_words import LastWords
+    from ..protocol.pages.last_words import LastWords
     from ..protocol.proxy_header import Header
 
 BUSY_AFTER = 0.02

@@ -20,7 +20,7 @@ from ..duty import Duty
 from ..load.requests import Requests
 
 if TYPE_CHECKING:
-    from ...protocol.last_words import LastWords
+    from ...protocol.pages.last_words import LastWords
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

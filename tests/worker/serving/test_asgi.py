@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from attrs import Factory, define, evolve
 
-from rrmaster.protocol.last_words import LastWords, open_page, read_page
+from rrmaster.protocol.pages.last_words import LastWords, open_page, read_page
 from rrmaster.worker.duty import Duty
 from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.asgi import (

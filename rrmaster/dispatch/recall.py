@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from ..protocol.channel import DescriptorLost
 from ..protocol.line import Line
@@ -228,7 +228,7 @@ class Recall:
         link.load.count_recall()
         self.from_late += 1
         times = min(handoff.recalled + for_lateness, 255)  # one byte in the handoff
-        self.redeliver(Handoff(handoff.listener, times, handoff.probe, handoff.family), fd)
+        self.redeliver(evolve(handoff, recalled=times), fd)
 
     def _recall_ended(self, link: Link, brought: int) -> None:
         """The thread has ended: it no longer reads this letterbox."""

@@ -72,11 +72,14 @@ PROBE = 1
 """Flag of a `Handoff`: the connection is the master's own health check, not a client's."""
 
 _HEADER = struct.Struct("<BxH")
-_HANDOFF = struct.Struct("<HBBBxxxxxxx")
+_HANDOFF = struct.Struct("<HBBBxxxI")
 _LISTENING = struct.Struct("<HHHHxxxx")
 REPORT_BODY = struct.Struct("<QIBxHIQQQIIB")
 SHORT_REPORT = struct.Struct("<QIBxHIQQQ")
 """A report of a worker that knows nothing of what comes behind: `Report.orphaned`, `oldest_ms`, `full`."""
+
+pack_time = struct.Struct("<I").pack
+"""The last bytes of a `Handoff`, its time, alone: the rest is the same for all connections of a listener."""
 
 
 class ProtocolError(Exception):
@@ -197,6 +200,8 @@ class Handoff:
     """Whether it is the master's own health check."""
     family: int = 0
     """The address family of the socket (AF_INET ...); 0: ask the socket."""
+    accepted_at: int = 0
+    """When it was accepted, as `figures.clock_us` tells the time; 0: not known."""
 
 
 @frozen
@@ -230,8 +235,7 @@ def encode(message: Up | Down) -> bytes:
         case Report():
             return _frame(REPORT, _pack_report(message))
         case Handoff():
-            flag = PROBE if message.probe else 0
-            return _frame(HANDOFF, _HANDOFF.pack(message.listener, message.recalled, flag, message.family))
+            return _frame(HANDOFF, _pack_handoff(message))
         case Nudge():
             return _frame(NUDGE, bytes(DOWN_SIZE - _HEADER.size))
         case Ready():
@@ -254,8 +258,8 @@ def decode_down(datagram: bytes) -> Down | None:
     kind, body = unframe(datagram)
     try:
         if kind == HANDOFF:
-            listener, recalled, flags, family = _HANDOFF.unpack_from(body)
-            return Handoff(listener, recalled, bool(flags & PROBE), family)
+            listener, recalled, flags, family, accepted_at = _HANDOFF.unpack_from(body)
+            return Handoff(listener, recalled, bool(flags & PROBE), family, accepted_at)
         if kind == LISTENING:
             return Listening(*_LISTENING.unpack_from(body))
     except struct.error as error:
@@ -307,6 +311,10 @@ def unframe(datagram: bytes) -> tuple[int, bytes]:
     if length != len(datagram) - _HEADER.size:
         raise ProtocolError(f"a message of {len(datagram)} bytes claims a body of {length}")
     return kind, datagram[_HEADER.size :]
+
+
+def _pack_handoff(h: Handoff) -> bytes:
+    return _HANDOFF.pack(h.listener, h.recalled, PROBE if h.probe else 0, h.family, h.accepted_at)
 
 
 def _pack_report(r: Report) -> bytes:

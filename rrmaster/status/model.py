@@ -21,6 +21,7 @@ import attrs
 from attrs import Factory, frozen
 
 from ..events.totals import FleetTotals, SlotTotals
+from ..protocol.pages.figures import DURATIONS, WAITS, Histogram
 
 
 @frozen
@@ -74,6 +75,16 @@ class WorkerStatus:
     """How many workers of this slot were replaced after they had ended by themselves or were killed."""
     last_exit: str = ""
     """How the previous worker of this slot ended."""
+    latency_p50_s: float | None = None
+    """Seconds that half of the requests of the last 5 to 10 seconds took at most; None if there were none, or if the
+    worker does not measure them (stream handlers, programs)."""
+    latency_p99_s: float | None = None
+    """Seconds that 99 in 100 of them took at most."""
+    request_duration: Histogram | None = None
+    """How long its requests have taken since it started, by `Snapshot.request_duration_bounds_s`; None if the worker
+    counts nothing."""
+    accept_wait: Histogram | None = None
+    """How long connections have waited from accept until it took them, by `Snapshot.accept_wait_bounds_s`."""
 
 
 @frozen
@@ -176,6 +187,14 @@ class Snapshot:
     """Counts that outlive the workers."""
     directory: str = ""
     """The working directory at the start, as it was written: a link stays a link.  Empty if unknown."""
+    latency_p50_s: float | None = None
+    """Seconds that half of the requests of all workers took at most, in the last 5 to 10 seconds; None without any."""
+    latency_p99_s: float | None = None
+    """Seconds that 99 in 100 of them took at most."""
+    request_duration_bounds_s: tuple[float, ...] = DURATIONS
+    """The upper bounds of each `request_duration`, in seconds; its last count is of what exceeds them all."""
+    accept_wait_bounds_s: tuple[float, ...] = WAITS
+    """The same for each `accept_wait`."""
     deadly_requests: tuple[DeadlyRequest, ...] = ()
     """What workers had in hand when they died, in the last 10 minutes, the most frequent first: at most 20."""
 
@@ -209,14 +228,17 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
             data,
             reload=None if reload is None else _build(ReloadStatus, reload),
             listeners=tuple(_build(ListenerStatus, item) for item in data.get("listeners", ())),
-            workers=tuple(_build(WorkerStatus, item) for item in data.get("workers", ())),
+            workers=tuple(_build(WorkerStatus, item, **_histograms(item)) for item in data.get("workers", ())),
             templates=tuple(_build(TemplateStatus, item) for item in data.get("templates", ())),
             deadly_requests=tuple(_build(DeadlyRequest, item) for item in data.get("deadly_requests", ())),
             totals=_totals(data.get("totals", {})),
+            **{name: tuple(data[name]) for name in _BOUNDS if name in data},
         )
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"this is no status of a master: {error}") from None
 
+
+_BOUNDS = ("request_duration_bounds_s", "accept_wait_bounds_s")
 
 _T = TypeVar("_T", bound=attrs.AttrsInstance)
 
@@ -227,7 +249,14 @@ def _build(kind: type[_T], data: Mapping[str, Any], **parts: Any) -> _T:
 
 
 def _totals(data: Mapping[str, Any]) -> FleetTotals:
-    return _build(FleetTotals, data, slots=tuple(_build(SlotTotals, item) for item in data.get("slots", ())))
+    slots = tuple(_build(SlotTotals, item, **_histograms(item)) for item in data.get("slots", ()))
+    return _build(FleetTotals, data, slots=slots)
+
+
+def _histograms(data: Mapping[str, Any]) -> dict[str, Histogram]:
+    """The histograms of a worker, or of a slot; an older master sends none."""
+    found = {name: data.get(name) for name in ("request_duration", "accept_wait")}
+    return {name: Histogram(tuple(each["counts"]), each["sum_s"]) for name, each in found.items() if each is not None}
 
 
 def as_json_text(snapshot: Snapshot) -> str:

@@ -6,11 +6,13 @@ of backlogs and letterboxes, and takes about 20 us for each worker.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import trio
 from attrs import evolve
@@ -19,8 +21,10 @@ from .._version import __version__
 from ..config.settings import Settings
 from ..dispatch.acceptor import Acceptor
 from ..dispatch.dispatcher import Dispatcher
+from ..events.latency import quantile
 from ..processes.generation_templates import GenerationTemplates
 from ..processes.generations import Generations
+from ..protocol.pages.figures import NOTHING, Figures, Histogram
 from ..supervision.supervisor import Supervisor
 from ..supervision.worker_record import WorkerRecord
 from .model import DeadlyRequest, ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
@@ -44,8 +48,7 @@ def take_snapshot(
     """
     dispatcher.read_reports()  # an idle master reads them now and then, and they would look overdue
     now = trio.current_time()
-    recall = dispatcher.recall
-    workers = sorted(supervisor.workers.values(), key=lambda worker: (worker.slot, worker.id))
+    workers = [(worker, *worker.figures.now()) for worker in sorted(supervisor.workers.values(), key=_place)]
     return Snapshot(
         name=name,
         pid=os.getpid(),
@@ -57,9 +60,9 @@ def take_snapshot(
         size=supervisor.reload.goal.size,
         generation=supervisor.reload.goal.generation,
         accepted=dispatcher.accepted,
-        recalled_from_late=recall.from_late,
-        recalled_from_dead=recall.from_dead,
-        suspensions=recall.suspensions,
+        recalled_from_late=dispatcher.recall.from_late,
+        recalled_from_dead=dispatcher.recall.from_dead,
+        suspensions=dispatcher.recall.suspensions,
         breaches=dispatcher.breaches,
         lost=supervisor.crashes.lost,
         crash_loop=supervisor.crashes.backoff.is_loop(now),
@@ -67,10 +70,11 @@ def take_snapshot(
         gone_back=supervisor.reload.gone_back,
         reload=_reload(supervisor),
         listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
-        workers=tuple(_worker(worker, supervisor, now, settings.heartbeat) for worker in workers),
+        workers=tuple(_worker(*each, supervisor, now, settings.heartbeat) for each in workers),
         templates=tuple(_templates(generations, now)),
         totals=supervisor.announcements.totals.at_present(),
         directory=directory,
+        **_latency(*(of_late for _, _, of_late in workers)),
         deadly_requests=tuple(DeadlyRequest(*known) for known in supervisor.crashes.deadly.known(now)),
     )
 
@@ -108,7 +112,24 @@ def _listener(acceptor: Acceptor, asked: int) -> ListenerStatus:
     return ListenerStatus(acceptor.listener.name, acceptor.queued(), limit, len(acceptor.policy.members))
 
 
-def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float, heartbeat: float) -> WorkerStatus:
+def _latency(*histograms: Histogram) -> dict[str, Any]:
+    """The quantiles of all of these requests."""
+    requests = functools.reduce(Histogram.plus, histograms, NOTHING)
+    return {"latency_p50_s": quantile(requests, 0.5), "latency_p99_s": quantile(requests, 0.99)}
+
+
+def _place(worker: WorkerRecord) -> tuple[int, int]:
+    return worker.slot, worker.id
+
+
+def _worker(
+    worker: WorkerRecord,
+    figures: Figures | None,
+    of_late: Histogram,
+    supervisor: Supervisor,
+    now: float,
+    heartbeat: float,
+) -> WorkerStatus:
     load, report = worker.link.load, worker.report
     return WorkerStatus(
         slot=worker.slot,
@@ -135,4 +156,7 @@ def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float, heartbeat:
         leaving=worker.leaving,
         restarts=supervisor.crashes.replacements.get(worker.slot, 0),
         last_exit=supervisor.crashes.last_exits.get(worker.slot, ""),
+        **_latency(of_late),
+        request_duration=figures.durations if figures else None,
+        accept_wait=figures.waits if figures else None,
     )

@@ -16,6 +16,7 @@ from attrs import Factory, define, frozen
 
 from ..protocol import wire
 from ..protocol.channel import DescriptorLost, Letterbox, TalkLine
+from ..protocol.pages.figures import Counting
 from .load.descriptors import Descriptors
 from .load.limiters import Limiters
 from .load.requests import Requests
@@ -80,6 +81,8 @@ class Duty:
     """The talk line, if there is one."""
     words: LastWords | None = None
     """Where requests are noted for the case of this process's death, if they are."""
+    counting: Counting = Factory(Counting.unread)
+    """Where the times of requests and of connections are counted."""
     wake: Callable[[], None] = lambda: None
     """Set by the runtime.  Called when a report is due, which must follow within `REPORT_AFTER`."""
     on_requests_changed: Callable[[], None] = lambda: None
@@ -186,6 +189,7 @@ class Duty:
             self.report()
         else:
             self.taken += 1
+            self.counting.taken(handoff.accepted_at)
             self.report_soon()
         return Taken(fd, handoff.listener, handoff.family, handoff.probe)
 

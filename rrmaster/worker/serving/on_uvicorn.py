@@ -54,7 +54,7 @@ from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..load.requests import Requests
 from ..loading import Application, CannotLoad
-from .asgi import ASGI, CountedApp, counted_app
+from .asgi import ASGI, CountedApp, counted_app, uncounted_app
 from .asyncio_worker import AsyncioWorker, run_server
 from .http1.forwarded import trusted
 from .http1.reading import LONGEST_HEAD
@@ -203,7 +203,7 @@ class UvicornServer:
         self.timed = RequestTimeout(self.launch.request_timeout, duty)
         timed = timed_on_asyncio(app, self.timed, self.threaded)
         self.counted = counted_app(timed, duty, log, one_at_a_time=True)
-        self.uncounted = CountedApp(app, duty, log)
+        self.uncounted = uncounted_app(app, duty, log)
         duty.count(self.counted.requests)
         self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
         with _quiet():

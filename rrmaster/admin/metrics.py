@@ -27,7 +27,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from ..events.totals import SlotTotals
 from ..protocol.pages.figures import NOTHING, Histogram
-from ..status.model import Snapshot, WorkerStatus
+from ..status.model import PoolStatus, Snapshot, WorkerStatus
 
 TEXT, OPENMETRICS = CONTENT_TYPE_LATEST, openmetrics.CONTENT_TYPE_LATEST
 
@@ -78,6 +78,8 @@ class _Snapshot:
             yield from _of_workers(self.snapshot)
             yield from _of_slots(self.snapshot)
             yield from _of_templates(self.snapshot)
+            if self.snapshot.pool is not None:
+                yield from _of_the_pool(self.snapshot.pool)
 
 
 def _gauge(name: str, about: str, labels: Iterable[str], values: Iterable[tuple[list[str], float | None]]) -> Metric:
@@ -123,6 +125,16 @@ def _of_the_fleet(s: Snapshot) -> Iterator[Metric]:
     yield _counter("worker_exits", "Workers that have ended, by how.", ["how"], exits)
     reloads = [([phase], float(number)) for phase, number in sorted(s.totals.reloads.items())]
     yield _counter("reloads", "Reloads and rollbacks that have ended, by their result.", ["result"], reloads)
+
+
+def _of_the_pool(pool: PoolStatus) -> Iterator[Metric]:
+    held = "Connections that rest between two requests, in no worker's hands."
+    yield GaugeMetricFamily("rrmaster_parked_connections", held, value=float(pool.held))
+    yield CounterMetricFamily("rrmaster_connections_parked", "Connections parked by workers.", value=pool.parked)
+    yield CounterMetricFamily("rrmaster_connections_resumed", "Connections whose client spoke.", value=pool.resumed)
+    ends = [([how], float(getattr(pool, how))) for how in ("left", "expired", "evicted", "lost", "cut")]
+    yield _counter("parked_connections_ended", "Parked connections that have ended, by how.", ["how"], ends)
+    yield CounterMetricFamily("rrmaster_idle_pool_restarts", "How often the idle pool has ended.", value=pool.restarts)
 
 
 def _of_listeners(s: Snapshot) -> Iterator[Metric]:

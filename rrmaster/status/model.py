@@ -139,6 +139,36 @@ class TemplateStatus:
 
 
 @frozen
+class PoolStatus:
+    """The idle pool: connections that rest between two requests.  All but `held` and the rate count since the start."""
+
+    pid: int | None
+    """None while no pool stands."""
+    held: int
+    """Connections that rest now.  No worker has them in hand, so they are in no worker's `open`."""
+    parked: int
+    """Connections that workers have parked; one counts each time."""
+    parked_per_s: float
+    """How many a second, in the last seconds."""
+    resumed: int
+    """Connections whose client has spoken, so that a worker was chosen for them."""
+    left: int = 0
+    """Connections that their client has closed or reset while they rested."""
+    expired: int = 0
+    """Connections that were closed when the keep-alive time was over, or the fleet stopped."""
+    evicted: int = 0
+    """Connections that were closed because more than --max-parked rested."""
+    refused: int = 0
+    """What workers have sent that was no connection of a client."""
+    lost: int = 0
+    """Connections that the kernel closed on their way, for want of descriptors."""
+    cut: int = 0
+    """Connections that were closed because the pool was killed."""
+    restarts: int = 0
+    """How often the pool has ended and was started again."""
+
+
+@frozen
 class DeadlyRequest:
     """A request that was in hand when workers died."""
 
@@ -197,6 +227,8 @@ class Snapshot:
     """The same for each `accept_wait`."""
     deadly_requests: tuple[DeadlyRequest, ...] = ()
     """What workers had in hand when they died, in the last 10 minutes, the most frequent first: at most 20."""
+    pool: PoolStatus | None = None
+    """The idle pool; None if no worker parks connections (--park-after)."""
 
     @property
     def serving(self) -> int:
@@ -222,7 +254,7 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
     Raises ValueError if a required key is missing.
     """
     try:
-        reload = data.get("reload")
+        reload, pool = data.get("reload"), data.get("pool")
         return _build(
             Snapshot,
             data,
@@ -231,6 +263,7 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
             workers=tuple(_build(WorkerStatus, item, **_histograms(item)) for item in data.get("workers", ())),
             templates=tuple(_build(TemplateStatus, item) for item in data.get("templates", ())),
             deadly_requests=tuple(_build(DeadlyRequest, item) for item in data.get("deadly_requests", ())),
+            pool=None if pool is None else _build(PoolStatus, pool),
             totals=_totals(data.get("totals", {})),
             **{name: tuple(data[name]) for name in _BOUNDS if name in data},
         )

@@ -22,12 +22,13 @@ from ..config.settings import Settings
 from ..dispatch.acceptor import Acceptor
 from ..dispatch.dispatcher import Dispatcher
 from ..events.latency import quantile
+from ..parking.keeper import IdlePool
 from ..processes.generation_templates import GenerationTemplates
 from ..processes.generations import Generations
 from ..protocol.pages.figures import NOTHING, Figures, Histogram
 from ..supervision.supervisor import Supervisor
 from ..supervision.worker_record import WorkerRecord
-from .model import DeadlyRequest, ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
+from .model import DeadlyRequest, ListenerStatus, PoolStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 
 _TCP_INFO_LIMIT = struct.Struct("=28xI")
 """tcpi_sacked of a listening socket: the size of its backlog, as limited by the kernel (somaxconn)."""
@@ -41,11 +42,9 @@ def take_snapshot(
     generations: Generations,
     began: float,
     directory: str,
+    pool: IdlePool,
 ) -> Snapshot:
-    """A snapshot of the master as it is now.
-
-    `began` is the time of its start on trio's clock, `directory` the working directory then.
-    """
+    """A snapshot as of now.  `began` is the time of the start on trio's clock, `directory` where that was."""
     dispatcher.read_reports()  # an idle master reads them now and then, and they would look overdue
     now = trio.current_time()
     workers = [(worker, *worker.figures.now()) for worker in sorted(supervisor.workers.values(), key=_place)]
@@ -76,6 +75,25 @@ def take_snapshot(
         directory=directory,
         **_latency(*(of_late for _, _, of_late in workers)),
         deadly_requests=tuple(DeadlyRequest(*known) for known in supervisor.crashes.deadly.known(now)),
+        pool=_pool(pool, dispatcher) if pool.wanted else None,
+    )
+
+
+def _pool(pool: IdlePool, dispatcher: Dispatcher) -> PoolStatus:
+    total, returns = pool.total(), dispatcher.returns
+    return PoolStatus(
+        pid=pool.pid,
+        held=total["held"],
+        parked=total["taken"] + dispatcher.lanes.taken_back,
+        parked_per_s=round(pool.rate, 1),
+        resumed=returns.resumed + dispatcher.lanes.taken_back,
+        left=total["left"],
+        expired=total["expired"],
+        evicted=total["evicted"],
+        refused=total["refused"],
+        lost=total["lost"] + returns.lost,
+        cut=pool.cut,
+        restarts=pool.restarts,
     )
 
 

@@ -24,6 +24,7 @@ from .load.requests import Requests
 if TYPE_CHECKING:
     from ..protocol.pages.last_words import LastWords
     from ..protocol.proxy_header import Header
+    from .parking.memo import Memo
 
 BUSY_AFTER = 0.02
 """Seconds after which a change of the requests in progress is reported.  Only slow requests matter to the choice of a
@@ -60,6 +61,8 @@ class Taken:
     listener: int
     family: int
     probe: bool
+    memo: Memo | None = None
+    """What is known of a connection that was parked before; None: it has just been accepted."""
 
 
 _UNKNOWN: tuple[Taken | None, None] = (None, None)
@@ -89,6 +92,10 @@ class Duty:
     """Set by the runtime.  Called when a request has begun or ended; `report_busy` must follow within `BUSY_AFTER`."""
     taken: int = 0
     closed: int = 0
+    parked: int = 0
+    """How many of the closed were parked, and live."""
+    on_lane: Callable[[int], None] | None = None
+    """Set by a server that parks: called with each lane, a descriptor that it owns then."""
     requests: Requests | None = None
     """The server's counters of requests.  None: each connection is one request."""
     limiters: Limiters = Factory(Limiters)
@@ -164,6 +171,10 @@ class Duty:
             message, fd = found
             if isinstance(message, wire.Handoff) and fd is not None:
                 return self._begin(message, fd)
+            if isinstance(message, wire.Lane) and fd is not None:
+                self._asides += 1
+                os.close(fd) if self.on_lane is None else self.on_lane(fd)
+                self.report()
             if isinstance(message, wire.Nudge | wire.Listening):
                 self._asides += 1
                 self.handle(message)
@@ -191,7 +202,23 @@ class Duty:
             self.taken += 1
             self.counting.taken(handoff.accepted_at)
             self.report_soon()
-        return Taken(fd, handoff.listener, handoff.family, handoff.probe)
+        if handoff.memo is None:
+            return Taken(fd, handoff.listener, handoff.family, handoff.probe)
+        from .parking.memo import Memo
+
+        memo = Memo.decode(handoff.memo, time.monotonic())
+        taken = Taken(fd, handoff.listener, handoff.family, handoff.probe, memo)
+        if memo.header is not None:
+            self.clients[fd] = (taken, memo.header)
+        return taken
+
+    def park_with(self, on_lane: Callable[[int], None]) -> None:
+        """The server parks connections, through the lanes that it gets by this call."""
+        self.on_lane = on_lane
+
+    def count_parked(self, count: int) -> None:
+        """So many connections are about to be closed here, for they are the idle pool's."""
+        self.parked += count
 
     def finished(self, taken: Taken) -> None:
         """Count a connection as closed."""
@@ -272,6 +299,7 @@ class Duty:
             self.orphaned,
             0 if requests is None else int(requests.oldest(time.monotonic()) * 1000),
             full,
+            self.parked,
         )
         self.report_due = not self.letterbox.send(report)
         self._reported_busy, self._reported_full, self.lag = busy, full, 0.0
@@ -296,7 +324,7 @@ class Duty:
 
     def ready(self) -> None:
         """Tell the master that connections can come, of every listener."""
-        self.letterbox.send(wire.Ready(os.getpid()))
+        self.letterbox.send(wire.Ready(os.getpid(), parks=self.on_lane is not None))
 
     def _out_of_descriptors(self) -> None:
         self.has_descriptors = False

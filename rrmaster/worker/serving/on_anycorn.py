@@ -74,6 +74,8 @@ CLOSE = (b"connection", b"close")
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
+    if launch.park_after is not None:
+        raise CannotLoad("--park-after is not for ASGI on trio; leave it out, or take --runtime uvloop or asyncio")
     failed = trio.run(AnycornServer(application.target, duty, launch).run, strict_exception_groups=True)
     if failed is not None:
         raise CannotLoad(failed)

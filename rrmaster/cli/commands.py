@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,16 +19,13 @@ from attrs import frozen
 
 from ..config.readiness import ReadyWhen, parse_ready_when
 from ..control.client import Client
-from ..status.formatting import plain
 from ..status.model import as_json_text, to_json
 from ..status.readiness import why_not_ready
 from ..status.report import report
 from ..status.tables import COLUMNS, legend, workers_table
 from . import admin
 from .arguments import argument_type
-
-WIDTH = 132
-"""Columns of the output where it is no terminal (a pipe, a file) and COLUMNS is not set."""
+from .output import clock, complain, print_answer, print_lines, print_result, width, worker_of
 
 HELP_WIDTH = 80
 """Columns of the legends in the help."""
@@ -60,9 +55,9 @@ def _status(client: Client, arguments: argparse.Namespace) -> int:
     snapshot = client.status()
     if arguments.ready is not None:
         why = why_not_ready(snapshot, arguments.ready)
-        _print([f"not ready: {why}" if why else "ready"])
+        print_lines([f"not ready: {why}" if why else "ready"])
         return 1 if why else 0
-    _print([as_json_text(snapshot)] if arguments.json else report(snapshot, _width()))
+    print_lines([as_json_text(snapshot)] if arguments.json else report(snapshot, width()))
     # Somewhere this verb is a health check: a fleet that serves no client is not healthy.
     return 1 if why_not_ready(snapshot, ReadyWhen(count=1)) else 0
 
@@ -70,25 +65,25 @@ def _status(client: Client, arguments: argparse.Namespace) -> int:
 def _workers(client: Client, arguments: argparse.Namespace) -> int:
     snapshot = client.status()
     as_json = [json.dumps(to_json(snapshot)["workers"], indent=2)] if arguments.json else None
-    _print(as_json or workers_table(snapshot, _width()))
+    print_lines(as_json or workers_table(snapshot, width()))
     return 0
 
 
 def _scale(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("scale", to=arguments.to))
+    return print_answer(client.ask("scale", to=arguments.to))
 
 
 def _restart(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("restart", slot=arguments.slot))
+    return print_answer(client.ask("restart", slot=arguments.slot))
 
 
 def _retire(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("retire", slot=arguments.slot))
+    return print_answer(client.ask("retire", slot=arguments.slot))
 
 
 def _reload(client: Client, arguments: argparse.Namespace, verb: str = "reload") -> int:
     answers = client.ask(verb, timeout=None, supersede=arguments.supersede)
-    return _print_answer(_with_bar(answers) if sys.stdout.isatty() else answers)
+    return print_answer(_with_bar(answers) if sys.stdout.isatty() else answers)
 
 
 def _rollback(client: Client, arguments: argparse.Namespace) -> int:
@@ -115,35 +110,35 @@ _CLEAR = "\r\x1b[K"
 
 
 def _stop(client: Client, arguments: argparse.Namespace) -> int:
-    status = _print_answer(client.ask("stop", now=arguments.now))
+    status = print_answer(client.ask("stop", now=arguments.now))
     if status == 0 and arguments.wait:
         client.until_end()
-        _print(["stopped"])
+        print_lines(["stopped"])
     return status
 
 
 def _stacks(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("stacks", slot=arguments.slot))
+    return print_answer(client.ask("stacks", slot=arguments.slot))
 
 
 def _events(client: Client, arguments: argparse.Namespace) -> int:
     status = 0
     for answer in client.ask("events", timeout=None, follow=True, lines=arguments.lines):
         if "status" in answer:
-            status = _print_result(answer)
+            status = print_result(answer)
         else:
-            _print([json.dumps(answer.get("entry", answer))])
+            print_lines([json.dumps(answer.get("entry", answer))])
     return status
 
 
 def _logs(client: Client, arguments: argparse.Namespace) -> int:
     more = {"slot": arguments.slot, "follow": arguments.follow, "lines": arguments.lines}
-    return _print_answer(client.ask("logs", timeout=None, **more), lambda entry: f"{_clock(entry)} {_worker(entry)} | ")
+    return print_answer(client.ask("logs", timeout=None, **more), lambda entry: f"{clock(entry)} {worker_of(entry)} | ")
 
 
 def _top(client: Client, arguments: argparse.Namespace) -> int:
     try:
-        from .top import show
+        from .live.top import show
     except ModuleNotFoundError as error:
         return complain(f"top needs the package {error.name}; install it with: pip install 'rrmaster[top]'")
     show(client, arguments.interval)
@@ -270,57 +265,3 @@ COMMANDS: dict[str, Verb] = {
     ),
 }
 """The verbs that need a running master.  `check` and `systemd-unit` need none (see `main`)."""
-
-
-# --- printing
-
-
-def _print_answer(answers: Iterable[dict[str, Any]], before: Callable[[dict[str, Any]], str] = lambda entry: "") -> int:
-    """Print the lines of an answer as they come, and return its status."""
-    for answer in answers:
-        if "status" in answer:
-            return _print_result(answer)
-        entry = answer.get("entry")
-        if entry is not None:
-            _print([before(entry) + plain(str(entry.get("text", "")))])
-        elif "missed" in answer:
-            _print([f"({answer['missed']} lines missed: this terminal was too slow)"])
-        else:
-            _print([plain(str(answer.get("line", "")))])
-    return 1
-
-
-def _print_result(answer: dict[str, Any]) -> int:
-    if answer.get("error"):
-        complain("\n".join(plain(line) for line in str(answer["error"]).splitlines()))
-    elif answer.get("text"):
-        _print([plain(str(answer["text"]))])
-    return int(answer["status"])
-
-
-def _clock(entry: dict[str, Any]) -> str:
-    try:
-        return time.strftime("%H:%M:%S", time.localtime(float(entry["time"])))
-    except (KeyError, TypeError, ValueError):
-        return "-"
-
-
-def _worker(entry: dict[str, Any]) -> str:
-    return plain(f"worker {entry.get('slot', '-')} (pid {entry.get('pid', '-')})")
-
-
-def _print(lines: Iterable[str]) -> None:
-    # Whatever the answer holds: nothing but printable text reaches the terminal.
-    text = "".join(f"{plain(line)}\n" for part in lines for line in part.split("\n"))
-    sys.stdout.write(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding))
-    sys.stdout.flush()
-
-
-def complain(message: str) -> int:
-    """Print an error to stderr; returns 1, the exit status for it."""
-    sys.stderr.write(f"rrmaster: {message}\n")
-    return 1
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((WIDTH, 24)).columns

@@ -10,7 +10,7 @@ from tests.status.snapshots import a_snapshot, a_worker
 
 pytest.importorskip("blessed")
 
-from rrmaster.cli.top import HISTORY, LONGEST, LiveView
+from rrmaster.cli.live.view import HISTORY, LONGEST, LiveView
 
 BARS = "▁▂▃▄▅▆▇█"
 

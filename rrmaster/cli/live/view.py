@@ -1,37 +1,19 @@
-"""How is a running master doing, live in the terminal: `rrmaster top`.
+"""What does the screen of `rrmaster top` show, at any size, and what does each key do?
 
-A table of workers with sparklines of their connections and of their loop's lag; q quits, ? explains the columns, the
-arrows scroll.  The lines are those of `status`, so a library has only the terminal left to do: full screen and back in
-every case, keys, colours, sizes.  Weighed in November 2026 (last release; installed; import and resident memory on
-Python 3.11):
-
-=============  ==============  ======  =================  ===================================================
-blessed 1.52   October 2026      8 MB   77 ms, 17 MiB     does exactly this, without a layout engine; chosen
-rich 15.0      April 2026       14 MB   49 ms,  7 MiB     no keys: they would be termios by hand
-textual 8.2    June 2026        24 MB  141 ms, 24 MiB     an application framework around one table
-curses         with Python       -       2 ms,  1 MiB     no Unicode widths, few colours, resizing by hand
-=============  ==============  ======  =================  ===================================================
-
-Each refresh is one `status` request on the control socket, once a second, which costs the master a fraction of a
-millisecond.
+It knows no terminal and no master: it is given snapshots and keys, and answers with lines and their colours.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import time
 from collections import deque
 from collections.abc import Callable
 
-import blessed
 from attrs import Factory, define, evolve
 
-from ..control.client import Client
-from ..status.formatting import plain, shortened, sparkline
-from ..status.model import Snapshot, WorkerStatus
-from ..status.report import headline, reload_line, troubles
-from ..status.tables import COLUMNS, Column, Table, legend, shown_state
+from ...status.formatting import plain, shortened, sparkline
+from ...status.model import Snapshot, WorkerStatus
+from ...status.report import headline, reload_line, troubles
+from ...status.tables import COLUMNS, Column, Table, legend, shown_state
 
 HISTORY = 120
 """Refreshes that are remembered: two minutes, and the widest sparkline."""
@@ -41,12 +23,6 @@ SHORTEST, LONGEST = 8, 60
 
 MOST_OPEN, MOST_LAG_US = 8.0, 10_000.0
 """The least value of the highest bar: a quiet fleet should look quiet.  The scale is the same for all rows."""
-
-KEY_S = 0.2
-"""Seconds to wait for a key before the size of the terminal is compared again."""
-
-FASTEST = 0.1
-"""The least number of seconds between refreshes."""
 
 _COLOURS = {"serving": "normal", "suspended": "yellow", "full": "yellow", "paused": "yellow", "killed": "bright_red"}
 """The colour of a row by its state.  Every other state is a transition, and cyan."""
@@ -212,43 +188,3 @@ def _between(left: str, right: str, width: int) -> str:
     """One line with a text at either edge; the left one is shortened to make room."""
     left = shortened(left, max(width - len(right) - 1, 0))
     return left + " " * (width - len(left) - len(right)) + right
-
-
-def show(client: Client, interval: float) -> None:
-    """Run until q is pressed.  Raises NoMaster when the master ends, ValueError if this is no terminal."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise ValueError("top needs a terminal; `rrmaster status` does not")
-    terminal = blessed.Terminal()
-    encoding = (sys.stdout.encoding or "").lower()
-    view = LiveView(ascii_only=not encoding.startswith("utf"))
-    # Ctrl-C quits as q does.
-    with contextlib.suppress(KeyboardInterrupt), terminal.fullscreen(), terminal.cbreak(), terminal.hidden_cursor():
-        _loop(terminal, view, client, max(interval, FASTEST))
-
-
-def _loop(terminal: blessed.Terminal, view: LiveView, client: Client, interval: float) -> None:
-    due, size = 0.0, (0, 0)
-    while True:
-        now = time.monotonic()
-        if now >= due:
-            view.record(client.status())
-            due, size = now + interval, (0, 0)
-        if size != (terminal.width, terminal.height):
-            size = terminal.width, terminal.height
-            _draw(terminal, view.screen(*size))
-        key = terminal.inkey(timeout=min(KEY_S, max(due - time.monotonic(), 0.0)))
-        if key:
-            if not view.press(key.name or str(key), terminal.height):
-                return
-            size = (0, 0)
-
-
-def _draw(terminal: blessed.Terminal, lines: list[tuple[str, str]]) -> None:
-    """Write all lines at once, each to its end, so that nothing flickers and no old text remains."""
-    shown = [getattr(terminal, colour)(text) if colour != "normal" else text for text, colour in lines]
-    text = (terminal.clear_eol + "\r\n").join(shown)
-    sys.stdout.write(terminal.home + text + terminal.clear_eos)
-    sys.stdout.flush()
-
-
-__all__ = ["HISTORY", "LiveView", "WorkerHistory", "show"]

@@ -19,10 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import attrs
-
-from ..config.option import flag
-from ..config.quantities import Between
+from ..config.presentation import as_json, in_words, spelled, without_secrets
 from ..config.settings import Settings
 from ..control.socket_paths import DEFAULT_NAME
 from ..processes.orphans import Orphans
@@ -44,27 +41,18 @@ NO_PORT = 65535
 
 
 def settings_table(settings: Settings, origins: Mapping[str, str]) -> list[str]:
-    """Every setting, its value and its origin, one per line.  No setting holds a secret."""
+    """Every setting, its value and its origin, one per line.  What looks like a secret is not shown."""
     rows = []
-    for name, value in attrs.asdict(settings, recurse=False).items():
-        shown = name if name in ("application", "arguments") else flag(name)
-        rows.append((shown, _shown(name, value), origins.get(name, "default")))
+    for name, value in as_json(settings).items():
+        rows.append((spelled(name), _shown(name, value), origins.get(name, "default")))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}" for name, value, origin in rows]
 
 
 def _shown(name: str, value: Any) -> str:
-    if value is None:
-        return _AUTOMATIC.get(name, lambda: "-")()
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name in ("unix_mode", "umask"):
-        return f"{value:o}"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Between):
-        return f"{value.least}:{value.most}"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if value is None and name in _AUTOMATIC:
+        return _AUTOMATIC[name]()
+    return in_words(name, without_secrets(value))
 
 
 _AUTOMATIC: dict[str, Callable[[], str]] = {

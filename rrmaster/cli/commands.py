@@ -17,21 +17,23 @@ from typing import Any
 
 from attrs import frozen
 
+from ..config.option import flag
+from ..config.quantities import positive_duration
 from ..config.readiness import ReadyWhen, parse_ready_when
+from ..config.settings import options
 from ..control.client import Client
 from ..status.model import as_json_text, to_json
 from ..status.readiness import why_not_ready
 from ..status.report import report
 from ..status.tables import COLUMNS, legend, workers_table
-from . import admin
-from .arguments import argument_type
-from .output import clock, complain, print_answer, print_lines, print_result, width, worker_of
+from . import admin, follow, show_config
+from .arguments import UsageError, argument_type
+from .live.columns import Order, parse_column
+from .live.watch import EVERY_S, watch
+from .output import complain, print_answer, print_lines, width
 
 HELP_WIDTH = 80
 """Columns of the legends in the help."""
-
-PAST_LINES = 20
-"""Past lines that `logs` shows; `tail` shows 10."""
 
 
 @frozen
@@ -47,11 +49,22 @@ class Verb:
     explained: Callable[[], str] = lambda: ""
     """What its --help says last."""
 
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add its own arguments, and those of every verb."""
+        self.arguments(parser)
+        for option in ("name", "control"):
+            metavar = options()[option].metavar
+            parser.add_argument(flag(option), metavar=metavar, help="which master, if there are several")
+
 
 # --- what each verb does
 
 
 def _status(client: Client, arguments: argparse.Namespace) -> int:
+    if arguments.watch is not None:
+        if arguments.ready is not None:
+            raise UsageError("status: --watch shows what --ready only tests; write one of them")
+        return watch(client, arguments.watch, as_json=arguments.json)
     snapshot = client.status()
     if arguments.ready is not None:
         why = why_not_ready(snapshot, arguments.ready)
@@ -117,23 +130,12 @@ def _stop(client: Client, arguments: argparse.Namespace) -> int:
     return status
 
 
+def _reopen(client: Client, arguments: argparse.Namespace) -> int:
+    return print_answer(client.ask("reopen"))
+
+
 def _stacks(client: Client, arguments: argparse.Namespace) -> int:
     return print_answer(client.ask("stacks", slot=arguments.slot))
-
-
-def _events(client: Client, arguments: argparse.Namespace) -> int:
-    status = 0
-    for answer in client.ask("events", timeout=None, follow=True, lines=arguments.lines):
-        if "status" in answer:
-            status = print_result(answer)
-        else:
-            print_lines([json.dumps(answer.get("entry", answer))])
-    return status
-
-
-def _logs(client: Client, arguments: argparse.Namespace) -> int:
-    more = {"slot": arguments.slot, "follow": arguments.follow, "lines": arguments.lines}
-    return print_answer(client.ask("logs", timeout=None, **more), lambda entry: f"{clock(entry)} {worker_of(entry)} | ")
 
 
 def _top(client: Client, arguments: argparse.Namespace) -> int:
@@ -141,7 +143,7 @@ def _top(client: Client, arguments: argparse.Namespace) -> int:
         from .live.top import show
     except ModuleNotFoundError as error:
         return complain(f"top needs the package {error.name}; install it with: pip install 'rrmaster[top]'")
-    show(client, arguments.interval)
+    show(client, arguments.interval, Order(arguments.sort, arguments.reverse))
     return 0
 
 
@@ -165,6 +167,16 @@ def _for_status(parser: argparse.ArgumentParser) -> None:
         "with 1; any (default), all, N or N%%",
     )
 
+    parser.add_argument(
+        "-w",
+        "--watch",
+        metavar="TIME",
+        nargs="?",
+        type=argument_type(positive_duration),
+        const=EVERY_S,
+        help=f"again every TIME (default: {EVERY_S:g}s), until Ctrl-C; with --json one line each time",
+    )
+
 
 def _size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -185,24 +197,23 @@ def _for_stop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until the master has ended")
 
 
-def _lines(default: int) -> Callable[[argparse.ArgumentParser], None]:
-    def add(parser: argparse.ArgumentParser) -> None:
-        text = f"show the last N ones first (default: {default})"
-        parser.add_argument("-n", "--lines", metavar="N", type=int, default=default, help=text)
-
-    return add
-
-
-def _for_logs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines, until Ctrl-C")
-    parser.add_argument("slot", metavar="SLOT", type=int, nargs="?", help="show only the workers of this slot")
-    _lines(PAST_LINES)(parser)
-
-
 def _for_top(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-i", "--interval", metavar="SECONDS", type=float, default=1.0, help="time between refreshes (default: 1)"
+        "-i",
+        "--interval",
+        metavar="TIME",
+        type=argument_type(positive_duration),
+        default=1.0,
+        help="time between refreshes (default: 1s)",
     )
+    parser.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        type=argument_type(parse_column),
+        default="SLOT",
+        help="sort by this column (default: SLOT); in the view < and > choose another one",
+    )
+    parser.add_argument("--reverse", action="store_true", help="sort the other way round")
 
 
 def _columns_explained() -> str:
@@ -255,9 +266,29 @@ COMMANDS: dict[str, Verb] = {
     ),
     "stop": Verb("Finish all connections, then end.  Blocks until the master has ended.", _stop, _for_stop),
     "top": Verb("Show the workers live in the terminal; q quits, ? explains the columns.", _top, _for_top),
-    "events": Verb("Print what happens, as one JSON object per line; follows until Ctrl-C.", _events, _lines(0)),
-    "logs": Verb("Print what the workers write to stdout and stderr.", _logs, _for_logs),
+    "events": Verb(
+        "Print what happens, as one JSON object per line; follows until Ctrl-C, over reloads too.\n\n"
+        "When the master ends, the last object has the key 'ended'.  The exit status is 0 after a stop, and 1 if it "
+        "ended in another way.",
+        follow.events,
+        follow.for_events,
+    ),
+    "logs": Verb(
+        "Print what the workers write to stdout and stderr.  With --follow over reloads too; the exit status is 0 "
+        "after a stop of the master, and 1 if it ended in another way.",
+        follow.logs,
+        follow.for_logs,
+    ),
     "stacks": Verb("Print the stacks of a worker's threads: what it is doing now.", _stacks, _slot),
+    "show-config": Verb(
+        "Show each setting that runs, and beside it what the configuration file, the environment and the flags of the "
+        "start say now, if that differs; and whether a reload or a restart brings it.\n\n"
+        "What looks like a secret is shown as ***, and what an --env-file holds is not shown.  The exit status is 1 if "
+        "what is written now would be refused.",
+        show_config.run,
+        show_config.add_arguments,
+    ),
+    "reopen": Verb("Open the log files again, after they were moved away.  The same as the signal USR1.", _reopen),
     "admin": Verb(
         "Serve metrics, health and a page for people, beside a master that was started without --admin.",
         admin.run,

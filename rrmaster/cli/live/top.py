@@ -25,6 +25,9 @@ import time
 import blessed
 
 from ...control.client import Client
+from ...status.formatting import number
+from ...status.model import WorkerStatus
+from .columns import Order
 from .view import LiveView
 
 KEY_S = 0.2
@@ -34,13 +37,17 @@ FASTEST = 0.1
 """The least number of seconds between refreshes."""
 
 
-def show(client: Client, interval: float) -> None:
+STACKS_S = 8.0
+"""Seconds to wait for a worker's stacks.  The master answers after 3 s at most; its worker needs milliseconds."""
+
+
+def show(client: Client, interval: float, order: Order) -> None:
     """Run until q is pressed.  Raises NoMaster when the master ends, ValueError if this is no terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ValueError("top needs a terminal; `rrmaster status` does not")
     terminal = blessed.Terminal()
     encoding = (sys.stdout.encoding or "").lower()
-    view = LiveView(ascii_only=not encoding.startswith("utf"))
+    view = LiveView(ascii_only=not encoding.startswith("utf"), order=order)
     # Ctrl-C quits as q does.
     with contextlib.suppress(KeyboardInterrupt), terminal.fullscreen(), terminal.cbreak(), terminal.hidden_cursor():
         _loop(terminal, view, client, max(interval, FASTEST))
@@ -60,7 +67,21 @@ def _loop(terminal: blessed.Terminal, view: LiveView, client: Client, interval: 
         if key:
             if not view.press(key.name or str(key), terminal.height):
                 return
+            if view.wanted is not None:
+                _draw(terminal, [(f" asking worker {view.wanted.slot} for its stacks", "reverse")])
+                view.answer(*_stacks(client, view.wanted))
             size = (0, 0)
+
+
+def _stacks(client: Client, worker: WorkerStatus) -> tuple[str, list[str]]:
+    """A title, and the stacks of a worker, or why there are none.
+
+    The worker writes them from a signal handler in C, so that it does even while its loop is blocked.
+    """
+    *lines, end = client.ask("stacks", slot=worker.slot, timeout=STACKS_S)
+    found = [str(line["entry"].get("text", "")) for line in lines if "entry" in line]
+    title = f"stacks of worker {worker.slot} (pid {number(worker.pid)}) at {time.strftime('%H:%M:%S')}"
+    return title, found if end["status"] == 0 else [str(end.get("error"))]
 
 
 def _draw(terminal: blessed.Terminal, lines: list[tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from attrs import frozen
 
-from .formatting import duration, gist, lag, number, shortened, size
+from .formatting import duration, gist, lag, number, shortened, size, took
 from .model import Snapshot, WorkerStatus
 
 NARROWEST = 40
@@ -84,6 +84,20 @@ COLUMNS = (
         lambda w: number(w.requests),
         "requests finished since its start; of a stream handler, connections",
         rank=14,
+    ),
+    Column(
+        "P50",
+        lambda w: took(w.latency_p50_s),
+        "time that half of its requests of the last seconds took at most",
+        rank=17,
+        value=lambda w: w.latency_p50_s,
+    ),
+    Column(
+        "P99",
+        lambda w: took(w.latency_p99_s),
+        "time that 99 of 100 took at most",
+        rank=16,
+        value=lambda w: w.latency_p99_s,
     ),
     Column(
         "OLDEST",

@@ -136,6 +136,19 @@ def test_requests_a_second_count_those_of_workers_that_have_ended_since() -> Non
     assert "13 requests/s" in "\n".join(lines(view, 100)), "20 and 4 and 2 in two seconds"
 
 
+def test_the_times_of_requests_are_shown_where_they_are_measured() -> None:
+    view = LiveView(order=Order("P99"))
+    times = [0.2, None, 1.5]
+    workers = [a_worker(slot, latency_p50_s=0.003, latency_p99_s=time) for slot, time in enumerate(times)]
+    view.record(a_snapshot(*workers, latency_p50_s=0.003, latency_p99_s=1.5))
+    found = lines(view, 80)
+    assert "p50 3.0ms p99 1.5s" in "\n".join(found)
+    assert rows(view) == ["2", "0", "1"]
+    assert "200ms" in found[-2]
+    view.record(a_snapshot(a_worker(0)))
+    assert "p99" not in "\n".join(lines(view, 200)[:4]), "a program's requests are not measured"
+
+
 def test_one_key_asks_for_the_stacks_of_the_chosen_worker_and_shows_them() -> None:
     view = a_view()
     for key in ("KEY_DOWN", "KEY_DOWN", "s"):

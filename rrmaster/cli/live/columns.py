@@ -22,6 +22,9 @@ SHORTEST, LONGEST = 8, 60
 MOST_OPEN, MOST_LAG_US = 8.0, 10_000.0
 """The least value of the highest bar: a quiet fleet should look quiet.  The scale is the same for all rows."""
 
+_SOONER = {"P99": 3, "P50": 7}
+"""Ranks of columns that are more wanted here than in a report: the other ones make room for the sparklines."""
+
 _LEFT_OUT = ("LAST EXIT", "HANDED")
 _SPARKS = ("CONNECTIONS", "LAG HISTORY")
 
@@ -52,7 +55,7 @@ def columns(history: FleetHistory, bars: int, ascii_only: bool) -> list[Column]:
     for column in COLUMNS:
         column = rates.get(column.title, column)
         if column.title not in _LEFT_OUT:
-            found.append(evolve(column, rank=column.rank + 2) if column.rank else column)
+            found.append(evolve(column, rank=_SOONER.get(column.title, column.rank + 2)) if column.rank else column)
         if column.title in past:
             found.append(past[column.title])
     return found

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from attrs import Factory, define
 
-from ...status.formatting import number, plain, shortened
+from ...status.formatting import number, plain, shortened, took
 from ...status.model import Snapshot, WorkerStatus
 from ...status.report import headline, reload_line, troubles
 from ...status.tables import Column, legend, shown_state
@@ -172,8 +172,10 @@ class LiveView:
 
     def _numbers(self, s: Snapshot) -> list[str]:
         backlogs = ", ".join(f"{plain(listener.address)} backlog {number(listener.queued)}" for listener in s.listeners)
+        known = s.latency_p50_s is not None
+        latency = f" p50 {took(s.latency_p50_s)} p99 {took(s.latency_p99_s)}" if known else ""
         counts = (
-            f"{self.history.requests.now:.0f} requests/s   open {s.open_by_worker()}   "
+            f"{self.history.requests.now:.0f} requests/s{latency}   open {s.open_by_worker()}   "
             f"accepted {s.accepted} ({self.history.accepted.now:.0f}/s)   "
             f"recalled {s.recalled_from_late + s.recalled_from_dead}   suspended {s.suspensions}   lost {s.lost}"
         )

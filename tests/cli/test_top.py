@@ -10,6 +10,7 @@ from rrmaster.cli.live.history import REFRESHES
 from rrmaster.cli.live.view import LiveView
 from rrmaster.cli.live.watch import in_place
 from rrmaster.events.totals import FleetTotals, SlotTotals
+from rrmaster.status.model import PoolStatus
 from rrmaster.status.tables import COLUMNS
 from tests.status.snapshots import a_snapshot, a_worker
 
@@ -147,6 +148,14 @@ def test_the_times_of_requests_are_shown_where_they_are_measured() -> None:
     assert "200ms" in found[-2]
     view.record(a_snapshot(a_worker(0)))
     assert "p99" not in "\n".join(lines(view, 200)[:4]), "a program's requests are not measured"
+
+
+def test_parked_connections_are_counted_where_there_is_an_idle_pool() -> None:
+    view = a_view()
+    assert "parked" not in "\n".join(lines(view, 120))
+    assert view.snapshot is not None
+    view.record(evolve(view.snapshot, pool=PoolStatus(pid=7, held=12, parked=400, parked_per_s=31.4, resumed=388)))
+    assert "open 16   parked 12 (31/s)   accepted" in "\n".join(lines(view, 120))
 
 
 def test_one_key_asks_for_the_stacks_of_the_chosen_worker_and_shows_them() -> None:

@@ -174,8 +174,9 @@ class LiveView:
         backlogs = ", ".join(f"{plain(listener.address)} backlog {number(listener.queued)}" for listener in s.listeners)
         known = s.latency_p50_s is not None
         latency = f" p50 {took(s.latency_p50_s)} p99 {took(s.latency_p99_s)}" if known else ""
+        parked = f"parked {s.pool.held} ({s.pool.parked_per_s:.0f}/s)   " if s.pool is not None else ""
         counts = (
-            f"{self.history.requests.now:.0f} requests/s{latency}   open {s.open_by_worker()}   "
+            f"{self.history.requests.now:.0f} requests/s{latency}   open {s.open_by_worker()}   {parked}"
             f"accepted {s.accepted} ({self.history.accepted.now:.0f}/s)   "
             f"recalled {s.recalled_from_late + s.recalled_from_dead}   suspended {s.suspensions}   lost {s.lost}"
         )

@@ -1,7 +1,8 @@
 """rrmaster: one master accepts every connection and passes each to the least loaded of N workers.
 
-*A connection is in the kernel's backlog, in one worker's letterbox, or in one worker's hands.  Only in the last place
-can it die with a worker.  The master only carries it between them, and never without a worker to give it to.*
+*A connection is in the kernel's backlog, in one worker's letterbox, in one worker's hands, or rests in the idle pool.
+Only in a worker's hands can it die with a worker.  The master only carries it between them, and never without a worker
+to give it to.*
 
 The house.  A folder is a room; imports run down this list and never up.  ``rules`` decide and know no trio, no sockets
 and no clock; everything above carries out what they decide.  ``worker`` is the other process, and of the rest it
@@ -18,6 +19,7 @@ admin         metrics, health and a page, in a process of their own
 status        one snapshot of everything, as a table and as JSON
 supervision   which workers live, which are replaced, how a reload goes
 processes     how a worker's process begins and ends; templates
+parking       the idle pool's process, as the master keeps it
 dispatch      the hot path: accept, choose, hand over, recall
 events        what a program is told, and how messages reach it
 verdicts      how long a process may be silent, in time in which it could have spoken
@@ -25,7 +27,8 @@ logs          what is logged, in which form, and where it goes
 rules         pure decisions: lifecycle, plan, rollout, back-off, recycling, scaling
 config        from a flag to a value
 protocol      what master and worker say to each other
-worker        the other process: take, serve, report
+worker        another process: take, serve, report
+idle          the idle pool: a process that holds connections between two requests
 ============  ============================================================================
 """
 

@@ -22,6 +22,7 @@ from .dispatch.dispatcher import Dispatcher
 from .dispatch.dynamic_listeners import DynamicListeners
 from .dispatch.listeners import Listener
 from .logs.log import tell
+from .parking.keeper import IdlePool
 from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
@@ -39,15 +40,14 @@ from .supervision.worker_record import WorkerRecord
 from .watcher import CodeWatcher, in_words, watcher_for
 
 LAST_CALL = 0.5
-"""The part of the graceful timeout that the backlog may take at a stop, if clients keep coming."""
+"""The part of the graceful timeout that the backlog may take at a stop."""
 
 
 @define(eq=False)
 class RunningMaster:
-    """A running master: listeners, dispatcher and workers.
+    """A running master: listeners, dispatcher and workers.  It owns the listeners from its construction on.
 
-    Made by `service.run` for a process of its own, and by `api` inside a program.  It owns the listeners from its
-    construction on.  All its methods belong to the thread that runs trio.
+    Made by `service.run`, and by `api` inside a program.  All its methods belong to the thread that runs trio.
     """
 
     _settings: Settings
@@ -65,13 +65,14 @@ class RunningMaster:
     companions: Callable[[], Collection[int] | None] = tuple
     """The process ids of other children that a task waits for; None while one is being started."""
     announce: Callable[[RunningMaster, str], None] = lambda master, what: None
-    """Called with "reloading", "reloaded" and "stopping", for a service manager."""
+    """Called with "reloading", "reloaded" and "stopping"."""
     size: int = field(init=False)
     """The number of workers at the start."""
     dispatcher: Dispatcher = field(init=False)
     dynamic_listeners: DynamicListeners = field(init=False)
     reconfigurer: Reconfigurer = field(init=False)
     spawner: Spawner = field(init=False)
+    pool: IdlePool = field(init=False)
     supervisor: Supervisor = field(init=False)
     _watcher: CodeWatcher | None = field(init=False)
     _stopped: bool = False
@@ -86,13 +87,13 @@ class RunningMaster:
         self.size = fleet_size(settings, usable_cpus())
         check_certificate(settings)
         self._watcher = watcher_for(settings)
-        # The dispatcher accuses workers that the supervisor knows, and asks for addresses; both are made after it.
         self.dispatcher = Dispatcher(
             policies_of(settings),
             lambda id_, what: self.supervisor.breached(id_, what),
             settings.recall_after,
             lambda link, request: self.dynamic_listeners.handle(link, request),
         )
+        self.pool = IdlePool.of(self.dispatcher, lambda: self.settings.max_parked)
         may_ask = bool(self.command) or is_program(settings.application)
         self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode, may_ask)
         for listener in self.listeners:
@@ -121,7 +122,7 @@ class RunningMaster:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The bound addresses as a person writes them, port 0 resolved."""
+        """The bound addresses, port 0 resolved."""
         return tuple(acceptor.listener.name for acceptor in self.dispatcher.acceptors)
 
     def _addresses_of(self, worker: WorkerRecord) -> tuple[str, ...]:
@@ -130,9 +131,10 @@ class RunningMaster:
         )
 
     def status(self) -> Snapshot:
-        """Everything that is known of the fleet, now."""
+        """All that is known of the fleet."""
         generations, since, where = self.spawner.generations, self._began, self._directory
-        taken = take_snapshot(self.name, self.settings, self.supervisor, self.dispatcher, generations, since, where)
+        fleet = self.settings, self.supervisor, self.dispatcher
+        taken = take_snapshot(self.name, *fleet, generations, since, where, self.pool)
         return evolve(taken, stopping=self._stopped)
 
     def children(self) -> set[int] | None:
@@ -142,7 +144,8 @@ class RunningMaster:
     def _census(self) -> Census:
         workers = {worker.id: worker.process for worker in self.supervisor.workers.values()}
         generations = self.spawner.generations
-        return Census.of(workers, generations.children(), self.companions(), starting=generations.starting)
+        others = self.pool.beside(self.companions())
+        return Census.of(workers, generations.children(), others, starting=generations.starting)
 
     # --- what an operator asks for
 
@@ -155,16 +158,13 @@ class RunningMaster:
         return self.supervisor.reload.begin(supersede)
 
     def begin_rollback(self, supersede: bool = False) -> Reload:
-        """Begin a reload to the code and the settings before the last one.
-
-        Raises Busy as `begin_reload` does, LookupError if that code is not kept.
-        """
+        """Begin a reload to what was before the last one.  Raises Busy, and LookupError if that code is not kept."""
         if not self.spawner.generations.can_go_back:
             raise LookupError(self.spawner.why_no_way_back(self.settings))
         return self.supervisor.reload.begin(supersede, back=True)
 
     def scale(self, size: int) -> None:
-        """Set the fleet's size, at least 1; during a reload, as soon as that is decided."""
+        """Set the fleet's size, at least 1; in a reload, when that is decided."""
         self.supervisor.reload.scale(size)
 
     def automatic_size(self) -> int:
@@ -172,11 +172,10 @@ class RunningMaster:
         return usable_cpus()
 
     def restart(self, slot: int) -> None:
-        """Replace the worker in this slot: the new one serves before the old one drains.  Raises LookupError."""
+        """Replace the worker in this slot, its replacement first.  Raises LookupError."""
         self.supervisor.restart(slot)
 
-    retire = restart
-    """A worker that retires is replaced first, too."""
+    retire = restart  # a worker that retires is replaced first, too
 
     def stacks(self, slot: int) -> None:
         """Let the worker in this slot write its stacks into the log.  Raises LookupError."""
@@ -189,7 +188,7 @@ class RunningMaster:
         with self.spawner:
             async with self.spawner.orphans.ended_at_last(), trio.open_nursery() as nursery:
                 await nursery.start(self.spawner.generations.run)
-                for task in (self.spawner.orphans.run, self.spawner.memory.run, self._dispatch):
+                for task in (self.spawner.orphans.run, self.spawner.memory.run, self._dispatch, self.pool.run):
                     nursery.start_soon(task)
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run, self._code_changed)
@@ -203,7 +202,7 @@ class RunningMaster:
             raise self._failure
 
     async def _dispatch(self) -> None:
-        """Run the dispatcher.  An error of the master's own ends the fleet in order: workers finish what they have."""
+        """Run the dispatcher.  An error of the master's own ends the fleet: workers finish what they have."""
         try:
             await self.dispatcher.run()
         except Exception as error:
@@ -214,7 +213,7 @@ class RunningMaster:
             self._end_fleet()
 
     def _code_changed(self, files: list[str]) -> None:
-        """A file was saved: the newest code matters, so a reload under way is superseded."""
+        """A file was saved; a reload under way is superseded."""
         tell("code.changed", f"{in_words(files)} changed: reload", files=files)
         with suppress(Busy):  # the master is stopping, and starts no workers
             self.begin_reload(supersede=True)
@@ -230,6 +229,7 @@ class RunningMaster:
                 tell("master.not_ready", f"not ready; serves on for {seconds:g} s (--shutdown-delay)", seconds=seconds)
                 await trio.sleep(seconds)
             self.dynamic_listeners.stop()
+            await self.pool.end()
             await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
         self._end_fleet()
 

@@ -549,7 +549,7 @@ class House:
 
     async def read_reports(self) -> None:
         """Have the dispatcher read all reports now, and not only once something depends on them."""
-        self.dispatcher._wake()
+        self.dispatcher.wake()
         await wait_all_tasks_blocked()
 
     @property
@@ -576,7 +576,7 @@ class House:
                     player.answer()
                     if moved or player.load.suspended or player.load.closed != player.closed:
                         player.report()
-            self.dispatcher._wake()
+            self.dispatcher.wake()
             answered = sum(player.closed for player in self.players)
             return answered + lost == len(self.clients)
 

@@ -15,10 +15,11 @@ HOUSE = Path(rrmaster.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 ORDER = (
-    "protocol", "config", "rules", "logs", "verdicts", "events", "dispatch", "processes", "supervision", "status",
-    "control", "admin", "watcher", "master", "api", "service", "cli",
+    "protocol", "config", "rules", "logs", "verdicts", "events", "dispatch", "processes", "parking", "supervision",
+    "status", "control", "admin", "watcher", "master", "api", "service", "cli",
 )  # fmt: skip
-"""The rooms of the master's process.  A room imports only what stands before it; ``worker`` is the other process."""
+"""The rooms of the master's process.  A room imports only what stands before it; ``worker`` and ``idle`` are other
+processes."""
 
 FRONT = {"__init__", "__main__", "_version", "demo", "asyncio"}
 """Entry points, and the demo: modules outside of the rooms."""
@@ -37,7 +38,7 @@ MOST_OF_A_FUNCTION = 45
 PURE = {
     "rules", "config",
     "protocol/wire", "protocol/uplink", "protocol/template_wire", "protocol/forks/safety", "protocol/proxy_header",
-    "protocol/launch",
+    "protocol/launch", "protocol/parking/lane", "worker/parking/law", "worker/parking/memo",
     "dispatch/load", "dispatch/policies", "dispatch/stall_detector", "events/events", "status/model",
 }  # fmt: skip
 """Rooms, and modules in other rooms, that decide and do not act."""
@@ -110,7 +111,7 @@ pure_files = [file for file in FILES if name(file) in PURE or room(name(file)) i
 
 
 def test_every_file_stands_in_a_room():
-    assert {room(name(file)) for file in FILES} == set(ORDER) | FRONT | {"worker"}
+    assert {room(name(file)) for file in FILES} == set(ORDER) | FRONT | {"worker", "idle"}
 
 
 @pytest.mark.parametrize(
@@ -277,6 +278,16 @@ def test_a_program_loads_no_master_and_no_other_async_library_than_its_own(modul
     assert {room(module) for module in our_modules(loaded)} <= {"_version", "protocol", "worker", "asyncio"}
 
 
+def test_the_idle_pool_has_the_interpreter_and_the_standard_library_alone():
+    loaded = loaded_by("rrmaster.idle.pool")
+    assert our_modules(loaded) <= {
+        "__init__", "_version", "protocol", "protocol/parking", "protocol/parking/lane",
+        "idle", "idle/pool", "idle/admission",
+    }  # fmt: skip
+    assert {module.split(".")[0] for module in loaded} <= set(sys.stdlib_module_names) | {"rrmaster"}
+    assert loaded.isdisjoint({"asyncio", "json", "subprocess", "threading", "logging"})
+
+
 def test_the_front_door_loads_nothing_before_it_is_asked():
     loaded = {m for m in loaded_by("rrmaster") if m.startswith("rrmaster") or m in ("trio", "attrs")}
     assert loaded == {"rrmaster", "rrmaster._version"}
@@ -311,6 +322,7 @@ WRITTEN_FROM_OUTSIDE = {
     # Objects of the standard library and of other libraries: loggers, contexts, cancel scopes, configurations.
     "logs/setup", "protocol/tls", "processes/process", "demo", "worker/serving/anycorn_connection",
     "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
+    "cli/completion",
     # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
     "worker/preload/taken/environment", "worker/preload/taken/generators",
 }  # fmt: skip

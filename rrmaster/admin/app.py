@@ -73,6 +73,7 @@ class Pages:
     """The content of the page, as of the last tick."""
     _tick: asyncio.Event = field(factory=asyncio.Event, init=False)
     """Set at the next tick; each tick makes another one."""
+    _closed: bool = field(default=False, init=False)
 
     def application(self, any_host: bool) -> Starlette:
         """The ASGI application.
@@ -138,9 +139,15 @@ class Pages:
         return _OpenPage(StreamingResponse(self._ticks(), headers=headers), self)
 
     async def _ticks(self) -> AsyncIterator[str]:
-        while True:
+        while not self._closed:
             await self._tick.wait()
             yield "".join(f"data: {line}\n" for line in self._shown.splitlines()) + "\n"
+
+    def close(self) -> None:
+        """Let probes know that the master has ended, and the open pages end."""
+        self.source.master.end()
+        self._closed = True
+        self._tick.set()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:

@@ -9,16 +9,25 @@ gives, so the choice is made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from itertools import accumulate
 
 from attrs import frozen
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from ..events.totals import SlotTotals
-from ..status.model import Snapshot, WorkerStatus
+from ..protocol.pages.figures import NOTHING, Histogram
+from ..status.model import PoolStatus, Snapshot, WorkerStatus
 
 TEXT, OPENMETRICS = CONTENT_TYPE_LATEST, openmetrics.CONTENT_TYPE_LATEST
 
@@ -69,6 +78,8 @@ class _Snapshot:
             yield from _of_workers(self.snapshot)
             yield from _of_slots(self.snapshot)
             yield from _of_templates(self.snapshot)
+            if self.snapshot.pool is not None:
+                yield from _of_the_pool(self.snapshot.pool)
 
 
 def _gauge(name: str, about: str, labels: Iterable[str], values: Iterable[tuple[list[str], float | None]]) -> Metric:
@@ -116,6 +127,16 @@ def _of_the_fleet(s: Snapshot) -> Iterator[Metric]:
     yield _counter("reloads", "Reloads and rollbacks that have ended, by their result.", ["result"], reloads)
 
 
+def _of_the_pool(pool: PoolStatus) -> Iterator[Metric]:
+    held = "Connections that rest between two requests, in no worker's hands."
+    yield GaugeMetricFamily("rrmaster_parked_connections", held, value=float(pool.held))
+    yield CounterMetricFamily("rrmaster_connections_parked", "Connections parked by workers.", value=pool.parked)
+    yield CounterMetricFamily("rrmaster_connections_resumed", "Connections whose client spoke.", value=pool.resumed)
+    ends = [([how], float(getattr(pool, how))) for how in ("left", "expired", "evicted", "lost", "cut")]
+    yield _counter("parked_connections_ended", "Parked connections that have ended, by how.", ["how"], ends)
+    yield CounterMetricFamily("rrmaster_idle_pool_restarts", "How often the idle pool has ended.", value=pool.restarts)
+
+
 def _of_listeners(s: Snapshot) -> Iterator[Metric]:
     each = [([listener.address], listener) for listener in s.listeners]
     waiting = ((of, listener.queued) for of, listener in each)
@@ -161,7 +182,14 @@ _OF_A_SLOT: tuple[tuple[str, str, Callable[[SlotTotals], float]], ...] = (
 
 def _done_by(w: WorkerStatus) -> SlotTotals:
     """What a living worker has done so far."""
-    return SlotTotals(w.slot, max(w.handed - w.unclaimed, 0), w.requests or 0, w.cpu_us or 0)
+    return SlotTotals(
+        w.slot,
+        max(w.handed - w.unclaimed, 0),
+        w.requests or 0,
+        w.cpu_us or 0,
+        request_duration=w.request_duration or NOTHING,
+        accept_wait=w.accept_wait or NOTHING,
+    )
 
 
 def _of_slots(s: Snapshot) -> Iterator[Metric]:
@@ -170,6 +198,27 @@ def _of_slots(s: Snapshot) -> Iterator[Metric]:
     for name, about, value in _OF_A_SLOT:
         sums = (([str(slot)], sum(value(each) for each in done if each.slot == slot)) for slot in slots)
         yield _counter(name, about, ["slot"], sums)
+    durations = {slot: _merged(each.request_duration for each in done if each.slot == slot) for slot in slots}
+    about = "How long requests took, from the call of the application to the end of its answer."
+    yield _histogram("request_duration_seconds", about, s.request_duration_bounds_s, durations)
+    waits = {slot: _merged(each.accept_wait for each in done if each.slot == slot) for slot in slots}
+    about = "How long connections waited from accept until a worker of the slot took them."
+    yield _histogram("accept_wait_seconds", about, s.accept_wait_bounds_s, waits)
+
+
+def _merged(histograms: Iterable[Histogram]) -> Histogram:
+    return reduce(Histogram.plus, histograms, NOTHING)
+
+
+def _histogram(name: str, about: str, bounds: Sequence[float], slots: dict[int, Histogram]) -> Metric:
+    """A histogram by slot; a slot whose workers count nothing (a program's, say) is left out."""
+    family = HistogramMetricFamily(f"rrmaster_{name}", about, labels=["slot"])
+    ends = [*map(str, bounds), "+Inf"]
+    for slot, histogram in slots.items():
+        if histogram.counts:
+            buckets = zip(ends, accumulate(histogram.counts), strict=True)
+            family.add_metric([str(slot)], list(buckets), histogram.sum_s)
+    return family
 
 
 def _of_templates(s: Snapshot) -> Iterator[Metric]:

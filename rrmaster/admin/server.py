@@ -49,11 +49,11 @@ def serve(
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
-    asyncio.run(_serve(server, list(sockets), leash))
+    asyncio.run(_serve(server, pages, list(sockets), leash))
 
 
-async def _serve(server: uvicorn.Server, sockets: list[socket.socket], leash: int | None) -> None:
-    watching = asyncio.create_task(_end_with_master(server, leash)) if leash is not None else None
+async def _serve(server: uvicorn.Server, pages: Pages, sockets: list[socket.socket], leash: int | None) -> None:
+    watching = asyncio.create_task(_end_with_master(server, pages, leash)) if leash is not None else None
     await server.serve(sockets)
     if watching is not None:
         watching.cancel()
@@ -61,9 +61,11 @@ async def _serve(server: uvicorn.Server, sockets: list[socket.socket], leash: in
             await watching
 
 
-async def _end_with_master(server: uvicorn.Server, leash: int) -> None:
+async def _end_with_master(server: uvicorn.Server, pages: Pages, leash: int) -> None:
     with socket.socket(fileno=leash) as line:
         line.setblocking(False)
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().sock_recv(line, 1)  # nothing is ever sent: this is its end
-    server.should_exit = server.force_exit = True  # an open page would hold up the master's end
+    # A probe that is being answered gets its answer: that the master has ended.  Open pages would hold up the end.
+    pages.close()
+    server.should_exit = True

@@ -7,7 +7,9 @@ master no more than one.  A master that does not answer is the answer too: `Unre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
@@ -35,6 +37,8 @@ class MasterClient:
 
     path: str
     _kept: Client | None = None
+    _asking: Client | None = None
+    _ended: bool = False
 
     def status(self) -> Snapshot:
         """A snapshot.  Raises NoMaster, ValueError."""
@@ -49,17 +53,32 @@ class MasterClient:
 
         return self._asked(ask)
 
+    def end(self) -> None:
+        """Know that the master has ended; called in any thread.  A request that is under way ends as well.
+
+        While a master ends, the kernel still accepts connections to its socket, and no answer comes.
+        """
+        self._ended = True
+        asking = self._asking
+        if asking is not None:
+            with contextlib.suppress(OSError):  # it has been closed by now
+                asking.sock.shutdown(socket.SHUT_RDWR)
+
     def _asked(self, ask: Callable[[Client], T]) -> T:
         reused = self._kept is not None
         client = self._kept or Client(*connect_to_master(self.path, None, {}, os.geteuid()))
-        self._kept = None
+        self._kept, self._asking = None, client
         try:
+            if self._ended:  # looked at last, or `end` could come in between
+                raise NoMaster(f"{self.path}: the master has ended")
             answer = ask(client)
         except (NoMaster, ValueError):
             client.close()
-            if not reused:
+            if not reused or self._ended:
                 raise
             return self._asked(ask)  # the master drops a connection that was silent for long
+        finally:
+            self._asking = None
         self._kept = client
         return answer
 

@@ -19,6 +19,7 @@ from .._version import __version__
 from ..config.addresses import parse_port
 from ..config.names import suggestion
 from ..config.option import Option, flag
+from ..config.presentation import spelled
 from ..config.settings import Settings, options
 from ..config.sources import Source
 from ..protocol.launch import MODULE, is_program
@@ -33,10 +34,13 @@ verbs, for a running master (rrmaster VERB --help says more; with several master
   rrmaster stop                                    finish all connections, then end
   rrmaster admin ADDRESS                           metrics, health and a page, if the master has none
   rrmaster events | logs [-f] [SLOT] | stacks SLOT what happens, what workers print, what a worker is doing now
+  rrmaster show-config                             what runs, beside what the file and the flags say now
+  rrmaster reopen                                  open the log files again
 verbs that need no running master:
   rrmaster check [OPTIONS] module:attribute        would this be served, and with which settings?
   rrmaster check --fork [--json] module:attribute  would workers be forked, and what prevents it?
   rrmaster systemd-unit [OPTIONS] module:attribute print a unit for systemd
+  rrmaster completion bash|zsh|fish                print a script with which a shell completes all this
 
 Every option is also an environment variable (RRMASTER_WORKERS for --workers) and a key of rrmaster.toml or of
 [tool.rrmaster] in pyproject.toml.  Flags win over the environment, the environment over the file.
@@ -46,7 +50,7 @@ signals:
   TERM, INT   finish all connections, then end; a second one ends at once
   QUIT        end fast: connections are cut
   HUP         reload: replace all workers by new ones, if those are good
-  USR1        open the log file again
+  USR1        open the log files again
   TTIN, TTOU  add one worker, remove one
 
 exit status:
@@ -91,6 +95,10 @@ _ELSEWHERE = {
 
 
 T = TypeVar("T")
+
+
+CHECK_WORDS = ("--fork", "--json")
+"""What `rrmaster check` understands beside the options of a start."""
 
 
 class UsageError(Exception):
@@ -144,6 +152,12 @@ def make_parser() -> Parser:
         "handler(stream)`; or a program, FILE.py, that opens its own addresses (rrmaster.open_tcp_listeners), followed "
         "by its arguments",
     )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a start, `check` and `systemd-unit` take, beside the application."""
     parser.add_argument("-m", dest="module", metavar="MODULE", help="a program by the name of its module or package")
     groups: dict[str, Any] = {}
     for name, option in options().items():
@@ -161,7 +175,6 @@ def make_parser() -> Parser:
         "--version", action="version", version=f"rrmaster {__version__}", help="show the version and exit"
     )
     other.add_argument("--daemon", action=_RefuseDaemon, nargs=0, help=argparse.SUPPRESS)
-    return parser
 
 
 def _add(group: Any, name: str, option: Option) -> None:
@@ -262,11 +275,7 @@ def as_source(arguments: argparse.Namespace) -> Source:
         binds.append(f"unix:{given['uds']}")
     if binds:
         values["bind"] = binds
-    return Source("command line", values, _spelled, hides_application=bool(unknown), mistakes=tuple(mistakes))
-
-
-def _spelled(name: str) -> str:
-    return name if name in ("application", "arguments") else flag(name)
+    return Source("command line", values, spelled, hides_application=bool(unknown), mistakes=tuple(mistakes))
 
 
 def _join(host: str, port: str) -> str:

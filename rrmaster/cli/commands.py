@@ -11,32 +11,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from attrs import frozen
 
+from ..config.option import flag
+from ..config.quantities import positive_duration
 from ..config.readiness import ReadyWhen, parse_ready_when
+from ..config.settings import options
 from ..control.client import Client
-from ..status.formatting import plain
 from ..status.model import as_json_text, to_json
 from ..status.readiness import why_not_ready
 from ..status.report import report
 from ..status.tables import COLUMNS, legend, workers_table
-from . import admin
-from .arguments import argument_type
-
-WIDTH = 132
-"""Columns of the output where it is no terminal (a pipe, a file) and COLUMNS is not set."""
+from . import admin, follow, show_config
+from .arguments import UsageError, argument_type
+from .live.columns import Order, parse_column
+from .live.watch import EVERY_S, watch
+from .output import complain, print_answer, print_lines, width
 
 HELP_WIDTH = 80
 """Columns of the legends in the help."""
-
-PAST_LINES = 20
-"""Past lines that `logs` shows; `tail` shows 10."""
 
 
 @frozen
@@ -52,17 +49,28 @@ class Verb:
     explained: Callable[[], str] = lambda: ""
     """What its --help says last."""
 
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add its own arguments, and those of every verb."""
+        self.arguments(parser)
+        for option in ("name", "control"):
+            metavar = options()[option].metavar
+            parser.add_argument(flag(option), metavar=metavar, help="which master, if there are several")
+
 
 # --- what each verb does
 
 
 def _status(client: Client, arguments: argparse.Namespace) -> int:
+    if arguments.watch is not None:
+        if arguments.ready is not None:
+            raise UsageError("status: --watch shows what --ready only tests; write one of them")
+        return watch(client, arguments.watch, as_json=arguments.json)
     snapshot = client.status()
     if arguments.ready is not None:
         why = why_not_ready(snapshot, arguments.ready)
-        _print([f"not ready: {why}" if why else "ready"])
+        print_lines([f"not ready: {why}" if why else "ready"])
         return 1 if why else 0
-    _print([as_json_text(snapshot)] if arguments.json else report(snapshot, _width()))
+    print_lines([as_json_text(snapshot)] if arguments.json else report(snapshot, width()))
     # Somewhere this verb is a health check: a fleet that serves no client is not healthy.
     return 1 if why_not_ready(snapshot, ReadyWhen(count=1)) else 0
 
@@ -70,25 +78,25 @@ def _status(client: Client, arguments: argparse.Namespace) -> int:
 def _workers(client: Client, arguments: argparse.Namespace) -> int:
     snapshot = client.status()
     as_json = [json.dumps(to_json(snapshot)["workers"], indent=2)] if arguments.json else None
-    _print(as_json or workers_table(snapshot, _width()))
+    print_lines(as_json or workers_table(snapshot, width()))
     return 0
 
 
 def _scale(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("scale", to=arguments.to))
+    return print_answer(client.ask("scale", to=arguments.to))
 
 
 def _restart(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("restart", slot=arguments.slot))
+    return print_answer(client.ask("restart", slot=arguments.slot))
 
 
 def _retire(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("retire", slot=arguments.slot))
+    return print_answer(client.ask("retire", slot=arguments.slot))
 
 
 def _reload(client: Client, arguments: argparse.Namespace, verb: str = "reload") -> int:
     answers = client.ask(verb, timeout=None, supersede=arguments.supersede)
-    return _print_answer(_with_bar(answers) if sys.stdout.isatty() else answers)
+    return print_answer(_with_bar(answers) if sys.stdout.isatty() else answers)
 
 
 def _rollback(client: Client, arguments: argparse.Namespace) -> int:
@@ -115,38 +123,27 @@ _CLEAR = "\r\x1b[K"
 
 
 def _stop(client: Client, arguments: argparse.Namespace) -> int:
-    status = _print_answer(client.ask("stop", now=arguments.now))
+    status = print_answer(client.ask("stop", now=arguments.now))
     if status == 0 and arguments.wait:
         client.until_end()
-        _print(["stopped"])
+        print_lines(["stopped"])
     return status
+
+
+def _reopen(client: Client, arguments: argparse.Namespace) -> int:
+    return print_answer(client.ask("reopen"))
 
 
 def _stacks(client: Client, arguments: argparse.Namespace) -> int:
-    return _print_answer(client.ask("stacks", slot=arguments.slot))
-
-
-def _events(client: Client, arguments: argparse.Namespace) -> int:
-    status = 0
-    for answer in client.ask("events", timeout=None, follow=True, lines=arguments.lines):
-        if "status" in answer:
-            status = _print_result(answer)
-        else:
-            _print([json.dumps(answer.get("entry", answer))])
-    return status
-
-
-def _logs(client: Client, arguments: argparse.Namespace) -> int:
-    more = {"slot": arguments.slot, "follow": arguments.follow, "lines": arguments.lines}
-    return _print_answer(client.ask("logs", timeout=None, **more), lambda entry: f"{_clock(entry)} {_worker(entry)} | ")
+    return print_answer(client.ask("stacks", slot=arguments.slot))
 
 
 def _top(client: Client, arguments: argparse.Namespace) -> int:
     try:
-        from .top import show
+        from .live.top import show
     except ModuleNotFoundError as error:
         return complain(f"top needs the package {error.name}; install it with: pip install 'rrmaster[top]'")
-    show(client, arguments.interval)
+    show(client, arguments.interval, Order(arguments.sort, arguments.reverse))
     return 0
 
 
@@ -170,6 +167,16 @@ def _for_status(parser: argparse.ArgumentParser) -> None:
         "with 1; any (default), all, N or N%%",
     )
 
+    parser.add_argument(
+        "-w",
+        "--watch",
+        metavar="TIME",
+        nargs="?",
+        type=argument_type(positive_duration),
+        const=EVERY_S,
+        help=f"again every TIME (default: {EVERY_S:g}s), until Ctrl-C; with --json one line each time",
+    )
+
 
 def _size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -190,24 +197,23 @@ def _for_stop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until the master has ended")
 
 
-def _lines(default: int) -> Callable[[argparse.ArgumentParser], None]:
-    def add(parser: argparse.ArgumentParser) -> None:
-        text = f"show the last N ones first (default: {default})"
-        parser.add_argument("-n", "--lines", metavar="N", type=int, default=default, help=text)
-
-    return add
-
-
-def _for_logs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines, until Ctrl-C")
-    parser.add_argument("slot", metavar="SLOT", type=int, nargs="?", help="show only the workers of this slot")
-    _lines(PAST_LINES)(parser)
-
-
 def _for_top(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-i", "--interval", metavar="SECONDS", type=float, default=1.0, help="time between refreshes (default: 1)"
+        "-i",
+        "--interval",
+        metavar="TIME",
+        type=argument_type(positive_duration),
+        default=1.0,
+        help="time between refreshes (default: 1s)",
     )
+    parser.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        type=argument_type(parse_column),
+        default="SLOT",
+        help="sort by this column (default: SLOT); in the view < and > choose another one",
+    )
+    parser.add_argument("--reverse", action="store_true", help="sort the other way round")
 
 
 def _columns_explained() -> str:
@@ -260,9 +266,29 @@ COMMANDS: dict[str, Verb] = {
     ),
     "stop": Verb("Finish all connections, then end.  Blocks until the master has ended.", _stop, _for_stop),
     "top": Verb("Show the workers live in the terminal; q quits, ? explains the columns.", _top, _for_top),
-    "events": Verb("Print what happens, as one JSON object per line; follows until Ctrl-C.", _events, _lines(0)),
-    "logs": Verb("Print what the workers write to stdout and stderr.", _logs, _for_logs),
+    "events": Verb(
+        "Print what happens, as one JSON object per line; follows until Ctrl-C, over reloads too.\n\n"
+        "When the master ends, the last object has the key 'ended'.  The exit status is 0 after a stop, and 1 if it "
+        "ended in another way.",
+        follow.events,
+        follow.for_events,
+    ),
+    "logs": Verb(
+        "Print what the workers write to stdout and stderr.  With --follow over reloads too; the exit status is 0 "
+        "after a stop of the master, and 1 if it ended in another way.",
+        follow.logs,
+        follow.for_logs,
+    ),
     "stacks": Verb("Print the stacks of a worker's threads: what it is doing now.", _stacks, _slot),
+    "show-config": Verb(
+        "Show each setting that runs, and beside it what the configuration file, the environment and the flags of the "
+        "start say now, if that differs; and whether a reload or a restart brings it.\n\n"
+        "What looks like a secret is shown as ***, and what an --env-file holds is not shown.  The exit status is 1 if "
+        "what is written now would be refused.",
+        show_config.run,
+        show_config.add_arguments,
+    ),
+    "reopen": Verb("Open the log files again, after they were moved away.  The same as the signal USR1.", _reopen),
     "admin": Verb(
         "Serve metrics, health and a page for people, beside a master that was started without --admin.",
         admin.run,
@@ -270,57 +296,3 @@ COMMANDS: dict[str, Verb] = {
     ),
 }
 """The verbs that need a running master.  `check` and `systemd-unit` need none (see `main`)."""
-
-
-# --- printing
-
-
-def _print_answer(answers: Iterable[dict[str, Any]], before: Callable[[dict[str, Any]], str] = lambda entry: "") -> int:
-    """Print the lines of an answer as they come, and return its status."""
-    for answer in answers:
-        if "status" in answer:
-            return _print_result(answer)
-        entry = answer.get("entry")
-        if entry is not None:
-            _print([before(entry) + plain(str(entry.get("text", "")))])
-        elif "missed" in answer:
-            _print([f"({answer['missed']} lines missed: this terminal was too slow)"])
-        else:
-            _print([plain(str(answer.get("line", "")))])
-    return 1
-
-
-def _print_result(answer: dict[str, Any]) -> int:
-    if answer.get("error"):
-        complain("\n".join(plain(line) for line in str(answer["error"]).splitlines()))
-    elif answer.get("text"):
-        _print([plain(str(answer["text"]))])
-    return int(answer["status"])
-
-
-def _clock(entry: dict[str, Any]) -> str:
-    try:
-        return time.strftime("%H:%M:%S", time.localtime(float(entry["time"])))
-    except (KeyError, TypeError, ValueError):
-        return "-"
-
-
-def _worker(entry: dict[str, Any]) -> str:
-    return plain(f"worker {entry.get('slot', '-')} (pid {entry.get('pid', '-')})")
-
-
-def _print(lines: Iterable[str]) -> None:
-    # Whatever the answer holds: nothing but printable text reaches the terminal.
-    text = "".join(f"{plain(line)}\n" for part in lines for line in part.split("\n"))
-    sys.stdout.write(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding))
-    sys.stdout.flush()
-
-
-def complain(message: str) -> int:
-    """Print an error to stderr; returns 1, the exit status for it."""
-    sys.stderr.write(f"rrmaster: {message}\n")
-    return 1
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((WIDTH, 24)).columns

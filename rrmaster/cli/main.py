@@ -12,15 +12,18 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..config.directory import change_directory, logical_directory
 from ..config.names import suggestion
-from ..config.option import SettingsError, flag
-from ..config.settings import Settings, options
+from ..config.option import SettingsError
+from ..config.presentation import CommandLine
+from ..config.settings import Settings
+from ..config.sources import variables_of_settings
 from ..protocol.launch import is_program
 from ..status.formatting import plain
-from .arguments import Parser, UsageError, parse_arguments, split_words
+from .arguments import CHECK_WORDS, Parser, UsageError, parse_arguments, split_words
 from .configuration import configured, project_here, socket_named
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ INTERRUPTED = 130
 
 VERBS = (
     "status", "workers", "scale", "reload", "rollback", "restart", "retire", "stop", "top", "events", "logs", "stacks",
-    "admin", "check", "systemd-unit",
+    "show-config", "reopen", "admin", "check", "systemd-unit", "completion",
 )  # fmt: skip
 """The verbs.  None of them is taken for an application: the name of an application has a colon."""
 
@@ -81,7 +84,8 @@ def _start_master(argv: Sequence[str]) -> int:
         change_directory(start)
         return configured(argv)[0]
 
-    return _serve(settings, origins["bind"] != "default", reread)
+    given = CommandLine(tuple(argv), start, variables_of_settings(os.environ))
+    return _serve(settings, origins["bind"] != "default", reread, given)
 
 
 def _configured_with_warnings(argv: Sequence[str]) -> tuple[Settings, dict[str, str]]:
@@ -91,7 +95,7 @@ def _configured_with_warnings(argv: Sequence[str]) -> tuple[Settings, dict[str, 
     return settings, origins
 
 
-def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Settings]) -> int:
+def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Settings], command_line: CommandLine) -> int:
     import trio
 
     from ..logs.setup import start_logging
@@ -101,7 +105,8 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     raise_descriptor_limit()
     end_log = start_logging(settings)
     try:
-        return trio.run(run_with_signals, settings, explicit_bind, reread, strict_exception_groups=True)
+        start = partial(run_with_signals, settings, explicit_bind, reread, command_line)
+        return trio.run(start, strict_exception_groups=True)
     except BindError as error:
         end_log()
         return _complain(f"{error}", CANNOT_BIND)
@@ -125,6 +130,8 @@ def _run_verb(verb: str, argv: Sequence[str]) -> int:
                 return _check(argv)
             case "systemd-unit":
                 return _systemd_unit(argv)
+            case "completion":
+                return _completion(argv)
         return _ask(verb, argv)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -146,16 +153,8 @@ def _ask(verb: str, argv: Sequence[str]) -> int:
     from .commands import COMMANDS
 
     command = COMMANDS[verb]
-    parser = Parser(
-        prog=f"rrmaster {verb}",
-        description=_filled(command.about),
-        epilog=command.explained(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.arguments(parser)
-    for option in ("name", "control"):
-        parser.add_argument(flag(option), metavar=options()[option].metavar, help="which master, if there are several")
+    parser = _parser_of(verb, command.about, command.explained())
+    command.add_to(parser)
     arguments = parser.parse_args(list(argv))
     control, name = socket_named(arguments)
     try:
@@ -171,6 +170,16 @@ def _ask(verb: str, argv: Sequence[str]) -> int:
     except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         # A verb formats what it is told, and what is told has another form than a master's.
         return _complain(f"the answer is none of a master's: {plain(f'{type(error).__name__}: {error}')}", ERROR)
+
+
+def _parser_of(verb: str, about: str, explained: str = "") -> Parser:
+    return Parser(
+        prog=f"rrmaster {verb}",
+        description=_filled(about),
+        epilog=explained,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def _refuse_another_project(client: Client) -> None:
@@ -199,10 +208,10 @@ def _filled(text: str) -> str:
 def _check(argv: Sequence[str]) -> int:
     from ..service.admin_process import check_packages
     from ..service.cannot_start import CannotStart
-    from .check import settings_table, start_application
-    from .fork_check import start_of_workers
+    from .checks.forks import start_of_workers
+    from .checks.start import settings_table, start_application
 
-    argv, words = split_words(argv, ("--fork", "--json"))
+    argv, words = split_words(argv, CHECK_WORDS)
     if words == {"--json"}:
         raise UsageError("--json: it goes with --fork, which explains whether workers are forked")
     settings, origins = _configured_with_warnings(argv)
@@ -224,13 +233,21 @@ def _check(argv: Sequence[str]) -> int:
 
 
 def _explain_forks(settings: Settings, as_json: bool) -> int:
-    from .fork_check import explained
+    from .checks.forks import explained
 
     text, trouble = explained(settings, as_json)
     if trouble:
         return _complain(f"{settings.application}: {trouble}", NEVER_READY)
     sys.stdout.write(text)
     return OK
+
+
+def _completion(argv: Sequence[str]) -> int:
+    from . import completion
+
+    parser = _parser_of("completion", completion.ABOUT)
+    completion.add_arguments(parser)
+    return completion.run(parser.parse_args(list(argv)))
 
 
 def _systemd_unit(argv: Sequence[str]) -> int:

@@ -109,6 +109,16 @@ def positive_duration(value: object) -> float:
     return seconds
 
 
+def parse_pause(value: object) -> float | None:
+    """Seconds, or None for "off"."""
+    if value is None or value is False or value == "off":
+        return None
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a duration; write 500ms, 1s, or off") from None
+
+
 # --- sizes and modes
 
 

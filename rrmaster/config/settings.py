@@ -63,11 +63,13 @@ def changes_that_need_a_restart(current: Settings, new: Settings) -> list[str]:
     ]
 
 
+_OF_AN_APPLICATION = ("interface", "runtime", "factory", "preload", "park_after")
+
 _OF_APPLICATIONS = {
     f.name: f.default
     for f in (
         *attrs.fields(HttpOptions),
-        *(getattr(attrs.fields(ServingOptions), name) for name in ("interface", "runtime", "factory", "preload")),
+        *(getattr(attrs.fields(ServingOptions), name) for name in _OF_AN_APPLICATION),
     )
 }
 """The options that say how an application is served, with their defaults: a program decides that itself."""

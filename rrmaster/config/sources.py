@@ -51,6 +51,12 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Source, list[str]]:
     return Source("environment", values, variable), warnings
 
 
+def variables_of_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that `from_environment` and `conventions` read, and no other: those are not ours to tell of."""
+    names = {variable(name) for name in options()} | set(_CONVENTIONS.values())
+    return {name: environ[name] for name in names if name in environ}
+
+
 def conventions(environ: Mapping[str, str]) -> Source:
     """The variables of platforms: WEB_CONCURRENCY, PORT and FORWARDED_ALLOW_IPS, as gunicorn and uvicorn read them."""
     values: dict[str, object] = {}

@@ -54,6 +54,8 @@ class RecentLog:
     events: LogBuffer = Factory(LogBuffer)
     output: LogBuffer = Factory(LogBuffer)
     """The workers' output; everything else is in `events`."""
+    ended: bool = False
+    """The master has nothing more to say: a follower that has read everything leaves."""
     followers: int = 0
     """Answers that are being streamed.  While there are none, an entry does not wake the event loop."""
     _next: trio.Event = Factory(trio.Event)
@@ -69,6 +71,11 @@ class RecentLog:
         if self.followers and self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):  # the master's last entries: its followers have gone
                 self._token.run_sync_soon(self._wake, idempotent=True)
+
+    def end(self) -> None:
+        """There will be no more entries."""
+        self.ended = True
+        self._wake()
 
     def next_entry(self) -> trio.Event:
         """An event that the next entry sets.  Get it before reading a buffer, or an entry in between is missed."""

@@ -16,9 +16,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import trio
-from attrs import define
+from attrs import asdict, define
 
-from ..logs.log import logger
+from ..config.presentation import CommandLine, as_json
+from ..config.settings import Settings
+from ..logs.log import logger, tell
+from ..logs.setup import reopen_files
 from ..rules.rollout import BUSY
 from ..status.model import Snapshot, to_json
 from ..supervision.reload_progress import Busy, Reload
@@ -46,6 +49,10 @@ class Refused(Exception):
 
 class Operator(Protocol):
     """What the control socket can ask of a master.  All of it is called in the master's own event loop."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
 
     def status(self) -> Snapshot:
         """The master as it is now."""
@@ -86,6 +93,8 @@ class RequestHandler:
     log: RecentLog
     nursery: trio.Nursery
     """For a stop, which goes on when the client that asked for it has left."""
+    command_line: CommandLine | None = None
+    """How this process was started; None inside a program, whose settings are its own code."""
 
     async def answer(self, session: ClientSession, line: bytes) -> dict[str, Any]:
         """The last line of the answer to one request; the lines before it are sent on the way."""
@@ -107,6 +116,19 @@ class RequestHandler:
 
     async def _status(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
         return {"snapshot": to_json(self.operator.status())}
+
+    async def _config(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
+        """What runs, and how it was started: enough for the client to read the same sources again."""
+        found = {"settings": as_json(self.operator.settings), "size": self.operator.status().size}
+        started = self.command_line
+        return found | {"started": None if started is None else asdict(started)}
+
+    async def _reopen(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
+        files = reopen_files()
+        if not files:
+            raise Refused("there is no log file to open again: everything is logged to stderr (--log-file)")
+        tell("log.reopened", f"{', '.join(files)}: opened again, asked through the control socket", files=files)
+        return {"text": f"{', '.join(files)}: opened again", "files": files}
 
     async def _scale(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
         before = self.operator.status().size
@@ -178,18 +200,22 @@ class RequestHandler:
             await session.send({"entry": entry})
         if request.get("follow") is True:
             await self._stream(session, lambda: self._follow(session, buffer, last, wanted))
+            return {"text": "the master has stopped"}
         return {}
 
     async def _follow(
         self, session: ClientSession, buffer: LogBuffer, last: int, wanted: Callable[[dict[str, Any]], bool]
     ) -> None:
+        """Send each new entry.  Returns when the master has ended in order, and all of it is sent."""
         while True:
-            next_entry = self.log.next_entry()
+            next_entry, over = self.log.next_entry(), self.log.ended
             missed, last, entries = buffer.after(last)
             if missed:
                 await session.send({"missed": missed})
             for entry in filter(wanted, entries):
                 await session.send({"entry": entry})
+            if not entries and over:
+                return
             if not entries:
                 await next_entry.wait()
 
@@ -229,6 +255,8 @@ class RequestHandler:
 
 _DO: dict[str, Callable[[RequestHandler, ClientSession, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
     "status": RequestHandler._status,
+    "config": RequestHandler._config,
+    "reopen": RequestHandler._reopen,
     "scale": RequestHandler._scale,
     "reload": RequestHandler._reload,
     "rollback": RequestHandler._reload,

@@ -25,6 +25,7 @@ import socket
 import trio
 from attrs import Factory, define, field
 
+from ..config.presentation import CommandLine
 from ..logs.log import logger, subscribe
 from ..protocol.family.children import keep_from_children
 from .recent_log import RecentLog
@@ -42,6 +43,9 @@ PACE_S = 0.005
 """Seconds of rest after each request, and after each connection: 200 a second for all clients together.  A status of
 eight workers takes a fifth of a millisecond, so a flood costs four per cent of one processor."""
 
+GOODBYE_S = 1.0
+"""Seconds for the last lines to clients, when the workers have gone: those that read have them in milliseconds."""
+
 RETRY_S = 1.0
 """Seconds after a failed accept: the process is short of descriptors, and clients of the application come first."""
 
@@ -52,9 +56,11 @@ class ControlServer:
 
     operator: Operator
     listener: socket.socket
-    """Bound and listening.  The caller keeps it, and closes it."""
+    """Bound and listening.  The caller keeps it, and closes it; after `serve` it refuses connections."""
     uid: int = field(factory=os.geteuid)
     """The user that may connect, beside root."""
+    command_line: CommandLine | None = field(default=None, kw_only=True)
+    """How the master's process was started; None inside a program."""
     log: RecentLog = Factory(RecentLog)
     sessions: list[ClientSession] = Factory(list)
     """Clients that are admitted."""
@@ -68,13 +74,23 @@ class ControlServer:
         unsubscribe = subscribe(self.log.record)
         try:
             async with trio.open_nursery() as nursery:
-                handler = RequestHandler(self.operator, self.log, nursery)
+                handler = RequestHandler(self.operator, self.log, nursery, self.command_line)
                 listener = trio.socket.from_stdlib_socket(self.listener.dup())
                 keep_from_children(listener)
                 with listener:
                     await self._accept_all(listener, handler, nursery)
         finally:
             unsubscribe()
+            # The master closes the socket last, and until then a client would connect and wait for an answer in vain.
+            with contextlib.suppress(OSError):  # it was closed already
+                self.listener.shutdown(socket.SHUT_RDWR)
+
+    async def say_goodbye(self) -> None:
+        """Tell the clients that follow that the master has stopped; those that do not read are not waited for."""
+        self.log.end()
+        with trio.move_on_after(GOODBYE_S):
+            while any(session.answering for session in self.sessions):
+                await trio.sleep(GOODBYE_S / 100)
 
     async def _accept_all(
         self, listener: trio.socket.SocketType, handler: RequestHandler, nursery: trio.Nursery

@@ -7,13 +7,12 @@ times as much).  While no worker has room nothing is accepted: the kernel's back
 ::
 
     own epoll ─┬─ each listener, edge-triggered
+               ├─ the line from the idle pool, edge-triggered
                └─ the lines' epoll, while something depends on a report ── each worker's line
 
 Reports are read before a worker is chosen, and otherwise only now and then.  So the lines' epoll stands in the first
-only while a connection waits, a worker boots or one is late.  To wake up for the heartbeats of eight workers costs an
-idle master half a per cent of a processor, and for the report of each connection's end as much as the connection.
-
-This module knows workers by their `Link` only; what becomes of one is the `supervisor`'s concern.
+only while a connection waits, a worker boots or one is late: to wake up for the heartbeats of eight workers costs an
+idle master half a per cent of a processor.  This module knows workers by their `Link` only.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ from .link import Link
 from .listeners import Listener
 from .load import Policy, WorkerLoad
 from .membership import HANDOFF_RETRY, Delivery, Membership
+from .parked.lanes import Lanes
+from .parked.returns import Returns
 from .recall import Recall
 from .report_reader import ReportReader
 from .stall_detector import StallDetector
@@ -48,8 +49,7 @@ BUSY_FOR = 0.002
 """Seconds since the last connection or report within which a master counts as busy."""
 
 IDLE_READ = 0.25
-"""Seconds between looks at the lines while nothing depends on them.  Far below any deadline for silence, and a correct
-worker's reports of that time (125) fit its buffer (278)."""
+"""Seconds between looks at the lines while nothing depends on them.  A worker's reports of that time fit its buffer."""
 
 
 @define(eq=False)
@@ -62,7 +62,7 @@ class Dispatcher:
     new_policy: Callable[[], Policy]
     """Makes the policy of a listener, empty."""
     on_breach: Callable[[int, str], None]
-    """Called with the id of a worker that broke the protocol, and what it did."""
+    """Called with the id of a worker that broke the protocol, and with what it did."""
     recall_after: float
     """The option at the start, in seconds."""
     on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, request: None
@@ -76,6 +76,8 @@ class Dispatcher:
     membership: Membership = field(init=False)
     delivery: Delivery = field(init=False)
     recall: Recall = field(init=False)
+    lanes: Lanes = field(init=False)
+    returns: Returns = field(init=False)
     _stalls: StallDetector = field(init=False)
     _reader: ReportReader = field(init=False)
     _booting: set[int] = Factory(set)
@@ -84,26 +86,27 @@ class Dispatcher:
     _read_at: float = 0.0
     """When to look at the lines at the latest."""
     _active_at: float = 0.0
-    """When there was last a connection or a report."""
     _rest: trio.CancelScope = Factory(trio.CancelScope)
     """Cancelled to wake the loop."""
     _turn_waiters: list[trio.Event] = Factory(list)
     _nursery: trio.Nursery | None = None
 
     def __attrs_post_init__(self) -> None:
+        links, epoll = self.links, self._epoll
         self._stalls = stalls = StallDetector(self.recall_after)
-        self.membership = Membership(self.acceptors, self.links, lambda link: self._reader.watch_room(link))
+        self.membership = members = Membership(self.acceptors, links, lambda link: self._reader.watch_room(link))
         self.delivery = delivery = Delivery(
-            self.membership, stalls.watch, self._breached, lambda until: self.accept_loop.pause(until)
+            members, stalls.watch, self._breached, lambda until: self.accept_loop.pause(until)
         )
-        self.accept_loop = AcceptLoop(
-            self.links, self._epoll, stalls.watch, delivery.refused, self.membership.watch_full, self.acceptors
-        )
-        self.recall = Recall(stalls, self.links, delivery.has_receiver, self._redeliver, self._breached, self._wake)
-        self._reader = ReportReader(self._reported, self._asked, self._breached, self.membership.has_emptied)
+        full = members.watch_full
+        self.accept_loop = loop = AcceptLoop(links, epoll, stalls.watch, delivery.refused, full, self.acceptors)
+        self.lanes, self.returns = Lanes(self._redeliver), Returns(epoll, loop, members, delivery, full)
+        wake, new_lane = self.wake, self.lanes.open
+        self.recall = Recall(stalls, links, delivery.has_receiver, self._redeliver, self._breached, wake, new_lane)
+        self._reader = ReportReader(self._reported, self._asked, self._breached, members.has_emptied)
 
     def configure(self, settings: Settings) -> None:
-        """Set the options that a reload may change; `set_policy` changes the policy."""
+        """Set the options that a reload may change, but for the policy."""
         self._stalls.configure(settings.recall_after)
 
     def expect(self, size: int) -> None:
@@ -114,7 +117,7 @@ class Dispatcher:
         """Choose by another policy from now on.  It begins with the current loads, and without newcomers."""
         self.new_policy = new_policy
         self.membership.set_policy(new_policy)
-        self._wake()
+        self.wake()
 
     # --- listeners
 
@@ -132,15 +135,12 @@ class Dispatcher:
     def drain_listener(self, acceptor: Acceptor) -> None:
         """Accept what waits at this listener, then close it."""
         self.accept_loop.drain(acceptor)
-        self._wake()
+        self.wake()
 
     async def drain_listeners(self, timeout: float) -> None:
-        """Accept what the backlogs hold, hand it over, and close each listener when its backlog is empty.
-
-        Takes `timeout` seconds at most; where clients keep coming, what waited at the beginning is accepted.
-        """
+        """Accept what the backlogs hold now, hand it over, and close the listeners, within `timeout` seconds."""
         self.accept_loop.drain_all()
-        self._wake()
+        self.wake()
         with trio.move_on_after(timeout):
             if self.acceptors:
                 await self.accept_loop.closed.wait()
@@ -154,25 +154,24 @@ class Dispatcher:
     # --- workers
 
     def connect(self, load: WorkerLoad, line: Line, on_message: Callable[[wire.Up], None]) -> Link:
-        """Read the reports of a new worker.  The dispatcher closes the line, once the worker is removed.
-
-        Raises OSError if the kernel cannot watch another line; the line then stays the caller's.
-        """
+        """Read the reports of a new worker, and close its line once it is removed.  Raises OSError."""
         link = Link(load, line, on_message)
         self._reader.add(link)
         link.set_short(self.membership.short)
         self.links[load.id] = link
         self._booting.add(load.id)
-        self._wake()
+        self.wake()
         return link
 
-    def declare_listeners(self, link: Link, listeners: tuple[int, ...] | None) -> bool:
-        """A worker says which listeners it serves (None: all, also later ones).  False, and a breach, if it cannot."""
-        unknown = [number for number in listeners or () if not 0 <= number < self.accept_loop.opened]
-        if unknown:
+    def hear_ready(self, link: Link, ready: wire.Ready) -> bool:
+        """A worker is ready, and says which listeners it serves.  False, and a breach, if there are none such."""
+        listeners = ready.listeners
+        if unknown := [number for number in listeners or () if not 0 <= number < self.accept_loop.opened]:
             self._breached(link, f"it would serve listener {unknown[0]}, and there is none")
             return False
         link.set_listeners(None if listeners is None else frozenset(listeners))
+        if ready.parks:
+            self.lanes.add(link)
         return True
 
     def enlist(self, link: Link) -> None:
@@ -180,7 +179,8 @@ class Dispatcher:
         link.load.start_serving()
         self._booting.discard(link.load.id)
         self.membership.join(link)
-        self._wake()
+        self.lanes.spread(link)
+        self.wake()
 
     def delist(self, link: Link) -> None:
         """Hand nothing more to this worker."""
@@ -205,12 +205,10 @@ class Dispatcher:
             self._nursery.start_soon(self.recall.recall_listener, link, number)
 
     def remove(self, link: Link) -> int:
-        """The worker's process is dead: read what it has sent, and hand what it had not taken to others.
-
-        Returns how many connections ended with the process.
-        """
+        """The worker is dead: hand what it had not taken to others.  Returns how many connections ended with it."""
         self._reader.remove(link)  # first: its last reports say what it has closed
         self.delist(link)
+        self.lanes.remove(link)
         del self.links[link.load.id]
         self.recall.add_dead(link)
         return link.lost
@@ -218,7 +216,7 @@ class Dispatcher:
     def read_reports(self) -> None:
         """Read all reports that wait.  Call it before judging a worker for its silence."""
         self._reader.read_all()
-        self._wake()
+        self.wake()
 
     # --- the loop
 
@@ -226,7 +224,7 @@ class Dispatcher:
         """Wait until the loop has made a turn: it is alive."""
         event = trio.Event()
         self._turn_waiters.append(event)
-        self._wake()
+        self.wake()
         await event.wait()
 
     async def run(self) -> None:
@@ -253,6 +251,7 @@ class Dispatcher:
             link.line.close()
         self.links.clear()
         self.recall.close()
+        self.lanes.close()
         self.delivery.close()
         trio.lowlevel.notify_closing(self._epoll.fileno())
         self._epoll.close()
@@ -278,7 +277,8 @@ class Dispatcher:
                 # While many are suspect the others get little ahead: they are likely to block next.
                 self.membership.set_short(self._stalls.many_suspect(len(self.links), self.membership.short))
             self._do_rare_work(now)
-            if not (self.accept_loop.accept(events, now, end) or any_read):
+            any_taken = self.accept_loop.accept(events, now, end) | self.returns.take(events, now, end)
+            if not (any_taken or any_read):
                 return False
             self._active_at = now
             if now >= end:
@@ -286,8 +286,7 @@ class Dispatcher:
             wait = linger and not self._has_waiting
 
     def _linger(self, now: float) -> list[tuple[int, int]]:
-        """Wait a moment in our own epoll: a busy master finds the next connection there, at a fraction of what it costs
-        to go back to trio and be called again.  trio's other tasks wait for that and `TURN` at most."""
+        """Wait a moment in our own epoll, which costs a fraction of going back to trio and being called again."""
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             os.sched_yield()  # the workers and clients run first, so that several connections are found at once
         return self._epoll.poll(0) or (self._epoll.poll(LINGER) if self._due() > now + LINGER else [])
@@ -312,13 +311,14 @@ class Dispatcher:
     @property
     def _has_waiting(self) -> bool:
         """Whether there is something that no worker can be given at present."""
-        return bool(self.accept_loop.pending or self.delivery.undelivered or self.recall.dead or self.recall.late)
+        recalled = self.recall.dead or self.recall.late
+        return bool(self.accept_loop.pending or self.returns.pending or self.delivery.undelivered or recalled)
 
     def _due(self) -> float:
         due, paused = min(self.recall.due(), self.membership.due, self._read_at), self.accept_loop.paused_until
         return min(due, paused) if paused > trio.current_time() else due
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """Something changed while the loop rests: a worker has room, or there is something to hand over."""
         self._rest.cancel()
 
@@ -333,11 +333,11 @@ class Dispatcher:
 
     def _asked(self, link: Link, request: wire.Listen | wire.Attend) -> None:
         self.on_listener_request(link, request)
-        self._wake()
+        self.wake()
 
     def _redeliver(self, handoff: wire.Handoff, fd: int) -> None:
         self.delivery.recalled(handoff, fd)
-        self._wake()
+        self.wake()
 
     def _breached(self, link: Link, what: str) -> None:
         """Trust this worker no longer."""

@@ -72,8 +72,8 @@ class Link:
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
     """Connections that ended with the worker's process; known once it is removed."""
-    pending_answers: deque[wire.Listening] = Factory(deque)
-    """Answers for which the line had no room; at most as many as a worker may ask for."""
+    pending_answers: deque[tuple[wire.Listening | wire.Lane, socket.socket | None]] = Factory(deque)
+    """Answers for which the line had no room, at most as many as a worker may ask for, and what comes with them."""
     messages: Allowance = Factory(lambda: Allowance(REPORTS_PER_S, REPORTS_PER_S))
     """What it may send."""
     opens: Allowance = Factory(lambda: Allowance(OPENS_AT_ONCE, OPENS_PER_S))
@@ -111,14 +111,29 @@ class Link:
 
     def answer(self, listening: wire.Listening) -> None:
         """Send an answer as soon as the line has room; it counts as an aside, as a nudge does."""
-        self.pending_answers.append(listening)
+        self.pending_answers.append((listening, None))
+        self.send_answers()
+
+    def give_lane(self, end: socket.socket) -> None:
+        """Send this end of a lane, which is closed here then; it counts as an aside, too."""
+        self.pending_answers.append((wire.Lane(), end))
         self.send_answers()
 
     def send_answers(self) -> None:
         """Try again.  Called when the worker has reported: it may have taken something."""
-        while self.pending_answers and self.line.send(self.pending_answers[0]):
+        while self.pending_answers and self._send(*self.pending_answers[0]):
             self.pending_answers.popleft()
             self.load.count_asides(1)
+
+    def _send(self, message: wire.Listening | wire.Lane, end: socket.socket | None) -> bool:
+        if isinstance(message, wire.Listening) or end is None:
+            return isinstance(message, wire.Listening) and self.line.send(message)
+        try:
+            self.line.hand_over(wire.encode(message), end.fileno())
+        except OSError:
+            return False  # the line is full, or broken, which shows as the worker's death or as a breach
+        end.close()
+        return True
 
     def hand_over_probe(self, fd: int) -> None:
         """Send one end of a socket pair as a probe.  The caller still owns its copy, and closes it.  Raises OSError."""

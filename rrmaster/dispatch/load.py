@@ -263,6 +263,8 @@ class Policy:
     """
 
     name: ClassVar[str]
+    by_peer: ClassVar[bool] = False
+    """Whether it looks at the peer's address."""
     members: dict[int, PolicyMember] = Factory(dict)
     """By the worker's id."""
     total: int = 0

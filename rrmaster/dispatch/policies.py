@@ -271,6 +271,7 @@ class IpHash(_ScanningPolicy):
     """
 
     name = "ip-hash"
+    by_peer = True
 
     def choose_from(self, candidates: Sequence[WorkerLoad], peer: Peer) -> WorkerLoad:
         host = peer[0] if isinstance(peer, tuple) and peer else None
@@ -306,6 +307,7 @@ class UserPolicy(_ScanningPolicy):
     """A callable ``(candidates, peer) -> candidate``.  If it fails, that is logged, and the least loaded is chosen."""
 
     name = "user"
+    by_peer = True
     rule: Callable[[Sequence[Candidate], Peer], Candidate] = field(kw_only=True)
     on_error: Callable[[str], None] = field(kw_only=True)
 

@@ -25,11 +25,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from ..protocol.channel import DescriptorLost
 from ..protocol.line import Line
-from ..protocol.wire import Handoff, Listening, Nudge
+from ..protocol.wire import Handoff, Lane, Listening, Nudge
 from ..verdicts.hearing import CLOCK_GAP, Overdue, in_fair_time, with_evidence
 from .link import Link
 from .load import WorkerLoad
@@ -63,6 +63,8 @@ class Recall:
     on_breach: Callable[[Link, str], None]
     wake: Callable[[], None]
     """Makes the dispatcher look again."""
+    new_lane: Callable[[Link], None] = lambda link: None
+    """Gives a worker another lane to the idle pool."""
     from_late: int = 0
     from_dead: int = 0
     suspensions: int = 0
@@ -198,6 +200,8 @@ class Recall:
             try:
                 if isinstance(found, Nudge):
                     token.run_sync_soon(self._nudge_again, link)
+                elif isinstance(found, Lane):
+                    token.run_sync_soon(self._lane_again, link)
                 elif isinstance(found, Listening):
                     token.run_sync_soon(self._answer_again, link, found)
                 else:
@@ -219,6 +223,11 @@ class Recall:
         link.load.count_asides(-1)
         link.answer(listening)
 
+    def _lane_again(self, link: Link) -> None:
+        """The master has read its own message with a lane, which is closed: the worker gets another one."""
+        link.load.count_asides(-1)
+        self.new_lane(link)
+
     def _deliver(self, link: Link, handoff: Handoff, fd: int, for_lateness: bool) -> None:
         if handoff.probe:
             # Not taken in time.  The health check sees only that this end is closed, and `probe_recalled` says why.
@@ -228,7 +237,7 @@ class Recall:
         link.load.count_recall()
         self.from_late += 1
         times = min(handoff.recalled + for_lateness, 255)  # one byte in the handoff
-        self.redeliver(Handoff(handoff.listener, times, handoff.probe, handoff.family), fd)
+        self.redeliver(evolve(handoff, recalled=times), fd)
 
     def _recall_ended(self, link: Link, brought: int) -> None:
         """The thread has ended: it no longer reads this letterbox."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from attrs import Factory, define, evolve, frozen
 
+from ..protocol.pages.figures import NOTHING, Histogram
+
 
 @frozen
 class SlotTotals:
@@ -24,6 +26,10 @@ class SlotTotals:
     """Microseconds of processor time, as they last reported."""
     ended: int = 0
     """Workers."""
+    request_duration: Histogram = NOTHING
+    """How long their requests took."""
+    accept_wait: Histogram = NOTHING
+    """How long connections waited from accept until they took them."""
 
 
 @frozen
@@ -61,6 +67,8 @@ class Totals:
             requests=before.requests + done.requests,
             cpu_us=before.cpu_us + done.cpu_us,
             ended=before.ended + 1,
+            request_duration=before.request_duration.plus(done.request_duration),
+            accept_wait=before.accept_wait.plus(done.accept_wait),
         )
         self.exits[how] = self.exits.get(how, 0) + 1
 

@@ -108,10 +108,12 @@ def _notice(format_: Format) -> Callable[[int, bool], bytes]:
     return notice
 
 
-def reopen_files() -> None:
-    """Open the log file again after what was logged so far: logrotate has moved it away (signal USR1)."""
+def reopen_files() -> list[str]:
+    """Open the log file again after what was logged so far: logrotate has moved it away.  Returns what is opened."""
     for handler in attached:
         handler.sink.reopen()
+    destinations = [handler.sink.destination for handler in attached]
+    return [destination.path for destination in destinations if isinstance(destination, RotatingFile)]
 
 
 def give_ownership(uid: int, gid: int) -> None:

@@ -155,7 +155,7 @@ class Spawner:
         disk_will_do = spec.serves_now and spec.generation == templates.generation
         if templates.health.doubted and disk_will_do and spec.disk_is_current:
             return None
-        fds = (spec.line, spec.talk, *outputs, *spec.page)
+        fds = (spec.line, spec.talk, *outputs, *spec.figures, *spec.page)
         environ = own_environment(spec, self.orphans.mark(spec.id))
         process = await templates.worker(fds, environ, title_of(templates.settings, spec))
         if process is None and not disk_will_do:
@@ -169,7 +169,7 @@ class Spawner:
         return await start(
             self.command or worker_command(title_of(settings, spec)),
             worker_environment(settings, directory, spec, self.orphans.mark(spec.id), more),
-            (spec.line, spec.talk, *spec.page),
+            (spec.line, spec.talk, *spec.figures, *spec.page),
             *outputs,
             directory if self.command else package_root(),
         )

@@ -144,9 +144,9 @@ class Template:
     # --- forking
 
     async def worker(self, fds: Sequence[int], environ: Mapping[str, str], title: Sequence[str]) -> Process:
-        """Fork a worker that has these descriptors: line, talk line, stdout, stderr, maybe a page for its last words.
+        """Fork a worker that has these descriptors, which stay the caller's.
 
-        They stay the caller's.
+        They are: line, talk line, stdout, stderr, the page for its figures, and maybe one for its last words.
 
         Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """

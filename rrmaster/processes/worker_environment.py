@@ -28,6 +28,8 @@ class WorkerSpec:
     """The descriptor of the worker's end of the line."""
     talk: int
     """The descriptor of the worker's end of the talk line."""
+    figures: tuple[int, ...] = ()
+    """The descriptor of the page for its figures; a worker that is only tried has none."""
     page: tuple[int, ...] = ()
     """The descriptor of the page for its last words, if it should note its requests."""
     fleet_size: int = 1
@@ -47,10 +49,13 @@ def worker_environment(
     settings: Settings, cwd: str, spec: WorkerSpec, mark: Mark, more: Mapping[str, str]
 ) -> dict[str, str]:
     """The environment of a worker that starts as a process of its own, in the directory `cwd`."""
-    lines = {"RRMASTER_LINE": str(spec.line), "RRMASTER_TALK": str(spec.talk)}
+    lines = {"RRMASTER_LINE": spec.line, "RRMASTER_TALK": spec.talk}
+    if spec.figures:
+        lines["RRMASTER_FIGURES"] = spec.figures[0]
     if spec.page:
-        lines["RRMASTER_LAST_WORDS"] = str(spec.page[0])
-    return generation_environment(settings, cwd, spec.generation, mark, more) | lines | own_environment(spec, mark)
+        lines["RRMASTER_LAST_WORDS"] = spec.page[0]
+    given = {name: str(descriptor) for name, descriptor in lines.items()}
+    return generation_environment(settings, cwd, spec.generation, mark, more) | given | own_environment(spec, mark)
 
 
 def generation_environment(

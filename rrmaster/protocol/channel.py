@@ -97,7 +97,7 @@ class Letterbox:
         None: there is no message, or the stream has ended, or this version does not know the kind of message.
         """
         try:
-            return wire.decode_down(self.line.recv(wire.DOWN_SIZE, DONTWAIT | PEEK))
+            return wire.decode_down(self.line.recv(wire.MAX_DOWN, DONTWAIT | PEEK))
         except (OSError, wire.ProtocolError):
             return None
 
@@ -183,7 +183,7 @@ def receive_down(sock: socket.socket, flags: int) -> tuple[wire.Down | None, int
     """
     while True:
         try:
-            datagram, ancillary, msg_flags, _ = sock.recvmsg(wire.DOWN_SIZE, _CONTROL, _RECEIVE | flags)
+            datagram, ancillary, msg_flags, _ = sock.recvmsg(wire.MAX_DOWN, _CONTROL, _RECEIVE | flags)
             break
         except BlockingIOError:
             return None

@@ -67,6 +67,8 @@ class Launch:
     proxy_headers: bool
     forwarded_allow_ips: str
     keep_alive: float
+    park_after: float | None
+    """None: idle connections are not parked."""
     header_timeout: float
     body_timeout: float
     request_timeout: float

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 from array import array
@@ -142,7 +143,7 @@ class Line:
         with contextlib.suppress(OSError):  # ENOTCONN: the worker shut it down itself
             self.sock.shutdown(socket.SHUT_WR)
 
-    def recall(self) -> tuple[wire.Handoff, int] | wire.Nudge | wire.Listening | None:
+    def recall(self) -> tuple[wire.Handoff, int] | wire.Nudge | wire.Listening | wire.Lane | None:
         """Take back the oldest message that was not taken; None if there is none.  The caller owns the descriptor.
 
         From a live worker, call it in a thread: a worker stalled inside its own recvmsg holds the kernel's lock, which
@@ -154,13 +155,15 @@ class Line:
         message, fd = found
         if isinstance(message, wire.Handoff) and fd is not None:
             return message, fd
-        return message if isinstance(message, wire.Listening) else wire.Nudge()  # the master sends nothing else
+        if fd is not None:
+            os.close(fd)  # a lane's: its worker is given another one
+        return message if isinstance(message, wire.Listening | wire.Lane) else wire.Nudge()  # there is nothing else
 
     def oldest(self) -> wire.Down | None:
         """The oldest message in the letterbox, without its descriptor; it stays there.  Call it in a thread, too."""
         # Again `recv`: to look at a message with a control buffer would duplicate its descriptor.
         try:
-            return wire.decode_down(self.key.recv(wire.DOWN_SIZE, DONTWAIT | PEEK))
+            return wire.decode_down(self.key.recv(wire.MAX_DOWN, DONTWAIT | PEEK))
         except (OSError, wire.ProtocolError):
             return None
 

@@ -43,7 +43,7 @@ GOODBYE_S = 1.0
 """Seconds for the exit handlers of a template from which no worker is forked.  They delete files, mostly; the workers
 that import the application meanwhile wait for them, because the template may hold a lock that one of them asks for."""
 
-FDS = {WORKER: 5, TEMPLATE: 2}
+FDS = {WORKER: 6, TEMPLATE: 2}
 """The number of descriptors that come with a request.  The forked process owns them; the template closes its copies."""
 
 

@@ -45,8 +45,10 @@ def decode_up(datagram: bytes) -> Up | None:
                 raise ProtocolError(f"malformed message of kind {kind}: a report of {len(body)} bytes")
             # The last counts may be missing: an older worker, or one of another language, does not tell them.
             fields = REPORT_BODY.unpack_from(body.ljust(REPORT_BODY.size, b"\0"))
-            closed, busy, taking, asides, lag, rss, cpu, requests, orphaned, oldest, full = fields
-            return Report(closed, busy, bool(taking), lag, rss, cpu, asides, requests, orphaned, oldest, bool(full))
+            closed, busy, taking, asides, lag, rss, cpu, requests, orphaned, oldest, full, parked = fields
+            return Report(
+                closed, busy, bool(taking), lag, rss, cpu, asides, requests, orphaned, oldest, bool(full), parked
+            )
         if kind == READY:
             return _ready(json.loads(body))
         if kind == FAILED:
@@ -70,7 +72,7 @@ def _ready(body: Any) -> Ready:
     pid, listeners = body.get("pid"), body.get("listeners")
     if type(pid) is not int or not (listeners is None or _are_numbers(listeners)):
         raise ProtocolError("Ready must give its pid, and listeners by number")
-    return Ready(pid, PROTOCOL, None if listeners is None else tuple(listeners))
+    return Ready(pid, PROTOCOL, None if listeners is None else tuple(listeners), body.get("parks") is True)
 
 
 def _listen(body: Any) -> Listen:

@@ -12,6 +12,7 @@
       | <----------- Listen ------------- |  open this address for me, I serve it
       | ------------ Listening ---------> |  it is open, or the errno
       | <----------- Attend ------------- |  I serve that listener no more, or again
+      | ------------ Lane + fd ---------> |  park idle connections here (docs/protocol.md, "Parking")
       | ------------ (half-close) ------> |  there will be no more
                        the talk line
       | <----------- Note --------------> |  an application message
@@ -22,8 +23,8 @@ the other, and never empty, because an empty datagram reads as end of stream.  A
 far as it is known, and an unknown kind is skipped: so an old worker works with a new master, and a new worker with an
 old master.  docs/protocol.md is the specification for workers in other languages.
 
-All messages to a worker have the same length, ``DOWN_SIZE``: the kernel then charges the same for each, and the number
-of unread messages is a division (see `line`).
+All messages to a worker have the same length, ``DOWN_SIZE``, and a Handoff may have a memo behind it: up to
+``MAX_DOWN`` the kernel charges the same for each, and the number of unread messages is a division (see `line`).
 
 This module knows bytes and messages, no sockets and no descriptors.  `uplink` decodes what a worker sends.
 """
@@ -35,6 +36,8 @@ import struct
 from typing import Any
 
 from attrs import frozen
+
+from .parking.lane import MAX_MEMO
 
 PROTOCOL = 1
 """The version of the protocol, which a worker states in `Ready`."""
@@ -50,17 +53,19 @@ MAX_REASON = 12 * 1024
 beginning where, and at its end what happened."""
 
 DOWN_SIZE = 16
-"""Bytes of every message to a worker.  The kernel charges the same for up to some 200 bytes; 16 are enough."""
+"""Bytes of every message to a worker, without a memo."""
+
+MAX_DOWN = DOWN_SIZE + MAX_MEMO
+"""Bytes of the longest message to a worker.  The kernel charges the same for up to 192 (768; measured, Linux 6.18)."""
 
 MAX_PATH = 1024
-"""Characters of a unix socket's path: ten times what an address holds.  Each may take twelve bytes of JSON, and still
-fits `MAX_UP`."""
+"""Characters of a unix socket's path: ten times what an address holds, and in JSON it still fits `MAX_UP`."""
 
 MAX_LISTENERS = 64
 """Listeners that one worker may serve or have asked for at a time.  A program has two or three."""
 
 READY, REPORT, FAILED, RETIRING, LISTEN, ATTEND = 1, 2, 3, 4, 5, 6
-HANDOFF, NUDGE, LISTENING = 16, 17, 18
+HANDOFF, NUDGE, LISTENING, LANE = 16, 17, 18, 19
 NOTE = 32
 """The kind of an application's message: on the talk line alone, both ways."""
 
@@ -68,15 +73,18 @@ REPORT_AFTER = 0.002
 """Seconds over which a worker gathers changes into one report: at most 500 reports a second, and the master's count is
 never older than this.  The master suspects a worker that has taken a connection and not reported for longer."""
 
-PROBE = 1
-"""Flag of a `Handoff`: the connection is the master's own health check, not a client's."""
+PROBE, RESUMED = 1, 2
+"""Flags of a `Handoff`: the connection is the master's own health check; it was parked, and a memo follows."""
 
 _HEADER = struct.Struct("<BxH")
-_HANDOFF = struct.Struct("<HBBBxxxxxxx")
+_HANDOFF = struct.Struct("<HBBBxxxI")
 _LISTENING = struct.Struct("<HHHHxxxx")
-REPORT_BODY = struct.Struct("<QIBxHIQQQIIB")
+REPORT_BODY = struct.Struct("<QIBxHIQQQIIBQ")
 SHORT_REPORT = struct.Struct("<QIBxHIQQQ")
-"""A report of a worker that knows nothing of what comes behind: `Report.orphaned`, `oldest_ms`, `full`."""
+"""A report of a worker that knows nothing of what comes behind: `Report.orphaned`, `oldest_ms`, `full`, `parked`."""
+
+pack_time = struct.Struct("<I").pack
+"""The last bytes of a `Handoff`, its time, alone: the rest is the same for all connections of a listener."""
 
 
 class ProtocolError(Exception):
@@ -91,6 +99,8 @@ class Ready:
     protocol: int = PROTOCOL
     listeners: tuple[int, ...] | None = None
     """The numbers of the listeners it serves; None: all of them, also those opened later."""
+    parks: bool = False
+    """It parks idle connections, if it is given a lane."""
 
 
 @frozen
@@ -120,14 +130,12 @@ class Report:
     """Milliseconds for which the oldest request has been in progress, websockets not counted; 0: there is none."""
     full: bool = False
     """What requests wait for is all taken (threads, say): connections should go to others that have some left."""
+    parked: int = 0
+    """How many of `closed` were parked, and not closed."""
 
 
 class NoteRefused(ValueError):
-    """The value cannot be sent as a message: it is no JSON value (NaN is none), or takes more than 60 KiB as JSON.
-
-    Raised by `Worker.send` and `Master.broadcast` in the master's program and by `CurrentWorker.send` in a worker,
-    before anything is sent.  It is the sender's mistake, and a ValueError; to send again does not help.
-    """
+    """The value cannot be sent as a message: it is no JSON value (NaN is none), or takes more than 60 KiB as JSON."""
 
 
 @frozen
@@ -197,6 +205,10 @@ class Handoff:
     """Whether it is the master's own health check."""
     family: int = 0
     """The address family of the socket (AF_INET ...); 0: ask the socket."""
+    accepted_at: int = 0
+    """When it was accepted, as `figures.clock_us` tells the time; 0: not known."""
+    memo: bytes | None = None
+    """What the worker that has parked it wants the next one to know; None: it was never parked."""
 
 
 @frozen
@@ -217,11 +229,14 @@ class Listening:
     """The port that it listens on; for port 0 the one that was found."""
 
 
-Up = Ready | Report | Failed | Retiring | Listen | Attend
-"""What a worker sends."""
+@frozen
+class Lane:
+    """The lane through which this worker parks connections from now on.  A descriptor comes with it."""
 
-Down = Handoff | Nudge | Listening
-"""What the master sends."""
+
+Up = Ready | Report | Failed | Retiring | Listen | Attend
+Down = Handoff | Nudge | Listening | Lane
+"""What a worker sends, and what the master sends."""
 
 
 def encode(message: Up | Down) -> bytes:
@@ -230,13 +245,12 @@ def encode(message: Up | Down) -> bytes:
         case Report():
             return _frame(REPORT, _pack_report(message))
         case Handoff():
-            flag = PROBE if message.probe else 0
-            return _frame(HANDOFF, _HANDOFF.pack(message.listener, message.recalled, flag, message.family))
-        case Nudge():
-            return _frame(NUDGE, bytes(DOWN_SIZE - _HEADER.size))
+            return _frame(HANDOFF, _pack_handoff(message))
+        case Nudge() | Lane():
+            return _frame(NUDGE if isinstance(message, Nudge) else LANE, bytes(DOWN_SIZE - _HEADER.size))
         case Ready():
-            body = {"protocol": message.protocol, "pid": message.pid, "listeners": message.listeners}
-            return _frame(READY, _json(body))
+            ready = {"protocol": message.protocol, "pid": message.pid, "listeners": message.listeners}
+            return _frame(READY, _json(ready | {"parks": True} if message.parks else ready))
         case Failed():
             return _frame(FAILED, _json({"reason": _bounded(message.reason)}))
         case Retiring():
@@ -254,13 +268,14 @@ def decode_down(datagram: bytes) -> Down | None:
     kind, body = unframe(datagram)
     try:
         if kind == HANDOFF:
-            listener, recalled, flags, family = _HANDOFF.unpack_from(body)
-            return Handoff(listener, recalled, bool(flags & PROBE), family)
+            listener, recalled, flags, family, accepted_at = _HANDOFF.unpack_from(body)
+            memo = body[_HANDOFF.size :] if flags & RESUMED else None
+            return Handoff(listener, recalled, bool(flags & PROBE), family, accepted_at, memo)
         if kind == LISTENING:
             return Listening(*_LISTENING.unpack_from(body))
     except struct.error as error:
         raise ProtocolError(f"malformed message of kind {kind}: {error}") from None
-    return Nudge() if kind == NUDGE else None
+    return Nudge() if kind == NUDGE else Lane() if kind == LANE else None
 
 
 _spell = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -268,10 +283,7 @@ _spell = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def encode_note(value: Any) -> bytes:
-    """An application's message as one datagram of the talk line.
-
-    Raises NoteRefused for a value that is no JSON value (NaN is none) or takes more than `MAX_NOTE` bytes.
-    """
+    """An application's message as one datagram of the talk line.  Raises NoteRefused."""
     try:
         body = _spell(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -282,10 +294,7 @@ def encode_note(value: Any) -> bytes:
 
 
 def decode_note(datagram: bytes) -> tuple[Any] | None:
-    """The message in a datagram of the talk line, in a tuple, for the message may be None itself.
-
-    None: a kind this version does not know.  Raises ProtocolError.
-    """
+    """The message of a datagram, in a tuple, for it may be None; None: an unknown kind.  Raises ProtocolError."""
     kind, body = unframe(datagram)
     if kind != NOTE:
         return None
@@ -309,11 +318,15 @@ def unframe(datagram: bytes) -> tuple[int, bytes]:
     return kind, datagram[_HEADER.size :]
 
 
+def _pack_handoff(h: Handoff) -> bytes:
+    flag = PROBE if h.probe else 0 if h.memo is None else RESUMED
+    return _HANDOFF.pack(h.listener, h.recalled, flag, h.family, h.accepted_at) + (h.memo or b"")
+
+
 def _pack_report(r: Report) -> bytes:
-    lag = min(r.lag_us, 2**32 - 1)  # a loop that was stuck for more than 71 minutes
-    asides, oldest = r.asides % 65536, min(r.oldest_ms, 2**32 - 1)
-    counts = (r.closed, r.busy, r.taking, asides, lag, r.rss, r.cpu_us, r.requests, r.orphaned, oldest, r.full)
-    return REPORT_BODY.pack(*counts)
+    lag, oldest = min(r.lag_us, 2**32 - 1), min(r.oldest_ms, 2**32 - 1)  # a loop was stuck for more than 71 minutes
+    counts = (r.closed, r.busy, r.taking, r.asides % 65536, lag, r.rss, r.cpu_us, r.requests, r.orphaned, oldest)
+    return REPORT_BODY.pack(*counts, r.full, r.parked)
 
 
 def _json(value: Any) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from .._version import __version__
+from ..config.presentation import CommandLine
 from ..config.settings import Settings
 from ..control.server import ControlServer
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, ControlSocket, SocketInUse, claim_by_name
@@ -59,20 +60,19 @@ def run(application: str | Settings | Callable[..., Any], **options: Any) -> int
 
 
 async def run_with_signals(
-    settings: Settings, explicit_bind: bool = True, reread: Callable[[], Settings] | None = None
+    settings: Settings,
+    explicit_bind: bool = True,
+    reread: Callable[[], Settings] | None = None,
+    command_line: CommandLine | None = None,
 ) -> int:
     """The same as `run`, in an event loop of trio that is already running in the main thread.
 
     `explicit_bind` is False if the addresses are the default and not a choice of the user's.  `reread` reads the
-    settings again for a reload.
+    settings again for a reload, `command_line` says from what.
     """
     with contextlib.ExitStack() as cleanup:
         # Signals are handled first and released last: one that ended the process in between would leave files behind.
-        remember_handlers(_SIGNALS)
-        signals = cleanup.enter_context(trio.open_signal_receiver(*_SIGNALS))
-        note_handlers(_SIGNALS)
-        # A mask is inherited: a master that a thread of a supervisor started with TERM blocked could not be stopped.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signals = _receive_signals(cleanup)
         notifier = Notifier.from_environment(os.environ, os.getpid())
         cleanup.callback(notifier.close)
         listeners = listen(settings, explicit_bind)
@@ -95,12 +95,22 @@ async def run_with_signals(
         cleanup.callback(master.close)
         _log_start(master)
         try:
-            await _run_obeying(master, control, admin, notifier, signals)
+            server = _control_server(master, control, command_line)
+            await _run_obeying(master, server, admin, notifier, signals)
         except BaseExceptionGroup as group:
             raise unwrapped(group) from None
         accepted = master.dispatcher.accepted
         tell("master.stopped", f"stopped: {accepted} connections accepted", accepted=accepted)
         return 1 if master.supervisor.killed_while_stopping else 0
+
+
+def _receive_signals(cleanup: contextlib.ExitStack) -> AsyncIterator[int]:
+    remember_handlers(_SIGNALS)
+    signals = cleanup.enter_context(trio.open_signal_receiver(*_SIGNALS))
+    note_handlers(_SIGNALS)
+    # A mask is inherited: a master that a thread of a supervisor started with TERM blocked could not be stopped.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    return signals
 
 
 def _control_socket(settings: Settings, cleanup: contextlib.ExitStack) -> ControlSocket | None:
@@ -119,6 +129,12 @@ def _control_socket(settings: Settings, cleanup: contextlib.ExitStack) -> Contro
         return None
 
 
+def _control_server(
+    master: RunningMaster, control: ControlSocket | None, command_line: CommandLine | None
+) -> ControlServer | None:
+    return None if control is None else ControlServer(master, control.socket, command_line=command_line)
+
+
 def _admin_process(settings: Settings, control: ControlSocket | None, cleanup: contextlib.ExitStack) -> AdminProcess:
     """The admin server, not started yet.  Raises BindError, CannotStart."""
     if settings.admin is not None and control is None:
@@ -129,7 +145,7 @@ def _admin_process(settings: Settings, control: ControlSocket | None, cleanup: c
 
 async def _run_obeying(
     master: RunningMaster,
-    control: ControlSocket | None,
+    control: ControlServer | None,
     admin: AdminProcess,
     notifier: Notifier,
     signals: AsyncIterator[int],
@@ -137,7 +153,7 @@ async def _run_obeying(
     """Run the master together with everything that watches or orders it."""
     async with trio.open_nursery() as nursery:
         if control is not None:
-            nursery.start_soon(ControlServer(master, control.socket).serve)
+            nursery.start_soon(control.serve)
         # Orphans become children of this process if it is process 1, or adopts those of its templates.  Otherwise there
         # are none, and this costs nothing.
         nursery.start_soon(reap_strangers, master.children)
@@ -146,6 +162,8 @@ async def _run_obeying(
         nursery.start_soon(_log_ready, master, notifier)
         nursery.start_soon(notifier.feed, master.dispatcher.wait_for_turn)
         await master.run()
+        if control is not None:
+            await control.say_goodbye()
         nursery.cancel_scope.cancel()
 
 

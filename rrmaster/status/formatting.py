@@ -53,6 +53,11 @@ def lag(us: int | None) -> str:
     return f"{us // 100_000 / 10:.1f}s" if us < 100_000_000 else f"{us // 1_000_000}s"
 
 
+def took(seconds: float | None) -> str:
+    """Seconds, as `lag` writes microseconds."""
+    return lag(None if seconds is None else int(seconds * 1e6))
+
+
 def number(value: int | None) -> str:
     """A count."""
     return "-" if value is None else str(value)

@@ -21,6 +21,7 @@ import attrs
 from attrs import Factory, frozen
 
 from ..events.totals import FleetTotals, SlotTotals
+from ..protocol.pages.figures import DURATIONS, WAITS, Histogram
 
 
 @frozen
@@ -55,6 +56,9 @@ class WorkerStatus:
     lag_us: int | None = None
     """The longest delay of its event loop in the last 5 to 10 seconds, in microseconds.  An overdue report counts at
     once.  None until it is ready."""
+    overdue_ms: int | None = None
+    """Milliseconds by which its next report is overdue: 0 unless its loop is blocked at present.  None until it is
+    ready."""
     rss: int | None = None
     """Bytes of resident memory."""
     cpu_us: int | None = None
@@ -71,6 +75,16 @@ class WorkerStatus:
     """How many workers of this slot were replaced after they had ended by themselves or were killed."""
     last_exit: str = ""
     """How the previous worker of this slot ended."""
+    latency_p50_s: float | None = None
+    """Seconds that half of the requests of the last 5 to 10 seconds took at most; None if there were none, or if the
+    worker does not measure them (stream handlers, programs)."""
+    latency_p99_s: float | None = None
+    """Seconds that 99 in 100 of them took at most."""
+    request_duration: Histogram | None = None
+    """How long its requests have taken since it started, by `Snapshot.request_duration_bounds_s`; None if the worker
+    counts nothing."""
+    accept_wait: Histogram | None = None
+    """How long connections have waited from accept until it took them, by `Snapshot.accept_wait_bounds_s`."""
 
 
 @frozen
@@ -125,6 +139,36 @@ class TemplateStatus:
 
 
 @frozen
+class PoolStatus:
+    """The idle pool: connections that rest between two requests.  All but `held` and the rate count since the start."""
+
+    pid: int | None
+    """None while no pool stands."""
+    held: int
+    """Connections that rest now.  No worker has them in hand, so they are in no worker's `open`."""
+    parked: int
+    """Connections that workers have parked; one counts each time."""
+    parked_per_s: float
+    """How many a second, in the last seconds."""
+    resumed: int
+    """Connections whose client has spoken, so that a worker was chosen for them."""
+    left: int = 0
+    """Connections that their client has closed or reset while they rested."""
+    expired: int = 0
+    """Connections that were closed when the keep-alive time was over, or the fleet stopped."""
+    evicted: int = 0
+    """Connections that were closed because more than --max-parked rested."""
+    refused: int = 0
+    """What workers have sent that was no connection of a client."""
+    lost: int = 0
+    """Connections that the kernel closed on their way, for want of descriptors."""
+    cut: int = 0
+    """Connections that were closed because the pool was killed."""
+    restarts: int = 0
+    """How often the pool has ended and was started again."""
+
+
+@frozen
 class DeadlyRequest:
     """A request that was in hand when workers died."""
 
@@ -173,8 +217,18 @@ class Snapshot:
     """Counts that outlive the workers."""
     directory: str = ""
     """The working directory at the start, as it was written: a link stays a link.  Empty if unknown."""
+    latency_p50_s: float | None = None
+    """Seconds that half of the requests of all workers took at most, in the last 5 to 10 seconds; None without any."""
+    latency_p99_s: float | None = None
+    """Seconds that 99 in 100 of them took at most."""
+    request_duration_bounds_s: tuple[float, ...] = DURATIONS
+    """The upper bounds of each `request_duration`, in seconds; its last count is of what exceeds them all."""
+    accept_wait_bounds_s: tuple[float, ...] = WAITS
+    """The same for each `accept_wait`."""
     deadly_requests: tuple[DeadlyRequest, ...] = ()
     """What workers had in hand when they died, in the last 10 minutes, the most frequent first: at most 20."""
+    pool: PoolStatus | None = None
+    """The idle pool; None if no worker parks connections (--park-after)."""
 
     @property
     def serving(self) -> int:
@@ -200,20 +254,24 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
     Raises ValueError if a required key is missing.
     """
     try:
-        reload = data.get("reload")
+        reload, pool = data.get("reload"), data.get("pool")
         return _build(
             Snapshot,
             data,
             reload=None if reload is None else _build(ReloadStatus, reload),
             listeners=tuple(_build(ListenerStatus, item) for item in data.get("listeners", ())),
-            workers=tuple(_build(WorkerStatus, item) for item in data.get("workers", ())),
+            workers=tuple(_build(WorkerStatus, item, **_histograms(item)) for item in data.get("workers", ())),
             templates=tuple(_build(TemplateStatus, item) for item in data.get("templates", ())),
             deadly_requests=tuple(_build(DeadlyRequest, item) for item in data.get("deadly_requests", ())),
+            pool=None if pool is None else _build(PoolStatus, pool),
             totals=_totals(data.get("totals", {})),
+            **{name: tuple(data[name]) for name in _BOUNDS if name in data},
         )
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"this is no status of a master: {error}") from None
 
+
+_BOUNDS = ("request_duration_bounds_s", "accept_wait_bounds_s")
 
 _T = TypeVar("_T", bound=attrs.AttrsInstance)
 
@@ -224,7 +282,14 @@ def _build(kind: type[_T], data: Mapping[str, Any], **parts: Any) -> _T:
 
 
 def _totals(data: Mapping[str, Any]) -> FleetTotals:
-    return _build(FleetTotals, data, slots=tuple(_build(SlotTotals, item) for item in data.get("slots", ())))
+    slots = tuple(_build(SlotTotals, item, **_histograms(item)) for item in data.get("slots", ()))
+    return _build(FleetTotals, data, slots=slots)
+
+
+def _histograms(data: Mapping[str, Any]) -> dict[str, Histogram]:
+    """The histograms of a worker, or of a slot; an older master sends none."""
+    found = {name: data.get(name) for name in ("request_duration", "accept_wait")}
+    return {name: Histogram(tuple(each["counts"]), each["sum_s"]) for name, each in found.items() if each is not None}
 
 
 def as_json_text(snapshot: Snapshot) -> str:

@@ -20,13 +20,12 @@ def why_not_ready(snapshot: Snapshot, when: ReadyWhen) -> str:
     return "" if taking >= needed else f"{taking} of {snapshot.size} workers take connections, and {needed} must"
 
 
-STUCK_US = 1_000_000
-"""Microseconds of a loop's delay from which a suspended worker counts as one that takes no connections.  A worker is
-suspended for a moment whenever a request blocks it for some milliseconds; a fleet that is only busy must stay ready, or
-a load balancer gives its share to others, which are then busier."""
+STUCK_MS = 1_000
+"""Milliseconds by which a report is overdue from which its worker counts as one that takes no connections.  A loop is
+blocked for some milliseconds by many a request; a fleet that is only busy must stay ready, or a load balancer gives its
+share to others, which are then busier.  How late a loop was before does not count: it may be well again."""
 
 
 def _takes(worker: WorkerStatus) -> bool:
     """Whether a worker would serve a new connection soon."""
-    stuck = worker.suspended and (worker.lag_us or 0) >= STUCK_US
-    return worker.state == "serving" and worker.taking and not stuck
+    return worker.state == "serving" and worker.taking and (worker.overdue_ms or 0) < STUCK_MS

@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 
 from .formatting import count, duration, gist, number, plain, size
-from .model import ReloadStatus, Snapshot, TemplateStatus
+from .model import PoolStatus, ReloadStatus, Snapshot, TemplateStatus
 from .tables import NARROWEST, workers_table
 
 RESULTS = {
@@ -61,6 +61,23 @@ def totals(snapshot: Snapshot) -> str:
     )
 
 
+def pool_line(pool: PoolStatus) -> str:
+    """The idle pool; what should not be is told only where it is."""
+    where = f"pid {pool.pid}" if pool.pid is not None else "being started"
+    rate = f" ({pool.parked_per_s:.0f}/s)" if pool.parked_per_s >= 1 else ""
+    odd = {
+        "evicted": pool.evicted,
+        "refused": pool.refused,
+        "lost": pool.lost,
+        "cut": pool.cut,
+        "restarts": pool.restarts,
+    }
+    return (
+        f"{pool.held} connections rest in the idle pool ({where}), parked {pool.parked}{rate}, resumed {pool.resumed}, "
+        f"left {pool.left}, expired {pool.expired}" + "".join(f", {name} {many}" for name, many in odd.items() if many)
+    )
+
+
 def reload_line(reload: ReloadStatus) -> str:
     """The reload that is running, or the last one that ran."""
     if reload.status is None:
@@ -95,6 +112,8 @@ def report(snapshot: Snapshot, width: int) -> list[str]:
             text += f", served by {listener.workers} of {snapshot.serving}"
         lines += _labelled("listens", text, width)
     lines += _labelled("counts", totals(snapshot), width)
+    if snapshot.pool is not None:
+        lines += _labelled("parked", pool_line(snapshot.pool), width)
     if snapshot.reload is not None:
         lines += _labelled("reload", reload_line(snapshot.reload), width)
     if snapshot.gone_back and not snapshot.refused:

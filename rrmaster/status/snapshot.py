@@ -6,11 +6,13 @@ of backlogs and letterboxes, and takes about 20 us for each worker.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import trio
 from attrs import evolve
@@ -19,11 +21,14 @@ from .._version import __version__
 from ..config.settings import Settings
 from ..dispatch.acceptor import Acceptor
 from ..dispatch.dispatcher import Dispatcher
+from ..events.latency import quantile
+from ..parking.keeper import IdlePool
 from ..processes.generation_templates import GenerationTemplates
 from ..processes.generations import Generations
+from ..protocol.pages.figures import NOTHING, Figures, Histogram
 from ..supervision.supervisor import Supervisor
 from ..supervision.worker_record import WorkerRecord
-from .model import DeadlyRequest, ListenerStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
+from .model import DeadlyRequest, ListenerStatus, PoolStatus, ReloadStatus, Snapshot, TemplateStatus, WorkerStatus
 
 _TCP_INFO_LIMIT = struct.Struct("=28xI")
 """tcpi_sacked of a listening socket: the size of its backlog, as limited by the kernel (somaxconn)."""
@@ -37,15 +42,12 @@ def take_snapshot(
     generations: Generations,
     began: float,
     directory: str,
+    pool: IdlePool,
 ) -> Snapshot:
-    """A snapshot of the master as it is now.
-
-    `began` is the time of its start on trio's clock, `directory` the working directory then.
-    """
+    """A snapshot as of now.  `began` is the time of the start on trio's clock, `directory` where that was."""
     dispatcher.read_reports()  # an idle master reads them now and then, and they would look overdue
     now = trio.current_time()
-    recall = dispatcher.recall
-    workers = sorted(supervisor.workers.values(), key=lambda worker: (worker.slot, worker.id))
+    workers = [(worker, *worker.figures.now()) for worker in sorted(supervisor.workers.values(), key=_place)]
     return Snapshot(
         name=name,
         pid=os.getpid(),
@@ -57,9 +59,9 @@ def take_snapshot(
         size=supervisor.reload.goal.size,
         generation=supervisor.reload.goal.generation,
         accepted=dispatcher.accepted,
-        recalled_from_late=recall.from_late,
-        recalled_from_dead=recall.from_dead,
-        suspensions=recall.suspensions,
+        recalled_from_late=dispatcher.recall.from_late,
+        recalled_from_dead=dispatcher.recall.from_dead,
+        suspensions=dispatcher.recall.suspensions,
         breaches=dispatcher.breaches,
         lost=supervisor.crashes.lost,
         crash_loop=supervisor.crashes.backoff.is_loop(now),
@@ -67,11 +69,31 @@ def take_snapshot(
         gone_back=supervisor.reload.gone_back,
         reload=_reload(supervisor),
         listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
-        workers=tuple(_worker(worker, supervisor, now) for worker in workers),
+        workers=tuple(_worker(*each, supervisor, now, settings.heartbeat) for each in workers),
         templates=tuple(_templates(generations, now)),
         totals=supervisor.announcements.totals.at_present(),
         directory=directory,
+        **_latency(*(of_late for _, _, of_late in workers)),
         deadly_requests=tuple(DeadlyRequest(*known) for known in supervisor.crashes.deadly.known(now)),
+        pool=_pool(pool, dispatcher) if pool.wanted else None,
+    )
+
+
+def _pool(pool: IdlePool, dispatcher: Dispatcher) -> PoolStatus:
+    total, returns = pool.total(), dispatcher.returns
+    return PoolStatus(
+        pid=pool.pid,
+        held=total["held"],
+        parked=total["taken"] + dispatcher.lanes.taken_back,
+        parked_per_s=round(pool.rate, 1),
+        resumed=returns.resumed + dispatcher.lanes.taken_back,
+        left=total["left"],
+        expired=total["expired"],
+        evicted=total["evicted"],
+        refused=total["refused"],
+        lost=total["lost"] + returns.lost,
+        cut=pool.cut,
+        restarts=pool.restarts,
     )
 
 
@@ -108,7 +130,24 @@ def _listener(acceptor: Acceptor, asked: int) -> ListenerStatus:
     return ListenerStatus(acceptor.listener.name, acceptor.queued(), limit, len(acceptor.policy.members))
 
 
-def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerStatus:
+def _latency(*histograms: Histogram) -> dict[str, Any]:
+    """The quantiles of all of these requests."""
+    requests = functools.reduce(Histogram.plus, histograms, NOTHING)
+    return {"latency_p50_s": quantile(requests, 0.5), "latency_p99_s": quantile(requests, 0.99)}
+
+
+def _place(worker: WorkerRecord) -> tuple[int, int]:
+    return worker.slot, worker.id
+
+
+def _worker(
+    worker: WorkerRecord,
+    figures: Figures | None,
+    of_late: Histogram,
+    supervisor: Supervisor,
+    now: float,
+    heartbeat: float,
+) -> WorkerStatus:
     load, report = worker.link.load, worker.report
     return WorkerStatus(
         slot=worker.slot,
@@ -126,6 +165,7 @@ def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerS
         requests=report.requests if report else None,
         oldest_ms=report.oldest_ms if report else None,
         lag_us=int(supervisor.runner.lag(worker) * 1e6) if worker.ready else None,
+        overdue_ms=int(worker.overdue(now, heartbeat) * 1e3) if worker.ready else None,
         rss=report.rss if report else None,
         cpu_us=report.cpu_us if report else None,
         taking=report is None or report.taking,
@@ -134,4 +174,7 @@ def _worker(worker: WorkerRecord, supervisor: Supervisor, now: float) -> WorkerS
         leaving=worker.leaving,
         restarts=supervisor.crashes.replacements.get(worker.slot, 0),
         last_exit=supervisor.crashes.last_exits.get(worker.slot, ""),
+        **_latency(of_late),
+        request_duration=figures.durations if figures else None,
+        accept_wait=figures.waits if figures else None,
     )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from attrs import frozen
 
-from .formatting import duration, gist, lag, number, shortened, size
+from .formatting import duration, gist, lag, number, shortened, size, took
 from .model import Snapshot, WorkerStatus
 
 NARROWEST = 40
@@ -36,6 +36,15 @@ class Column:
     """0: always shown.  Other columns are added in the order of their ranks, as far as the width allows."""
     left: bool = False
     """True for text, which is aligned to the left.  Numbers are aligned to the right."""
+    value: Callable[[WorkerStatus], float | None] | None = None
+    """The number behind a cell that has a unit."""
+
+    def sort_key(self, worker: WorkerStatus) -> tuple[float, str]:
+        """What orders the rows by this column; rows with equal keys keep their order."""
+        if self.value is not None:
+            return self.value(worker) or 0.0, ""
+        cell = self.cell(worker)
+        return (float(cell), "") if cell.isdecimal() else (0.0, cell)
 
 
 def shown_state(worker: WorkerStatus) -> str:
@@ -64,7 +73,7 @@ COLUMNS = (
         "gets none until its next report) or full (all its threads are taken, so others come first)",
         left=True,
     ),
-    Column("FOR", lambda w: duration(w.state_s), "time in this state", rank=13),
+    Column("FOR", lambda w: duration(w.state_s), "time in this state", rank=13, value=lambda w: w.state_s),
     Column("OPEN", lambda w: str(w.open), "connections handed to the worker and not finished"),
     Column("UNCL", lambda w: str(w.unclaimed), "unclaimed: open connections the worker has not taken yet", rank=3),
     Column("BUSY", lambda w: number(w.busy), "requests in progress", rank=1),
@@ -77,25 +86,42 @@ COLUMNS = (
         rank=14,
     ),
     Column(
+        "P50",
+        lambda w: took(w.latency_p50_s),
+        "time that half of its requests of the last seconds took at most",
+        rank=17,
+        value=lambda w: w.latency_p50_s,
+    ),
+    Column(
+        "P99",
+        lambda w: took(w.latency_p99_s),
+        "time that 99 of 100 took at most",
+        rank=16,
+        value=lambda w: w.latency_p99_s,
+    ),
+    Column(
         "OLDEST",
         lambda w: duration(w.oldest_ms / 1000) if w.oldest_ms else "-",
         "time for which its oldest request has been in progress; websockets are not counted",
         rank=15,
+        value=lambda w: w.oldest_ms,
     ),
     Column(
         "LAG",
         lambda w: lag(w.lag_us),
         "longest delay of its event loop in the last seconds, the present one included",
         rank=2,
+        value=lambda w: w.lag_us,
     ),
-    Column("RSS", lambda w: size(w.rss), "resident memory", rank=4),
+    Column("RSS", lambda w: size(w.rss), "resident memory", rank=4, value=lambda w: w.rss),
     Column(
         "CPU",
         lambda w: "-" if w.cpu_us is None else duration(w.cpu_us / 1e6),
         "processor time since its start",
         rank=9,
+        value=lambda w: w.cpu_us,
     ),
-    Column("UP", lambda w: duration(w.uptime_s), "time since it began to serve", rank=6),
+    Column("UP", lambda w: duration(w.uptime_s), "time since it began to serve", rank=6, value=lambda w: w.uptime_s),
     Column(
         "RST",
         lambda w: str(w.restarts),

@@ -24,6 +24,7 @@ from ..events.events import (
 )
 from ..events.totals import SlotTotals, Totals
 from ..logs.log import tell
+from ..protocol.pages.figures import Figures
 from ..rules.backoff import Exit
 from ..rules.lifecycle import State
 from ..rules.plan import STAYING
@@ -128,7 +129,8 @@ class Announcements:
 def _done_by(worker: WorkerRecord) -> SlotTotals:
     requests, cpu = (worker.report.requests, worker.report.cpu_us) if worker.report is not None else (0, 0)
     # Not those that were handed over: what it had not taken is recalled after its end.
-    return SlotTotals(worker.slot, worker.link.load.closed + worker.link.lost, requests, cpu)
+    taken, figures = worker.link.load.closed + worker.link.lost, worker.figures.so_far() or Figures()
+    return SlotTotals(worker.slot, taken, requests, cpu, request_duration=figures.durations, accept_wait=figures.waits)
 
 
 def _kind_of_end(worker: WorkerRecord, how: Exit | None) -> str:

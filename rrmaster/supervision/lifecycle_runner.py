@@ -198,8 +198,8 @@ class LifecycleRunner:
             case wire.Report():
                 if worker.reported(message, self._heartbeat):
                     self.fleet.plan_again()
-            case wire.Ready(listeners=listeners):
-                if self.dispatcher.declare_listeners(worker.link, listeners):
+            case wire.Ready():
+                if self.dispatcher.hear_ready(worker.link, message):
                     self.happens(worker, Event.READY)
             case wire.Failed(reason):
                 worker.failed(reason)

@@ -148,8 +148,10 @@ def prepare(current: Settings, new: Settings, environ: Mapping[str, str] | None 
 
     Raises SettingsError, BindError, with nothing left open.
     """
-    for name in changes_that_need_a_restart(current, new):
+    for name in (late := changes_that_need_a_restart(current, new)):
         logger.warning("reload: %s has changed; it takes a restart of the master to follow", name)
+    # The settings in force are those that act: until the restart, each reload says again what waits for it.
+    new = evolve(new, **{name: getattr(current, name) for name in late})
     change = Change(new, pinned(new), environment_of(new) if environ is None else dict(environ))
     check_certificate(new)
     policies_of(new), check_of(new)

@@ -12,8 +12,10 @@ A new worker's lines and its record are made here; its process is started by the
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+from contextlib import closing
 from logging import ERROR
 from typing import Protocol
 
@@ -25,10 +27,11 @@ from ..dispatch.load import WorkerLoad
 from ..events.bus import MessageChannel
 from ..events.reading_time import ReadingTime
 from ..logs.log import tell
+from ..processes.worker_figures import WorkerFigures
 from ..protocol import wire
 from ..protocol.channel import TalkLine
-from ..protocol.last_words import open_page
 from ..protocol.line import Line
+from ..protocol.pages.last_words import open_page
 from ..rules.recycling import Limits, MemoryPace, Wear
 from .announcements import Announcements
 from .crashes import Crashes
@@ -37,8 +40,8 @@ from .worker_record import WorkerRecord
 RETRY_S = 1.0
 """Seconds to wait when a line cannot be opened (out of descriptors)."""
 
-Lines = tuple[Line, tuple[TalkLine, socket.socket]]
-"""The line to a new worker, and the talk line: the master's end, and the worker's."""
+Lines = tuple[Line, tuple[TalkLine, socket.socket], WorkerFigures]
+"""The line to a new worker, the talk line (the master's end, and the worker's), and the page that it counts in."""
 
 
 class Reader(Protocol):
@@ -129,13 +132,14 @@ class Starts:
         try:
             return self._record(slot, generation, lines, now)
         except OSError as error:  # the kernel cannot watch another line
-            for end in (lines[0], *lines[1]):
+            line, talk, figures = lines
+            for end in (line, *talk, figures):
                 end.close()
             self._try_later(slot, error, now)
             return None
 
     def _record(self, slot: int, generation: int, lines: Lines, now: float) -> tuple[WorkerRecord, socket.socket]:
-        line, (talk, its_talk_end) = lines
+        line, (talk, its_talk_end), figures = lines
         self._last_id += 1
         load = WorkerLoad(self._last_id, slot, line.unclaimed, self._window, self._worker_connections)
         # The callbacks use `worker` before it is bound; they are called in the dispatcher's next turn, which is later.
@@ -149,7 +153,8 @@ class Starts:
         )
         wear = Wear(self._limits.with_jitter(self.random.random()), self._memory_pace)
         page = _page() if self.crashes.notes_requests(slot) else ()
-        worker = WorkerRecord(self._last_id, slot, generation, link, conversation, now, now, wear, page=page)
+        key = self._last_id, slot, generation
+        worker = WorkerRecord(*key, link, conversation, now, now, wear, figures=figures, page=page)
         worker.fill_crashed_place(self._begun(slot, generation, now))
         return worker, its_talk_end
 
@@ -162,7 +167,7 @@ class Starts:
         return self.crashes.begun(slot, now)
 
     def _lines(self, slot: int, now: float) -> Lines | None:
-        """Both lines to a new worker; None if there is no room for them now."""
+        """What joins a new worker to the master; None if there is no room for it now."""
         try:
             return _open(self._window)
         except OSError as error:
@@ -185,10 +190,10 @@ def _page() -> tuple[int, ...]:
 
 
 def _open(window: int) -> Lines:
-    """Open both, or neither.  Raises OSError."""
-    line = Line.open(window)
-    try:
-        return line, TalkLine.open()
-    except BaseException:
-        line.close()
-        raise
+    """Open all of them, or none.  Raises OSError."""
+    with contextlib.ExitStack() as opened:
+        line = opened.enter_context(closing(Line.open(window)))
+        figures = opened.enter_context(closing(WorkerFigures.open()))
+        talk = TalkLine.open()
+        opened.pop_all()
+    return line, talk, figures

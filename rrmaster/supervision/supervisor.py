@@ -217,7 +217,7 @@ class Supervisor:
         self.announcements.forked(worker)
         goal, line = self.reload.goal, worker.link.line.key.fileno()
         spec = WorkerSpec(
-            worker.id, slot, generation, line, its_talk_end.fileno(), worker.page, goal.size,
+            worker.id, slot, generation, line, its_talk_end.fileno(), worker.figures.page, worker.page, goal.size,
             serves_now=generation == goal.generation, disk_is_current=self.reload.disk_is_current,
         )  # fmt: skip
         self.runner.start(worker, spec, its_talk_end)

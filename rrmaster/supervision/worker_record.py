@@ -11,8 +11,9 @@ from attrs import Factory, define
 from ..dispatch.link import Link
 from ..events.bus import MessageChannel
 from ..processes.process import Process
+from ..processes.worker_figures import WorkerFigures
 from ..protocol import wire
-from ..protocol.last_words import Heard, read_page
+from ..protocol.pages.last_words import Heard, read_page
 from ..rules.lifecycle import State
 from ..rules.recycling import Wear
 from ..verdicts.hearing import Docket
@@ -82,6 +83,11 @@ class WorkerRecord:
     failure: str = ""
     """Why it could not start, in its own words."""
 
+    # --- what it counts
+
+    figures: WorkerFigures = Factory(WorkerFigures)
+    """How long its requests take."""
+
     # --- what it had in hand
 
     page: tuple[int, ...] = ()
@@ -125,6 +131,7 @@ class WorkerRecord:
         """It has sent a report.  Returns whether it should be replaced for its wear, which was not known before."""
         self.report = report
         self._note_lag(report.lag_us / 1e6)
+        self.figures.look(self.heard)
         if self.state is not State.SERVING or self.recycle_reason or self.heard - self.sampled < heartbeat:
             return False
         self.sampled = self.heard
@@ -147,8 +154,12 @@ class WorkerRecord:
         passed = now - self.lag_since
         known = (self.worst_lag, self.worst_before) if passed < LAG_WINDOW else (self.worst_lag,)
         recent = max(known) if passed < 2 * LAG_WINDOW else 0.0
-        reports = self.ready and self.state is not State.GONE
-        return max(recent, now - self.heard - heartbeat) if reports else recent
+        return max(recent, self.overdue(now, heartbeat))
+
+    def overdue(self, now: float, heartbeat: float) -> float:
+        """Seconds by which its next report is overdue: its loop is blocked at present.  0 if it owes none."""
+        owes = self.ready and self.state is not State.GONE
+        return max(now - self.heard - heartbeat, 0.0) if owes else 0.0
 
     def became_ready(self) -> None:
         """It has said that it can take connections."""
@@ -200,7 +211,8 @@ class WorkerRecord:
     # --- what it had in hand
 
     def hear_last_words(self) -> None:
-        """Its process has ended: read its page, if it has one, and close it."""
+        """Its process has ended: read its pages, and close them."""
+        self.figures.close()
         for fd in self.page:
             self.heard_last = read_page(fd)
             os.close(fd)

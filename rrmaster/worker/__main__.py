@@ -20,7 +20,7 @@ import os
 from ..protocol import wire
 from ..protocol.channel import Letterbox
 from ..protocol.launch import Launch, is_program
-from .boot import be_parent, prepare, read_identity, serve
+from .boot import be_parent, counting, prepare, read_identity, serve
 from .ending.descendants import answer_for_descendants, be_the_last_exit_handler
 from .ending.leash import exit_with_master
 from .loading import CannotLoad, explain
@@ -57,7 +57,12 @@ def _run_program(letterbox: Letterbox, launch: Launch) -> int:
         exit_with_master(letterbox.fileno(), launch.graceful_timeout)
         os.chdir(launch.chdir)
         ports = Ports(
-            EdgeTriggeredLetterbox.over(letterbox), identity, launch.heartbeat, talk, recall_after=launch.recall_after
+            EdgeTriggeredLetterbox.over(letterbox),
+            identity,
+            launch.heartbeat,
+            talk,
+            counting=counting(),
+            recall_after=launch.recall_after,
         )
     except (OSError, CannotLoad) as error:
         letterbox.send(wire.Failed(explain(error)))

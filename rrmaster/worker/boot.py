@@ -18,6 +18,7 @@ from ..protocol import wire
 from ..protocol.channel import Letterbox, TalkLine
 from ..protocol.family.children import keep_descriptors_from_children, remember_handlers
 from ..protocol.launch import Launch
+from ..protocol.pages.figures import Counting
 from .duty import Duty, Identity
 from .ending.descendants import answer_for_descendants
 from .ending.leash import exit_with_master
@@ -26,7 +27,7 @@ from .loading import Application, CannotLoad, explain, load
 from .serving.runtimes import Run, server_for
 
 if TYPE_CHECKING:
-    from ..protocol.last_words import LastWords
+    from ..protocol.pages.last_words import LastWords
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 """The signals that a worker handles."""
@@ -66,7 +67,8 @@ def serve(letterbox: Letterbox, launch: Launch, prepared: Callable[[], Prepared]
     identity, talk = read_identity()
     be_parent(letterbox, talk)
     try:
-        ready.run(ready.application, Duty(letterbox, identity, launch.heartbeat, talk, _last_words()), ready.launch)
+        duty = Duty(letterbox, identity, launch.heartbeat, talk, _last_words(), counting())
+        ready.run(ready.application, duty, ready.launch)
     except CannotLoad as error:
         letterbox.send(wire.Failed(explain(error)))
         return 1
@@ -90,11 +92,17 @@ def read_identity() -> tuple[Identity, TalkLine | None]:
     return identity, TalkLine.inherit(int(talk)) if talk else None
 
 
+def counting() -> Counting:
+    """Where to count the times of requests and connections: on the master's page, if it has given one."""
+    fd = os.environ.pop("RRMASTER_FIGURES", None)
+    return Counting.unread() if fd is None else Counting.inherit(int(fd))
+
+
 def _last_words() -> LastWords | None:
     """Where to note requests, if the master wants them noted: the last worker of this slot died with some in hand."""
     fd = os.environ.pop("RRMASTER_LAST_WORDS", None)
     if fd is None:
         return None
-    from ..protocol.last_words import LastWords
+    from ..protocol.pages.last_words import LastWords
 
     return LastWords.inherit(int(fd))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,19 +16,19 @@ from attrs import Factory, define, frozen
 
 from ..protocol import wire
 from ..protocol.channel import DescriptorLost, Letterbox, TalkLine
+from ..protocol.pages.figures import Counting
+from .load.descriptors import Descriptors
 from .load.limiters import Limiters
 from .load.requests import Requests
 
 if TYPE_CHECKING:
-    from ..protocol.last_words import LastWords
+    from ..protocol.pages.last_words import LastWords
     from ..protocol.proxy_header import Header
+    from .parking.memo import Memo
 
 BUSY_AFTER = 0.02
 """Seconds after which a change of the requests in progress is reported.  Only slow requests matter to the choice of a
 worker, and on a busy worker the number changes with every request."""
-
-RESERVE = 16
-"""Descriptors kept free for the application: a worker that takes connections up to its limit can open no file."""
 
 BATCH = 8
 """Connections taken at once, at most, while each begins quickly.  No option: `--window` limits what waits in the
@@ -40,9 +39,6 @@ QUICK = 0.001
 
 FULL_TABLE_S = 0.05
 """Seconds between looks at a full descriptor table."""
-
-COMPLAINT_S = 60.0
-"""Seconds between log lines about a full descriptor table."""
 
 
 @frozen
@@ -65,6 +61,8 @@ class Taken:
     listener: int
     family: int
     probe: bool
+    memo: Memo | None = None
+    """What is known of a connection that was parked before; None: it has just been accepted."""
 
 
 _UNKNOWN: tuple[Taken | None, None] = (None, None)
@@ -86,12 +84,18 @@ class Duty:
     """The talk line, if there is one."""
     words: LastWords | None = None
     """Where requests are noted for the case of this process's death, if they are."""
+    counting: Counting = Factory(Counting.unread)
+    """Where the times of requests and of connections are counted."""
     wake: Callable[[], None] = lambda: None
     """Set by the runtime.  Called when a report is due, which must follow within `REPORT_AFTER`."""
     on_requests_changed: Callable[[], None] = lambda: None
     """Set by the runtime.  Called when a request has begun or ended; `report_busy` must follow within `BUSY_AFTER`."""
     taken: int = 0
     closed: int = 0
+    parked: int = 0
+    """How many of the closed were parked, and live."""
+    on_lane: Callable[[int], None] | None = None
+    """Set by a server that parks: called with each lane, a descriptor that it owns then."""
     requests: Requests | None = None
     """The server's counters of requests.  None: each connection is one request."""
     limiters: Limiters = Factory(Limiters)
@@ -121,10 +125,7 @@ class Duty:
     """A wish to be replaced that the full line has not taken yet."""
     report_due: bool = False
     """Something has changed since the last report."""
-    _limit: int = Factory(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    _free: int = 0
-    """Descriptors that were free at the last count, less the connections taken since."""
-    _complained: float = float("-inf")
+    _descriptors: Descriptors = Factory(lambda self: Descriptors(self.letterbox.fileno), takes_self=True)
 
     @property
     def open(self) -> int:
@@ -170,6 +171,10 @@ class Duty:
             message, fd = found
             if isinstance(message, wire.Handoff) and fd is not None:
                 return self._begin(message, fd)
+            if isinstance(message, wire.Lane) and fd is not None:
+                self._asides += 1
+                os.close(fd) if self.on_lane is None else self.on_lane(fd)
+                self.report()
             if isinstance(message, wire.Nudge | wire.Listening):
                 self._asides += 1
                 self.handle(message)
@@ -187,9 +192,7 @@ class Duty:
         """React to a message of the master that is no connection."""
 
     def _begin(self, handoff: wire.Handoff, fd: int) -> Taken:
-        # The kernel gives the lowest free number: a high one tells of a full table, a low one may be its only hole.
-        self._free -= 1
-        if fd >= self._limit - RESERVE or (self._free < RESERVE and self._count_free() < RESERVE):
+        if self._descriptors.took(fd):
             self._out_of_descriptors()
         if handoff.probe:
             # A probe is outside the counters of load, and reported at once: until then the master takes it for unread.
@@ -197,15 +200,32 @@ class Duty:
             self.report()
         else:
             self.taken += 1
+            self.counting.taken(handoff.accepted_at)
             self.report_soon()
-        return Taken(fd, handoff.listener, handoff.family, handoff.probe)
+        if handoff.memo is None:
+            return Taken(fd, handoff.listener, handoff.family, handoff.probe)
+        from .parking.memo import Memo
+
+        memo = Memo.decode(handoff.memo, time.monotonic())
+        taken = Taken(fd, handoff.listener, handoff.family, handoff.probe, memo)
+        if memo.header is not None:
+            self.clients[fd] = (taken, memo.header)
+        return taken
+
+    def park_with(self, on_lane: Callable[[int], None]) -> None:
+        """The server parks connections, through the lanes that it gets by this call."""
+        self.on_lane = on_lane
+
+    def count_parked(self, count: int) -> None:
+        """So many connections are about to be closed here, for they are the idle pool's."""
+        self.parked += count
 
     def finished(self, taken: Taken) -> None:
         """Count a connection as closed."""
         # A handler may have closed it earlier, and its number may be that of another connection by now.
         if self.clients and self.clients.get(taken.fd, _UNKNOWN)[0] is taken:
             del self.clients[taken.fd]
-        self._free += 1
+        self._descriptors.gave_back()
         if not taken.probe:
             self.closed += 1
             self.report_soon()
@@ -279,6 +299,7 @@ class Duty:
             self.orphaned,
             0 if requests is None else int(requests.oldest(time.monotonic()) * 1000),
             full,
+            self.parked,
         )
         self.report_due = not self.letterbox.send(report)
         self._reported_busy, self._reported_full, self.lag = busy, full, 0.0
@@ -287,10 +308,9 @@ class Duty:
 
     def beat(self) -> None:
         """Look at descriptors and memory, and report.  Called every `heartbeat` seconds."""
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # the application may have changed it
-        self.has_descriptors = self._count_free() > RESERVE
+        self.has_descriptors = self._descriptors.has_room()
         if not self.has_descriptors:
-            self._complain()
+            self._descriptors.complain(self.open)
         self._rss = resident()
         self.beat_at = time.monotonic()
         if self._retirement is not None:
@@ -304,39 +324,11 @@ class Duty:
 
     def ready(self) -> None:
         """Tell the master that connections can come, of every listener."""
-        self.letterbox.send(wire.Ready(os.getpid()))
+        self.letterbox.send(wire.Ready(os.getpid(), parks=self.on_lane is not None))
 
     def _out_of_descriptors(self) -> None:
         self.has_descriptors = False
         self.report_soon()
-
-    def _count_free(self) -> int:
-        """Count the descriptors that are free: 2 us, or on kernels before 6.2 some 0.4 us for each that is open."""
-        try:  # proc(5): since Linux 6.2 the size of this directory is the number of open descriptors
-            used = os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1
-        except OSError:  # none is free for the listing; or there is no /proc, and the lowest free number must do
-            used = self._lowest_free()
-        self._free = self._limit - used
-        return self._free
-
-    def _lowest_free(self) -> int:
-        try:
-            fd = os.dup(self.letterbox.fileno())
-        except OSError:
-            return self._limit
-        os.close(fd)
-        return fd
-
-    def _complain(self) -> None:
-        """Log that no connections are taken, and what to do: otherwise the clients would wait without a trace."""
-        if time.monotonic() - self._complained >= COMPLAINT_S:
-            self._complained = time.monotonic()
-            print(
-                f"no connections are taken: {self._limit - self._free} of {self._limit} descriptors are in use, "
-                f"{self.open} of them by connections. Raise the limit (ulimit -n, LimitNOFILE=), or find out which the "
-                "application does not close",
-                file=sys.stderr,
-            )
 
 
 def resident() -> int:

@@ -123,13 +123,13 @@ def _serve(master: socket.socket, order: ForkRequest, fds: list[int], prepared: 
         watch.open_again()
         return prepared
 
-    line, talk, out, err, *words, leash = fds
+    line, talk, out, err, figures, *words, leash = fds
     master.close()
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.close(out)
     os.close(err)
-    os.environ.update(order.environ, RRMASTER_TALK=str(talk))
+    os.environ.update(order.environ, RRMASTER_TALK=str(talk), RRMASTER_FIGURES=str(figures))
     if words:
         os.environ["RRMASTER_LAST_WORDS"] = str(words[0])
     watch.begin_worker(order.title)

@@ -29,12 +29,16 @@ class FakeMaster:
     """None: the master has ended."""
     log: list[dict[str, Any]] = Factory(list)
     asked: int = 0
+    has_ended: bool = False
 
     def status(self) -> Snapshot:
         self.asked += 1
         if self.answer is None:
             raise NoMaster("the master has ended")
         return self.answer
+
+    def end(self) -> None:
+        self.has_ended = True
 
     def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
         return self.log if kind == "events" else []
@@ -252,6 +256,18 @@ def test_an_open_page_gets_the_content_anew_and_leaves_nothing_when_it_closes() 
         page.cancel()
         await asyncio.wait([page])
         assert pages.open_pages == 0
+
+    run_live(act)
+
+
+def test_open_pages_end_with_the_master() -> None:
+    async def act(pages: Pages, master: FakeMaster) -> None:
+        sent: asyncio.Queue[str] = asyncio.Queue()
+        page = asyncio.create_task(open_page(pages, sent))
+        await sent.get()
+        pages.close()
+        assert await page == 200
+        assert master.has_ended
 
     run_live(act)
 

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from rrmaster.admin.metrics import OPENMETRICS, TEXT, exposition
 from rrmaster.events.totals import SlotTotals, Totals
+from rrmaster.protocol.pages.figures import DURATIONS, WAITS, Histogram
 from rrmaster.status.model import Snapshot
 from tests.status.snapshots import FOUR, a_snapshot, a_worker, some_workers
 
@@ -48,6 +49,26 @@ def test_a_counter_of_a_slot_is_the_sum_over_all_its_workers() -> None:
         assert before[key] == after[key] == value
     assert after["rrmaster_worker_ends_total", (("slot", "0"),)] == 1
     assert after["rrmaster_worker_exits_total", (("how", "fault"),)] == 1
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+def test_a_histogram_of_a_slot_is_the_sum_over_all_its_workers(accept: str) -> None:
+    took = Histogram((0, 3, 1, *[0] * (len(DURATIONS) - 2)), 0.0025)
+    waited = Histogram((2, *[0] * len(WAITS)), 0.0001)
+    totals = Totals()
+    totals.worker_ended(SlotTotals(0, request_duration=took, accept_wait=waited), "killed")
+    alive = [a_worker(0, request_duration=took), a_worker(1, request_duration=None, accept_wait=waited)]
+    found = values(a_snapshot(*alive, totals=totals.at_present()), accept)
+
+    def bucket(name: str, slot: int, le: str) -> float | None:
+        return found.get((f"rrmaster_{name}_seconds_bucket", (("le", le), ("slot", str(slot)))))
+
+    steps = [bucket("request_duration", 0, le) for le in ("0.00025", "0.0005", "0.001", "60.0", "+Inf")]
+    assert steps == [0, 6, 8, 8, 8]
+    assert found["rrmaster_request_duration_seconds_count", (("slot", "0"),)] == 8
+    assert found["rrmaster_request_duration_seconds_sum", (("slot", "0"),)] == 0.005
+    assert bucket("request_duration", 1, "+Inf") is None, "that worker counts nothing"
+    assert (bucket("accept_wait", 0, "0.0001"), bucket("accept_wait", 1, "+Inf")) == (2, 2)
 
 
 def test_the_counts_of_a_slot_without_a_worker_stay() -> None:

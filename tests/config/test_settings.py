@@ -74,6 +74,8 @@ def test_the_defaults_are_the_documented_ones():
         "window": 8,
         "recall_after": 0.003,
         "worker_connections": 10_000,
+        "park_after": None,
+        "max_parked": 100_000,
         "ready_timeout": 30.0,
         "graceful_timeout": 30.0,
         "hang_timeout": 30.0,

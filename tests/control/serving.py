@@ -12,6 +12,8 @@ from typing import Any
 import trio
 from attrs import Factory, define, evolve
 
+from rrmaster.config.presentation import CommandLine
+from rrmaster.config.settings import Settings
 from rrmaster.control.server import ControlServer
 from rrmaster.control.socket_paths import ControlSocket
 from rrmaster.logs.log import Entry
@@ -32,6 +34,7 @@ class FakeOperator:
 
     asked: list[object] = Factory(list)
     snapshot: Snapshot = EMPTY
+    settings: Settings = Factory(lambda: Settings("shop:app", workers="2:8"))
     reload: Reload = Factory(lambda: Reload(Rollout(2, Goal(2, surge=2), Trial(2.0, 2.0, 600.0), 0.0, 2)))
     busy: bool = False
     broken: bool = False
@@ -157,11 +160,11 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, uid: int = UID) -> AsyncIterator[Served]:
+async def serving(tmp_path: Path, uid: int = UID, command_line: CommandLine | None = None) -> AsyncIterator[Served]:
     operator = FakeOperator()
     control_socket = ControlSocket.claim(tmp_path / "control.sock")
     async with _closing(control_socket), trio.open_nursery() as nursery:
-        server = ControlServer(operator, control_socket.socket, uid)
+        server = ControlServer(operator, control_socket.socket, uid, command_line=command_line)
         served = Served(server, operator, control_socket, nursery)
         nursery.start_soon(server.serve)
         try:

@@ -9,7 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from rrmaster.config.presentation import CommandLine, as_json
 from rrmaster.control.requests import STACKS_S, Refused, new_size
+from rrmaster.control.server import GOODBYE_S
 from rrmaster.rules.rollout import Phase
 from rrmaster.status.model import from_json
 from tests.control.serving import EMPTY, serving
@@ -102,6 +104,48 @@ async def test_events_follow_all_but_what_workers_print(tmp_path: Path) -> None:
         served.log("worker 1 has gone", slot=1, path=Path("/x"))
         entry = {"time": 1.0, "level": "info", "event": "worker.exited", "text": "worker 1 has gone"}
         assert await client.line() == {"entry": {"slot": 1, "path": "/x"} | entry}
+
+
+async def test_a_follower_gets_all_that_was_logged_before_the_master_stopped_and_is_told(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        client = await served.follow(do="events")
+        for number in range(3):
+            served.log(f"worker {number} has gone")
+        await served.server.say_goodbye()
+        *lines, end = await client.answer()
+        assert [line["entry"]["text"] for line in lines] == [f"worker {number} has gone" for number in range(3)]
+        assert end == {"status": 0, "text": "the master has stopped"}
+
+
+async def test_a_follower_that_does_not_read_is_not_waited_for_at_the_end(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with serving(tmp_path) as served:
+        await served.follow(do="events")
+        for _ in range(1000):
+            served.log("x" * 4000)
+        began = trio.current_time()
+        await served.server.say_goodbye()
+        assert trio.current_time() - began == pytest.approx(GOODBYE_S)
+
+
+async def test_the_settings_in_force_are_told_with_how_the_master_was_started(tmp_path: Path) -> None:
+    started = CommandLine(("-w", "4"), "/srv", {"RRMASTER_WINDOW": "6"})
+    async with serving(tmp_path, command_line=started) as served:
+        answer = await served.end_of(do="config")
+        assert answer["settings"] == as_json(served.operator.settings)
+        assert answer["started"] == {
+            "argv": ["-w", "4"], "directory": "/srv", "environment": {"RRMASTER_WINDOW": "6"}
+        }  # fmt: skip
+    async with serving(tmp_path) as served:
+        assert (await served.end_of(do="config"))["started"] is None, "inside a program"
+
+
+async def test_without_a_log_file_there_is_none_to_open_again(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        end = await served.end_of(do="reopen")
+        assert end["status"] == 1
+        assert end["error"].startswith("there is no log file to open again")
 
 
 async def test_logs_shows_the_last_lines_of_one_slot(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from rrmaster.control.client import NoMaster, connect_to_master
 from rrmaster.control.requests import MAX_FOLLOWERS
-from rrmaster.control.server import MAX_CLIENTS, PACE_S
+from rrmaster.control.server import MAX_CLIENTS, PACE_S, ControlServer
 from rrmaster.status.model import Snapshot
-from tests.control.serving import EMPTY, UID, serving
+from tests.control.serving import EMPTY, UID, FakeOperator, serving
 from tests.fakes import DEADLINE
 
 
@@ -109,3 +111,17 @@ def _ask_as_another_user(path: Path) -> dict[str, Any]:
     )  # fmt: skip
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+async def test_a_server_that_has_ended_refuses_clients_though_its_socket_is_not_closed_yet(tmp_path: Path) -> None:
+    """Its master closes it last, and a client that connects meanwhile would wait for its answer in vain."""
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener, trio.fail_after(DEADLINE):
+        listener.bind(str(path))
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ControlServer(FakeOperator(), listener).serve)
+            await (await trio.open_unix_socket(path)).aclose()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(NoMaster, match="no master listens there"):
+            connect_to_master(str(path), None, {}, UID)

@@ -16,7 +16,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from rrmaster.config.addresses import Tcp
 from rrmaster.dispatch.membership import FULL_POLL
 from rrmaster.dispatch.policies import RoundRobin
-from rrmaster.protocol import wire
 from tests.dispatch.workers import LATE, hand_to_first, waiting
 from tests.fakes import DEADLINE, House, a_house, eventually
 
@@ -58,7 +57,8 @@ async def test_a_handoff_names_its_listener_and_its_family() -> None:
         await house.calls(1, listener=1)
         (player,) = house.players
         player.take()
-        assert player.seen == [wire.Handoff(0, family=socket.AF_INET), wire.Handoff(1, family=socket.AF_INET)]
+        assert [(each.listener, each.family) for each in player.seen] == [(0, socket.AF_INET), (1, socket.AF_INET)]
+        assert all(each.accepted_at for each in player.seen)
         await house.settle()
 
 

@@ -35,7 +35,7 @@ class Programs:
     def add_worker(self, enlist: bool = True) -> Player:
         """A worker that serves nothing yet."""
         player = self.house.add_worker(enlist=False)
-        assert self.house.dispatcher.declare_listeners(player.link, ())
+        assert self.house.dispatcher.hear_ready(player.link, wire.Ready(0, listeners=()))
         if enlist:
             self.house.dispatcher.enlist(player.link)
         return player

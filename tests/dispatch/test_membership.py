@@ -27,7 +27,7 @@ TWO = (LOOPBACK, LOOPBACK)
 def worker_serving(house: House, listeners: tuple[int, ...] | None) -> Player:
     """A worker that serves these."""
     player = house.add_worker(enlist=False)
-    assert house.dispatcher.declare_listeners(player.link, listeners)
+    assert house.dispatcher.hear_ready(player.link, wire.Ready(0, listeners=listeners))
     house.dispatcher.enlist(player.link)
     return player
 
@@ -89,7 +89,7 @@ async def test_a_worker_may_serve_nothing_yet() -> None:
 async def test_to_serve_a_listener_that_does_not_exist_is_a_breach(number: int) -> None:
     async with a_house(1, binds=TWO) as house:
         liar = house.add_worker(enlist=False)
-        assert not house.dispatcher.declare_listeners(liar.link, (0, number))
+        assert not house.dispatcher.hear_ready(liar.link, wire.Ready(0, listeners=(0, number)))
         assert house.breaches == {liar.load.id: f"it would serve listener {number}, and there is none"}
 
 

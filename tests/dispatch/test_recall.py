@@ -6,7 +6,7 @@ import os
 import threading
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.dispatch.recall import RECALL_TIMEOUT
@@ -178,7 +178,8 @@ async def test_what_is_recalled_keeps_its_listener_family_and_probe(mock_clock: 
         await eventually(lambda: house.recall.from_late == 1)
         heir = house.players[1]
         heir.take()
-        assert heir.seen == [wire.Handoff(0, 1, False, 2)]
+        (handoff,) = heir.seen
+        assert evolve(handoff, accepted_at=0) == wire.Handoff(0, 1, False, 2)
         assert [player.load.connections for player in house.players] == [0, 1], "it counts for the worker that has it"
         await house.settle()
 

@@ -99,7 +99,7 @@ def null() -> AsyncIterator[int]:  # type: ignore[misc]
 
 async def ordered(player: Player, null: int, found: list[object]) -> None:
     try:
-        found.append(await player.template.worker([null] * 4, {"NAME": "value"}, ["--slot", "0"]))
+        found.append(await player.template.worker([null] * 5, {"NAME": "value"}, ["--slot", "0"]))
     except Lost as lost:
         found.append(str(lost))
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrmaster.protocol.last_words import _SIZE, MOST, PLACES, Heard, LastWords, open_page, read_page
+from rrmaster.protocol.pages.last_words import _SIZE, MOST, PLACES, Heard, LastWords, open_page, read_page
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

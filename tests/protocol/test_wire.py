@@ -1,6 +1,7 @@
 """The messages on the line: each survives encoding and decoding, and no datagram does any harm."""
 
 import json
+import os
 import struct
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmaster.protocol import wire
+from rrmaster.protocol.parking.lane import MAX_MEMO
 from rrmaster.protocol.uplink import decode_up
 from rrmaster.protocol.wire import (
     Attend,
     Failed,
     Handoff,
+    Lane,
     Listen,
     Listening,
     Nudge,
@@ -22,6 +25,7 @@ from rrmaster.protocol.wire import (
     Report,
     Retiring,
 )
+from tests.fakes import a_line
 
 LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -31,11 +35,18 @@ def unsigned(bits: int) -> st.SearchStrategy[int]:
 
 
 reports = st.builds(
-    Report, unsigned(64), unsigned(32), st.booleans(), unsigned(32), unsigned(64), unsigned(64), unsigned(16)
+    Report,
+    unsigned(64),
+    unsigned(32),
+    st.booleans(),
+    unsigned(32),
+    unsigned(64),
+    unsigned(64),
+    unsigned(16),
+    parked=unsigned(64),
 )
-readies = st.builds(
-    Ready, st.integers(), st.just(wire.PROTOCOL), st.none() | st.lists(st.integers(), max_size=50).map(tuple)
-)
+numbers = st.none() | st.lists(st.integers(), max_size=50).map(tuple)
+readies = st.builds(Ready, st.integers(), st.just(wire.PROTOCOL), numbers, st.booleans())
 words = st.builds(Failed, st.text()) | st.builds(Retiring, st.text())
 ports, backlogs = unsigned(16), st.none() | unsigned(16)
 paths = st.text(st.characters(exclude_characters="\0"), max_size=wire.MAX_PATH - 1).map("/".__add__)
@@ -48,7 +59,10 @@ ups = reports | readies | words | wishes
 downs = (
     st.builds(Handoff, unsigned(16), unsigned(8), st.booleans(), unsigned(8))
     | st.builds(Listening, unsigned(16), unsigned(16), unsigned(16), ports)
-    | st.just(Nudge())
+    | st.sampled_from([Nudge(), Lane()])
+)
+resumed = st.builds(
+    Handoff, unsigned(16), unsigned(8), st.just(False), unsigned(8), unsigned(32), st.binary(max_size=MAX_MEMO)
 )
 
 any_text = st.text(st.characters())  # lone surrogates too: a traceback may hold what os.fsdecode made
@@ -88,7 +102,7 @@ def test_the_master_reads_what_a_worker_sends(message):
 
 
 @LAW
-@given(downs)
+@given(downs | resumed)
 def test_a_worker_reads_what_the_master_sends(message):
     assert wire.decode_down(wire.encode(message)) == message
 
@@ -98,6 +112,20 @@ def test_a_worker_reads_what_the_master_sends(message):
 def test_everything_down_a_line_has_the_same_length(message):
     """Only then the number of unread messages is a division."""
     assert len(wire.encode(message)) == wire.DOWN_SIZE
+
+
+@LAW
+@given(resumed)
+def test_a_memo_makes_a_message_longer_and_the_kernel_charges_the_same(message):
+    datagram = wire.encode(message)
+    assert wire.DOWN_SIZE <= len(datagram) <= wire.MAX_DOWN
+    with a_line() as (line, letterbox), open(os.devnull) as file:
+        line.hand_over(datagram, file.fileno())
+        assert line.unclaimed() == 1
+        found = letterbox.take()
+        assert found is not None
+        assert found[0] == message
+        os.close(found[1])
 
 
 @LAW

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from rrmaster.protocol.pages.figures import DURATIONS, WAITS, Histogram
 from rrmaster.status.model import ListenerStatus, Snapshot, WorkerStatus
 
 STATES = ("booting", "proving", "serving", "draining", "stopping", "killed")
@@ -30,6 +31,13 @@ def a_snapshot(*workers: WorkerStatus, **more: object) -> Snapshot:
 FOUR = a_snapshot(*(a_worker(slot) for slot in range(4)))
 
 counts = st.integers(0, 10**6)
+
+
+def histograms(bounds: tuple[float, ...]) -> st.SearchStrategy[Histogram]:
+    each = st.lists(counts, min_size=len(bounds) + 1, max_size=len(bounds) + 1).map(tuple)
+    return st.builds(Histogram, each, st.floats(0, 1e9))
+
+
 some_workers = st.lists(
     st.builds(
         WorkerStatus,
@@ -38,6 +46,8 @@ some_workers = st.lists(
         open=st.integers(0, 99_999), unclaimed=st.integers(0, 250), handed=counts, closed=counts,
         busy=st.none() | st.integers(0, 9999), lag_us=st.none() | st.integers(0, 2**32), last_exit=st.text(max_size=60),
         rss=st.none() | st.integers(0, 2**40), cpu_us=st.none() | st.integers(0, 2**48), restarts=st.integers(0, 999),
+        latency_p50_s=st.none() | st.floats(0, 60), latency_p99_s=st.none() | st.floats(0, 60),
+        request_duration=st.none() | histograms(DURATIONS), accept_wait=st.none() | histograms(WAITS),
     ),
     max_size=6,
 )  # fmt: skip

@@ -27,10 +27,15 @@ def test_an_older_reader_skips_unknown_keys() -> None:
 def test_a_newer_reader_fills_in_missing_keys() -> None:
     data = to_json(FOUR)
     del data["refused"], data["workers"][0]["last_exit"]
+    for name in ("request_duration", "accept_wait", "latency_p50_s"):
+        del data["workers"][1][name]
+    del data["request_duration_bounds_s"]
     assert from_json(data) == FOUR
 
 
-@pytest.mark.parametrize("data", [{}, {"workers": 3}, {"workers": [1]}, {"reload": "no"}])
+@pytest.mark.parametrize(
+    "data", [{}, {"workers": 3}, {"workers": [1]}, {"reload": "no"}, {"workers": [{"request_duration": {}}]}]
+)
 def test_data_that_is_no_snapshot_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no status"):
         from_json(data)

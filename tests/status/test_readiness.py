@@ -18,9 +18,10 @@ SERVES = a_worker(state="serving", taking=True)
 BOOTS = a_worker(state="booting")
 DRAINS = a_worker(state="draining")
 PAUSED = a_worker(state="serving", taking=False)
-BLOCKED = a_worker(state="serving", taking=True, suspended=True, lag_us=1_500_000)
-BRIEFLY_BLOCKED = a_worker(state="serving", taking=True, suspended=True, lag_us=20_000)
-WAS_BLOCKED = a_worker(state="serving", taking=True, suspended=False, lag_us=1_500_000)
+BLOCKED = a_worker(state="serving", taking=True, suspended=True, overdue_ms=1_500)
+BLOCKED_WITHOUT_TRAFFIC = a_worker(state="serving", taking=True, suspended=False, overdue_ms=1_500)
+BRIEFLY_BLOCKED = a_worker(state="serving", taking=True, suspended=True, overdue_ms=20)
+WAS_BLOCKED = a_worker(state="serving", taking=True, suspended=True, overdue_ms=0, lag_us=1_500_000)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ WAS_BLOCKED = a_worker(state="serving", taking=True, suspended=False, lag_us=1_5
         ([SERVES, BOOTS], True),
         ([PAUSED, SERVES], True),
         ([BLOCKED, BLOCKED], False),
+        ([BLOCKED_WITHOUT_TRAFFIC, BLOCKED], False),
         ([BRIEFLY_BLOCKED, BLOCKED], True),
         ([WAS_BLOCKED, BLOCKED], True),
     ],

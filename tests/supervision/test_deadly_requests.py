@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from rrmaster.protocol.last_words import LastWords
+from rrmaster.protocol.pages.last_words import LastWords
 from rrmaster.rules.backoff import Exit
 from tests.fakes import Actor, Fleet, a_fleet, falls_silent
 from tests.supervision.fleets import KILL, replaced

@@ -31,6 +31,9 @@ def test_an_overdue_report_shows_at_once_and_grows():
     assert worker.lag(100.4, HEARTBEAT) == 0.0
     assert worker.lag(101.5, HEARTBEAT) == 1.0
     assert worker.lag(103.5, HEARTBEAT) == 3.0
+    assert [worker.overdue(now, HEARTBEAT) for now in (100.4, 101.5, 103.5)] == [0.0, 1.0, 3.0]
+    say(worker, 104.0)
+    assert worker.overdue(104.1, HEARTBEAT) == 0.0, "it is well again"
 
 
 def test_a_worker_that_has_ended_is_not_later_and_later():

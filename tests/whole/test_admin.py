@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,6 +95,48 @@ async def test_a_drain_is_not_ready_and_says_why() -> None:
         master.clients.pop().socket.close()
         assert await master.ended() == 0
         assert "admin server was ended" not in master.text, "it is no orphan of a worker's"
+
+
+async def until_ready(base: str, ready: bool) -> str:
+    """Wait until /readyz says so; returns its text."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            answer = await get(f"{base}/readyz")
+            if (answer.status_code == 200) is ready:
+                return answer.text
+            await trio.sleep(0.05)
+
+
+async def test_a_blocked_fleet_is_not_ready_though_no_connection_has_met_it() -> None:
+    """The connection that blocks the worker was the last one: none is late, and the next one would wait."""
+    async with running("handlers:blocks", "--admin", "127.0.0.1:0", workers=1) as master:
+        base = await base_of(master)
+        await until_ready(base, True)
+        [client] = await master.burst(1)
+        await client.send_all(b"4000")
+        assert await until_ready(base, False) == "workers: 0 of 1 workers take connections, and 1 must\n"
+        with trio.fail_after(PATIENCE):
+            assert await client.receive_some()
+        await until_ready(base, True)
+        assert await master.stop() == 0
+
+
+async def test_a_probe_at_the_end_of_the_master_gets_an_answer_and_no_error() -> None:
+    async with running(APP, "--admin", "127.0.0.1:0", workers=1) as master:
+        base, seen = await base_of(master), Counter[int]()
+        await until_ready(base, True)
+
+        async def probe() -> None:
+            with suppress(httpx.TransportError):  # the server has ended
+                async with httpx.AsyncClient(timeout=PATIENCE) as client:
+                    while True:
+                        seen[(await client.get(f"{base}/readyz")).status_code] += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(probe)
+            assert await master.stop() == 0
+        assert set(seen) <= {200, 503}, seen
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -20,7 +20,7 @@ from rrmaster.cli.main import VERBS
 from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
 ARGUMENTS = {"admin": ["127.0.0.1:0"], "scale": ["+1"], "restart": ["0"], "retire": ["0"], "stacks": ["0"]}
-ASKING = [verb for verb in VERBS if verb not in ("check", "systemd-unit")]
+ASKING = [verb for verb in VERBS if verb not in ("check", "systemd-unit", "completion")]
 
 GOOD = (PROGRAMS / "handlers.py").read_text()
 

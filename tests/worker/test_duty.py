@@ -22,7 +22,8 @@ from rrmaster.protocol.wire import REPORT_AFTER
 from rrmaster.worker import api
 from rrmaster.worker import duty as module
 from rrmaster.worker.api import CurrentWorker, current_worker, is_worker
-from rrmaster.worker.duty import BATCH, RESERVE, Duty, Identity
+from rrmaster.worker.duty import BATCH, Duty, Identity
+from rrmaster.worker.load.descriptors import RESERVE
 from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.on_trio import FULL_TABLE_S, Handler, serve
 from tests.fakes import DEADLINE, a_line, eventually, run_alone

@@ -22,7 +22,7 @@ from ..names import (
     parse_texts,
 )
 from ..option import Scope, in_development, named, option
-from ..quantities import Between, from_to, parse_mode, parse_workers, positive_duration
+from ..quantities import Between, from_to, parse_mode, parse_pause, parse_workers, positive_duration
 
 _WHERE, _DEVELOPMENT, _WORKERS = "where to serve", "development", "workers"
 _CHOICE = "which worker gets a connection"
@@ -204,4 +204,22 @@ class ServingOptions:
         _CHOICE,
         "N",
         "open connections of one worker; when every worker has this number, new ones wait in the backlog",
+    )
+    # Off while it is new.  A second lets connections that are hot stay where they are.
+    park_after: float | None = option(
+        None,
+        parse_pause,
+        _CHOICE,
+        "TIME|off",
+        "give a kept connection of HTTP/1.1 back when it has been idle for this time, or at once where requests hold "
+        "the worker's loop, and choose a worker anew when its client speaks; off: it stays with its worker",
+        shown="off",
+    )
+    # A resting connection costs a kilobyte of the idle pool and a descriptor; the kernel's own part is larger.
+    max_parked: int = option(
+        100_000,
+        from_to(1, 10_000_000),
+        _CHOICE,
+        "N",
+        "connections that rest in the idle pool at most; beyond that the one that has rested longest is closed",
     )

@@ -12,15 +12,17 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define, field
 
+from ...protocol.pages.figures import Counting, Tally
 from ..duty import Duty
 from ..load.requests import Requests
 
 if TYPE_CHECKING:
-    from ...protocol.last_words import LastWords
+    from ...protocol.pages.last_words import LastWords
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -63,6 +65,9 @@ class CountedApp:
     duty: Duty
     access_log: bool
     """Whether each request is printed as a line."""
+    durations: Tally
+    """Where it is counted how long a request takes, from the call of the application to the last part of its answer:
+    what follows, such as a background task, keeps no client waiting."""
     requests: Requests = Factory(Requests)
     """Calls of the application, begun and ended; a call includes the background tasks after its answer."""
     idle: Callable[[], None] | None = None
@@ -81,10 +86,10 @@ class CountedApp:
         """Calls of the application in progress."""
         return self.requests.begun - self.requests.ended
 
-    async def serve(self, scope: Message, receive: Receive, send: Send) -> None:
+    # A method and not `__call__`, which costs more, and without helper functions: on a kept connection this is all that
+    # rrmaster adds to a request.
+    async def serve(self, scope: Message, receive: Receive, send: Send) -> None:  # noqa: C901
         """The ASGI application that the server calls: for a request, a websocket, or the lifespan."""
-        # A method and not `__call__`, which costs more, and without helper functions: on a kept connection this is all
-        # that rrmaster adds to a request.
         kind = scope["type"]
         if kind == "lifespan":
             await self._lifespan(scope, receive, send)
@@ -95,14 +100,23 @@ class CountedApp:
             duty.requests_changed()
         key = id(scope)
         app: ASGI
+        began = 0.0  # and again when the answer is complete
         if kind == "websocket":
             requests.websockets.add(key)
-            app = self._serve_websocket
+            app, answer = self._serve_websocket, send
         else:
             requests.running[key] = duty.beat_at
-            app = self._serve_logged if self.access_log else self.app
+            app, began = self._serve_logged if self.access_log else self.app, perf_counter()
+
+            def answer(message: Message) -> Awaitable[None]:
+                nonlocal began
+                if began and message["type"] == "http.response.body" and not message.get("more_body"):
+                    self.durations.observe(perf_counter() - began)  # before it is sent: the client will have it
+                    began = 0.0
+                return send(message)
+
         try:
-            await app(scope, receive, send)
+            await app(scope, receive, answer)
         except Exception as error:
             if not is_clients_leaving(error):
                 raise  # the answer to a client that has left has ended, as it should
@@ -110,6 +124,8 @@ class CountedApp:
             if requests.running.pop(key, None) is None:
                 requests.websockets.discard(key)
             requests.ended += 1
+            if began:
+                self.durations.observe(perf_counter() - began)
             if requests.orphans:
                 requests.orphans.discard(key)
             if not duty.busy_report_due:
@@ -181,10 +197,16 @@ class NotedApp(CountedApp):
 def counted_app(app: ASGI, duty: Duty, access_log: bool, one_at_a_time: bool = False) -> CountedApp:
     """The application as clients get it; `one_at_a_time`: each connection carries one request at a time."""
     requests = Requests(one_at_a_time=one_at_a_time)
+    durations = duty.counting.durations
     if duty.words is None:
-        return CountedApp(app, duty, access_log, requests)
+        return CountedApp(app, duty, access_log, durations, requests)
     duty.words.open()
-    return NotedApp(app, duty, access_log, requests, words=duty.words)
+    return NotedApp(app, duty, access_log, durations, requests, words=duty.words)
+
+
+def uncounted_app(app: ASGI, duty: Duty, access_log: bool) -> CountedApp:
+    """The application as the master's probes get it: what they do is in no figure."""
+    return CountedApp(app, duty, access_log, Counting.unread().durations)
 
 
 @define(eq=False)

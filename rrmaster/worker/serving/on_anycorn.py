@@ -57,7 +57,7 @@ from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from .anycorn_connection import AnycornConnection
-from .asgi import ASGI, CountedApp, Message, Receive, Send, counted_app, is_clients_leaving
+from .asgi import ASGI, CountedApp, Message, Receive, Send, counted_app, is_clients_leaving, uncounted_app
 from .http1.anycorn_targets import Protocol, unwrap
 from .http1.forwarded import trusted
 from .http_limits import HttpLimits, refuse
@@ -74,6 +74,8 @@ CLOSE = (b"connection", b"close")
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
+    if launch.park_after is not None:
+        raise CannotLoad("--park-after is not for ASGI on trio; leave it out, or take --runtime uvloop or asyncio")
     failed = trio.run(AnycornServer(application.target, duty, launch).run, strict_exception_groups=True)
     if failed is not None:
         raise CannotLoad(failed)
@@ -120,7 +122,7 @@ class AnycornServer:
         app = _framed(HttpLimits.of(self.launch).around(self.app))
         self.timed = RequestTimeout(self.launch.request_timeout, self.duty)
         self.counted = counted_app(timed_on_trio(app, self.timed), self.duty, log)
-        self.uncounted = CountedApp(app, self.duty, log)
+        self.uncounted = uncounted_app(app, self.duty, log)
         self.duty.count(self.counted.requests)
         self._for_clients = self._for_anycorn(self.counted.serve)
         self._for_probes = self._for_anycorn(self.uncounted.serve)

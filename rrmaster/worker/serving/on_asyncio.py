@@ -130,7 +130,7 @@ async def admit(
     try:
         if intake is not None and not taken.probe:
             peer = connection.getpeername()
-            if intake.versions:
+            if intake.versions and taken.memo is None:
                 readable = partial(until, connection.fileno(), loop.add_reader, loop.remove_reader)
                 async with asyncio.timeout(HEADER_S):
                     await intake.read_header(connection, peer, taken, readable)

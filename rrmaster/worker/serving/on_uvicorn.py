@@ -14,14 +14,14 @@ websocket                                                   closed with 1012 at 
                                                             and cut at `CUT_SHARE` if its client has not answered
 ========== ================================================ ===========================================================
 
-At `IDLE_SHARE` idle and fresh connections are closed too.  A streaming response has the whole graceful timeout, and
-then the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
+With `--park-after` connections are parked instead, busy ones after their answer, unless the whole fleet stops.  At
+`IDLE_SHARE` idle and fresh connections are closed too.  A streaming response has the whole graceful timeout, and then
+the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
 
 rrmaster uses names that uvicorn's documentation does not promise, all of them here and in `http1`,
 whose classes derive from uvicorn's protocols and say what they mend:
 
-- `Config.http_protocol_class`, `.ws_protocol_class` and `.lifespan_class`: what uvicorn has chosen to serve with;
-  `.encoded_headers`: its default headers.
+- `Config.http_protocol_class`, `.ws_protocol_class`, `.lifespan_class`, `.encoded_headers` (its default headers).
 - The constructor of protocols; their `shutdown` (close now if idle, else after the answer) and `transport`.  What
   tells what a connection waits for is in `deadlines.of_uvicorn`.  In `http1`: what their names without an underscore
   mean, and `_get_upgrade`, `_should_upgrade`.
@@ -37,7 +37,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from email.utils import formatdate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from attrs import Factory, define, field
@@ -54,12 +54,16 @@ from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..load.requests import Requests
 from ..loading import Application, CannotLoad
-from .asgi import ASGI, CountedApp, counted_app
+from ..parking.opening import lot_of, parks_of
+from .asgi import ASGI, CountedApp, counted_app, uncounted_app
 from .asyncio_worker import AsyncioWorker, run_server
 from .http1.forwarded import trusted
-from .http1.reading import LONGEST_HEAD
+from .http1.reading import LONGEST_HEAD, State
 from .http_limits import HttpLimits
 from .on_asyncio import admit
+
+if TYPE_CHECKING:
+    from ..parking.lot import Lot
 
 IDLE_SHARE = 0.5
 """The share of the graceful timeout after which idle connections and websockets are closed.  The rest is for requests
@@ -91,8 +95,8 @@ def serve(app: ASGI, duty: Duty, launch: Launch, threaded: bool = False, **more:
     run_server(lambda service: UvicornServer(service, app, launch, more, threaded), duty, launch)
 
 
-def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Config:
-    """uvicorn's configuration, loaded, with protocol classes that know the PROXY header and the limits."""
+def configured(app: ASGI, launch: Launch, more: dict[str, Any], lot: Lot | None = None) -> uvicorn.Config:
+    """uvicorn's configuration, loaded, with protocol classes that know the PROXY header, the limits, and the lot."""
     head = HttpLimits.of(launch).head
     config = uvicorn.Config(
         app,
@@ -111,8 +115,8 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any]) -> uvicorn.Confi
     config.load()
     proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
     mended = _mended(config)
-    bases = (*proxied, heard(mended), mended)
-    config.http_protocol_class = type("Client", bases, {"head": head or LONGEST_HEAD})
+    bases = (*proxied, heard(mended), mended, *parks_of(lot))
+    config.http_protocol_class = type("Client", bases, {"head": head or LONGEST_HEAD, "lot": lot})
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
     return config
@@ -180,12 +184,14 @@ class UvicornServer:
     launch: Launch
     more: dict[str, Any]
     threaded: bool = False
-    state: ServerState = Factory(ServerState)
+    state: State = Factory(State)
     timed: RequestTimeout = field(init=False)
     counted: CountedApp = field(init=False)
     uncounted: CountedApp = field(init=False)
     """The application for the master's probes, which are served and not counted."""
     intake: Intake | None = field(init=False)
+    lot: Lot | None = None
+    """Where connections are parked; None: they stay."""
     _arriving: set[asyncio.Task[Any]] = Factory(set)
     """The tasks of connections that have no protocol yet; no byte of their request has come either."""
     _config: uvicorn.Config = field(init=False)
@@ -203,11 +209,13 @@ class UvicornServer:
         self.timed = RequestTimeout(self.launch.request_timeout, duty)
         timed = timed_on_asyncio(app, self.timed, self.threaded)
         self.counted = counted_app(timed, duty, log, one_at_a_time=True)
-        self.uncounted = CountedApp(app, duty, log)
+        self.uncounted = uncounted_app(app, duty, log)
         duty.count(self.counted.requests)
         self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
+        self.lot = lot_of(duty, self.launch, self.service.loop, self.state.connections, self._say_close)
         with _quiet():
-            self._config = _count_orphans(configured(self.counted.serve, self.launch, self.more), self.counted.requests)
+            config = configured(self.counted.serve, self.launch, self.more, self.lot)
+            self._config = _count_orphans(config, self.counted.requests)
 
     async def start(self) -> None:
         """Start the application.  Raises CannotLoad if its lifespan startup fails."""
@@ -229,6 +237,8 @@ class UvicornServer:
 
     def begin(self, connection: Connection, taken: Taken) -> None:
         config = self._config_for_probes() if taken.probe else self._config
+        if self.lot is not None:
+            self.lot.begin()
         task = self._spawn(self._begin(connection, taken, config))
         if self.intake is not None:
             self._arriving.add(task)
@@ -242,10 +252,12 @@ class UvicornServer:
 
     async def _begin(self, connection: Connection, taken: Taken, config: uvicorn.Config) -> None:
         def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(
+            made: Any = config.http_protocol_class(
                 config=config, server_state=self.state, app_state=self._lifespan.state, _loop=self.service.loop
             )  # type: ignore[call-arg]
-            return made
+            if self.lot is not None and not taken.probe:
+                made.came(taken)
+            return made  # type: ignore[no-any-return]
 
         await admit(protocol, connection, taken, self.intake)
 
@@ -258,15 +270,22 @@ class UvicornServer:
     # --- the end
 
     def drain(self) -> None:
-        """Have answers say ``Connection: close``, and schedule the end of fresh and idle connections."""
+        """Park connections, or have answers say ``Connection: close``; schedule the end of what cannot be parked."""
         self.counted.watch_idle(self._idle)
         self.uncounted.watch_idle(self._idle)
-        self._closing.append(CLOSE)
-        self.state.default_headers.append(CLOSE)
+        self.state.drain()
+        if self.lot is None or not self.lot.drain():
+            self._say_close()
         latest = IDLE_SHARE * self.launch.graceful_timeout
         self.service.loop.call_later(min(FIRST_BYTE_S, latest), self._close_fresh)
         self.service.loop.call_later(latest, self._close_idle)
         self.service.loop.call_later(CUT_SHARE * self.launch.graceful_timeout, self._cut_websockets)
+
+    def _say_close(self) -> None:
+        """No connection can be parked any longer: in a drain answers say ``Connection: close``."""
+        if self.state.draining and not self._closing:
+            self._closing.append(CLOSE)
+            self.state.default_headers.append(CLOSE)
 
     def _close_fresh(self) -> None:
         for task in self._arriving:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rrmaster.cli.fork_check import explained
+from rrmaster.cli.checks.forks import explained
 from rrmaster.config.settings import Settings
 from rrmaster.protocol.family import lineage
 

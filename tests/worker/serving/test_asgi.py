@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from attrs import Factory, define, evolve
 
-from rrmaster.protocol.last_words import LastWords, open_page, read_page
+from rrmaster.protocol.pages.last_words import LastWords, open_page, read_page
 from rrmaster.worker.duty import Duty
 from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.asgi import (
@@ -74,8 +74,8 @@ def run(act: Callable[[], Awaitable[None]]) -> None:
 
 
 def counted(app: ASGI, act: Callable[[CountedApp, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
-    options = {"access_log": False} | more
     with on_duty() as (_, duty):
+        options = {"access_log": False, "durations": duty.counting.durations} | more
         serves, serves_probes = CountedApp(app, duty, **options), CountedApp(app, duty, **options)
         duty.requests = serves.requests
         run(lambda: act(serves_probes if probe else serves, duty))
@@ -354,3 +354,70 @@ def test_a_wsgi_stream_ends_when_the_server_fails_and_the_error_is_raised() -> N
         assert ended.is_set()
 
     run(act)
+
+
+# --- how long a request takes
+
+
+def test_a_request_is_counted_once_and_before_its_last_part_leaves() -> None:
+    seen: list[int] = []
+
+    async def act(app: CountedApp, duty: Duty) -> None:
+        page = Page(app)
+
+        async def send(message: Message) -> None:
+            seen.append(page.count)
+
+        await app.serve(dict(HTTP), None, send)  # type: ignore[arg-type]
+        assert page.count == 1
+
+    counted(answers_in_parts, act)
+    assert seen == [0, 0, 1]
+
+
+def test_what_follows_the_answer_is_no_part_of_its_duration() -> None:
+    async def goes_on(scope: Message, receive: Receive, send: Send) -> None:
+        await answers_in_parts(scope, receive, send)
+        await receive()
+
+    async def act(app: CountedApp, duty: Duty) -> None:
+        page, server = Page(app), FakeServer()
+        task = asyncio.create_task(app.serve(dict(HTTP), server.receive, server.send))  # type: ignore[arg-type]
+        await begun(task)
+        assert page.count == 1, "its background task goes on"
+        server.say(END)
+        await task
+        assert page.count == 1
+
+    counted(goes_on, act)
+
+
+def test_a_request_without_an_answer_is_counted_when_its_call_ends_and_a_websocket_never() -> None:
+    async def fails(scope: Message, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    async def act(app: CountedApp, duty: Duty) -> None:
+        page = Page(app)
+        for scope in (HTTP, WEBSOCKET):
+            with pytest.raises(ZeroDivisionError):
+                await app.serve(dict(scope), None, None)  # type: ignore[arg-type]
+        assert page.count == 1
+
+    counted(fails, act)
+
+
+async def answers_in_parts(scope: Message, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"one", "more_body": True})
+    await send({"type": "http.response.body", "body": b"two"})
+
+
+class Page:
+    """The counts of an application."""
+
+    def __init__(self, app: CountedApp) -> None:
+        self.tally = app.durations
+
+    @property
+    def count(self) -> int:
+        return sum(self.tally._counts)

@@ -7,7 +7,7 @@ httptools (see `httptools_client`).  It is used where httptools is not installed
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,6 +16,11 @@ from .h11_requests import Connection
 from .half_closed import abort_when_silent
 from .handshake import is_handshake
 from .reading import Flow
+
+if TYPE_CHECKING:
+    from ...parking.lot import Lot
+
+_AT_REST = {h11.CLIENT: h11.IDLE, h11.SERVER: h11.IDLE}
 
 LONGEST_HEAD = 16384
 """Bytes of an unfinished head where no option bounds it: h11's own bound."""
@@ -26,6 +31,12 @@ class H11Client(H11Protocol):
 
     _ended = False
     """Whether the client has closed its direction."""
+    idle_since: float | None = None
+    """When the last answer ended."""
+    served = 0
+    """Requests answered here."""
+    lot: Lot | None = None
+    """Where connections are parked, if they are."""
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -39,6 +50,17 @@ class H11Client(H11Protocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it to run after a reset, and it holds the connection
         self.flow.let_go()  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.timeout_keep_alive_task is None and self._is_at_rest() and not self.transport.is_closing():
+            # A blank line, which old clients send after a body, begins nothing.
+            seconds, handler = self.timeout_keep_alive, self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task, self.idle_since = self.loop.call_later(seconds, handler), self.loop.time()
+
+    def _is_at_rest(self) -> bool:
+        answered = self.cycle is not None and self.cycle.response_complete
+        return answered and self.conn.states == _AT_REST and not self.conn.trailing_data[0]
 
     def _holds_back(self) -> bool:
         if self._ended:
@@ -63,6 +85,16 @@ class H11Client(H11Protocol):
         if self._ended and not self._is_busy():
             self._unset_keepalive_if_required()
             self.transport.close()
+        elif self.lot is not None and not self._is_busy():
+            self.served, self.idle_since = self.served + 1, self.loop.time()
+            if self.lot.at_once:
+                self.lot.park(self)  # type: ignore[arg-type]  # it is a `Parks`, too
+
+    def _rests(self) -> bool:
+        return self.timeout_keep_alive_task is not None and not self._ended and self._is_at_rest()
+
+    def _is_untouched(self) -> bool:
+        return self.scope is None and not self.conn.trailing_data[0]
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection for the answers to complete requests.  TLS has no half-closed connections here."""

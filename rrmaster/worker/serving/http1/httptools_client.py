@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -25,6 +25,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .half_closed import abort_when_silent
 from .handshake import is_handshake
 from .reading import LONGEST_HEAD, Flow
+
+if TYPE_CHECKING:
+    from ...parking.lot import Lot
 
 PIECE = 16384
 """Bytes that are parsed at once.  A read has up to 256 KiB, which can hold 14,000 requests, of 2.5 KB each once they
@@ -47,6 +50,10 @@ class HttptoolsClient(HttpToolsProtocol):
     """Whether the client has closed its direction."""
     idle_since: float | None = None
     """When the last answer ended, by the clock of the loop.  None while a request arrives or is answered."""
+    served = 0
+    """Requests answered here."""
+    lot: Lot | None = None
+    """Where connections are parked, if they are."""
     _last: Callable[[], None] | None = None
     """What comes after the last answer: the refusal of what cannot be parsed, or a websocket."""
     _running: Any = None
@@ -75,6 +82,9 @@ class HttptoolsClient(HttpToolsProtocol):
             self._feed(data)
         if self._unread:
             self._feed_unread()
+        cycle = self.cycle
+        if cycle is not None and cycle.response_complete and cycle.scope is self.scope and not cycle.more_body:
+            self.idle_since = self.loop.time()  # a blank line, which old clients send after a body, begins nothing
 
     def _feed_unread(self) -> None:
         while self._unread and not self.pipeline and self._last is None and not self.transport.is_closing():
@@ -100,6 +110,13 @@ class HttptoolsClient(HttpToolsProtocol):
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _rests(self) -> bool:
+        # A head that has begun has a scope, and no cycle yet.
+        return self.cycle.keep_alive and self.scope is self.cycle.scope and not self._holds_back()
+
+    def _is_untouched(self) -> bool:
+        return self.scope is None and not self._grown
 
     # --- what the parser tells
 
@@ -179,6 +196,12 @@ class HttptoolsClient(HttpToolsProtocol):
             self._start_asgi_task(self._running, app)
         else:
             self.idle_since = self.loop.time()
+            if self.lot is not None:
+                self.served += 1
+                if self.lot.at_once:
+                    self.lot.park(self)  # type: ignore[arg-type]  # it is a `Parks`, too
+                    if self.transport.is_closing():
+                        return
             if self.timeout_keep_alive_task is None:
                 self._time_idle(self.timeout_keep_alive)
         if self.flow.read_paused or self._ended or self._last is not None:

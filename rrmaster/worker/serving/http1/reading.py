@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
 from ..asgi import ClientGone
@@ -29,10 +30,20 @@ LONGEST_HEAD = 1 << 20
 the largest head that gunicorn takes by default has 0.8 MB."""
 
 
+class State(ServerState):
+    """What all connections of a worker share, and whether it drains."""
+
+    draining = False
+
+    def drain(self) -> None:
+        """The worker drains from now on."""
+        self.draining = True
+
+
 class Flow(FlowControl):
     """A `FlowControl` that resumes only if its connection does not hold back."""
 
-    def __init__(self, transport: asyncio.Transport, holds_back: Callable[[], bool], server: ServerState) -> None:
+    def __init__(self, transport: asyncio.Transport, holds_back: Callable[[], bool], server: Any) -> None:
         super().__init__(transport)
         self._holds_back, self._server = holds_back, server
 
@@ -53,7 +64,7 @@ class _FlowWithoutClient(Flow):
 
     @property
     def write_paused(self) -> bool:
-        if CLOSE_HEADER in self._server.default_headers:  # in a drain each answer says so
+        if self._server.draining:
             self._sent_in_vain += 1
             if self._sent_in_vain > WHOLE_ANSWER:
                 raise ClientGone("the client has left")

@@ -13,17 +13,17 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..config.settings import Settings
-from ..processes.orphans import Orphans
-from ..processes.worker_environment import generation_environment
-from ..protocol import template_wire
-from ..protocol.forks.safety import Verdict, asked_for, describe_hindrances
-from ..protocol.launch import is_program
-from ..protocol.template_wire import Explanation, Loaded, LoadFailed, Message
-from ..status.formatting import plain
-from ..supervision.reconfigure import environment_of
+from ...config.settings import Settings
+from ...processes.orphans import Orphans
+from ...processes.worker_environment import generation_environment
+from ...protocol import template_wire
+from ...protocol.forks.safety import Verdict, asked_for, describe_hindrances
+from ...protocol.launch import is_program
+from ...protocol.template_wire import Explanation, Loaded, LoadFailed, Message
+from ...status.formatting import plain
+from ...supervision.reconfigure import environment_of
 from .advice import advice_on
-from .check import application_process, until_ended
+from .start import application_process, until_ended
 
 
 def start_of_workers(settings: Settings) -> tuple[str, str]:

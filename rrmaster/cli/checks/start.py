@@ -2,7 +2,7 @@
 
 The application is started as a master starts it, in the process of a worker, with a line on which no connection is ever
 handed over.  So the check takes the same steps as a start, up to the worker's Ready.  Whether workers can be forked is
-asked in `fork_check`.  No address is bound, and the application is never imported into this process.
+asked in `forks`.  No address is bound, and the application is never imported into this process.
 """
 
 from __future__ import annotations
@@ -17,50 +17,38 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import attrs
-
-from ..config.option import flag
-from ..config.quantities import Between
-from ..config.settings import Settings
-from ..control.socket_paths import DEFAULT_NAME
-from ..processes.orphans import Orphans
-from ..processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
-from ..processes.worker_environment import WorkerSpec, worker_environment
-from ..protocol import wire
-from ..protocol.channel import TalkLine
-from ..protocol.family.lineage import VARIABLE, Mark, end_marked
-from ..protocol.line import Line
-from ..protocol.uplink import decode_up
-from ..rules.lifecycle import TERM_S
-from ..supervision.lifecycle_runner import STACKS_S
-from ..supervision.reconfigure import check_certificate, environment_of
+from ...config.presentation import as_json, in_words, spelled, without_secrets
+from ...config.settings import Settings
+from ...control.socket_paths import DEFAULT_NAME
+from ...processes.orphans import Orphans
+from ...processes.process import DUMP_SIGNAL, package_root, usable_cpus, worker_command
+from ...processes.worker_environment import WorkerSpec, worker_environment
+from ...protocol import wire
+from ...protocol.channel import TalkLine
+from ...protocol.family.lineage import VARIABLE, Mark, end_marked
+from ...protocol.line import Line
+from ...protocol.uplink import decode_up
+from ...rules.lifecycle import TERM_S
+from ...supervision.lifecycle_runner import STACKS_S
+from ...supervision.reconfigure import check_certificate, environment_of
 
 NO_PORT = 65535
 """The port that a program gets here if it asks for any free one."""
 
 
 def settings_table(settings: Settings, origins: Mapping[str, str]) -> list[str]:
-    """Every setting, its value and its origin, one per line.  No setting holds a secret."""
+    """Every setting, its value and its origin, one per line.  What looks like a secret is not shown."""
     rows = []
-    for name, value in attrs.asdict(settings, recurse=False).items():
-        shown = name if name in ("application", "arguments") else flag(name)
-        rows.append((shown, _shown(name, value), origins.get(name, "default")))
+    for name, value in as_json(settings).items():
+        rows.append((spelled(name), _shown(name, value), origins.get(name, "default")))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}" for name, value, origin in rows]
 
 
 def _shown(name: str, value: Any) -> str:
-    if value is None:
-        return _AUTOMATIC.get(name, lambda: "-")()
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name in ("unix_mode", "umask"):
-        return f"{value:o}"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Between):
-        return f"{value.least}:{value.most}"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if value is None and name in _AUTOMATIC:
+        return _AUTOMATIC[name]()
+    return in_words(name, without_secrets(value))
 
 
 _AUTOMATIC: dict[str, Callable[[], str]] = {

@@ -1,0 +1,1 @@
+"""What `rrmaster check` tells of an application that no master serves."""

@@ -1,0 +1,1 @@
+"""What is shown live in the terminal: `top`, and `status --watch`."""

@@ -1,0 +1,70 @@
+"""What may be parked, and how is it made as it was when it was accepted?
+
+A worker runs an application's code, and may send anything through its lane.  Only a connected stream socket of a family
+that is served is taken.  A socket's options and O_NONBLOCK belong to the open file, of which a worker may still have a
+copy: so what could harm the next holder is undone here, and again before a socket is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from errno import ENOTCONN
+
+FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+_NO_LINGER = struct.pack("ii", 0, 0)
+_SO_COOKIE = 57
+"""asm-generic/socket.h: a number that no other socket of this boot has, and all descriptors of one socket share."""
+
+
+class Refused(Exception):
+    """What came is no connection of a client."""
+
+
+class Left(Exception):
+    """Its client has gone already."""
+
+
+def admit(fd: int, wakes: int) -> tuple[socket.socket, bytes]:
+    """A connection that came as this descriptor, and its identity.  The socket owns the descriptor.
+
+    `wakes` is how many bytes make it readable.  Raises Refused, Left; then the descriptor is closed.
+    """
+    try:
+        sock = socket.socket(fileno=fd)  # it asks the kernel for family and type: SO_DOMAIN, SO_TYPE
+    except OSError:
+        os.close(fd)
+        raise Refused from None
+    try:
+        if sock.family not in FAMILIES or sock.type != socket.SOCK_STREAM:
+            raise Refused
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise Refused
+        sock.getpeername()
+        restore(sock, wakes)
+        return sock, sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+    except OSError as error:
+        sock.close()
+        raise (Left if error.errno == ENOTCONN else Refused) from None
+    except Refused:
+        sock.close()
+        raise
+
+
+def restore(sock: socket.socket, wakes: int) -> None:
+    """Undo what a holder may have changed.  Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)  # or a close could last as long as a worker likes
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wakes)
+    sock.setblocking(True)  # as accept(2) made it
+
+
+def let_go(sock: socket.socket) -> None:
+    """Close a connection for good, also if a worker has kept a copy of it."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # its client has reset it
+    sock.close()

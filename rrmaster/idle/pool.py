@@ -1,0 +1,336 @@
+"""Which connections rest, and what ends their rest?  The loop of the idle pool.
+
+::
+
+    lanes of the workers ── take ──► held, in an epoll ── the client speaks ──► the master
+                                        │    └── the client leaves ──► closed
+                                        └── the keep-alive time is over, or there are too many ──► closed
+
+*Events do not decide.*  Data with FIN and FIN alone give the same event, and so do RST and data with RST, where the
+data can still be read.  So the kernel is asked how many bytes wait (FIONREAD).  If any do, the connection is handed
+over: a client that has closed its own direction still wants its answer.
+
+Each event is reported once (edge-triggered), so a blank line that wakes nothing makes no loop spin.  While the master
+takes nothing, because no worker has room, what has spoken waits here in its order, and the kernel's queue to the master
+is bounded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
+
+from ..protocol.parking import lane as wire
+from .admission import Left, Refused, admit, let_go, restore
+
+_FIONREAD = 0x541B
+_LEVEL, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
+_RECEIVE = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_CONTROL = 4 * 256 + 64
+"""Bytes for the descriptors of one message, as many as the kernel lets through, and for credentials."""
+
+_WATCHED = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_FULL = (EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS)
+
+READS = 8
+"""Messages that are read of one lane in a turn, so that no worker keeps the others waiting."""
+
+BEAT_S = 1.0
+"""Seconds between two beats, and two looks at what has expired."""
+
+RETRY_S = 0.01
+"""Seconds to wait when the master cannot be sent a descriptor for another reason than a full line."""
+
+LONGEST_S = 86_400.0
+"""Seconds that a connection rests at most, whatever a worker has written."""
+
+SHARE = 2
+"""One worker may have 1/SHARE of all places, so that one that sends rubbish leaves some to the others."""
+
+TAKEN, RETURNED, LEFT, EXPIRED, EVICTED, REFUSED, LOST, HELD, BEAT = range(len(wire.COUNTS))
+
+
+class Rest:
+    """A connection that rests."""
+
+    __slots__ = ("bucket", "identity", "lane", "listener", "memo", "sock")
+
+    def __init__(
+        self, sock: socket.socket, identity: bytes, lane: Lane, listener: int, memo: bytes, bucket: int
+    ) -> None:
+        self.sock, self.identity, self.lane = sock, identity, lane
+        self.listener, self.memo, self.bucket = listener, memo, bucket
+
+
+class Lane:
+    """What one worker sends connections through."""
+
+    __slots__ = ("held", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.held: dict[int, None] = {}
+        """The descriptors of what it has parked, the oldest first."""
+
+
+class Pool:
+    """All that rests, by descriptor, the oldest first."""
+
+    def __init__(self, master: socket.socket, counts: memoryview, most: int) -> None:
+        self.master, self.counts = master, counts
+        self.most = most
+        self.resting: dict[int, Rest] = {}
+        self.identities: set[bytes] = set()
+        self.lanes: dict[int, Lane] = {}
+        self.spoken: deque[Rest] = deque()
+        """What the master could not be sent yet."""
+        self.buckets: dict[int, set[int]] = {}
+        """What expires within each second."""
+        self.epoll = select.epoll()
+        self.epoll.register(master.fileno(), select.EPOLLIN)
+        self.waits_for_room = False
+        self.retry = False
+        self.over = False
+        self._waiting = bytearray(4)
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Hold connections until the master says that it is enough, or has died."""
+        looked = int(time.monotonic())
+        while not self.over:
+            self.counts[BEAT] += 1
+            for fd, what in self.epoll.poll(RETRY_S if self.retry else BEAT_S, 512):
+                if (rest := self.resting.get(fd)) is not None:
+                    self.heard(fd, rest, what)
+                elif (lane := self.lanes.get(fd)) is not None:
+                    self.read_lane(fd, lane)
+                elif fd == self.master.fileno():
+                    self.hear_master(what)
+            if self.spoken and (self.retry or not self.waits_for_room):
+                self.send_spoken()
+            now = int(time.monotonic())
+            while looked < now:
+                for fd in list(self.buckets.get(looked, ())):
+                    self.expire(fd)
+                self.buckets.pop(looked, None)
+                looked += 1
+
+    # --- what rests
+
+    def heard(self, fd: int, rest: Rest, what: int) -> None:
+        """The kernel has an event of a connection."""
+        if self.bytes_of(fd):
+            self.wake(fd, rest)
+        elif what & _ENDED:
+            self.forget(fd, rest)
+            let_go(rest.sock)
+            self.counts[LEFT] += 1
+
+    def bytes_of(self, fd: int) -> int:
+        """How many bytes can be read."""
+        try:
+            fcntl.ioctl(fd, _FIONREAD, self._waiting)
+        except OSError:
+            return 0
+        return int.from_bytes(self._waiting, sys.byteorder)
+
+    def wake(self, fd: int, rest: Rest) -> None:
+        """Its client has spoken: send it to the master as soon as that takes it."""
+        self.forget(fd, rest)
+        try:
+            restore(rest.sock, 1)
+        except OSError:
+            pass  # the next holder sees what is wrong with it
+        if self.spoken or not self.send(rest):
+            self.spoken.append(rest)
+
+    def forget(self, fd: int, rest: Rest) -> None:
+        """It rests no longer.  First of all it leaves the epoll: the open file lives on elsewhere."""
+        self.epoll.unregister(fd)
+        del self.resting[fd]
+        self.identities.discard(rest.identity)
+        rest.lane.held.pop(fd, None)
+        if (bucket := self.buckets.get(rest.bucket)) is not None:
+            bucket.discard(fd)
+            if not bucket:
+                del self.buckets[rest.bucket]
+        self.counts[HELD] = len(self.resting) + len(self.spoken)
+
+    def expire(self, fd: int) -> None:
+        """Its time is over; if it has spoken meanwhile, be it a single byte, it is handed over all the same."""
+        rest = self.resting[fd]
+        if self.bytes_of(fd):
+            self.wake(fd, rest)
+            return
+        self.forget(fd, rest)
+        let_go(rest.sock)
+        self.counts[EXPIRED] += 1
+
+    def evict(self, fd: int) -> None:
+        """Close one to make room."""
+        rest = self.resting[fd]
+        self.forget(fd, rest)
+        let_go(rest.sock)
+        self.counts[EVICTED] += 1
+
+    # --- from the workers
+
+    def read_lane(self, fd: int, lane: Lane) -> None:
+        """Take what a worker has sent."""
+        for _ in range(READS):
+            try:
+                data, ancillary, flags, _ = lane.sock.recvmsg(wire.MAX_PARK, _CONTROL, _RECEIVE)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # ECONNRESET: the worker has died; what it had sent is still to be read
+            fds = _descriptors(ancillary)
+            if not data and not fds:
+                self.epoll.unregister(fd)
+                del self.lanes[fd]
+                lane.sock.close()  # what it has parked stays
+                return
+            self.take(lane, data, fds, bool(flags & socket.MSG_CTRUNC))
+
+    def take(self, lane: Lane, data: bytes, fds: list[int], cut: bool) -> None:
+        """Take the connections of one message, in the order of their descriptors."""
+        promised = 0
+        try:
+            for until, listener, wakes, memo in wire.records(data):
+                promised += 1
+                if promised <= len(fds):
+                    self.admit(lane, fds[promised - 1], until, listener, wakes, memo)
+        except wire.Malformed:
+            self.counts[REFUSED] += 1
+        for fd in fds[promised:]:
+            os.close(fd)
+            self.counts[REFUSED] += 1
+        missing = promised - len(fds)
+        if missing > 0:
+            self.counts[LOST if cut else REFUSED] += missing
+            self.counts[TAKEN] += missing if cut else 0
+
+    def admit(self, lane: Lane, fd: int, until: float, listener: int, wakes: int, memo: bytes) -> None:
+        """Hold this connection, if it is one."""
+        try:
+            sock, identity = admit(fd, wakes)
+        except Refused:
+            self.counts[REFUSED] += 1
+            return
+        except Left:
+            self.counts[TAKEN] += 1
+            self.counts[LEFT] += 1
+            return
+        if identity in self.identities:
+            sock.close()
+            self.counts[REFUSED] += 1
+            return
+        self.counts[TAKEN] += 1
+        if len(lane.held) >= max(self.most // SHARE, 1):
+            self.evict(next(iter(lane.held)))
+        elif len(self.resting) >= self.most:
+            self.evict(next(iter(self.resting)))
+        now = time.monotonic()
+        bucket = int(min(until, now + LONGEST_S) if until > now else now) + 1  # NaN is not greater
+        self.resting[fd] = Rest(sock, identity, lane, listener, memo, bucket)
+        self.identities.add(identity)
+        lane.held[fd] = None
+        self.buckets.setdefault(bucket, set()).add(fd)
+        self.counts[HELD] = len(self.resting) + len(self.spoken)
+        self.epoll.register(fd, _WATCHED)  # it reports at once what has come since
+
+    # --- to the master, and from it
+
+    def send_spoken(self) -> None:
+        """Send the master what waits for it."""
+        self.retry = False
+        while self.spoken and self.send(self.spoken[0]):
+            self.spoken.popleft()
+        self.counts[HELD] = len(self.resting) + len(self.spoken)
+        if not self.spoken:
+            self.watch_room(False)
+
+    def send(self, rest: Rest) -> bool:
+        """Send the master one connection, and close it here.  False: not now."""
+        head = wire.RETURN.pack(rest.listener, int(rest.sock.family)) + rest.memo
+        right = struct.pack("i", rest.sock.fileno())
+        try:
+            self.master.sendmsg((head,), ((_LEVEL, _RIGHTS, right),), _SEND)
+        except OSError as error:
+            if error.errno not in _FULL:
+                self.over = True  # the master has died
+                return False
+            self.retry = error.errno != EAGAIN
+            self.watch_room(error.errno == EAGAIN)
+            return False
+        rest.sock.close()
+        self.counts[RETURNED] += 1
+        return True
+
+    def watch_room(self, needed: bool) -> None:
+        """Have the kernel say when the line to the master has room, or no longer."""
+        if needed != self.waits_for_room:
+            self.waits_for_room = needed
+            self.epoll.modify(self.master.fileno(), select.EPOLLIN | (select.EPOLLOUT if needed else 0))
+
+    def hear_master(self, what: int) -> None:
+        """The master has something to say, or takes more."""
+        if what & select.EPOLLOUT:
+            self.send_spoken()
+        while True:
+            try:
+                data, ancillary, _, _ = self.master.recvmsg(64, _CONTROL, _RECEIVE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, ancillary = b"", []
+            if len(data) < wire.ORDER.size:
+                self.over = True
+                return
+            kind, number = wire.ORDER.unpack_from(data)
+            if kind == wire.LANE:
+                for fd in _descriptors(ancillary):
+                    self.lanes[fd] = Lane(socket.socket(fileno=fd))
+                    self.epoll.register(fd, select.EPOLLIN)
+            elif kind == wire.LIMIT:
+                self.most = number
+            elif kind == wire.END:
+                self.end()
+                return
+
+    def end(self) -> None:
+        """Hand over what has spoken, close the rest, and go."""
+        for fd, lane in list(self.lanes.items()):
+            self.read_lane(fd, lane)
+        for fd in list(self.resting):
+            self.expire(fd)
+        self.master.setblocking(True)
+        self.master.settimeout(BEAT_S)
+        while self.spoken:
+            rest = self.spoken.popleft()
+            head = wire.RETURN.pack(rest.listener, int(rest.sock.family)) + rest.memo
+            try:
+                socket.send_fds(self.master, [head], [rest.sock.fileno()])
+                self.counts[RETURNED] += 1
+            except OSError:
+                self.counts[EXPIRED] += 1
+                let_go(rest.sock)
+            rest.sock.close()
+        self.counts[HELD] = 0
+        self.over = True
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """All descriptors that came along."""
+    rights = b"".join(data for level, kind, data in ancillary if level == _LEVEL and kind == _RIGHTS)
+    return list(struct.unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4]))

@@ -1,0 +1,1 @@
+"""The idle pool's process, as the master keeps it."""

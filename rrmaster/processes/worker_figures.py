@@ -1,0 +1,54 @@
+"""What does the master know of the times that one worker's requests and connections have taken?
+
+It owns the page in which the worker counts (`protocol.pages.figures`), and reads it when it is asked, every few seconds
+for the figures of late, and once more after the worker's end, so that nothing is lost that was counted.
+"""
+
+from __future__ import annotations
+
+import os
+
+from attrs import Factory, define
+
+from ..events.latency import Recent
+from ..protocol.pages.figures import NOTHING, Figures, Histogram, open_page, read_page
+
+
+@define(eq=False)
+class WorkerFigures:
+    """The figures of one worker, from the decision to start it."""
+
+    page: tuple[int, ...] = ()
+    """The descriptor of its page, until it has ended.  Owned."""
+    _last: Figures | None = None
+    """What was read after its end."""
+    _recent: Recent = Factory(Recent)
+    """Of its requests."""
+
+    @classmethod
+    def open(cls) -> WorkerFigures:
+        """With a new page.  Raises OSError."""
+        return cls((open_page(),))
+
+    def so_far(self) -> Figures | None:
+        """What it has counted; None if it does not count."""
+        for fd in self.page:
+            return read_page(fd)
+        return self._last
+
+    def look(self, now: float) -> None:
+        """Called with each of its reports: reads the page if the present window of the figures of late is over."""
+        if self._recent.is_due(now) and (figures := self.so_far()) is not None:
+            self._recent.note(figures.durations, now)
+
+    def now(self) -> tuple[Figures | None, Histogram]:
+        """What it has counted, and of that its requests of the last 5 to 10 seconds."""
+        figures = self.so_far()
+        return figures, self._recent.of(figures.durations) if figures else NOTHING
+
+    def close(self) -> None:
+        """Its process has ended: read the page once more, and close it."""
+        self._last = self.so_far()
+        for fd in self.page:
+            os.close(fd)
+        self.page = ()

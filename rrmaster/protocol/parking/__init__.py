@@ -1,0 +1,1 @@
+"""What is said of connections that rest between two requests: by workers, by the idle pool, and by the master."""

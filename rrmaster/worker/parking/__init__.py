@@ -1,0 +1,1 @@
+"""When and how does a worker give connections back between two requests?"""

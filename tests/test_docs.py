@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 import rrmaster
-from rrmaster.cli.arguments import make_parser
+from rrmaster.cli.arguments import CHECK_WORDS, make_parser
 from rrmaster.cli.commands import COMMANDS, Verb
 from rrmaster.cli.main import VERBS
 from tests.pages import DOCS, GENERATED, PAGES, ROOT, blocks, name, renewed
@@ -50,7 +50,7 @@ def flags_in(text: str) -> set[str]:
 
 def our_flags() -> set[str]:
     parsers = [make_parser(), *map(parser_of, COMMANDS.values())]
-    return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+    return {flag for parser in parsers for action in parser._actions for flag in action.option_strings} | {*CHECK_WORDS}
 
 
 def parser_of(verb: Verb) -> argparse.ArgumentParser:

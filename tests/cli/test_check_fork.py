@@ -19,11 +19,11 @@ threading.Thread(target=time.sleep, args=(600,), daemon=True, name="a-poller").s
 """
 
 
-def test_each_trace_has_its_module_and_what_to_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_trace_has_its_module_and_what_to_change(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "polls.py").write_text(POLLS)
     (tmp_path / "shop.py").write_text("import polls\nfile = open(__file__)\ndef app(environ, start_response): ...\n")
     assert main(["check", "--fork", "--app-dir", str(tmp_path), "shop:app"]) == OK
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     assert text.startswith("workers of shop:app are not forked\n\nprevents forking: it started a thread (a-poller)\n")
     assert "  by      polls, imported by shop\n" in text
     assert "  change  start it in a function that @rrmaster.on_fork registers" in text
@@ -31,21 +31,21 @@ def test_each_trace_has_its_module_and_what_to_change(tmp_path: Path, capsys: py
     assert "  by      shop itself\n" in text
 
 
-def test_programs_get_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_get_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shop.py").write_text("def app(environ, start_response): ...\n")
     assert main(["check", "--json", "--app-dir", str(tmp_path), "shop:app", "--fork"]) == OK
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capfd.readouterr().out)
     assert found == {"application": "shop:app", "preload": "auto", "forked": True, "traces": []}
 
 
-def test_what_cannot_be_explained_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_explained_is_one_clear_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shop.py").write_text("import nowhere_to_be_found\n")
     assert main(["check", "--fork", "--app-dir", str(tmp_path), "shop:app"]) == NEVER_READY
-    assert "No module named 'nowhere_to_be_found'" in capsys.readouterr().err
+    assert "No module named 'nowhere_to_be_found'" in capfd.readouterr().err
     assert main(["check", "--fork", "server.py"]) == NEVER_READY
-    assert "is not forked: each worker runs it by itself" in capsys.readouterr().err
+    assert "is not forked: each worker runs it by itself" in capfd.readouterr().err
     assert main(["check", "--json", "shop:app"]) == USAGE
-    assert "--json: it goes with --fork" in capsys.readouterr().err
+    assert "--json: it goes with --fork" in capfd.readouterr().err
 
 
 def test_a_programs_own_words_stay_its_own() -> None:

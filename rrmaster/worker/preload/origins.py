@@ -24,9 +24,9 @@ from attrs import Factory, define
 
 from .sharing import shared_memory
 
-_machinery: Any = importlib._bootstrap
-"""Python's own code for imports.  Its function is there in 3.11 to 3.15; a finder or a loader in its place would be
-seen by the application."""
+_LOAD = "_load_unlocked"
+"""The function of Python's own code for imports that loads one module; it is there in 3.11 to 3.15.  A finder or a
+loader of our own would be seen by the application."""
 
 Look = Callable[[], Mapping[str, object]]
 """The traces by their names in `safety.Finding.trace`, each with what tells it from another of that name."""
@@ -51,12 +51,12 @@ class Origins:
     def watched(self) -> Iterator[None]:
         """Watch the imports in the block."""
         self._look()
-        load = _machinery._load_unlocked
-        _machinery._load_unlocked = self._watching(load)
+        load = getattr(importlib._bootstrap, _LOAD)
+        setattr(importlib._bootstrap, _LOAD, self._watching(load))
         try:
             yield
         finally:
-            _machinery._load_unlocked = load
+            setattr(importlib._bootstrap, _LOAD, load)
         self._look()
 
     def _watching(self, load: Callable[[Any], Any]) -> Callable[[Any], Any]:

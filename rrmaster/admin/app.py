@@ -9,7 +9,7 @@
 /live         the changing part of the page once a second, as server-sent events
 ============  ==================================================================================
 
-Nothing here changes anything.  However many clients ask, and whether they read or not, the master is asked ten times a
+Nothing here changes anything.  However many clients ask, and whether they read or not, the master is asked once a
 second for all scrapes and pages together, and by probes one at a time.
 """
 
@@ -31,22 +31,20 @@ from starlette.types import Receive, Scope, Send
 from ..config.readiness import ReadyWhen
 from ..status.model import Snapshot, to_json
 from ..status.readiness import why_not_ready
-from .history import History
 from .metrics import exposition
-from .page import Glance, asset, content, whole_page
+from .page.glance import Glance, asset, content, whole_page
+from .page.history import History
 from .source import Source, Unreachable
 
-SHARED_S = 0.1
-"""Seconds for which an answer of the master's is good for scrapes and pages; a probe gets a fresh one."""
+SHARED_S = 1.0
+"""Seconds for which an answer of the master's is good for scrapes and pages; a probe gets a fresh one.  With 32 workers
+an answer takes more than a millisecond of the master's time, as much as some 30 connections."""
 
 TICK_S = 1.0
 """Seconds between two samples of the history, and between two changes of the page."""
 
 MOST_LIVE = 100
 """Pages that may be open at once.  One that is not read keeps some 100 KiB."""
-
-EVENTS, OUTPUT = 30, 50
-"""Log lines on the page."""
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "::1")
 """Names by which a loopback address may be asked for.  A site whose name an attacker has pointed at 127.0.0.1 runs its
@@ -168,8 +166,8 @@ class Pages:
         """Keep a sample each second, and make the content of the page anew while one is open."""
         while True:
             began = asyncio.get_running_loop().time()
-            glance = await self._glance(SHARED_S) if self.open_pages else None
-            snapshot = await self._latest(SHARED_S) if glance is None else glance.snapshot
+            glance = await self._glance(SHARED_S / 2) if self.open_pages else None
+            snapshot = await self._latest(SHARED_S / 2) if glance is None else glance.snapshot
             if snapshot is not None:
                 self.history.add(snapshot)
             if glance is not None:
@@ -180,8 +178,8 @@ class Pages:
 
     async def _glance(self, max_age: float) -> Glance:
         snapshot = await self._latest(max_age)
-        events = await self.source.entries("events", EVENTS) if snapshot is not None else []
-        output = await self.source.entries("logs", OUTPUT) if snapshot is not None else []
+        events = await self.source.entries("events", max_age) if snapshot is not None else []
+        output = await self.source.entries("logs", max_age) if snapshot is not None else []
         return Glance(snapshot, self.history, events, output, self.ready_when)
 
     async def _latest(self, max_age: float) -> Snapshot | None:

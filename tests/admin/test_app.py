@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from rrmaster.admin import app
 from rrmaster.admin.app import Pages
-from rrmaster.admin.source import Source, Unreachable
+from rrmaster.admin.source import PACE_S, Source, Unreachable
 from rrmaster.config.readiness import ReadyWhen, parse_ready_when
 from rrmaster.control.client import NoMaster
 from rrmaster.status.model import Snapshot, from_json
@@ -29,6 +29,7 @@ class FakeMaster:
     """None: the master has ended."""
     log: list[dict[str, Any]] = Factory(list)
     asked: int = 0
+    read: int = 0
     has_ended: bool = False
 
     def status(self) -> Snapshot:
@@ -41,6 +42,7 @@ class FakeMaster:
         self.has_ended = True
 
     def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
+        self.read += 1
         return self.log if kind == "events" else []
 
 
@@ -173,6 +175,31 @@ def test_clients_that_ask_at_once_cost_the_master_one_answer() -> None:
         assert master.asked == 1
         await source.snapshot()
         assert master.asked == 2
+
+    asyncio.run(act())
+
+
+def test_a_flood_of_probes_is_paced_and_each_answer_is_younger_than_its_probe() -> None:
+    async def act() -> None:
+        master = FakeMaster(FOUR)
+        source = Source(master)  # type: ignore[arg-type]
+        began = asyncio.get_running_loop().time()
+        for asked in range(1, 6):
+            await source.snapshot()
+            assert master.asked == asked
+        assert asyncio.get_running_loop().time() - began >= 3 * PACE_S
+
+    asyncio.run(act())
+
+
+def test_pages_that_are_asked_for_at_once_read_the_log_once() -> None:
+    async def act() -> None:
+        master = FakeMaster(FOUR, [{"time": 1.75e9, "text": "x"}])
+        source = Source(master)  # type: ignore[arg-type]
+        found = await asyncio.gather(*(source.entries("events", 60.0) for _ in range(100)))
+        found.append(await source.entries("events", 60.0))
+        assert master.read == 1
+        assert found == [master.log] * 101
 
     asyncio.run(act())
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from attrs import Factory, define, frozen
 
-from ..status.model import Snapshot
+from ...status.model import Snapshot
 
 KEPT = 600
 """Samples: ten minutes of one a second."""

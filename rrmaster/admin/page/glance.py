@@ -15,12 +15,12 @@ from typing import Any
 from attrs import frozen
 from jinja2 import Environment, StrictUndefined, Template
 
-from ..config.readiness import ReadyWhen
-from ..status.formatting import count, duration, gist, lag, number, shortened, size
-from ..status.model import Snapshot
-from ..status.readiness import why_not_ready
-from ..status.report import reload_line, troubles
-from ..status.tables import shown_state
+from ...config.readiness import ReadyWhen
+from ...status.formatting import count, duration, gist, lag, number, shortened, size
+from ...status.model import Snapshot
+from ...status.readiness import why_not_ready
+from ...status.report import reload_line, troubles
+from ...status.tables import shown_state
 from .history import HEIGHT, WIDTH, History, curve
 
 _HERE = Path(__file__).parent

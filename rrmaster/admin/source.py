@@ -18,7 +18,8 @@ from typing import Any, Generic, TypeVar
 from attrs import define, field
 
 from ..control.client import Client, NoMaster, connect_to_master
-from ..status.model import Snapshot
+from ..status.model import Snapshot, from_json, to_json
+from .secrets import Secrets
 
 ANSWER_S = 2.0
 """Seconds that the master has to answer.  It answers in milliseconds; kubelet waits 1 s for a probe by default, and its
@@ -44,22 +45,37 @@ class MasterClient:
     """The admin server's connection to the control socket.  It blocks, and is used by one thread at a time."""
 
     path: str
+    secrets: Secrets = field(factory=lambda: Secrets({}))
+    """What no answer may show."""
     _kept: Client | None = None
     _asking: Client | None = None
     _ended: bool = False
 
     def status(self) -> Snapshot:
         """A snapshot.  Raises NoMaster, ValueError."""
-        return self._asked(lambda client: client.status(ANSWER_S))
+        self.secrets.refresh()
+        return from_json(self.secrets.masked(to_json(self._asked(lambda client: client.status(ANSWER_S)))))
 
     def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
         """The last entries of ``events`` or of ``logs``, the oldest first.  Raises NoMaster, ValueError."""
 
         def ask(client: Client) -> list[dict[str, Any]]:
             answers = list(client.ask(kind, timeout=ANSWER_S, follow=False, lines=lines))
-            return [answer["entry"] for answer in answers if isinstance(answer.get("entry"), dict)]
+            return [self.secrets.masked(answer["entry"]) for answer in answers if isinstance(answer.get("entry"), dict)]
 
         return self._asked(ask)
+
+    def order(self, do: str, **more: str | int) -> dict[str, Any]:
+        """Have the master do something; returns its answer, or what it says as it begins what takes long.
+
+        That goes on when this connection is closed.  Raises NoMaster, ValueError.
+        """
+        client = Client(*connect_to_master(self.path, None, {}, os.geteuid()))
+        try:
+            answer: dict[str, Any] = self.secrets.masked(next(client.ask(do, timeout=ANSWER_S, **more)))
+            return answer
+        finally:
+            client.close()
 
     def end(self) -> None:
         """Know that the master has ended; called in any thread.  A request that is under way ends as well.
@@ -151,3 +167,10 @@ class Source:
             return await self._entries[kind].get(max_age)
         except Unreachable:
             return []
+
+    async def order(self, do: str, **more: str | int) -> dict[str, Any]:
+        """Have the master do something; returns the beginning of its answer.  Raises Unreachable."""
+        try:
+            return await asyncio.to_thread(self.master.order, do, **more)
+        except (NoMaster, ValueError) as error:
+            raise Unreachable(str(error)) from None

@@ -207,6 +207,7 @@ def _filled(text: str) -> str:
 
 def _check(argv: Sequence[str]) -> int:
     from ..service.admin_process import check_packages
+    from ..service.admin_token import token_of
     from ..service.cannot_start import CannotStart
     from .check import settings_table, start_application, start_of_workers
 
@@ -215,6 +216,7 @@ def _check(argv: Sequence[str]) -> int:
     sys.stdout.flush()
     try:
         check_packages(settings)
+        token_of(settings, os.environ)
     except CannotStart as error:
         return _complain(f"{error}", ERROR)
     trouble, how = start_application(settings), ""

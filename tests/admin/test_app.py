@@ -9,41 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
-from attrs import Factory, define, evolve
+from attrs import evolve
 from starlette.applications import Starlette
 
 from rrmaster.admin import app
 from rrmaster.admin.app import Pages
 from rrmaster.admin.source import PACE_S, Source, Unreachable
 from rrmaster.config.readiness import ReadyWhen, parse_ready_when
-from rrmaster.control.client import NoMaster
 from rrmaster.status.model import Snapshot, from_json
+from tests.admin.fake_master import FakeMaster
 from tests.status.snapshots import FOUR, a_snapshot, a_worker
-
-
-@define
-class FakeMaster:
-    """In the place of `MasterClient`."""
-
-    answer: Snapshot | None
-    """None: the master has ended."""
-    log: list[dict[str, Any]] = Factory(list)
-    asked: int = 0
-    read: int = 0
-    has_ended: bool = False
-
-    def status(self) -> Snapshot:
-        self.asked += 1
-        if self.answer is None:
-            raise NoMaster("the master has ended")
-        return self.answer
-
-    def end(self) -> None:
-        self.has_ended = True
-
-    def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
-        self.read += 1
-        return self.log if kind == "events" else []
 
 
 def app_of(master: FakeMaster, ready_when: str = "any", any_host: bool = False) -> Starlette:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from jinja2 import Environment, StrictUndefined, Template
 
 from ...config.readiness import ReadyWhen
 from ...status.formatting import count, duration, gist, lag, number, shortened, size
@@ -21,9 +18,8 @@ from ...status.model import Snapshot
 from ...status.readiness import why_not_ready
 from ...status.report import reload_line, troubles
 from ...status.tables import shown_state
+from .assets import render
 from .history import HEIGHT, WIDTH, History, curve
-
-_HERE = Path(__file__).parent
 
 STUCK_MS, LATE_US = 10_000, 1_000_000
 """Milliseconds of the oldest request, and microseconds of a loop's delay, from which a worker is shown as one to look
@@ -31,19 +27,6 @@ at.  Most requests take less, and a loop that is late by a second delays every c
 
 TEXT = 160
 """Characters of a log line; all of a longer one is behind a click."""
-
-
-@cache
-def asset(name: str) -> str:
-    """A file beside this module, as text."""
-    return (_HERE / name).read_text()
-
-
-@cache
-def _template(name: str) -> Template:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        asset(name)
-    )
 
 
 @frozen
@@ -58,16 +41,18 @@ class Glance:
     output: Sequence[dict[str, Any]]
     """Lines that workers have printed, the oldest first."""
     ready_when: ReadyWhen
+    can_act: bool = False
+    """Whether there are actions."""
 
 
 def whole_page(glance: Glance) -> str:
     """The page."""
-    return _template("page.html").render(content=content(glance), title=_title(glance.snapshot))
+    return render("page.html", content=content(glance), title=_title(glance.snapshot))
 
 
 def content(glance: Glance) -> str:
     """The part of the page that changes."""
-    return _template("content.html").render(_facts(glance))
+    return render("content.html", **_facts(glance))
 
 
 def _title(s: Snapshot | None) -> str:
@@ -78,7 +63,7 @@ def _facts(glance: Glance) -> dict[str, Any]:
     s = glance.snapshot
     events = [_entry(entry, "") for entry in reversed(glance.events)]
     output = [_entry(entry, f"worker {entry.get('slot', '-')}") for entry in glance.output]
-    logs = {"events": events, "output": output}
+    logs = {"events": events, "output": output, "can_act": glance.can_act}
     if s is None:
         return {"up": False, "title": "rrmaster", **logs}
     return {

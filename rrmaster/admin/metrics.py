@@ -172,12 +172,14 @@ def _of_workers(s: Snapshot) -> Iterator[Metric]:
         yield _gauge(f"worker_{name}", about, ["slot", "generation"], ((list(of), v) for of, v in rows.items()))
 
 
-_OF_A_SLOT: tuple[tuple[str, str, Callable[[SlotTotals], float]], ...] = (
-    ("worker_connections", "Connections taken by the workers of the slot.", lambda done: done.taken),
-    ("worker_requests", "Requests finished; connections with a stream handler.", lambda done: done.requests),
-    ("worker_cpu_seconds", "Processor time of the workers of the slot.", lambda done: done.cpu_us / 1e6),
-    ("worker_ends", "Workers of the slot that have ended.", lambda done: done.ended),
+_OF_A_SLOT: tuple[tuple[str, str, Callable[[SlotTotals], int], float], ...] = (
+    ("worker_connections", "Connections taken by the workers of the slot.", lambda done: done.taken, 1),
+    ("worker_requests", "Requests finished; connections with a stream handler.", lambda done: done.requests, 1),
+    ("worker_cpu_seconds", "Processor time of the workers of the slot.", lambda done: done.cpu_us, 1e6),
+    ("worker_ends", "Workers of the slot that have ended.", lambda done: done.ended, 1),
 )
+"""Name, description, the count, and how many of it make one of the unit.  Integers are summed, and divided at the end:
+a sum of fractions falls by its last digit when its parts come in another order, and would look as if it began again."""
 
 
 def _done_by(w: WorkerStatus) -> SlotTotals:
@@ -195,8 +197,8 @@ def _done_by(w: WorkerStatus) -> SlotTotals:
 def _of_slots(s: Snapshot) -> Iterator[Metric]:
     done = [*s.totals.slots, *map(_done_by, s.workers)]
     slots = sorted({each.slot for each in done})
-    for name, about, value in _OF_A_SLOT:
-        sums = (([str(slot)], sum(value(each) for each in done if each.slot == slot)) for slot in slots)
+    for name, about, value, unit in _OF_A_SLOT:
+        sums = (([str(slot)], sum(value(each) for each in done if each.slot == slot) / unit) for slot in slots)
         yield _counter(name, about, ["slot"], sums)
     durations = {slot: _merged(each.request_duration for each in done if each.slot == slot) for slot in slots}
     about = "How long requests took, from the call of the application to the end of its answer."

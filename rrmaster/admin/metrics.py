@@ -27,7 +27,12 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from ..events.totals import SlotTotals
 from ..protocol.pages.figures import NOTHING, Histogram
+from ..rules.rollout import STATUS
 from ..status.model import PoolStatus, Snapshot, WorkerStatus
+
+EXITS = ("asked", "failed", "exit", "fault", "killed")
+RELOADS = (*(phase.value for phase in STATUS), "superseded")
+"""Labels that are there from the start, at 0: of a counter that begins at 1 Prometheus sees no increase."""
 
 TEXT, OPENMETRICS = CONTENT_TYPE_LATEST, openmetrics.CONTENT_TYPE_LATEST
 
@@ -121,9 +126,9 @@ def _of_the_fleet(s: Snapshot) -> Iterator[Metric]:
         yield CounterMetricFamily(f"rrmaster_{name}", text, value=value)
     recalled = [(["late"], float(s.recalled_from_late)), (["dead"], float(s.recalled_from_dead))]
     yield _counter("connections_recalled", "Connections taken back from a worker's letterbox.", ["from"], recalled)
-    exits = [([how], float(number)) for how, number in sorted(s.totals.exits.items())]
+    exits = [([how], float(number)) for how, number in (dict.fromkeys(EXITS, 0) | dict(s.totals.exits)).items()]
     yield _counter("worker_exits", "Workers that have ended, by how.", ["how"], exits)
-    reloads = [([phase], float(number)) for phase, number in sorted(s.totals.reloads.items())]
+    reloads = [([end], float(number)) for end, number in (dict.fromkeys(RELOADS, 0) | dict(s.totals.reloads)).items()]
     yield _counter("reloads", "Reloads and rollbacks that have ended, by their result.", ["result"], reloads)
 
 

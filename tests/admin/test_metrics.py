@@ -75,6 +75,15 @@ def test_a_histogram_of_a_slot_is_the_sum_over_all_its_workers(accept: str) -> N
     assert (bucket("accept_wait", 0, "0.0001"), bucket("accept_wait", 1, "+Inf")) == (2, 2)
 
 
+def test_a_counter_by_kind_has_each_kind_from_the_start() -> None:
+    """Of a counter whose first value is 1 Prometheus sees no increase: the first crash would be missed."""
+    found = values(a_snapshot(a_worker(0)))
+    ends = {labels[0][1]: value for (name, labels), value in found.items() if name == "rrmaster_worker_exits_total"}
+    assert ends == {"asked": 0, "failed": 0, "exit": 0, "fault": 0, "killed": 0}
+    reloads = {labels[0][1]: value for (name, labels), value in found.items() if name == "rrmaster_reloads_total"}
+    assert reloads == {"committed": 0, "refused": 0, "rolled back": 0, "out of time": 0, "superseded": 0}
+
+
 @LAW
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=6))
 def test_no_counter_falls_by_a_last_digit_when_a_worker_ends(cpu: list[int]) -> None:

@@ -39,7 +39,9 @@ def test_the_wheel_promises_types_and_holds_the_package_alone():
     files = files_in(WheelBuilder(str(ROOT)))
     assert "rrmaster/py.typed" in files
     assert {name.partition("/")[0] for name in files} == {"rrmaster"}
-    pages = {f"rrmaster/admin/{name}" for name in ("page.html", "content.html", "page.css", "page.js")}
+    pages = {
+        f"rrmaster/admin/page/{name}" for name in ("page.html", "content.html", "action.html", "page.css", "page.js")
+    }
     assert {name for name in files if not name.endswith(".py")} == {"rrmaster/py.typed", *pages}
 
 

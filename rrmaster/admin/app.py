@@ -7,9 +7,10 @@
 /readyz       200 if the fleet would serve a new connection, for a readiness probe
 /status       the snapshot as JSON: what `rrmaster status --json` prints
 /live         the changing part of the page once a second, as server-sent events
+/do/...       with a token: see `actions`
 ============  ==================================================================================
 
-Nothing here changes anything.  However many clients ask, and whether they read or not, the master is asked ten times a
+Nothing else here changes anything.  However many clients ask, and whether they read or not, the master is asked once a
 second for all scrapes and pages together, and by probes one at a time.
 """
 
@@ -31,13 +32,17 @@ from starlette.types import Receive, Scope, Send
 from ..config.readiness import ReadyWhen
 from ..status.model import Snapshot, to_json
 from ..status.readiness import why_not_ready
-from .history import History
+from .actions import Actions
+from .headers import HEADERS
 from .metrics import exposition
-from .page import Glance, asset, content, whole_page
+from .page.assets import asset
+from .page.glance import Glance, content, whole_page
+from .page.history import History
 from .source import Source, Unreachable
 
-SHARED_S = 0.1
-"""Seconds for which an answer of the master's is good for scrapes and pages; a probe gets a fresh one."""
+SHARED_S = 1.0
+"""Seconds for which an answer of the master's is good for scrapes and pages; a probe gets a fresh one.  With 32 workers
+an answer takes more than a millisecond of the master's time, as much as some 30 connections."""
 
 TICK_S = 1.0
 """Seconds between two samples of the history, and between two changes of the page."""
@@ -45,20 +50,9 @@ TICK_S = 1.0
 MOST_LIVE = 100
 """Pages that may be open at once.  One that is not read keeps some 100 KiB."""
 
-EVENTS, OUTPUT = 30, 50
-"""Log lines on the page."""
-
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "::1")
 """Names by which a loopback address may be asked for.  A site whose name an attacker has pointed at 127.0.0.1 runs its
 scripts in an operator's browser, and would read everything here (DNS rebinding)."""
-
-_HEADERS = {
-    "cache-control": "no-store",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-}
 
 
 @define(eq=False)
@@ -67,6 +61,8 @@ class Pages:
 
     source: Source
     ready_when: ReadyWhen
+    actions: Actions | None = None
+    """None: nothing can be changed."""
     history: History = Factory(History)
     open_pages: int = field(default=0, init=False)
     _shown: str = field(default="", init=False)
@@ -91,6 +87,8 @@ class Pages:
             Route("/readyz", self.readyz),
             Route("/status", self.status),
         ]
+        if self.actions is not None:
+            routes += self.actions.routes()
         hosts = ["*"] if any_host else list(LOCAL_HOSTS)
         guard = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
         return Starlette(routes=routes, middleware=[guard], lifespan=self._sampling)
@@ -100,7 +98,7 @@ class Pages:
     async def metrics(self, request: Request) -> Response:
         """All counters and gauges.  A master that does not answer is a metric, not an error."""
         body, kind = exposition(await self._latest(SHARED_S), request.headers.get("accept", ""))
-        return Response(body, headers={**_HEADERS, "content-type": kind})
+        return Response(body, headers={**HEADERS, "content-type": kind})
 
     async def livez(self, request: Request) -> Response:
         """Whether the master answers."""
@@ -122,20 +120,20 @@ class Pages:
         """The snapshot."""
         snapshot = await self._latest(SHARED_S)
         if snapshot is None:
-            return JSONResponse({"error": "the master does not answer"}, 503, headers=_HEADERS)
-        return JSONResponse(to_json(snapshot), headers=_HEADERS)
+            return JSONResponse({"error": "the master does not answer"}, 503, headers=HEADERS)
+        return JSONResponse(to_json(snapshot), headers=HEADERS)
 
     # --- for people
 
     async def page(self, request: Request) -> Response:
         """The page as it is now."""
-        return HTMLResponse(whole_page(await self._glance(SHARED_S)), headers=_HEADERS)
+        return HTMLResponse(whole_page(await self._glance(SHARED_S)), headers=HEADERS)
 
     async def live(self, request: Request) -> Response:
         """The content of the page, each second, for as long as the page is open."""
         if self.open_pages >= MOST_LIVE:
-            return PlainTextResponse(f"{MOST_LIVE} pages are open already\n", 503, headers=_HEADERS)
-        headers = {**_HEADERS, "content-type": "text/event-stream"}
+            return PlainTextResponse(f"{MOST_LIVE} pages are open already\n", 503, headers=HEADERS)
+        headers = {**HEADERS, "content-type": "text/event-stream"}
         return _OpenPage(StreamingResponse(self._ticks(), headers=headers), self)
 
     async def _ticks(self) -> AsyncIterator[str]:
@@ -168,8 +166,8 @@ class Pages:
         """Keep a sample each second, and make the content of the page anew while one is open."""
         while True:
             began = asyncio.get_running_loop().time()
-            glance = await self._glance(SHARED_S) if self.open_pages else None
-            snapshot = await self._latest(SHARED_S) if glance is None else glance.snapshot
+            glance = await self._glance(SHARED_S / 2) if self.open_pages else None
+            snapshot = await self._latest(SHARED_S / 2) if glance is None else glance.snapshot
             if snapshot is not None:
                 self.history.add(snapshot)
             if glance is not None:
@@ -180,9 +178,9 @@ class Pages:
 
     async def _glance(self, max_age: float) -> Glance:
         snapshot = await self._latest(max_age)
-        events = await self.source.entries("events", EVENTS) if snapshot is not None else []
-        output = await self.source.entries("logs", OUTPUT) if snapshot is not None else []
-        return Glance(snapshot, self.history, events, output, self.ready_when)
+        events = await self.source.entries("events", max_age) if snapshot is not None else []
+        output = await self.source.entries("logs", max_age) if snapshot is not None else []
+        return Glance(snapshot, self.history, events, output, self.ready_when, self.actions is not None)
 
     async def _latest(self, max_age: float) -> Snapshot | None:
         try:
@@ -204,11 +202,11 @@ class _OpenPage(Response):
 
 
 async def _style(request: Request) -> Response:
-    return Response(asset("page.css"), media_type="text/css", headers=_HEADERS)
+    return Response(asset("page.css"), media_type="text/css", headers=HEADERS)
 
 
 async def _script(request: Request) -> Response:
-    return Response(asset("page.js"), media_type="text/javascript", headers=_HEADERS)
+    return Response(asset("page.js"), media_type="text/javascript", headers=HEADERS)
 
 
 def _probe(request: Request, checks: dict[str, str]) -> Response:
@@ -219,4 +217,4 @@ def _probe(request: Request, checks: dict[str, str]) -> Response:
         lines.append("check failed" if failed else "check passed")
     else:
         lines = [f"{name}: {why}" for name, why in failed.items()] or ["ok"]
-    return PlainTextResponse("".join(f"{line}\n" for line in lines), 503 if failed else 200, headers=_HEADERS)
+    return PlainTextResponse("".join(f"{line}\n" for line in lines), 503 if failed else 200, headers=HEADERS)

@@ -27,7 +27,12 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from ..events.totals import SlotTotals
 from ..protocol.pages.figures import NOTHING, Histogram
+from ..rules.rollout import STATUS
 from ..status.model import PoolStatus, Snapshot, WorkerStatus
+
+EXITS = ("asked", "failed", "exit", "fault", "killed")
+RELOADS = (*(phase.value for phase in STATUS), "superseded")
+"""Labels that are there from the start, at 0: of a counter that begins at 1 Prometheus sees no increase."""
 
 TEXT, OPENMETRICS = CONTENT_TYPE_LATEST, openmetrics.CONTENT_TYPE_LATEST
 
@@ -121,9 +126,9 @@ def _of_the_fleet(s: Snapshot) -> Iterator[Metric]:
         yield CounterMetricFamily(f"rrmaster_{name}", text, value=value)
     recalled = [(["late"], float(s.recalled_from_late)), (["dead"], float(s.recalled_from_dead))]
     yield _counter("connections_recalled", "Connections taken back from a worker's letterbox.", ["from"], recalled)
-    exits = [([how], float(number)) for how, number in sorted(s.totals.exits.items())]
+    exits = [([how], float(number)) for how, number in (dict.fromkeys(EXITS, 0) | dict(s.totals.exits)).items()]
     yield _counter("worker_exits", "Workers that have ended, by how.", ["how"], exits)
-    reloads = [([phase], float(number)) for phase, number in sorted(s.totals.reloads.items())]
+    reloads = [([end], float(number)) for end, number in (dict.fromkeys(RELOADS, 0) | dict(s.totals.reloads)).items()]
     yield _counter("reloads", "Reloads and rollbacks that have ended, by their result.", ["result"], reloads)
 
 
@@ -172,12 +177,14 @@ def _of_workers(s: Snapshot) -> Iterator[Metric]:
         yield _gauge(f"worker_{name}", about, ["slot", "generation"], ((list(of), v) for of, v in rows.items()))
 
 
-_OF_A_SLOT: tuple[tuple[str, str, Callable[[SlotTotals], float]], ...] = (
-    ("worker_connections", "Connections taken by the workers of the slot.", lambda done: done.taken),
-    ("worker_requests", "Requests finished; connections with a stream handler.", lambda done: done.requests),
-    ("worker_cpu_seconds", "Processor time of the workers of the slot.", lambda done: done.cpu_us / 1e6),
-    ("worker_ends", "Workers of the slot that have ended.", lambda done: done.ended),
+_OF_A_SLOT: tuple[tuple[str, str, Callable[[SlotTotals], int], float], ...] = (
+    ("worker_connections", "Connections taken by the workers of the slot.", lambda done: done.taken, 1),
+    ("worker_requests", "Requests finished; connections with a stream handler.", lambda done: done.requests, 1),
+    ("worker_cpu_seconds", "Processor time of the workers of the slot.", lambda done: done.cpu_us, 1e6),
+    ("worker_ends", "Workers of the slot that have ended.", lambda done: done.ended, 1),
 )
+"""Name, description, the count, and how many of it make one of the unit.  Integers are summed, and divided at the end:
+a sum of fractions falls by its last digit when its parts come in another order, and would look as if it began again."""
 
 
 def _done_by(w: WorkerStatus) -> SlotTotals:
@@ -195,8 +202,8 @@ def _done_by(w: WorkerStatus) -> SlotTotals:
 def _of_slots(s: Snapshot) -> Iterator[Metric]:
     done = [*s.totals.slots, *map(_done_by, s.workers)]
     slots = sorted({each.slot for each in done})
-    for name, about, value in _OF_A_SLOT:
-        sums = (([str(slot)], sum(value(each) for each in done if each.slot == slot)) for slot in slots)
+    for name, about, value, unit in _OF_A_SLOT:
+        sums = (([str(slot)], sum(value(each) for each in done if each.slot == slot) / unit) for slot in slots)
         yield _counter(name, about, ["slot"], sums)
     durations = {slot: _merged(each.request_duration for each in done if each.slot == slot) for slot in slots}
     about = "How long requests took, from the call of the application to the end of its answer."

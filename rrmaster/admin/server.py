@@ -16,7 +16,9 @@ import uvicorn
 
 from ..config.addresses import Unix, is_remote, parse_bind
 from ..config.readiness import ReadyWhen
+from .actions import Actions
 from .app import Pages
+from .secrets import Secrets
 from .source import MasterClient, Source
 
 LONGEST_HEAD = 64 * 1024
@@ -27,11 +29,21 @@ MOST_CONNECTIONS = 512
 
 
 def serve(
-    control: str, sockets: Sequence[socket.socket], address: str, ready_when: ReadyWhen, leash: int | None = None
+    control: str,
+    sockets: Sequence[socket.socket],
+    address: str,
+    ready_when: ReadyWhen,
+    leash: int | None = None,
+    token: str = "",
+    secrets: Secrets | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or until the other end of the `leash` is closed.  It owns the descriptors."""
+    """Serve until SIGTERM or SIGINT, or until the other end of the `leash` is closed.  It owns the descriptors.
+
+    With a token its pages can also act.
+    """
     bind = parse_bind(address)
-    pages = Pages(Source(MasterClient(control)), ready_when)
+    source = Source(MasterClient(control, secrets or Secrets({})))
+    pages = Pages(source, ready_when, Actions(source, token) if token else None)
     app = pages.application(any_host=isinstance(bind, Unix) or is_remote(bind))
     config = uvicorn.Config(
         app,

@@ -207,6 +207,7 @@ def _filled(text: str) -> str:
 
 def _check(argv: Sequence[str]) -> int:
     from ..service.admin_process import check_packages
+    from ..service.admin_token import token_of
     from ..service.cannot_start import CannotStart
     from .checks.forks import start_of_workers
     from .checks.start import settings_table, start_application
@@ -221,6 +222,7 @@ def _check(argv: Sequence[str]) -> int:
     sys.stdout.flush()
     try:
         check_packages(settings)
+        token_of(settings, os.environ)
     except CannotStart as error:
         return _complain(f"{error}", ERROR)
     trouble, how = start_application(settings), ""

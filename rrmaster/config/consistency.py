@@ -93,10 +93,13 @@ def _of_tls(settings: Any) -> Iterator[str]:
 
 def _of_admin(settings: Any) -> Iterator[str]:
     if settings.admin is None:
-        for name, default in (("admin_allow_remote", False), ("ready_when", "any")):
+        unasked = {"admin_allow_remote": False, "ready_when": "any", "admin_actions": False, "admin_token_file": None}
+        for name, default in unasked.items():
             if getattr(settings, name) != default:
                 yield f"--{name.replace('_', '-')} needs --admin: without an address nothing asks for it"
         return
+    if settings.admin_token_file is not None and not settings.admin_actions:
+        yield "--admin-token-file needs --admin-actions: without it nothing can be done with the token"
     if is_remote(parse_bind(settings.admin)) and not settings.admin_allow_remote:
         yield (
             f"--admin {settings.admin} is reached from other machines, without a password; write "

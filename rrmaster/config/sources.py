@@ -22,6 +22,9 @@ WORKER_VARIABLES = (*template_wire.OWN_TO_EACH, "RRMASTER_GENERATION", lineage.V
 """Variables that a master sets for its workers.  They are not options, but a master that is started by a worker of
 another master finds them in its environment."""
 
+TOKEN_VARIABLE = "RRMASTER_ADMIN_TOKEN"
+"""The token for --admin-actions.  It is no option, which would have a flag, and arguments are seen by all users."""
+
 
 @frozen
 class Source:
@@ -46,7 +49,7 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Source, list[str]]:
     for key in sorted(environ):
         if key in names:
             values[names[key]] = environ[key]
-        elif key.startswith("RRMASTER_") and key not in WORKER_VARIABLES:
+        elif key.startswith("RRMASTER_") and key not in (*WORKER_VARIABLES, TOKEN_VARIABLE):
             warnings.append(f"{key} is not a setting of rrmaster and is ignored{suggestion(key, names)}")
     return Source("environment", values, variable), warnings
 

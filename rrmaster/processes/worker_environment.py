@@ -9,11 +9,15 @@ from typing import Any
 from attrs import frozen
 
 from ..config.settings import Settings
+from ..config.sources import TOKEN_VARIABLE
 from ..protocol.family.lineage import VARIABLE, Mark
 from ..protocol.launch import FIELDS, Launch, is_program
 
-NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""systemd's messages to the master.  A worker that inherits them would answer systemd in the master's name."""
+NOT_FOR_WORKERS = (
+    "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", TOKEN_VARIABLE,
+)  # fmt: skip
+"""systemd's messages to the master, and the token that lets the admin server act.  A worker that inherits them would
+answer systemd in the master's name; and what an application prints of its environment is seen by many."""
 
 
 @frozen

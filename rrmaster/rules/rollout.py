@@ -82,6 +82,8 @@ class Rollout:
     """Called with each line of progress."""
     is_rollback: bool = False
     """Whether the new generation has code that served before, and not the code on the disk."""
+    spent: dict[Phase, float] = Factory(dict)
+    """Seconds in each phase that has passed, in their order; with batches a phase comes again, and they add up."""
 
     @property
     def status(self) -> int | None:
@@ -104,6 +106,11 @@ class Rollout:
         share = {Phase.STARTING: 0.5 * self.ready / self.batch, Phase.PROBATION: 0.5, Phase.SOAKING: 0.75}
         size = self.before.size
         return (self.approved + share.get(self.phase, 0.0) * (self.expected - self.approved)) / size if size else 1.0
+
+    def times(self, now: float) -> dict[str, float]:
+        """Seconds in each phase so far, the present one included, in their order."""
+        present = {} if self.over else {self.phase: self.spent.get(self.phase, 0.0) + now - self.since}
+        return {phase.value: seconds for phase, seconds in (self.spent | present).items()}
 
     def due(self) -> float:
         """The time of the next `advance`, whatever happens before."""
@@ -161,6 +168,7 @@ class Rollout:
     def _give_up(self, phase: Phase, now: float, line: str, why: str) -> None:
         """End the reload.  The reason stands apart from the progress, because it may be a traceback; a client that
         watches gets it with the end.  The supervisor logs both as an error."""
+        self._leave(now)
         self.phase, self.since, self.reason = phase, now, why
         self.lines.append(line)
 
@@ -169,5 +177,9 @@ class Rollout:
         return f"{name} of {seconds:g} s" if seconds else f"no {name}"
 
     def _enter(self, phase: Phase, now: float, line: str) -> None:
+        self._leave(now)
         self.phase, self.since = phase, now
         self.say(line)
+
+    def _leave(self, now: float) -> None:
+        self.spent[self.phase] = self.spent.get(self.phase, 0.0) + now - self.since

@@ -18,10 +18,11 @@ from logging import INFO, WARNING
 from pathlib import Path
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from ..config.addresses import Unix, parse_bind
 from ..config.settings import Settings
+from ..config.sources import TOKEN_VARIABLE
 from ..dispatch.listeners import Listener, open_listeners
 from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
@@ -86,6 +87,8 @@ class AdminProcess:
     listeners: list[Listener]
     """The caller's, which closes them after the end of `run`."""
     control: Path
+    token: str = field(default="", repr=False)
+    """With which it may act; empty: it may not."""
     _pid: int | None = None
     """The process that lives."""
     _starting: bool = False
@@ -129,6 +132,8 @@ class AdminProcess:
     async def _start(self, leash: int, its_output: int, output: int) -> Child:
         inherited = [leash, *(listener.socket.fileno() for listener in self.listeners)]
         environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS}
+        if self.token:
+            environ[TOKEN_VARIABLE] = self.token
         self._starting = True
         try:
             child = await start(self._command(leash), environ, inherited, its_output, its_output, package_root())
@@ -159,6 +164,8 @@ class AdminProcess:
     def _command(self, leash: int) -> list[str]:
         fds = [word for listener in self.listeners for word in ("--fd", str(listener.socket.fileno()))]
         chosen = ["--address", str(self.settings.admin), "--ready-when", self.settings.ready_when]
+        if self.settings.env_file is not None:
+            chosen += ["--env-file", os.path.abspath(self.settings.env_file)]
         return [
             sys.executable, "-m", "rrmaster.admin", "--control", os.path.abspath(self.control), *chosen, *fds,
             "--leash", str(leash),

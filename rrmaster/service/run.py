@@ -33,6 +33,7 @@ from ..supervision.crashes import NoWorkerReady, unwrapped
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
 from .admin_process import AdminProcess, admin_listeners
+from .admin_token import token_of
 from .cannot_start import CannotStart
 from .pid_file import pid_file
 from .privileges import drop_privileges, forbid_new_privileges
@@ -83,10 +84,11 @@ async def run_with_signals(
         if settings.new_privileges == "off" or (settings.new_privileges == "auto" and settings.user is not None):
             forbid_new_privileges()
         cleanup.enter_context(pid_file(settings.pid))
+        token = token_of(settings, os.environ)
         for name in NOT_FOR_WORKERS:
             os.environ.pop(name, None)
         control = _control_socket(settings, cleanup)
-        admin = _admin_process(settings, control, cleanup)
+        admin = _admin_process(settings, control, token, cleanup)
         name = settings.name or (control.path.stem if control is not None else DEFAULT_NAME)
         announce = partial(_notify, notifier)
         master = RunningMaster(
@@ -135,12 +137,14 @@ def _control_server(
     return None if control is None else ControlServer(master, control.socket, command_line=command_line)
 
 
-def _admin_process(settings: Settings, control: ControlSocket | None, cleanup: contextlib.ExitStack) -> AdminProcess:
+def _admin_process(
+    settings: Settings, control: ControlSocket | None, token: str, cleanup: contextlib.ExitStack
+) -> AdminProcess:
     """The admin server, not started yet.  Raises BindError, CannotStart."""
     if settings.admin is not None and control is None:
         raise CannotStart("--admin needs a control socket, which cannot be had here; see the warning above")
     path = control.path if control is not None else Path()
-    return AdminProcess(settings, cleanup.enter_context(admin_listeners(settings)), path)
+    return AdminProcess(settings, cleanup.enter_context(admin_listeners(settings)), path, token)
 
 
 async def _run_obeying(

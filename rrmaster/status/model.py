@@ -112,6 +112,12 @@ class ReloadStatus:
     """The result, as the exit status of `rrmaster reload`; None while the reload runs."""
     reason: str = ""
     """Why the reload failed; empty otherwise."""
+    is_rollback: bool = False
+    """Whether it brings back code from memory."""
+    phases: Mapping[str, float] = Factory(dict)
+    """Seconds in each `rollout.Phase` so far, in their order, without the one that ended it."""
+    ended_s: float | None = None
+    """Seconds since it ended; None while it runs."""
 
 
 @frozen

@@ -67,7 +67,7 @@ def take_snapshot(
         crash_loop=supervisor.crashes.backoff.is_loop(now),
         refused=supervisor.reload.refused,
         gone_back=supervisor.reload.gone_back,
-        reload=_reload(supervisor),
+        reload=_reload(supervisor, now),
         listeners=tuple(_listener(acceptor, settings.backlog) for acceptor in dispatcher.acceptors),
         workers=tuple(_worker(*each, supervisor, now, settings.heartbeat) for each in workers),
         templates=tuple(_templates(generations, now)),
@@ -115,11 +115,19 @@ def _template(
     return found if weight is None else evolve(found, uss=weight.uss, pss=weight.pss, rss=weight.rss)
 
 
-def _reload(supervisor: Supervisor) -> ReloadStatus | None:
+def _reload(supervisor: Supervisor, now: float) -> ReloadStatus | None:
     if supervisor.reload.latest is None:
         return None
     rollout = supervisor.reload.latest.rollout
-    return ReloadStatus(rollout.phase.value, rollout.generation, rollout.status, rollout.reason)
+    return ReloadStatus(
+        rollout.phase.value,
+        rollout.generation,
+        rollout.status,
+        rollout.reason,
+        rollout.is_rollback,
+        rollout.times(now),
+        now - rollout.since if rollout.over else None,
+    )
 
 
 def _listener(acceptor: Acceptor, asked: int) -> ListenerStatus:

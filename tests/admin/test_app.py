@@ -9,39 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
-from attrs import Factory, define, evolve
+from attrs import evolve
 from starlette.applications import Starlette
 
 from rrmaster.admin import app
 from rrmaster.admin.app import Pages
-from rrmaster.admin.source import Source, Unreachable
+from rrmaster.admin.page.glance import Glance, content
+from rrmaster.admin.page.history import History
+from rrmaster.admin.source import PACE_S, Source, Unreachable
 from rrmaster.config.readiness import ReadyWhen, parse_ready_when
-from rrmaster.control.client import NoMaster
-from rrmaster.status.model import Snapshot, from_json
+from rrmaster.events.totals import FleetTotals
+from rrmaster.status.model import ReloadStatus, Snapshot, from_json
+from tests.admin.fake_master import FakeMaster
 from tests.status.snapshots import FOUR, a_snapshot, a_worker
-
-
-@define
-class FakeMaster:
-    """In the place of `MasterClient`."""
-
-    answer: Snapshot | None
-    """None: the master has ended."""
-    log: list[dict[str, Any]] = Factory(list)
-    asked: int = 0
-    has_ended: bool = False
-
-    def status(self) -> Snapshot:
-        self.asked += 1
-        if self.answer is None:
-            raise NoMaster("the master has ended")
-        return self.answer
-
-    def end(self) -> None:
-        self.has_ended = True
-
-    def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
-        return self.log if kind == "events" else []
 
 
 def app_of(master: FakeMaster, ready_when: str = "any", any_host: bool = False) -> Starlette:
@@ -139,11 +119,68 @@ def test_no_text_becomes_markup(snapshot: Snapshot, log: list[dict[str, Any]]) -
     [
         (a_worker(0, oldest_ms=12_000), "a request has been in progress for 12s"),
         (a_worker(0, lag_us=4_500_000), "its loop was late by 4.5s"),
+        (a_worker(0, overdue_ms=4_500, lag_us=4_500_000), "stuck: blocked for 4s"),
+        (a_worker(7, overdue_ms=4_500), "worker 7 is stuck: its loop has been blocked for 4s"),
+        (
+            a_worker(0, last_exit=f"Traceback (most recent call last):\n{'x' * 200}\nKeyError: 1"),
+            "KeyError: 1</summary>",
+        ),
     ],
 )
 def test_a_stuck_worker_is_pointed_out(worker: Any, said: str) -> None:
     assert said in get("/", FakeMaster(a_snapshot(worker))).text
     assert said not in get("/", FakeMaster(FOUR)).text
+
+
+@pytest.mark.parametrize(
+    ("reload", "said"),
+    [
+        (
+            ReloadStatus("soaking", 3, phases={"starting": 1.5, "probation": 2.0, "soaking": 0.25}),
+            ["This reload, to generation 3", "starting 1.5s", "probation 2.0s", "step: soaking 250ms"],
+        ),
+        (
+            ReloadStatus("committed", 3, 0, "", False, {"starting": 1.5, "probation": 2.0, "soaking": 2.0}, 60.0),
+            ["Last reload, to generation 3, 1m00s ago", "starting 1.5s", "soaking 2.0s", "committed"],
+        ),
+        (
+            ReloadStatus("refused", 3, 10, "Traceback:\nValueError: no", True, {"starting": 1.5}, 5.0),
+            ["Last rollback, to generation 3, 5s ago", "refused before any traffic", "ValueError: no", "serves on"],
+        ),
+    ],
+)
+def test_the_last_reload_is_told_by_its_phases(reload: ReloadStatus, said: list[str]) -> None:
+    text = get("/", FakeMaster(evolve(FOUR, reload=reload))).text
+    shown = text.replace('aria-current="step"><strong>', ">step: ").replace("<strong>", "").replace("</strong>", "")
+    assert [part for part in said if part not in shown] == []
+    assert ("probation" in shown.split("Workers")[0]) is (len(reload.phases) > 1)
+
+
+def test_workers_that_crash_are_told_at_the_top() -> None:
+    async def act(pages: Pages, master: FakeMaster) -> None:
+        while not pages.history.samples:
+            await asyncio.sleep(0)
+        totals = FleetTotals(exits={"exit": 3, "asked": 5, "killed": 7})
+        died = a_worker(0, restarts=3, last_exit="exited with status 7")
+        master.answer = evolve(FOUR, uptime_s=FOUR.uptime_s + 1, totals=totals, workers=(died,))
+        while len(pages.history.samples) < 2:
+            await asyncio.sleep(0.01)
+        glance = Glance(master.answer, pages.history, [], [], ReadyWhen(count=1))
+        assert "3 workers ended without being asked in the last minute; one of them exited with status 7" in content(
+            glance
+        )
+
+    run_live(act)
+
+
+def test_the_lines_of_latency_are_there_if_it_is_measured() -> None:
+    history = History()
+    for second in range(3):
+        history.add(evolve(FOUR, uptime_s=float(second), latency_p50_s=0.01, latency_p99_s=0.02 * second))
+    text = content(Glance(FOUR, history, [], [], ReadyWhen(count=1)))
+    assert "40ms</span> latency, p99 (dashed: p50)" in text
+    assert '<polyline points="597,60.0 598,30.0 599,0.0"/><polyline points="597,45.0 598,45.0 599,45.0"/>' in text
+    assert "latency, p99" not in content(Glance(FOUR, History(), [], [], ReadyWhen(count=1)))
 
 
 def test_an_empty_slot_is_shown() -> None:
@@ -173,6 +210,31 @@ def test_clients_that_ask_at_once_cost_the_master_one_answer() -> None:
         assert master.asked == 1
         await source.snapshot()
         assert master.asked == 2
+
+    asyncio.run(act())
+
+
+def test_a_flood_of_probes_is_paced_and_each_answer_is_younger_than_its_probe() -> None:
+    async def act() -> None:
+        master = FakeMaster(FOUR)
+        source = Source(master)  # type: ignore[arg-type]
+        began = asyncio.get_running_loop().time()
+        for asked in range(1, 6):
+            await source.snapshot()
+            assert master.asked == asked
+        assert asyncio.get_running_loop().time() - began >= 3 * PACE_S
+
+    asyncio.run(act())
+
+
+def test_pages_that_are_asked_for_at_once_read_the_log_once() -> None:
+    async def act() -> None:
+        master = FakeMaster(FOUR, [{"time": 1.75e9, "text": "x"}])
+        source = Source(master)  # type: ignore[arg-type]
+        found = await asyncio.gather(*(source.entries("events", 60.0) for _ in range(100)))
+        found.append(await source.entries("events", 60.0))
+        assert master.read == 1
+        assert found == [master.log] * 101
 
     asyncio.run(act())
 

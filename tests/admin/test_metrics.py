@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -14,6 +14,10 @@ from rrmaster.events.totals import SlotTotals, Totals
 from rrmaster.protocol.pages.figures import DURATIONS, WAITS, Histogram
 from rrmaster.status.model import Snapshot
 from tests.status.snapshots import FOUR, a_snapshot, a_worker, some_workers
+
+LAW = settings(
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def values(snapshot: Snapshot | None, accept: str = "") -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -71,6 +75,29 @@ def test_a_histogram_of_a_slot_is_the_sum_over_all_its_workers(accept: str) -> N
     assert (bucket("accept_wait", 0, "0.0001"), bucket("accept_wait", 1, "+Inf")) == (2, 2)
 
 
+def test_a_counter_by_kind_has_each_kind_from_the_start() -> None:
+    """Of a counter whose first value is 1 Prometheus sees no increase: the first crash would be missed."""
+    found = values(a_snapshot(a_worker(0)))
+    ends = {labels[0][1]: value for (name, labels), value in found.items() if name == "rrmaster_worker_exits_total"}
+    assert ends == {"asked": 0, "failed": 0, "exit": 0, "fault": 0, "killed": 0}
+    reloads = {labels[0][1]: value for (name, labels), value in found.items() if name == "rrmaster_reloads_total"}
+    assert reloads == {"committed": 0, "refused": 0, "rolled back": 0, "out of time": 0, "superseded": 0}
+
+
+@LAW
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=6))
+def test_no_counter_falls_by_a_last_digit_when_a_worker_ends(cpu: list[int]) -> None:
+    """Prometheus takes any fall for a new beginning, and adds the whole counter to the increase."""
+    totals, before = Totals(), 0.0
+    for used in cpu:
+        living = a_snapshot(a_worker(0, cpu_us=used), totals=totals.at_present())
+        now = values(living)["rrmaster_worker_cpu_seconds_total", (("slot", "0"),)]
+        totals.worker_ended(SlotTotals(0, cpu_us=used), "killed")
+        after = values(a_snapshot(a_worker(0, cpu_us=0), totals=totals.at_present()))
+        assert before <= now == after["rrmaster_worker_cpu_seconds_total", (("slot", "0"),)]
+        before = now
+
+
 def test_the_counts_of_a_slot_without_a_worker_stay() -> None:
     totals = Totals()
     totals.worker_ended(SlotTotals(3, taken=9), "exit")
@@ -101,6 +128,7 @@ def test_a_scraper_gets_the_format_that_it_prefers(accept: str, kind: str) -> No
     assert exposition(FOUR, accept)[1] == kind
 
 
+@LAW
 @given(some_workers, st.sampled_from(["", "application/openmetrics-text"]))
 def test_every_snapshot_makes_metrics_that_are_read_back(workers: list, accept: str) -> None:  # type: ignore[type-arg]
     found = values(a_snapshot(*workers), accept)

@@ -9,7 +9,8 @@ from tests.config.values import APP, BESIDE, GOOD
 
 NEED_A_RESTART = {
     "user", "group", "new_privileges", "umask", "pid", "chdir", "control", "name", "log_level", "log_format",
-    "log_file", "log_max_size", "log_keep", "admin", "admin_allow_remote", "ready_when",
+    "log_file", "log_max_size", "log_keep", "admin", "admin_allow_remote", "admin_actions",
+    "admin_token_file", "ready_when",
     "reload", "reload_dir", "reload_include", "reload_exclude",
 }  # fmt: skip
 """A promise to users: an option that leaves this set, or enters it, is a change of behaviour."""

@@ -93,6 +93,8 @@ def test_the_defaults_are_the_documented_ones():
         "shutdown_delay": 0.0,
         "admin": None,
         "admin_allow_remote": False,
+        "admin_actions": False,
+        "admin_token_file": None,
         "ready_when": "any",
         "interface": "auto",
         "runtime": "auto",

@@ -104,6 +104,8 @@ GOOD = {
         (None, None),
     ],
     "admin_allow_remote": SWITCH,
+    "admin_actions": SWITCH,
+    "admin_token_file": [("token", "token"), ("/run/secrets/token", "/run/secrets/token")],
     "ready_when": [("any", "any"), ("all", "all"), ("3", "3"), (3, "3"), ("50%", "50%")],
     "preload": [("auto", "auto"), ("on", "on"), ("off", "off")],
     "kill_mode": [("tree", "tree"), ("group", "group")],
@@ -138,6 +140,8 @@ BESIDE = {
     "cert_reqs": {"certfile": "cert.pem", "ca_certs": "ca.pem"},
     "ciphers": {"certfile": "cert.pem"},
     "admin_allow_remote": {"admin": "127.0.0.1:9000"},
+    "admin_actions": {"admin": "127.0.0.1:9000"},
+    "admin_token_file": {"admin": "127.0.0.1:9000", "admin_actions": True},
     "ready_when": {"admin": "127.0.0.1:9000"},
 }
 """The other options that these require."""
@@ -219,6 +223,8 @@ BAD = {
     "log_keep": ["-1", -1, "many", None, True],
     "admin": ["", "9000", "localhost", ":", "fd://3", "http://localhost:9000", "unix:", 9000, True, ["127.0.0.1:9000"]],
     "admin_allow_remote": ["", "maybe", None, 2],
+    "admin_actions": ["", "maybe", None, 2],
+    "admin_token_file": ["", 7, True],
     "ready_when": ["", "0", "most", "0%", "101%", "1025", None, True],
     "preload": ["yes", "", None, True],
     "kill_mode": ["process", "", None, True],

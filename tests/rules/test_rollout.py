@@ -86,3 +86,24 @@ def test_every_end_has_its_own_status(phase: Phase):
     values = list(STATUS.values())
     assert len(set(values)) == len(values)
     assert (phase in STATUS) == (phase.value not in ("starting", "probation", "soaking"))
+
+
+def test_the_seconds_of_each_phase_are_known_while_it_lasts_and_afterwards():
+    rollout = a_rollout()
+    assert rollout.times(1.0) == {"starting": 1.0}
+    rollout.advance(1.5, ready=4, serving=0)
+    rollout.advance(3.5, ready=4, serving=0)
+    assert rollout.times(4.0) == {"starting": 1.5, "probation": 2.0, "soaking": 0.5}
+    rollout.advance(5.5, ready=0, serving=4)
+    assert rollout.times(99.0) == {"starting": 1.5, "probation": 2.0, "soaking": 2.0}
+    assert list(rollout.times(99.0)) == ["starting", "probation", "soaking"]
+
+
+def test_the_seconds_of_a_phase_add_up_over_batches():
+    rollout = a_rollout(size=2, batch=1)
+    rollout.advance(1.0, ready=1, serving=0)
+    rollout.advance(3.0, ready=1, serving=0)
+    rollout.advance(5.0, ready=0, serving=1)
+    assert rollout.phase is Phase.STARTING
+    rollout.fail("it dies", 6.0)
+    assert rollout.times(9.0) == {"starting": 2.0, "probation": 2.0, "soaking": 2.0}

@@ -220,6 +220,37 @@ async def test_the_verb_serves_beside_a_master_that_has_no_server(tmp_path: Path
             server.kill()
 
 
+TOKEN = "correct-horse-battery-staple"
+
+
+async def test_the_page_acts_with_the_token_which_no_worker_and_no_argument_has(tmp_path: Path) -> None:
+    options = ("--admin", "127.0.0.1:0", "--admin-actions")
+    async with running(APP, *options, workers=1, environ={"RRMASTER_ADMIN_TOKEN": TOKEN}) as master:
+        base, bearer = await base_of(master), {"authorization": f"Bearer {TOKEN}"}
+        await until_ready(base, True)
+        [first] = master.workers
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
+            assert (await client.post(f"{base}/do/restart", data={"slot": "0"})).status_code == 403
+            assert (await client.post(f"{base}/do/scale", data={"to": "2"}, headers=bearer)).status_code == 200
+            await master.until(lambda: len(master.workers) == 2, "there are two")
+            answer = await client.post(f"{base}/do/restart", data={"slot": "0"}, headers=bearer)
+            assert answer.json() == {
+                "text": "worker 0 is being replaced: the new one serves first, then the old one is drained"
+            }
+            await master.until(lambda: first not in master.workers and len(master.workers) == 2, "it is replaced")
+            assert (await client.post(f"{base}/do/rollback", headers=bearer)).status_code == 409
+            answer = await client.post(f"{base}/do/reload", headers=bearer)
+            assert answer.json()["text"].startswith("starting generation 2 beside generation 1")
+        await master.said("starting generation 2")
+        told = "admin server: a wrong token|admin server: restart 0, asked by|admin server: a token"
+        await master.said(told)
+        assert TOKEN not in master.text
+        for pid in (*master.workers, admin_pid(master)):
+            assert TOKEN.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in master.workers:
+            assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
@@ -228,6 +259,9 @@ async def test_the_verb_serves_beside_a_master_that_has_no_server(tmp_path: Path
         (["--admin", "localhost"], 2, "such as 127.0.0.1:9000"),
         (["--admin", "fd://3"], 2, "such as 127.0.0.1:9000"),
         (["--admin-allow-remote"], 2, "--admin-allow-remote needs --admin"),
+        (["--admin-actions"], 2, "--admin-actions needs --admin"),
+        (["--admin", "127.0.0.1:0", "--admin-token-file", "x"], 2, "--admin-token-file needs --admin-actions"),
+        (["--admin", "127.0.0.1:0", "--admin-actions"], 1, "--admin-actions needs a token"),
         (["--ready-when", "all"], 2, "--ready-when needs --admin"),
         (["--ready-when", "most"], 2, "write all, any, N or N%"),
     ],

@@ -1,4 +1,4 @@
-"""Where does the admin server listen, and when does it call the fleet ready?
+"""Where does the admin server listen, what may it do, and when does it call the fleet ready?
 
 The master starts it once, so a change takes a restart.
 """
@@ -11,7 +11,7 @@ from attrs import frozen
 
 from .. import option as declared
 from ..addresses import parse_admin
-from ..names import parse_switch
+from ..names import parse_switch, parse_text
 from ..readiness import checked_ready_when
 
 _ADMIN = "metrics and health"
@@ -35,7 +35,22 @@ class AdminOptions:
         parse_switch,
         _ADMIN,
         "",
-        "let --admin listen where other machines reach it; there is no password, and nothing can be changed",
+        "let --admin listen where other machines reach it; there is no password for looking",
+    )
+    admin_actions: bool = option(
+        False,
+        parse_switch,
+        _ADMIN,
+        "",
+        "let the page of --admin reload, roll back, scale and restart, with the token of --admin-token-file",
+    )
+    # No option has the token itself: arguments are seen by all users (ps), and `check` prints settings.
+    admin_token_file: str | None = option(
+        None,
+        parse_text,
+        _ADMIN,
+        "FILE",
+        "its first line is the token for --admin-actions; without it $RRMASTER_ADMIN_TOKEN is",
     )
     # One worker that takes connections serves each client: a fleet that scales up, or replaces a worker, stays ready.
     ready_when: str = option(

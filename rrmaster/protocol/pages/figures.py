@@ -43,6 +43,14 @@ WAITS = (
 )  # fmt: skip
 """Seconds from accept to taken, as upper bounds.  An idle worker takes a connection in 0.1 ms; 3 ms is late."""
 
+GRAIN = 1 << 20
+"""Parts of a second to which the sum of a worker is cut, about a microsecond each.  Sums of such numbers are exact in
+whatever order they are added.  Otherwise a total would fall by a last digit when a worker's part moves to those that
+have ended, and Prometheus takes a counter that falls for one that began again."""
+
+MOST_S = float(1 << 32)
+"""Seconds of all observations of a worker: 136 years.  Sums up to twice that are exact."""
+
 _PAGE = struct.Struct(f"<Q {len(DURATIONS) + 1}Qd {len(WAITS) + 1}Qd")
 _WAITS_AT = 1 + len(DURATIONS) + 2
 """The 64-bit word with which the second histogram begins."""
@@ -177,4 +185,5 @@ def read_page(fd: int) -> Figures | None:
 
 def _read(words: list[Any]) -> Histogram:
     *counts, total = words
-    return Histogram(tuple(counts), total if 0.0 <= total < float("inf") else 0.0)  # a worker may write what it likes
+    believed = total if 0.0 <= total < MOST_S else 0.0  # a worker may write what it likes
+    return Histogram(tuple(counts), int(believed * GRAIN) / GRAIN)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from attrs import Factory, define, frozen
 
-from ..status.model import Snapshot
+from ...status.model import Snapshot
 
 KEPT = 600
 """Samples: ten minutes of one a second."""
@@ -26,6 +26,11 @@ class Sample:
     open: int
     busy: int
     backlog: int
+    crashes: int
+    """Workers that have ended by themselves, or were never ready."""
+    p50: float
+    """Seconds that half of the requests of the last seconds took at most; 0 without any."""
+    p99: float
 
     @classmethod
     def of(cls, s: Snapshot) -> Sample:
@@ -37,6 +42,9 @@ class Sample:
             s.open_by_worker(),
             sum(worker.busy or 0 for worker in s.workers),
             sum(listener.queued or 0 for listener in s.listeners),
+            sum(number for how, number in s.totals.exits.items() if how not in ("asked", "killed")),
+            s.latency_p50_s or 0.0,
+            s.latency_p99_s or 0.0,
         )
 
 
@@ -53,6 +61,11 @@ class History:
             self.samples.clear()
         self.samples.append(sample)
 
+    def growth(self, count: Callable[[Sample], int], seconds: int) -> int:
+        """The growth of a count in the last seconds."""
+        recent = [sample for sample in self.samples if sample.time >= self.samples[-1].time - seconds]
+        return count(recent[-1]) - count(recent[0]) if recent else 0
+
     def rates(self, count: Callable[[Sample], int]) -> list[float]:
         """The growth of a count in each second; the first sample has none."""
         samples = list(self.samples)
@@ -61,7 +74,7 @@ class History:
             for before, after in pairwise(samples)
         ]
 
-    def values(self, value: Callable[[Sample], int]) -> list[float]:
+    def values(self, value: Callable[[Sample], float]) -> list[float]:
         """A value at each second."""
         return [float(value(sample)) for sample in self.samples]
 

@@ -1,0 +1,1 @@
+"""The page for people: what it shows, its curves, and its style and script."""

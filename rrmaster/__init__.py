@@ -34,11 +34,12 @@ idle          the idle pool: a process that holds connections between two reques
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from ._version import __version__
 
+TYPE_CHECKING = False  # type checkers know the name; the module `typing` weighs as much as all else in the idle pool
 if TYPE_CHECKING:
+    from typing import Any
+
     from .api.master import Master, ReloadRefused, ReloadResult, open_master, serve
     from .api.worker import Health, Worker
     from .config.option import SettingsError

@@ -282,10 +282,10 @@ def test_the_idle_pool_has_the_interpreter_and_the_standard_library_alone():
     loaded = loaded_by("rrmaster.idle.pool")
     assert our_modules(loaded) <= {
         "__init__", "_version", "protocol", "protocol/parking", "protocol/parking/lane",
-        "idle", "idle/pool", "idle/admission",
+        "idle", "idle/pool", "idle/admission", "idle/known",
     }  # fmt: skip
     assert {module.split(".")[0] for module in loaded} <= set(sys.stdlib_module_names) | {"rrmaster"}
-    assert loaded.isdisjoint({"asyncio", "json", "subprocess", "threading", "logging"})
+    assert loaded.isdisjoint({"asyncio", "json", "subprocess", "threading", "logging", "typing"})
 
 
 def test_the_front_door_loads_nothing_before_it_is_asked():

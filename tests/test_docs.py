@@ -99,8 +99,8 @@ OWNERS = {
 """What a name before a dot stands for, on all pages."""
 
 THEIRS = {"worker.kill(signal)", "worker.disconnect()", "worker.send(message)", "worker.process.pid",
-          "worker.isConnected()", "worker.exitedAfterDisconnect", "worker.output"}  # fmt: skip
-"""Names of Node's API, and an event of the log."""
+          "worker.isConnected()", "worker.exitedAfterDisconnect", "worker.output", "worker.access"}  # fmt: skip
+"""Names of Node's API, and events of the log."""
 
 MODULES = {"demo", "lifecycle", "rollout", "toml", "py", "service", "sock", "settings", "example"}
 """``rrmaster.demo:hello`` and ``rrmaster.toml`` are no public names."""

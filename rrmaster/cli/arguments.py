@@ -80,7 +80,6 @@ _ELSEWHERE = {
     "--log-config": "the log is set up by --log-level, --log-format and --log-file",
     "--http": "the parser is httptools where it is installed",
     "--ws": "websockets work where the package websockets or wsproto is installed",
-    "--access-logfile": "--access-log prints a line for each request, and --log-file says where the log goes",
     "--error-logfile": "the log goes to stderr, or to --log-file",
     "--worker-tmp-dir": "workers report over a socket, so nothing needs it",
     "--statsd-host": "the figures are in `rrmaster status --json`",
@@ -185,6 +184,10 @@ def _add(group: Any, name: str, option: Option) -> None:
         # argparse's own help would show the default as True or False.
         group.add_argument(*option.flags, flag(name), dest=name, action=argparse.BooleanOptionalAction, help=text)
         return
+    if option.optional_value:
+        group.add_argument(*option.flags, flag(name), dest=name, metavar=option.metavar, help=text)
+        group.add_argument(flag(f"no_{name}"), dest=name, action="store_const", const="off", help=argparse.SUPPRESS)
+        return
     action = "append" if option.repeatable else "store"
     group.add_argument(*option.flags, flag(name), dest=name, metavar=option.metavar, action=action, help=text)
 
@@ -241,16 +244,30 @@ def _unknown(words: Sequence[str], parser: Parser) -> list[str]:
 def _split(argv: Sequence[str], parser: Parser) -> tuple[list[str], list[str]]:
     """The arguments of rrmaster, and those after a program's name, which are the program's whatever they look like."""
     values = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
-    place = 0
+    argv, place, is_application = list(argv), 0, False
     while place < len(argv):
         word = argv[place]
-        if word.startswith("-m") or is_program(word):
+        if word in _SWITCHES_WITH_VALUES and not _is_value(argv[place + 1 : place + 2]):
+            argv.insert(place + 1, "on")
+        if not is_application and (word.startswith("-m") or is_program(word)):
             end = place + (2 if word == "-m" else 1)
-            return list(argv[:end]), list(argv[end:])
-        if not word.startswith("-"):
-            break  # an application; options may follow it
+            return argv[:end], argv[end:]
+        is_application = is_application or not word.startswith("-")  # options may follow it
         place += 2 if word in values else 1
-    return list(argv), []
+    return argv, []
+
+
+_SWITCHES_WITH_VALUES = {
+    word for name, option in options().items() if option.optional_value for word in (*option.flags, flag(name))
+}
+
+
+def _is_value(following: Sequence[str]) -> bool:
+    """Whether what follows a switch that may have a value is one, and neither an option nor what is to be served."""
+    if not following or (following[0].startswith("-") and following[0] != "-"):
+        return False
+    word = following[0]
+    return not (is_program(word) or ".py:" in word or (":" in word and "/" not in word))
 
 
 def split_words(argv: Sequence[str], words: Collection[str]) -> tuple[list[str], set[str]]:

@@ -98,12 +98,18 @@ def _configured_with_warnings(argv: Sequence[str]) -> tuple[Settings, dict[str, 
 def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Settings], command_line: CommandLine) -> int:
     import trio
 
+    from ..logs.access import close_access_log, open_access_log
     from ..logs.setup import start_logging
     from ..processes.process import raise_descriptor_limit
     from ..service.run import BindError, CannotStart, NoWorkerReady, run_with_signals
 
     raise_descriptor_limit()
     end_log = start_logging(settings)
+    try:
+        open_access_log(settings)
+    except SettingsError:
+        end_log()
+        raise
     try:
         start = partial(run_with_signals, settings, explicit_bind, reread, command_line)
         return trio.run(start, strict_exception_groups=True)
@@ -117,6 +123,7 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
         end_log()
         return _complain(f"no worker became ready; {settings.application} says:\n{error}", NEVER_READY)
     finally:
+        close_access_log()
         end_log()
 
 

@@ -23,6 +23,8 @@ def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[st
     yield from _of_timeouts(settings)
     yield from _of_tls(settings)
     yield from _of_admin(settings)
+    if settings.access_log_format != "auto" and not settings.access_log:
+        yield "--access-log-format needs --access-log: without it nothing is logged of a request"
 
 
 def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:

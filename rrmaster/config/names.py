@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from ..protocol.access_format import pieces_of
 from ..protocol.launch import CERT_REQS, MODULE, is_program
 
 POLICIES = ("least-loaded", "round-robin", "random-two", "ip-hash")
@@ -54,6 +55,26 @@ def parse_switch(value: object) -> bool:
     if isinstance(value, str) and value.lower() in _SWITCH:
         return _SWITCH[value.lower()]
     raise ValueError(f"{value!r} is neither on nor off; write true or false")
+
+
+def parse_access_log(value: object) -> str:
+    """Off (empty), ``on``, ``-`` or the path of a file; a switch as `parse_switch` knows it is one of the first two."""
+    if value == "" or isinstance(value, bool) or (isinstance(value, str) and value.lower() in _SWITCH):
+        return "on" if value and parse_switch(value) else ""
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{value!r} is neither on nor off, nor a file; write true, - for stdout, or a path")
+
+
+def parse_access_format(value: object) -> str:
+    """``auto``, a name of `access_format.NAMES`, or a format; it is checked here."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is no format; write combined, common, or such as '%(h)s \"%(r)s\" %(s)s'")
+    if "\n" in value or "\r" in value:
+        raise ValueError("a format has one line")
+    if value != "auto":
+        pieces_of(value)
+    return value
 
 
 def parse_cert_reqs(value: object) -> str:

@@ -49,6 +49,8 @@ class Option:
     flags: tuple[str, ...] = ()
     """Short flags and other names; ``--the-name`` is always one."""
     repeatable: bool = False
+    optional_value: bool = False
+    """It is a switch that may have a value: ``--the-name``, ``--the-name=VALUE``, ``--no-the-name``."""
     shown: str | None = None
     """The default as --help shows it, where the value itself says too little."""
     scope: Scope = Scope.RELOAD

@@ -1,8 +1,8 @@
 """The loop of the master: read the workers' reports, then accept, choose and hand over while a worker has room.
 
 All descriptors of interest stand in an epoll of the dispatcher's own, and trio waits for that one.  A turn is
-synchronous: no await, no task and no timer between accept and sendmsg (one ``await accept()`` each costs two to three
-times as much).  While no worker has room nothing is accepted: the kernel's backlog is the only queue.
+synchronous: one ``await accept()`` for each connection costs two to three times as much.  While no worker has room
+nothing is accepted: the kernel's backlog is the only queue.
 
 ::
 
@@ -92,16 +92,16 @@ class Dispatcher:
     _nursery: trio.Nursery | None = None
 
     def __attrs_post_init__(self) -> None:
-        links, epoll = self.links, self._epoll
         self._stalls = stalls = StallDetector(self.recall_after)
-        self.membership = members = Membership(self.acceptors, links, lambda link: self._reader.watch_room(link))
+        self.membership = members = Membership(self.acceptors, self.links, lambda link: self._reader.watch_room(link))
         self.delivery = delivery = Delivery(
             members, stalls.watch, self._breached, lambda until: self.accept_loop.pause(until)
         )
-        full = members.watch_full
+        links, epoll, full = self.links, self._epoll, members.watch_full
         self.accept_loop = loop = AcceptLoop(links, epoll, stalls.watch, delivery.refused, full, self.acceptors)
-        self.lanes, self.returns = Lanes(self._redeliver), Returns(epoll, loop, members, delivery, full)
-        wake, new_lane = self.wake, self.lanes.open
+        self.lanes = lanes = Lanes(self._redeliver)
+        self.returns = Returns(epoll, loop, members, delivery, full, lanes.ended)
+        wake, new_lane = self.wake, lanes.open
         self.recall = Recall(stalls, links, delivery.has_receiver, self._redeliver, self._breached, wake, new_lane)
         self._reader = ReportReader(self._reported, self._asked, self._breached, members.has_emptied)
 
@@ -311,8 +311,8 @@ class Dispatcher:
     @property
     def _has_waiting(self) -> bool:
         """Whether there is something that no worker can be given at present."""
-        recalled = self.recall.dead or self.recall.late
-        return bool(self.accept_loop.pending or self.returns.pending or self.delivery.undelivered or recalled)
+        held = self.delivery.undelivered or self.recall.dead or self.recall.late
+        return bool(self.accept_loop.pending or self.returns.pending or held)
 
     def _due(self) -> float:
         due, paused = min(self.recall.due(), self.membership.due, self._read_at), self.accept_loop.paused_until

@@ -97,6 +97,8 @@ class WorkerLoad:
     """Requests in progress, as last reported."""
     orphaned: int = 0
     """How many of them have no connection, as last reported: they take as much of the worker as those that have."""
+    parked: int = 0
+    """Connections of `closed` that it has parked."""
     unclaimed: int = 0
     """An upper bound: the kernel's last count, and what was handed over since."""
     asides_sent: int = 0
@@ -223,7 +225,7 @@ class WorkerLoad:
             self.recount()
             if not self.closed <= report.closed <= self.taken:
                 raise Breach(f"it reports {report.closed} closed, of {self.taken} taken and {self.closed} before")
-        self.closed = report.closed
+        self.closed, self.parked = report.closed, report.parked
         self.busy = report.busy
         self.orphaned = min(report.orphaned, report.busy)
         # Only the loop that serves sends reports, so any report ends a suspension; but the worker may ask for a pause.

@@ -25,10 +25,12 @@ import struct
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 
 from ..protocol.parking import lane as wire
 from .admission import Left, Refused, admit, let_go, restore
+from .known import Lane, Rest, descriptors
 
 _FIONREAD = 0x541B
 _LEVEL, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
@@ -45,7 +47,7 @@ READS = 8
 """Messages that are read of one lane in a turn, so that no worker keeps the others waiting."""
 
 BEAT_S = 1.0
-"""Seconds between two beats, and two looks at what has expired."""
+"""Seconds between two beats."""
 
 RETRY_S = 0.01
 """Seconds to wait when the master cannot be sent a descriptor for another reason than a full line."""
@@ -54,32 +56,9 @@ LONGEST_S = 86_400.0
 """Seconds that a connection rests at most, whatever a worker has written."""
 
 SHARE = 2
-"""One worker may have 1/SHARE of all places, so that one that sends rubbish leaves some to the others."""
+"""One worker may have 1/SHARE of all places: one that sends rubbish leaves some to the others."""
 
 TAKEN, RETURNED, LEFT, EXPIRED, EVICTED, REFUSED, LOST, HELD, BEAT = range(len(wire.COUNTS))
-
-
-class Rest:
-    """A connection that rests."""
-
-    __slots__ = ("bucket", "identity", "lane", "listener", "memo", "sock")
-
-    def __init__(
-        self, sock: socket.socket, identity: bytes, lane: Lane, listener: int, memo: bytes, bucket: int
-    ) -> None:
-        self.sock, self.identity, self.lane = sock, identity, lane
-        self.listener, self.memo, self.bucket = listener, memo, bucket
-
-
-class Lane:
-    """What one worker sends connections through."""
-
-    __slots__ = ("held", "sock")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.held: dict[int, None] = {}
-        """The descriptors of what it has parked, the oldest first."""
 
 
 class Pool:
@@ -93,6 +72,8 @@ class Pool:
         self.lanes: dict[int, Lane] = {}
         self.spoken: deque[Rest] = deque()
         """What the master could not be sent yet."""
+        self.ended: list[Lane] = []
+        """Lanes of workers that have ended, of which the master has not heard."""
         self.buckets: dict[int, set[int]] = {}
         """What expires within each second."""
         self.epoll = select.epoll()
@@ -116,6 +97,8 @@ class Pool:
                     self.read_lane(fd, lane)
                 elif fd == self.master.fileno():
                     self.hear_master(what)
+            if self.ended:
+                self.tell_ended()
             if self.spoken and (self.retry or not self.waits_for_room):
                 self.send_spoken()
             now = int(time.monotonic())
@@ -147,10 +130,8 @@ class Pool:
     def wake(self, fd: int, rest: Rest) -> None:
         """Its client has spoken: send it to the master as soon as that takes it."""
         self.forget(fd, rest)
-        try:
+        with suppress(OSError):  # the next holder sees what is wrong with it
             restore(rest.sock, 1)
-        except OSError:
-            pass  # the next holder sees what is wrong with it
         if self.spoken or not self.send(rest):
             self.spoken.append(rest)
 
@@ -194,11 +175,12 @@ class Pool:
                 return
             except OSError:
                 continue  # ECONNRESET: the worker has died; what it had sent is still to be read
-            fds = _descriptors(ancillary)
+            fds = descriptors(ancillary)
             if not data and not fds:
                 self.epoll.unregister(fd)
                 del self.lanes[fd]
                 lane.sock.close()  # what it has parked stays
+                self.ended.append(lane)
                 return
             self.take(lane, data, fds, bool(flags & socket.MSG_CTRUNC))
 
@@ -218,7 +200,8 @@ class Pool:
         missing = promised - len(fds)
         if missing > 0:
             self.counts[LOST if cut else REFUSED] += missing
-            self.counts[TAKEN] += missing if cut else 0
+            if cut:
+                self.count_taken(lane, missing)
 
     def admit(self, lane: Lane, fd: int, until: float, listener: int, wakes: int, memo: bytes) -> None:
         """Hold this connection, if it is one."""
@@ -228,26 +211,30 @@ class Pool:
             self.counts[REFUSED] += 1
             return
         except Left:
-            self.counts[TAKEN] += 1
+            self.count_taken(lane)
             self.counts[LEFT] += 1
             return
         if identity in self.identities:
             sock.close()
             self.counts[REFUSED] += 1
             return
-        self.counts[TAKEN] += 1
+        self.count_taken(lane)
         if len(lane.held) >= max(self.most // SHARE, 1):
             self.evict(next(iter(lane.held)))
         elif len(self.resting) >= self.most:
             self.evict(next(iter(self.resting)))
         now = time.monotonic()
         bucket = int(min(until, now + LONGEST_S) if until > now else now) + 1  # NaN is not greater
-        self.resting[fd] = Rest(sock, identity, lane, listener, memo, bucket)
+        self.resting[fd] = Rest(sock, identity, lane, (listener, memo, bucket))
         self.identities.add(identity)
         lane.held[fd] = None
         self.buckets.setdefault(bucket, set()).add(fd)
         self.counts[HELD] = len(self.resting) + len(self.spoken)
         self.epoll.register(fd, _WATCHED)  # it reports at once what has come since
+
+    def count_taken(self, lane: Lane, count: int = 1) -> None:
+        lane.took(count)
+        self.counts[TAKEN] += count
 
     # --- to the master, and from it
 
@@ -277,6 +264,13 @@ class Pool:
         self.counts[RETURNED] += 1
         return True
 
+    def tell_ended(self) -> None:
+        """Tell the master how many came through the lanes that have ended; if its line is full, with the next turn."""
+        with suppress(OSError):
+            while self.ended:
+                self.master.send(wire.ENDED.pack(self.ended[-1].number, self.ended[-1].taken), _SEND)
+                self.ended.pop()
+
     def watch_room(self, needed: bool) -> None:
         """Have the kernel say when the line to the master has room, or no longer."""
         if needed != self.waits_for_room:
@@ -299,8 +293,8 @@ class Pool:
                 return
             kind, number = wire.ORDER.unpack_from(data)
             if kind == wire.LANE:
-                for fd in _descriptors(ancillary):
-                    self.lanes[fd] = Lane(socket.socket(fileno=fd))
+                for fd in descriptors(ancillary):
+                    self.lanes[fd] = Lane(socket.socket(fileno=fd), number)
                     self.epoll.register(fd, select.EPOLLIN)
             elif kind == wire.LIMIT:
                 self.most = number
@@ -328,9 +322,3 @@ class Pool:
             rest.sock.close()
         self.counts[HELD] = 0
         self.over = True
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """All descriptors that came along."""
-    rights = b"".join(data for level, kind, data in ancillary if level == _LEVEL and kind == _RIGHTS)
-    return list(struct.unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4]))

@@ -6,6 +6,7 @@ import time
 
 from attrs import frozen
 
+from .access import access, split
 from .capture import LineSplitter
 from .formats import OutputSource, as_text
 from .log import ENTRY, OUTPUT, Entry, logger, publish, subscribers
@@ -24,11 +25,16 @@ class OutputLog:
     source: OutputSource
 
     def room(self) -> bool:
-        if subscribers or not attached:
+        if subscribers or not attached or access.sink is not None:
             return True
         return logger.isEnabledFor(self.source.level) and any(handler.sink.room() for handler in self._handlers())
 
     def take(self, lines: list[str]) -> None:
+        of_requests, lines = split(lines)
+        if of_requests:
+            access.write(of_requests, self.source)
+            if not lines:
+                return
         now = time.time()
         source = self.source
         if subscribers or not attached:

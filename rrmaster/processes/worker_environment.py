@@ -10,6 +10,7 @@ from attrs import frozen
 
 from ..config.settings import Settings
 from ..config.sources import TOKEN_VARIABLE
+from ..logs.access import MARK
 from ..protocol.family.lineage import VARIABLE, Mark
 from ..protocol.launch import FIELDS, Launch, is_program
 
@@ -67,6 +68,8 @@ def generation_environment(
 ) -> dict[str, str]:
     """The environment that all workers of a generation share, with the mark of the one that gets it."""
     environ = {name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS} | dict(more)
+    if settings.access_log:
+        environ["RRMASTER_ACCESS_MARK"] = MARK
     return environ | {
         "PYTHONUNBUFFERED": "1",
         "RRMASTER_LAUNCH": launch_of(settings, cwd).encode(),

@@ -79,7 +79,10 @@ class Launch:
     limit_request_fields: int
     limit_request_field_size: int
     lifespan: str
-    access_log: bool
+    access_log: str
+    """Empty: there is none.  on: into the log.  Else a dash or a path, both of which are the master's concern."""
+    access_log_format: str
+    log_format: str
     certfile: str | None
     """None: no TLS."""
     keyfile: str | None

@@ -8,6 +8,7 @@ import os
 import pwd
 
 from ..config.option import SettingsError
+from ..logs import access
 from ..logs.setup import give_ownership
 from .cannot_start import CannotStart
 
@@ -21,6 +22,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
         return
     uid, gid, name = _user_and_group(user, group)
     give_ownership(uid, gid)
+    access.give_ownership(uid, gid)
     try:
         # In this order: without root neither the groups nor the group can be changed.
         if name is not None:

@@ -22,6 +22,7 @@ from ..config.settings import Settings
 from ..control.server import ControlServer
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, ControlSocket, SocketInUse, claim_by_name
 from ..dispatch.listeners import BindError
+from ..logs import access
 from ..logs.log import logger, tell
 from ..logs.setup import reopen_files
 from ..master import RunningMaster
@@ -222,6 +223,7 @@ async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
                     master.reload()
                 case signal.SIGUSR1:
                     reopen_files()
+                    access.reopen()
                 case signal.SIGTTIN:
                     master.scale(master.supervisor.reload.goal.size + 1)
                 case signal.SIGTTOU:

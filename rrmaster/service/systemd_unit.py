@@ -188,6 +188,7 @@ def _hardening(settings: Settings, service: _Service) -> Iterator[str]:
     cards), ProtectSystem=strict (a database beside the code).
     """
     paths = [service.directory, service.python, service.control, settings.log_file or "", settings.pid or ""]
+    paths.append(settings.access_log if settings.access_log not in ("on", "-") else "")
     paths += [bind.path for bind in settings.binds if isinstance(bind, Unix)]
     yield "# Comment out what your application cannot work with: sudo needs new privileges, some browsers namespaces."
     if settings.new_privileges != "on":
@@ -230,7 +231,7 @@ def _arguments(settings: Settings, service: _Service) -> Iterator[str]:
             continue
         if name not in service.said and value == getattr(defaults, name):
             continue
-        if option.is_switch:
+        if option.is_switch or (option.optional_value and value in ("", "on")):
             yield flag(name) if value else flag(f"no_{name}")
             continue
         for text in _spellings(option, value):

@@ -63,7 +63,7 @@ def take_snapshot(
         recalled_from_dead=dispatcher.recall.from_dead,
         suspensions=dispatcher.recall.suspensions,
         breaches=dispatcher.breaches,
-        lost=supervisor.crashes.lost,
+        lost=max(supervisor.crashes.lost - dispatcher.lanes.found_alive, 0),
         crash_loop=supervisor.crashes.backoff.is_loop(now),
         refused=supervisor.reload.refused,
         gone_back=supervisor.reload.gone_back,

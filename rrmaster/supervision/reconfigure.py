@@ -31,6 +31,7 @@ from ..dispatch.dynamic_listeners import DynamicListeners
 from ..dispatch.listeners import BindError, Listener, adopt, inherited_fds, open_listeners
 from ..dispatch.load import Policy
 from ..dispatch.policies import UserPolicy, policy_named
+from ..logs import access
 from ..logs.log import logger
 from ..logs.trusted_path import open_trusted
 from ..processes.worker_environment import app_directory
@@ -129,6 +130,7 @@ class Reconfigurer:
             self.dispatcher.set_policy(policies_of(self.settings))
         self.dispatcher.configure(self.settings)
         self.dynamic_listeners.configure(self.settings)
+        access.follow(self.settings)
         return self.settings
 
     def abandon(self) -> None:

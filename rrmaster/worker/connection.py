@@ -6,12 +6,12 @@ A stream handler's access log, one line for each connection, is written here, to
 from __future__ import annotations
 
 import socket
-import sys
-import time
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from .access.line import Exchange
+from .access.log import AccessLog
 from .api import client_address
 from .duty import Taken
 
@@ -65,19 +65,22 @@ def is_disconnect(error: BaseException, kind: type[Exception], is_clients: Calla
     return isinstance(error, kind) and any(map(is_clients, owners))
 
 
-def with_access_log(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-    """The stream handler, with a line for each connection when the handler has ended: client, milliseconds."""
+def with_access_log(
+    handler: Callable[..., Awaitable[object]], log: AccessLog | None
+) -> Callable[..., Awaitable[object]]:
+    """The stream handler, with a line for each connection when the handler has ended, if there is an access log."""
+    if log is None:
+        return handler
 
     async def logged(*streams: Any) -> object:
-        began = time.monotonic()
         try:
             client = client_address(streams[-1])
         except OSError:  # the client has reset it already; the handler finds out by itself
             client = None
+        exchange = Exchange({"client": client})
         try:
             return await handler(*streams)
         finally:
-            peer = f"{client[0]}:{client[1]}" if client else "-"
-            sys.stdout.write(f"{peer} connection {(time.monotonic() - began) * 1000:.1f} ms\n")
+            log.write(exchange.end())
 
     return logged

@@ -94,6 +94,8 @@ class Duty:
     closed: int = 0
     parked: int = 0
     """How many of the closed were parked, and live."""
+    _given_away: set[int] = Factory(set)
+    """Those of them whose descriptor is still open here, by the ``id`` of their `Taken`."""
     on_lane: Callable[[int], None] | None = None
     """Set by a server that parks: called with each lane, a descriptor that it owns then."""
     requests: Requests | None = None
@@ -216,9 +218,15 @@ class Duty:
         """The server parks connections, through the lanes that it gets by this call."""
         self.on_lane = on_lane
 
-    def count_parked(self, count: int) -> None:
-        """So many connections are about to be closed here, for they are the idle pool's."""
-        self.parked += count
+    def gave_away(self, taken: Taken) -> None:
+        """A connection is the idle pool's.  It counts as closed now, and not when its descriptor is closed here.
+
+        Both counts change at once, or a report in between would make a master believe that it died with this worker.
+        """
+        self.parked += 1
+        self.closed += 1
+        self._given_away.add(id(taken))
+        self.report_soon()
 
     def finished(self, taken: Taken) -> None:
         """Count a connection as closed."""
@@ -226,7 +234,9 @@ class Duty:
         if self.clients and self.clients.get(taken.fd, _UNKNOWN)[0] is taken:
             del self.clients[taken.fd]
         self._descriptors.gave_back()
-        if not taken.probe:
+        if id(taken) in self._given_away:
+            self._given_away.remove(id(taken))
+        elif not taken.probe:
             self.closed += 1
             self.report_soon()
 

@@ -21,6 +21,31 @@ def test_everything_after_a_program_belongs_to_the_program(argv, application, ar
     assert (parsed.application, list(parsed.arguments)) == (application, arguments)
 
 
+@pytest.mark.parametrize(
+    ("argv", "where", "application"),
+    [
+        (["--access-log", "shop:app"], "on", "shop:app"),
+        (["--access-log", "shop/main.py:app"], "on", "shop/main.py:app"),
+        (["--access-log", "server.py"], "on", "server.py"),
+        (["--access-log", "--workers", "4", "shop:app"], "on", "shop:app"),
+        (["shop:app", "--access-log"], "on", "shop:app"),
+        (["shop:app", "--access-log", "-", "-w", "4"], "-", "shop:app"),
+        (["--access-log", "-", "shop:app"], "-", "shop:app"),
+        (["--access-logfile", "logs/a.log", "shop:app"], "logs/a.log", "shop:app"),
+        (["--access-log=on:1", "shop:app"], "on:1", "shop:app"),
+        (["--no-access-log", "shop:app"], "off", "shop:app"),
+    ],
+)
+def test_the_access_log_is_a_switch_that_may_have_a_value(argv, where, application):
+    parsed = parse_arguments(argv)
+    assert (parsed.access_log, parsed.application) == (where, application)
+
+
+def test_what_a_program_is_given_stays_as_it_is():
+    parsed = parse_arguments(["--access-log", "server.py", "--access-log", "x:y"])
+    assert (parsed.access_log, list(parsed.arguments)) == ("on", ["--access-log", "x:y"])
+
+
 def test_a_program_beside_an_application_is_refused():
     with pytest.raises(UsageError, match="already named"):
         parse_arguments(["shop:app", "server.py"])

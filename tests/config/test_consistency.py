@@ -17,6 +17,7 @@ def test_a_master_without_any_address_is_refused():
     ("chosen", "said"),
     [
         ({"keyfile": "key.pem"}, "--keyfile needs --certfile"),
+        ({"access_log_format": "common"}, "--access-log-format needs --access-log"),
         ({"ca_certs": "ca.pem"}, "--ca-certs needs --certfile"),
         ({"ciphers": "ECDHE"}, "--ciphers needs --certfile"),
         ({"cert_reqs": "required", "ca_certs": "ca.pem"}, "--ca-certs needs --certfile"),

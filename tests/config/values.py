@@ -64,7 +64,12 @@ GOOD = {
     "limit_request_fields": [("100", 100), (0, 0), (32768, 32768)],
     "limit_request_field_size": [("8190", 8190), (0, 0)],
     "lifespan": [(lifespan, lifespan) for lifespan in LIFESPANS],
-    "access_log": SWITCH,
+    "access_log": [
+        *((given, "on" if value else "") for given, value in SWITCH),
+        ("-", "-"),
+        ("/var/a.log", "/var/a.log"),
+    ],
+    "access_log_format": [("common", "common"), ("%(h)s %({X-Id}i)s %%", "%(h)s %({X-Id}i)s %%"), ("auto", "auto")],
     "certfile": [("cert.pem", "cert.pem"), (None, None)],
     "keyfile": [("key.pem", "key.pem"), (None, None)],
     "ca_certs": [("ca.pem", "ca.pem"), (None, None)],
@@ -143,6 +148,7 @@ BESIDE = {
     "admin_actions": {"admin": "127.0.0.1:9000"},
     "admin_token_file": {"admin": "127.0.0.1:9000", "admin_actions": True},
     "ready_when": {"admin": "127.0.0.1:9000"},
+    "access_log_format": {"access_log": "on"},
 }
 """The other options that these require."""
 
@@ -189,7 +195,8 @@ BAD = {
     "limit_request_fields": ["-1", 32769, "x", None, True],
     "limit_request_field_size": ["-1", 1024 * 1024 + 1, "x", None, True],
     "lifespan": ["", "yes", True, None],
-    "access_log": ["", "maybe", 2, None],
+    "access_log": [2, None, ["-"]],
+    "access_log_format": ["", "%", "%h", "%(z)s", "%(h)d", "%({x}z)s", "%(h)s\n", 2, None, True],
     "certfile": ["", 5],
     "keyfile": ["", 5],
     "ca_certs": ["", 5],

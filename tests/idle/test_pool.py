@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from attrs import Factory, define
 
 from rrmaster.processes.process import package_root
-from rrmaster.protocol.parking.lane import COUNTS, END, LANE, LIMIT, MOST, ORDER, PAGE, PARK, RETURN, record
+from rrmaster.protocol.parking.lane import COUNTS, END, ENDED, LANE, LIMIT, MOST, ORDER, PAGE, PARK, RETURN, record
 
 PATIENCE = 20.0
 """Seconds until a wait fails."""
@@ -32,6 +33,8 @@ class Pool:
     page: int
     listener: socket.socket
     sockets: list[socket.socket] = Factory(list)
+    ended: list[tuple[int, ...]] = Factory(list)
+    """What it has told of lanes that have ended: the worker's number, and how many it has taken."""
 
     def count(self, name: str) -> int:
         return int(struct.unpack(f"{len(COUNTS)}Q", os.pread(self.page, PAGE, 0))[COUNTS.index(name)])
@@ -80,6 +83,9 @@ class Pool:
     def returned(self) -> tuple[int, bytes, socket.socket]:
         """The next connection that comes back: its listener, its memo, and the socket."""
         data, fds, _, _ = socket.recv_fds(self.line, 500, 4)
+        while len(data) == ENDED.size and not fds:
+            self.ended.append(ENDED.unpack(data))
+            data, fds, _, _ = socket.recv_fds(self.line, 500, 4)
         listener, family = RETURN.unpack_from(data)
         assert len(fds) == 1
         back = socket.socket(fileno=fds[0])
@@ -317,5 +323,12 @@ def test_what_a_dead_worker_has_parked_stays_and_its_lane_is_read_to_the_end(poo
     pool.park(lane, server)
     lane.close()
     pool.counted(held=1)
+    pool.until(lambda: _waits(pool.line))
     client.sendall(b"and then")
     assert pool.returned()[2].recv(100) == b"and then"
+    assert pool.ended == [(1, 1)]
+
+
+def _waits(line: socket.socket) -> bool:
+    """Whether a message can be read."""
+    return bool(select.select([line], [], [], 0)[0])

@@ -7,7 +7,15 @@ from attrs import frozen
 from ...protocol.launch import HEADER_MAPS, LIFESPANS, TRUSTED_PROXIES
 from ...protocol.proxy_header import MODES
 from ..addresses import parse_proxies
-from ..names import one_of, parse_cert_reqs, parse_root_path, parse_switch, parse_text
+from ..names import (
+    one_of,
+    parse_access_format,
+    parse_access_log,
+    parse_cert_reqs,
+    parse_root_path,
+    parse_switch,
+    parse_text,
+)
 from ..option import option
 from ..quantities import from_to, parse_duration
 
@@ -102,8 +110,27 @@ class HttpOptions:
         "auto", one_of("lifespan", LIFESPANS), _HTTP, "auto|on|off", "tell an ASGI application of its start and end"
     )
     # Off: a line costs a write in the worker and a read in the master, and a proxy in front mostly keeps one already.
-    access_log: bool = option(
-        False, parse_switch, _HTTP, "", "print a line for each request, or for each connection of a stream handler"
+    access_log: str = option(
+        "",
+        parse_access_log,
+        _HTTP,
+        "[FILE]",
+        "log each request, or each connection of a stream handler: into the log, into this file (reopened on USR1), or "
+        "with - to stdout",
+        flags=("--access-logfile",),
+        optional_value=True,
+        shown="off",
+    )
+    # auto: in a log for people a line begins with time and worker, so it needs neither; tools that read a file of its
+    # own know Apache's `combined`.
+    access_log_format: str = option(
+        "auto",
+        parse_access_format,
+        _HTTP,
+        "FORMAT",
+        "what a line holds, in gunicorn's atoms: '%(h)s \"%(r)s\" %(s)s'; or common, combined, brief; in JSON each "
+        "atom is a field; auto: brief in the log, combined elsewhere",
+        flags=("--access-logformat",),
     )
 
     certfile: str | None = option(

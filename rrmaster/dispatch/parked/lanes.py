@@ -49,6 +49,12 @@ class Lanes:
     """The line to the idle pool; None while none stands.  Its keeper's."""
     wanted: Callable[[], None] = lambda: None
     """Called when a worker is ready that parks: from now on there should be a pool."""
+    found_alive: int = 0
+    """Connections that dead workers had parked, and not reported: they looked lost, and are not."""
+    _dead: dict[int, int] = Factory(dict)
+    """By number, what dead workers with a lane have reported as parked, ..."""
+    _taken: dict[int, int] = Factory(dict)
+    """... and what the pool has taken from them."""
     taken_back: int = 0
     """Connections that lay in lanes when a pool ended."""
     _keys: dict[Link, socket.socket] = Factory(dict)
@@ -94,9 +100,20 @@ class Lanes:
         self._parking.discard(link)
         if (key := self._keys.pop(link, None)) is not None:
             self._leaving.append(key)
+            self._compare(link.load.id & 0xFFFFFFFF, link.load.parked, self._dead, self._taken)
         for old in [old for old in self._leaving if not _has_messages(old)]:
             self._leaving.remove(old)
             old.close()
+
+    def ended(self, worker: int, taken: int) -> None:
+        """The pool has read a dead worker's lane to its end."""
+        self._compare(worker, taken, self._taken, self._dead)
+
+    def _compare(self, worker: int, number: int, ours: dict[int, int], others: dict[int, int]) -> None:
+        """Count what was parked and not reported, as soon as both numbers are known, whichever comes first."""
+        ours[worker] = number
+        if worker in others:
+            self.found_alive += max(self._taken.pop(worker) - self._dead.pop(worker), 0)
 
     def spread(self, newcomer: Link) -> None:
         """A worker serves from now on: the others park for a moment what rests, so that it gets its share."""
@@ -120,6 +137,8 @@ class Lanes:
         self.pool = None
         keys, self._keys = [*self._keys.values(), *self._leaving], {}
         self._leaving = []
+        self._dead.clear()
+        self._taken.clear()
         for key in keys:
             try:
                 key.shutdown(socket.SHUT_RDWR)  # from here on no worker parks; what lies there can still be read

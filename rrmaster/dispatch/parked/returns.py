@@ -22,7 +22,7 @@ from ...logs.log import logger
 from ...protocol import wire
 from ...protocol.channel import DONTWAIT, PEEK
 from ...protocol.pages.figures import clock_us
-from ...protocol.parking.lane import MAX_MEMO, MAX_RETURN, RETURN
+from ...protocol.parking.lane import ENDED, MAX_MEMO, MAX_RETURN, RETURN
 from ..acceptor import AcceptLoop
 from ..membership import Delivery, Membership
 
@@ -47,6 +47,8 @@ class Returns:
     delivery: Delivery
     on_full: Callable[[float], None]
     """Called with the time when connections wait and no worker has room for them."""
+    on_ended: Callable[[int, int], None]
+    """Called with a dead worker's number, and how many connections have come through its lane."""
     resumed: int = 0
     """Connections that have come back."""
     lost: int = 0
@@ -120,6 +122,9 @@ class Returns:
             self.close()
             return False
         fds = [fd for _, kind, rights in ancillary if kind == _RIGHTS for (fd,) in _FD.iter_unpack(rights)]
+        if not fds and len(data) == ENDED.size:
+            self.on_ended(*ENDED.unpack(data))
+            return True
         if not fds:
             self.lost += 1
             logger.error("a parked connection was lost: the master is out of descriptors")

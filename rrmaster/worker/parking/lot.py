@@ -183,7 +183,6 @@ class Lot:
             self.lane.sendmsg((message,), ((_LEVEL, _RIGHTS, rights),), SEND)
         except OSError:
             return False  # the lane is full, or has ended, which `_hear` finds out
-        self.duty.count_parked(len(guests))
         for guest in guests:
             guest.parked()
         return True

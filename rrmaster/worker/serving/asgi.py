@@ -8,9 +8,6 @@ know no async library: they await only what the application and the server give 
 
 from __future__ import annotations
 
-import re
-import sys
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import Factory, define, field
 
 from ...protocol.pages.figures import Counting, Tally
+from ..access.line import Exchange
+from ..access.log import AccessLog
 from ..duty import Duty
 from ..load.requests import Requests
 
@@ -63,8 +62,8 @@ class CountedApp:
 
     app: ASGI
     duty: Duty
-    access_log: bool
-    """Whether each request is printed as a line."""
+    access_log: AccessLog | None
+    """Where each request becomes a line, if there is an access log."""
     durations: Tally
     """Where it is counted how long a request takes, from the call of the application to the last part of its answer:
     what follows, such as a background task, keeps no client waiting."""
@@ -106,7 +105,7 @@ class CountedApp:
             app, answer = self._serve_websocket, send
         else:
             requests.running[key] = duty.beat_at
-            app, began = self._serve_logged if self.access_log else self.app, perf_counter()
+            app, began = self._serve_logged if self.access_log is not None else self.app, perf_counter()
 
             def answer(message: Message) -> Awaitable[None]:
                 nonlocal began
@@ -134,31 +133,32 @@ class CountedApp:
                 self.idle()
 
     async def _serve_websocket(self, scope: Message, receive: Receive, send: Send) -> None:
-        websocket = _CountedWebSocket(send)
+        exchange = Exchange(scope, status=403)  # what a server answers if the application never accepts
+        websocket = _CountedWebSocket(send, exchange)
         self.websockets.add(websocket)
-        began = time.monotonic()
         try:
             await self.app(scope, receive, websocket.send)
         finally:
             self.websockets.discard(websocket)
-            if self.access_log:
-                print_access(scope, websocket.status, 0, time.monotonic() - began)
+            if self.access_log is not None:
+                self.access_log.write(exchange.end())
 
     async def _serve_logged(self, scope: Message, receive: Receive, send: Send) -> None:
-        status, size, began = 500, 0, time.monotonic()
+        exchange, log, written = Exchange(scope), self.access_log, False
+        assert log is not None
 
-        async def measured(message: Message) -> None:
-            nonlocal status, size
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif message["type"] == "http.response.body":
-                size += len(message.get("body", b""))
-            await send(message)
+        def noted(message: Message) -> Awaitable[None]:
+            nonlocal written
+            if exchange.note(message) and not written:
+                written = True  # before the last part is sent: a client that has its answer is in the log
+                log.write(exchange.end())
+            return send(message)
 
         try:
-            await self.app(scope, receive, measured)
+            await self.app(scope, receive, noted)
         finally:
-            print_access(scope, status, size, time.monotonic() - began)
+            if not written:
+                log.write(exchange.end())
 
     async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
         async def note_failure(message: Message) -> None:
@@ -194,7 +194,7 @@ class NotedApp(CountedApp):
             self.words.end(number)
 
 
-def counted_app(app: ASGI, duty: Duty, access_log: bool, one_at_a_time: bool = False) -> CountedApp:
+def counted_app(app: ASGI, duty: Duty, access_log: AccessLog | None, one_at_a_time: bool = False) -> CountedApp:
     """The application as clients get it; `one_at_a_time`: each connection carries one request at a time."""
     requests = Requests(one_at_a_time=one_at_a_time)
     durations = duty.counting.durations
@@ -204,7 +204,7 @@ def counted_app(app: ASGI, duty: Duty, access_log: bool, one_at_a_time: bool = F
     return NotedApp(app, duty, access_log, durations, requests, words=duty.words)
 
 
-def uncounted_app(app: ASGI, duty: Duty, access_log: bool) -> CountedApp:
+def uncounted_app(app: ASGI, duty: Duty, access_log: AccessLog | None) -> CountedApp:
     """The application as the master's probes get it: what they do is in no figure."""
     return CountedApp(app, duty, access_log, Counting.unread().durations)
 
@@ -214,8 +214,8 @@ class _CountedWebSocket:
     """One websocket, as the application sends to it."""
 
     server: Send
-    status: int = 403
-    """The status of the handshake.  403 is what a server answers if the application never accepts."""
+    exchange: Exchange
+    """What the access log tells of it."""
     closed_by_drain: bool = False
     """Whether `leave` has closed it."""
     closed: bool = False
@@ -226,10 +226,7 @@ class _CountedWebSocket:
             if message["type"] == "websocket.close":
                 return  # it is closed already, as the application wants
             raise WorkerDraining("the websocket was closed, because its worker drains")
-        if message["type"] == "websocket.accept":
-            self.status = 101
-        elif message["type"] == "websocket.http.response.start":
-            self.status = message["status"]
+        self.exchange.note(message)
         self.closed = self.closed or message["type"] == "websocket.close"
         await self.server(message)
 
@@ -241,21 +238,3 @@ class _CountedWebSocket:
                 await self.server({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "the worker goes"})
             except (OSError, RuntimeError):
                 pass  # it was ending by itself, and the server has not told the application yet
-
-
-def print_access(scope: Message, status: int, size: int, seconds: float) -> None:
-    """Print one line: client, request, status, bytes, milliseconds.  The master adds time and worker."""
-    client = scope.get("client")
-    peer = f"{client[0]}:{client[1]}" if client else "-"  # the host may be any word of a proxy's
-    path = scope.get("raw_path") or scope["path"].encode()
-    target = (path + b"?" + scope["query_string"] if scope.get("query_string") else path).decode("latin-1")
-    what = f"{_word(scope.get('method', 'WEBSOCKET'))} {_word(target)} HTTP/{scope.get('http_version')}"
-    sys.stdout.write(f'{_word(peer)} "{what}" {status} {size} {seconds * 1000:.1f} ms\n')
-
-
-_is_word = re.compile(r"[!#-\[\]-~]*").fullmatch
-
-
-def _word(text: str) -> str:
-    """A client's words as one word, which ends neither the quotation nor the line; escaped as in nginx's log."""
-    return text if _is_word(text) else "".join(c if _is_word(c) else f"\\x{ord(c):02X}" for c in text)

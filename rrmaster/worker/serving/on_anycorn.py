@@ -49,6 +49,7 @@ from attrs import Factory, define, field
 
 from ...protocol import tls
 from ...protocol.launch import Launch
+from ..access.log import AccessLog
 from ..api import header_of
 from ..deadlines.law import Deadlines
 from ..deadlines.of_anycorn import keep_deadlines, timed_on_trio
@@ -117,7 +118,7 @@ class AnycornServer:
     _failed: bool = False
 
     def __attrs_post_init__(self) -> None:
-        log = self.launch.access_log
+        log = AccessLog.of(self.launch, self.duty.identity)
         self.config = configured(self.launch)
         app = _framed(HttpLimits.of(self.launch).around(self.app))
         self.timed = RequestTimeout(self.launch.request_timeout, self.duty)

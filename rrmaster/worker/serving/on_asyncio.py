@@ -19,6 +19,7 @@ from typing import Any
 from attrs import Factory, define
 
 from ...protocol.launch import Launch
+from ..access.log import OF_A_CONNECTION, AccessLog
 from ..connection import Connection, is_disconnect, with_access_log
 from ..duty import Duty, Taken
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
@@ -31,7 +32,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[objec
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    handler = with_access_log(application.target) if launch.access_log else application.target
+    handler = with_access_log(application.target, AccessLog.of(launch, duty.identity, OF_A_CONNECTION))
     run_server(lambda _: StreamServer(handler, duty, Intake.of(duty, launch)), duty, launch)
 
 

@@ -23,6 +23,7 @@ from ...protocol.channel import HungUp
 from ...protocol.family.children import note_handlers
 from ...protocol.launch import Launch
 from ...protocol.wire import REPORT_AFTER
+from ..access.log import OF_A_CONNECTION, AccessLog
 from ..api import become_worker
 from ..connection import is_disconnect, socket_of, with_access_log
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
@@ -51,7 +52,7 @@ async def serve(handler: Handler, duty: Duty, intake: Intake | None = None) -> N
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    handler = with_access_log(application.target) if launch.access_log else application.target
+    handler = with_access_log(application.target, AccessLog.of(launch, duty.identity, OF_A_CONNECTION))
     trio.run(serve, handler, duty, Intake.of(duty, launch), strict_exception_groups=True)
 
 

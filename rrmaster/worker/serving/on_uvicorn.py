@@ -45,6 +45,7 @@ from uvicorn.server import ServerState
 
 from ...protocol import tls
 from ...protocol.launch import Launch
+from ..access.log import AccessLog
 from ..api import header_of
 from ..connection import Connection
 from ..deadlines.law import Deadlines
@@ -204,8 +205,8 @@ class UvicornServer:
     """Kept here, because asyncio keeps no reference to a task."""
 
     def __attrs_post_init__(self) -> None:
-        duty, log = self.service.duty, self.launch.access_log
-        app = HttpLimits.of(self.launch).around(self.app)
+        duty = self.service.duty
+        app, log = HttpLimits.of(self.launch).around(self.app), AccessLog.of(self.launch, duty.identity)
         self.timed = RequestTimeout(self.launch.request_timeout, duty)
         timed = timed_on_asyncio(app, self.timed, self.threaded)
         self.counted = counted_app(timed, duty, log, one_at_a_time=True)

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from attrs import Factory, define, evolve
 
+from rrmaster.protocol.access_format import pieces_of
 from rrmaster.protocol.pages.last_words import LastWords, open_page, read_page
-from rrmaster.worker.duty import Duty
+from rrmaster.worker.access.line import Exchange, compiled
+from rrmaster.worker.duty import Duty, Identity
 from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.asgi import (
     ASGI,
@@ -23,7 +25,6 @@ from rrmaster.worker.serving.asgi import (
     Send,
     WorkerDraining,
     counted_app,
-    print_access,
 )
 from rrmaster.worker.serving.wsgi import _Threads, watched
 from tests.fakes import DEADLINE
@@ -75,7 +76,7 @@ def run(act: Callable[[], Awaitable[None]]) -> None:
 
 def counted(app: ASGI, act: Callable[[CountedApp, Duty], Awaitable[None]], probe: bool = False, **more: Any) -> None:
     with on_duty() as (_, duty):
-        options = {"access_log": False, "durations": duty.counting.durations} | more
+        options = {"access_log": None, "durations": duty.counting.durations} | more
         serves, serves_probes = CountedApp(app, duty, **options), CountedApp(app, duty, **options)
         duty.requests = serves.requests
         run(lambda: act(serves_probes if probe else serves, duty))
@@ -121,9 +122,9 @@ def test_a_worker_that_was_told_to_notes_what_it_has_in_hand_without_the_query()
     post: Message = {**HTTP, "method": "POST", "raw_path": None, "path": "/b\u00fccher"}
     try:
         with on_duty() as (_, duty):
-            assert type(counted_app(waits, duty, False)) is CountedApp, "in ordinary times this costs nothing"
+            assert type(counted_app(waits, duty, None)) is CountedApp, "in ordinary times this costs nothing"
             noting = evolve(duty, words=LastWords.inherit(os.dup(page)))
-            app = counted_app(waits, noting, False)
+            app = counted_app(waits, noting, None)
 
             async def act() -> None:
                 servers, tasks = [], []
@@ -193,30 +194,54 @@ def test_a_websocket_is_closed_with_1012_and_its_application_cannot_send_afterwa
     counted(sends, act)
 
 
-def test_the_access_log_shows_client_request_and_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_access_log_shows_client_request_and_answer_before_its_last_part_leaves() -> None:
+    class Server(FakeServer):
+        async def send(self, message: Message) -> None:
+            counts.append(len(log.lines))
+
+    counts: list[int] = []
+    log = FakeLog()
+
     async def answers(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 201})
         await send({"type": "http.response.body", "body": b"12345", "more_body": True})
         await send({"type": "http.response.body", "body": b"678"})
 
     async def act(app: CountedApp, duty: Duty) -> None:
-        await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, FakeServer().receive, FakeServer().send)
+        await app.serve({**HTTP, "raw_path": b"/a%0Ab"}, Server().receive, Server().send)
 
-    counted(answers, act, access_log=True)
-    assert capsys.readouterr().out.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
+    counted(answers, act, access_log=log)
+    assert counts == [0, 0, 1]
+    (line,) = log.lines
+    assert line.startswith('192.0.2.7:5000 "GET /a%0Ab?a=b HTTP/1.1" 201 8 0.')
 
 
-def test_what_a_client_says_forges_no_line_of_the_access_log_and_no_part_of_one(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    print_access(
-        {"method": 'GET" 200\n', "raw_path": b'/a" 500 "\\', "query_string": b"\x1b\xe9", "client": ("ev il", 1)},
-        200,
-        5,
-        1,
-    )
-    said = r'ev\x20il:1 "GET\x22\x20200\x0A /a\x22\x20500\x20\x22\x5C?\x1B\xE9 HTTP/None" 200 5 1000.0 ms'
-    assert capsys.readouterr().out == said + "\n"
+def test_a_request_without_an_answer_and_a_websocket_have_a_line_each() -> None:
+    log = FakeLog()
+
+    async def fails(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+        raise ZeroDivisionError
+
+    async def act(app: CountedApp, duty: Duty) -> None:
+        for scope in (HTTP, WEBSOCKET):
+            with pytest.raises(ZeroDivisionError):
+                await app.serve(dict(scope), FakeServer().receive, FakeServer().send)
+
+    counted(fails, act, access_log=log)
+    assert [line.split()[-4] for line in log.lines] == ["500", "101"]
+
+
+class FakeLog:
+    """An access log that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.line = compiled(pieces_of("brief"), Identity(1, 0, 1))
+
+    def write(self, exchange: Exchange) -> None:
+        self.lines.append(self.line(exchange))
 
 
 @pytest.mark.parametrize(

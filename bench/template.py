@@ -52,7 +52,10 @@ CLIENTS = 4
 SPACED = 0.04
 """Seconds between two of many kills: no faster than a master starts workers."""
 
-REPLACED, PANDAS, START, STORM, FORKS = "replaced", "pandas", "start", "storm", "forks"
+REPLACED, START, STORM, FORKS = "replaced", "start", "storm", "forks"
+
+PANDAS = {2: "pandas, 2 workers", 8: "pandas, 8 workers"}
+"""The part with the heavy import, by the number of workers: the more there are, the more share what it has made."""
 
 ENDS = "8 / 1 workers"
 
@@ -62,10 +65,10 @@ TARGETS = (
     Target(REPLACED, "ms", 60.0, "itself"),
     Target(REPLACED, "ms", None),
     Target(REPLACED, "USS MiB", 0.35, "uvicorn"),
-    Target(PANDAS, "ms", 0.1, "uvicorn"),
-    Target(PANDAS, FIRST_PSS, 0.3, "uvicorn"),
-    Target(PANDAS, "PSS 10,000 / 100 requests", 1.5, "itself"),
-    Target(PANDAS, "all PSS MiB", None),
+    Target(PANDAS[2], "ms", 0.1, "uvicorn"),
+    *(Target(group, FIRST_PSS, 0.3, "uvicorn") for group in PANDAS.values()),
+    Target(PANDAS[2], "PSS 10,000 / 100 requests", 1.5, "itself"),
+    *(Target(group, "all PSS MiB", None) for group in PANDAS.values()),
     Target(START, ENDS, 1.5, "itself"),
     Target(FORKS, "more descriptors", 0.0, "itself"),
     Target(FORKS, "zombies", 0.0, "itself"),
@@ -106,10 +109,10 @@ def measure(record: Record, quick: bool) -> None:
             with running(contender, 2, SHOP) as fleet:
                 replaced(record, fleet, plan.kills if contender in FORKING else plan.importing, plan.calm)
             done(f"{mean([v or 0.0 for v in record.values(contender.name, REPLACED, 'ms')]):.0f} ms")
-    for contender in servers if plan.requests[1] and find_spec("pandas") else ():
-        with step(f"template: {contender.name}, pandas") as done, running(contender, 2, ANALYST) as fleet:
-            heavy(record, fleet, plan)
-            done(f"PSS {mean([v or 0.0 for v in record.values(contender.name, PANDAS, FIRST_PSS)]):.1f} MiB")
+    for contender, size in itertools.product(servers, PANDAS if plan.requests[1] and find_spec("pandas") else ()):
+        with step(f"template: {contender.name}, {PANDAS[size]}") as done, running(contender, size, ANALYST) as fleet:
+            pss = heavy(record, fleet, plan, size)
+            done(f"PSS {pss:.1f} MiB")
     for _ in range(plan.starts):
         for contender in ours:
             with step(f"template: {contender.name} starts") as done:
@@ -145,25 +148,28 @@ def replaced(record: Record, fleet: Fleet, kills: int, calm: float) -> None:
     record.add(fleet.name, REPLACED, "USS MiB", mean([memory(pid)[0] for pid in alive]))
 
 
-def heavy(record: Record, fleet: Fleet, plan: Plan) -> None:
-    """Measure replacement and memory of the application with the heavy import."""
+def heavy(record: Record, fleet: Fleet, plan: Plan, size: int) -> float:
+    """Measure memory, and with two workers replacement, of the application with the heavy import; returns PSS."""
     fleet.wait_until_it_serves()
     alive = fleet.wait_for_workers()
     pause(plan.calm)
     few, many = plan.requests
     use(fleet.port, "/report?item={}", few)
     early = mean([memory(pid)[1] for pid in alive]) or 0.0
+    record.add(fleet.name, PANDAS[size], FIRST_PSS, early)
+    everything = sum(memory(pid)[1] for pid in (fleet.pid, *descendants(fleet.pid)))
+    record.add(fleet.name, PANDAS[size], "all PSS MiB", everything)
+    if size > 2:
+        return early
     use(fleet.port, "/report?item={}", many - few)
     late = mean([memory(pid)[1] for pid in alive]) or 0.0
-    record.add(fleet.name, PANDAS, FIRST_PSS, early)
-    record.add(fleet.name, PANDAS, f"PSS MiB after {many}", late)
-    record.add(fleet.name, PANDAS, "PSS 10,000 / 100 requests", late / early)
-    record.add(fleet.name, PANDAS, "all PSS MiB", sum(memory(pid)[1] for pid in (fleet.pid, *descendants(fleet.pid))))
+    record.add(fleet.name, PANDAS[size], "PSS 10,000 / 100 requests", late / early)
     for _ in range(plan.importing):
         killed = time.monotonic()
         alive = kill_one(fleet, alive)
-        record.add(fleet.name, PANDAS, "ms", (time.monotonic() - killed) * 1e3)
+        record.add(fleet.name, PANDAS[size], "ms", (time.monotonic() - killed) * 1e3)
         pause(0.2)
+    return early
 
 
 def use(port: int, path: str, count: int) -> None:

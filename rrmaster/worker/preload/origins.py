@@ -41,6 +41,8 @@ class Origins:
     _loading: list[str] = Factory(list)
     """The modules that are being loaded, the outermost first."""
     _seen: dict[str, object] = Factory(dict)
+    _mapped: tuple[str, tuple[str, ...]] = ("", ())
+    """The size of this process's memory, in pages, and what it shared when it had that."""
     _of: dict[str, tuple[str, ...]] = Factory(dict)
 
     def of(self, trace: str) -> tuple[str, ...]:
@@ -88,11 +90,19 @@ class Origins:
     def _all(self) -> dict[str, object]:
         threads: dict[str, object] = {f"thread {tid}": None for tid in _listed("/proc/self/task")}
         held = {f"descriptor {number}": _target(number) for number in _listed("/proc/self/fd")}
-        shared: dict[str, object] = {f"memory {name}": None for name in shared_memory()}
+        shared: dict[str, object] = {f"memory {name}": None for name in self._shared_memory()}
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             children: dict[str, object] = {"process": None} if file.read() else {}
         timed: dict[str, object] = {"timer": None} if any(signal.getitimer(which)[0] for which in (0, 1, 2)) else {}
         return {**threads, **held, **shared, **children, **timed, **self.more()}
+
+    def _shared_memory(self) -> tuple[str, ...]:
+        """Read again only where the process has grown: to read thousands of mappings takes milliseconds."""
+        with open("/proc/self/statm") as file:
+            size = file.read().split()[0]
+        if self._mapped[0] != size:
+            self._mapped = size, shared_memory()
+        return self._mapped[1]
 
 
 def _listed(folder: str) -> list[str]:

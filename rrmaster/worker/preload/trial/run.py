@@ -58,8 +58,8 @@ START, OPERATE = "start", "finish an operation of"
 _MOST = 4096
 """Bytes that are read of an answer, and of what the process tells."""
 
-_ENDING_MS = 200
-"""Milliseconds in which a process ends that has closed its connection by that."""
+_ENDING_MS = 3000
+"""Milliseconds in which a process ends that has closed its connection by that; most take one."""
 
 
 @frozen

@@ -145,7 +145,7 @@ async def resting(control: Path, count: int) -> PoolStatus:
     ("application", "options"),
     [
         ("parks:app", ("--runtime", "uvloop")),
-        ("parks:app", ("--runtime", "asyncio", "--park-after", "0")),
+        ("parks:app", ("--runtime", "asyncio", "--park-after", "1h", "--worker-connections", "1")),
         ("parks:wsgi", ()),
         ("parks:with_h11", ("--runtime", "asyncio")),
     ],

@@ -19,8 +19,9 @@ def lot_of(duty: Duty, launch: Launch, loop: Any, guests: Collection[Any], on_aw
     from .law import ParkingLaw
     from .lot import Lot
 
-    lot = Lot(duty, ParkingLaw(launch.park_after), loop, guests, launch.keep_alive, on_away)
-    duty.park_with(lot.take_lane)
+    law = ParkingLaw(launch.park_after, launch.worker_connections)
+    lot = Lot(duty, law, loop, guests, launch.keep_alive, on_away)
+    duty.park_with(lot.take_lane, launch.worker_connections)
     return lot
 
 

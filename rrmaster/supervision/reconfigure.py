@@ -27,8 +27,8 @@ from ..config.names import POLICIES
 from ..config.option import SettingsError
 from ..config.settings import Settings, changes_that_need_a_restart
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.dynamic_listeners import DynamicListeners
 from ..dispatch.listeners import BindError, Listener, adopt, inherited_fds, open_listeners
+from ..dispatch.listening.dynamic_listeners import DynamicListeners
 from ..dispatch.load import Policy
 from ..dispatch.policies import UserPolicy, policy_named
 from ..logs import access

@@ -78,6 +78,9 @@ class Reconfigurer:
     pinned: Settings = Factory(lambda self: pinned(self.settings), takes_self=True)
     _change: Change | None = None
 
+    def __attrs_post_init__(self) -> None:
+        self.dispatcher.configure(self.settings)
+
     def of_generation(self, generation: int) -> tuple[Settings, Mapping[str, str], str]:
         """The settings, the additional environment and the directory that the workers of a generation start with."""
         change = self._change

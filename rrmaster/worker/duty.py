@@ -340,7 +340,7 @@ class Duty:
 
     def ready(self) -> None:
         """Tell the master that connections can come, of every listener."""
-        self.letterbox.send(wire.Ready(os.getpid(), parks=self.on_lane is not None, client_first=self.requests is not None))
+        self.letterbox.send(wire.Ready(os.getpid(), parks=bool(self.on_lane), client_first=self.requests is not None))
 
     def _out_of_descriptors(self) -> None:
         self.has_descriptors = False

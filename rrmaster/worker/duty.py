@@ -100,6 +100,7 @@ class Duty:
     """By the ``id`` of their `Taken`, those of them whose descriptor is still open here."""
     on_lane: Callable[[int], None] | None = None
     """Set by a server that parks: called with each lane, a descriptor that it owns then."""
+    park_stream: Callable[[int], bool] | None = None
     requests: Requests | None = None
     """The server's counters of requests.  None: each connection is one request."""
     limiters: Limiters = Factory(Limiters)
@@ -216,9 +217,11 @@ class Duty:
             self.clients[fd] = (taken, memo.header)
         return taken
 
-    def park_with(self, on_lane: Callable[[int], None], places: int) -> None:
+    def park_with(
+        self, on_lane: Callable[[int], None], places: int, park_stream: Callable[[int], bool] | None = None
+    ) -> None:
         """The server parks connections, through the lanes that it gets by this call, and has so many places."""
-        self.on_lane, self.places = on_lane, places
+        self.on_lane, self.places, self.park_stream = on_lane, places, park_stream
 
     def _report_place(self) -> None:
         """A place is free again.  If none was, requests wait for it, so the report goes at once."""

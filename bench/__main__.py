@@ -8,13 +8,38 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from types import ModuleType
 
-from . import balance, busy, choice, curves, dispatch, faults, footprint, latency, programs, template, throughput
+from . import (
+    balance,
+    busy,
+    choice,
+    curves,
+    dispatch,
+    each_request,
+    faults,
+    footprint,
+    latency,
+    programs,
+    template,
+    throughput,
+)
 from .conduct import QUICK, Figure, conduct
 from .rounds import Record
 
 FIGURES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (dispatch, curves, choice, balance, latency, busy, faults, throughput, footprint, template)
+    for module in (
+        dispatch,
+        curves,
+        choice,
+        balance,
+        latency,
+        each_request,
+        busy,
+        faults,
+        throughput,
+        footprint,
+        template,
+    )
 }
 
 

@@ -19,8 +19,8 @@ from .config.directory import logical_directory
 from .config.settings import Settings
 from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
-from .dispatch.dynamic_listeners import DynamicListeners
 from .dispatch.listeners import Listener
+from .dispatch.listening.dynamic_listeners import DynamicListeners
 from .logs.log import tell
 from .parking.keeper import IdlePool
 from .processes.orphans import Census, Orphans

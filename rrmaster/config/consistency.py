@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..protocol.launch import is_program
-from .addresses import Bind, Tcp, is_remote, parse_bind
+from .addresses import Bind, Tcp, Unix, is_remote, parse_bind
 
 
 def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:
@@ -20,6 +20,7 @@ def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[st
     """
     yield from _of_what_is_served(settings, of_applications)
     yield from _of_addresses(settings.binds)
+    yield from _of_deferral(settings)
     yield from _of_timeouts(settings)
     yield from _of_tls(settings)
     yield from _of_admin(settings)
@@ -53,6 +54,17 @@ def _of_addresses(binds: Sequence[Bind]) -> Iterator[str]:
                     "addresses"
                 )
                 return  # the same the other way round, or the next of many
+
+
+def _of_deferral(settings: Any) -> Iterator[str]:
+    if settings.defer_accept == "on" and settings.binds:
+        if all(isinstance(bind, Unix) for bind in settings.binds):
+            yield "--defer-accept on is for TCP, and all addresses are unix sockets, which do not have it; leave it out"
+        elif not any(isinstance(bind, Tcp) for bind in settings.binds):
+            yield (
+                "--defer-accept on is for addresses that are opened here; a socket that was passed keeps what it came "
+                "with: write DeferAcceptSec=1 into the socket unit"
+            )
 
 
 def _includes(wide: str, host: str) -> bool:

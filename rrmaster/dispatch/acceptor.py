@@ -73,8 +73,9 @@ class Acceptor:
         return int(_TCP_INFO_QUEUED.unpack(info)[0])
 
     def drain(self) -> None:
-        """Accept what waits now, and at most one that comes later; where that number is unknown, until none waits."""
-        queued = self.queued()
+        """Accept until none waits.  Where new clients cannot be kept out: what waits now, and at most one that comes
+        later; and where that number is unknown, until none waits all the same."""
+        queued = None if self.listener.let_no_more_in() else self.queued()
         self.quota = -1 if queued is None else queued
         self.draining = True
 

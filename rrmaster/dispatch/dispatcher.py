@@ -31,6 +31,7 @@ from ..protocol.line import Line
 from .acceptor import AcceptLoop, Acceptor
 from .link import Link
 from .listeners import Listener
+from .listening.closing import Closing
 from .load import Policy, WorkerLoad
 from .membership import HANDOFF_RETRY, Delivery, Membership
 from .parked.lanes import Lanes
@@ -78,6 +79,7 @@ class Dispatcher:
     recall: Recall = field(init=False)
     lanes: Lanes = field(init=False)
     returns: Returns = field(init=False)
+    _closing: Closing = field(init=False)
     _stalls: StallDetector = field(init=False)
     _reader: ReportReader = field(init=False)
     _booting: set[int] = Factory(set)
@@ -102,12 +104,14 @@ class Dispatcher:
         self.lanes = lanes = Lanes(self._redeliver)
         self.returns = Returns(epoll, loop, members, delivery, full, lanes.ended)
         wake, new_lane = self.wake, lanes.open
+        self._closing = Closing(loop, delivery, links, wake)
         self.recall = Recall(stalls, links, delivery.has_receiver, self._redeliver, self._breached, wake, new_lane)
         self._reader = ReportReader(self._reported, self._asked, self._breached, members.has_emptied)
 
     def configure(self, settings: Settings) -> None:
         """Set the options that a reload may change, but for the policy."""
         self._stalls.configure(settings.recall_after)
+        self.membership.configure(settings)
 
     def expect(self, size: int) -> None:
         """The fleet is going to have this many workers; while they start, the first leave the others their share."""
@@ -134,18 +138,12 @@ class Dispatcher:
 
     def drain_listener(self, acceptor: Acceptor) -> None:
         """Accept what waits at this listener, then close it."""
-        self.accept_loop.drain(acceptor)
-        self.wake()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._closing.drain, acceptor)
 
     async def drain_listeners(self, timeout: float) -> None:
-        """Accept what the backlogs hold now, hand it over, and close the listeners, within `timeout` seconds."""
-        self.accept_loop.drain_all()
-        self.wake()
-        with trio.move_on_after(timeout):
-            if self.acceptors:
-                await self.accept_loop.closed.wait()
-            while self.delivery.undelivered and any(link.load.serving for link in self.links.values()):
-                await trio.sleep(HANDOFF_RETRY)
+        """Accept what the backlogs hold and the kernel holds back, and close the listeners, in `timeout` seconds."""
+        await self._closing.drain_all(timeout)
 
     def close_listeners(self) -> None:
         """Close the listeners at once; the kernel resets what waits there."""
@@ -170,6 +168,7 @@ class Dispatcher:
             self._breached(link, f"it would serve listener {unknown[0]}, and there is none")
             return False
         link.set_listeners(None if listeners is None else frozenset(listeners))
+        link.set_client_first(ready.client_first)
         if ready.parks:
             self.lanes.add(link)
         return True

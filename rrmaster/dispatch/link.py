@@ -62,6 +62,8 @@ class Link:
     """Called in the dispatcher's task with each message, after the dispatcher has acted on it."""
     listeners: frozenset[int] | None = None
     """The listeners the worker serves, by number; None: all, also those to come."""
+    client_first: bool = False
+    """Its clients speak first: a connection may wait until they have."""
     breached: bool = False
     """The worker broke the protocol: nothing it sends is read."""
     recalling: int = 0
@@ -96,6 +98,10 @@ class Link:
     def set_listeners(self, listeners: frozenset[int] | None) -> None:
         """The worker serves exactly these; None: all."""
         self.listeners = listeners
+
+    def set_client_first(self, client_first: bool) -> None:
+        """Whether its clients speak first, as the worker says when it is ready."""
+        self.client_first = client_first
 
     def add_listener(self, number: int) -> None:
         """The worker serves this listener too."""

@@ -14,12 +14,14 @@ import socket
 import stat
 from collections.abc import Mapping
 
-from attrs import define, frozen
+from attrs import Factory, define, frozen
 
 from ..config.addresses import Bind, Inherited, Tcp, Unix
 from ..logs.log import logger
 from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
 from ..protocol.family.children import keep_from_children
+from .listening.deferral import Deferral
+from .listening.no_more_clients import drop_syns
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3): the first descriptor passed by socket activation."""
@@ -69,14 +71,24 @@ class Listener:
     """The option that asked for it: a name may stand for several addresses, and a port of 0 for any."""
     backlog: int | None = None
     """The backlog asked for, where the kernel does not tell the one in force (unix sockets)."""
+    deferral: Deferral = Factory(lambda self: Deferral(self.socket), takes_self=True)
+    """Whether silent clients are held back."""
 
     def __attrs_post_init__(self) -> None:
         keep_from_children(self.socket)
+
+    def let_no_more_in(self) -> bool:
+        """Keep new clients out: the socket is about to be closed.  Whether that is possible here.
+
+        A socket that another process has too stays as it is.
+        """
+        return not self.deferral.shared and drop_syns(self.socket)
 
     def close(self) -> None:
         """Close the socket, and remove its file if the master made it."""
         if self.file is not None:
             self.file.remove()
+        self.deferral.give_back()
         self.socket.close()
 
 
@@ -283,7 +295,7 @@ def adopt(fd: int) -> Listener:
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Listener(sock, name_of(sock))
+    return Listener(sock, name_of(sock), deferral=Deferral(sock, shared=True))
 
 
 def inherited_fds(environ: Mapping[str, str], pid: int) -> list[int]:

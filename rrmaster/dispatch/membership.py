@@ -18,6 +18,7 @@ from typing import Any
 import trio
 from attrs import Factory, define
 
+from ..config.settings import Settings
 from ..protocol import wire
 from ..rules import kernel_errors
 from ..rules.kernel_errors import Cost
@@ -45,6 +46,8 @@ class Membership:
     """Has the kernel say when a full letterbox has been emptied by half; then calls `has_emptied`."""
     short: bool = False
     """Letterboxes are kept short at present."""
+    _defer: str = "off"
+    """``--defer-accept``: on, off, or as the workers say."""
     _newcomers: deque[tuple[float, Policy, WorkerLoad]] = Factory(deque)
     _poll_at: float = float("inf")
     """When to look at full letterboxes with a window of 1."""
@@ -54,6 +57,14 @@ class Membership:
     """When the first worker of the fleet began to serve, ..."""
     _cold_until: float = float("inf")
     """... and until when workers may have no more than their share; infinite, unless this is a cold start."""
+
+    def configure(self, settings: Settings) -> None:
+        """Set the options."""
+        # With TLS the first bytes are no request: nothing is known that was not before, and it is not worth the wait.
+        tls = settings.certfile is not None
+        self._defer = "off" if settings.defer_accept == "auto" and tls else settings.defer_accept
+        for acceptor in self.acceptors:
+            self._defer_or_not(acceptor)
 
     # --- which listeners
 
@@ -79,11 +90,22 @@ class Membership:
         now = trio.current_time()
         if acceptor.add_worker(link.load, now, NEWCOMER_S):
             self._newcomers.append((now + NEWCOMER_S, acceptor.policy, link.load))
+        self._defer_or_not(acceptor)
+
+    def _defer_or_not(self, acceptor: Acceptor) -> None:
+        """Hold silent clients back if each worker that may get them says that clients speak first, or the user does.
+
+        A listener without workers stays as it is: those to come are mostly like those that were.
+        """
+        if members := acceptor.policy.members:
+            speak_first = all(self.links[id_].client_first for id_ in members)
+            acceptor.listener.deferral.set(self._defer == "on" or (self._defer == "auto" and speak_first))
 
     def leave(self, load: WorkerLoad) -> None:
         """A worker is chosen at no listener from now on."""
         for acceptor in self.acceptors:
             acceptor.policy.leave(load)
+            self._defer_or_not(acceptor)
 
     def add_listener(self, link: Link, acceptor: Acceptor) -> None:
         """A worker serves this listener too."""
@@ -96,6 +118,7 @@ class Membership:
         served = link.listeners if link.listeners is not None else frozenset(other.number for other in self.acceptors)
         link.set_listeners(served - {acceptor.number})
         acceptor.policy.leave(link.load)
+        self._defer_or_not(acceptor)
 
     def set_policy(self, new_policy: Callable[[], Policy]) -> None:
         """Choose by another policy from now on, at each listener."""

@@ -72,7 +72,8 @@ def _ready(body: Any) -> Ready:
     pid, listeners = body.get("pid"), body.get("listeners")
     if type(pid) is not int or not (listeners is None or _are_numbers(listeners)):
         raise ProtocolError("Ready must give its pid, and listeners by number")
-    return Ready(pid, PROTOCOL, None if listeners is None else tuple(listeners), body.get("parks") is True)
+    parks, client_first = body.get("parks") is True, body.get("client_first") is True
+    return Ready(pid, PROTOCOL, None if listeners is None else tuple(listeners), parks, client_first)
 
 
 def _listen(body: Any) -> Listen:

@@ -101,6 +101,8 @@ class Ready:
     """The numbers of the listeners it serves; None: all of them, also those opened later."""
     parks: bool = False
     """It parks idle connections, if it is given a lane."""
+    client_first: bool = False
+    """Its clients speak first, as in HTTP: it need not have a connection before its first bytes are there."""
 
 
 @frozen
@@ -249,8 +251,7 @@ def encode(message: Up | Down) -> bytes:
         case Nudge() | Lane():
             return _frame(NUDGE if isinstance(message, Nudge) else LANE, bytes(DOWN_SIZE - _HEADER.size))
         case Ready():
-            ready = {"protocol": message.protocol, "pid": message.pid, "listeners": message.listeners}
-            return _frame(READY, _json(ready | {"parks": True} if message.parks else ready))
+            return _frame(READY, _json({name: getattr(message, name) for name in Ready.__match_args__}))
         case Failed():
             return _frame(FAILED, _json({"reason": _bounded(message.reason)}))
         case Retiring():

@@ -27,8 +27,8 @@ from ..config.names import POLICIES
 from ..config.option import SettingsError
 from ..config.settings import Settings, changes_that_need_a_restart
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.dynamic_listeners import DynamicListeners
 from ..dispatch.listeners import BindError, Listener, adopt, inherited_fds, open_listeners
+from ..dispatch.listening.dynamic_listeners import DynamicListeners
 from ..dispatch.load import Policy
 from ..dispatch.policies import UserPolicy, policy_named
 from ..logs import access
@@ -77,6 +77,9 @@ class Reconfigurer:
     later has the code of its generation, whatever a link names by then."""
     pinned: Settings = Factory(lambda self: pinned(self.settings), takes_self=True)
     _change: Change | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.dispatcher.configure(self.settings)
 
     def of_generation(self, generation: int) -> tuple[Settings, Mapping[str, str], str]:
         """The settings, the additional environment and the directory that the workers of a generation start with."""

@@ -7,7 +7,6 @@ in its own loop, whatever async library that is: this module imports none.
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from ..protocol.channel import DescriptorLost, Letterbox, TalkLine
 from ..protocol.pages.figures import Counting
 from .load.descriptors import Descriptors
 from .load.limiters import Limiters
+from .load.memory import resident
 from .load.requests import Requests
 
 if TYPE_CHECKING:
@@ -94,10 +94,13 @@ class Duty:
     closed: int = 0
     parked: int = 0
     """How many of the closed were parked, and live."""
+    places: int = 0
+    """Connections that the master gives this worker at most, where they are a limit of requests; else 0."""
     _given_away: set[int] = Factory(set)
-    """Those of them whose descriptor is still open here, by the ``id`` of their `Taken`."""
+    """By the ``id`` of their `Taken`, those of them whose descriptor is still open here."""
     on_lane: Callable[[int], None] | None = None
     """Set by a server that parks: called with each lane, a descriptor that it owns then."""
+    park_stream: Callable[[int], bool] | None = None
     requests: Requests | None = None
     """The server's counters of requests.  None: each connection is one request."""
     limiters: Limiters = Factory(Limiters)
@@ -214,19 +217,25 @@ class Duty:
             self.clients[fd] = (taken, memo.header)
         return taken
 
-    def park_with(self, on_lane: Callable[[int], None]) -> None:
-        """The server parks connections, through the lanes that it gets by this call."""
-        self.on_lane = on_lane
+    def park_with(
+        self, on_lane: Callable[[int], None], places: int, park_stream: Callable[[int], bool] | None = None
+    ) -> None:
+        """The server parks connections, through the lanes that it gets by this call, and has so many places."""
+        self.on_lane, self.places, self.park_stream = on_lane, places, park_stream
+
+    def _report_place(self) -> None:
+        """A place is free again.  If none was, requests wait for it, so the report goes at once."""
+        if self.open + 1 == self.places:
+            self.report()
+        else:
+            self.report_soon()
 
     def gave_away(self, taken: Taken) -> None:
-        """A connection is the idle pool's.  It counts as closed now, and not when its descriptor is closed here.
-
-        Both counts change at once, or a report in between would make a master believe that it died with this worker.
-        """
+        """A connection is the idle pool's.  It counts as closed now: no report has the one count without the other."""
         self.parked += 1
         self.closed += 1
         self._given_away.add(id(taken))
-        self.report_soon()
+        self._report_place()
 
     def finished(self, taken: Taken) -> None:
         """Count a connection as closed."""
@@ -238,7 +247,7 @@ class Duty:
             self._given_away.remove(id(taken))
         elif not taken.probe:
             self.closed += 1
-            self.report_soon()
+            self._report_place()
 
     def report_soon(self) -> None:
         """Have a report made within `REPORT_AFTER`; until then further changes join it."""
@@ -334,17 +343,8 @@ class Duty:
 
     def ready(self) -> None:
         """Tell the master that connections can come, of every listener."""
-        self.letterbox.send(wire.Ready(os.getpid(), parks=self.on_lane is not None))
+        self.letterbox.send(wire.Ready(os.getpid(), parks=bool(self.on_lane), client_first=self.requests is not None))
 
     def _out_of_descriptors(self) -> None:
         self.has_descriptors = False
         self.report_soon()
-
-
-def resident() -> int:
-    """Bytes of resident memory of this process; 0 where it cannot be read (no descriptor left, no /proc)."""
-    try:
-        with open("/proc/self/statm", "rb", buffering=0) as file:
-            return int(file.read(100).split()[1]) * resource.getpagesize()
-    except (OSError, IndexError, ValueError):
-        return 0

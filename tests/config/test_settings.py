@@ -62,6 +62,7 @@ def test_the_defaults_are_the_documented_ones():
         "bind": ("127.0.0.1:8000",),
         "unix_mode": 0o666,
         "backlog": 2048,
+        "defer_accept": "auto",
         "reload": False,
         "reload_dir": (),
         "reload_include": (),

@@ -13,9 +13,9 @@ from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.addresses import Tcp
-from rrmaster.dispatch import dynamic_listeners
-from rrmaster.dispatch.dynamic_listeners import DynamicListeners
 from rrmaster.dispatch.link import OPENS_AT_ONCE, OPENS_PER_S
+from rrmaster.dispatch.listening import dynamic_listeners
+from rrmaster.dispatch.listening.dynamic_listeners import DynamicListeners
 from rrmaster.dispatch.load import Breach
 from rrmaster.protocol import wire
 from rrmaster.protocol.wire import Attend, Listen, Listening

@@ -17,8 +17,9 @@ from websockets.sync.client import connect
 
 from tests.whole.harness import PATIENCE
 
-DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s")
-"""A graceful timeout so long that a connection is closed at half of it and none at its end."""
+DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s", "--defer-accept", "off")
+"""A graceful timeout so long that a connection is closed at half of it and none at its end.  A silent client is in its
+worker's hands, and not held back by the kernel."""
 
 
 FRAMEWORKS: dict[str, tuple[str, ...]] = {

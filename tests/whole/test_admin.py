@@ -17,9 +17,11 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.whole.browser import browsing
 from tests.whole.harness import BRIEF, PATIENCE, ROOT, Running, ask, gone, rrmaster, running
 
 APP = "handlers:quick"
+HTTP = "asgi_apps:plain"
 
 
 async def base_of(master: Running) -> str:
@@ -79,6 +81,34 @@ async def test_counters_agree_with_clients_and_never_fall_whatever_happens_to_wo
             fallen = {name for name in before if name.endswith("_total") and after[name] < before[name]}
             assert not fallen
         assert last["rrmaster_reloads_total"] == 1
+        assert await master.stop() == 0
+
+
+@pytest.mark.parametrize("runtime", ["uvloop", "trio"])
+async def test_the_histograms_count_each_answer_though_workers_are_killed_right_after_it(runtime: str) -> None:
+    async with running(HTTP, "--runtime", runtime, "--admin", "127.0.0.1:0", *BRIEF, workers=2) as master:
+        base, seen = await base_of(master), []
+        for round_ in range(3):
+            for _ in range(5):
+                async with browsing(master.port) as browser:
+                    for _ in range(2):
+                        assert (await browser.get("/")).status == 200
+            victim = next(iter(master.workers))
+            if round_ == 1:
+                master.signal(signal.SIGHUP)
+                await master.said("committed")
+            else:
+                os.kill(victim, signal.SIGKILL)
+                await master.said(rf"\(pid {victim}\): serving -> gone")
+            seen.append(await metrics(base))
+        with trio.fail_after(PATIENCE):
+            while seen[-1]["rrmaster_request_duration_seconds_count"] < 30:  # scrapes share one answer a second
+                await trio.sleep(0.1)
+                seen.append(await metrics(base))
+        assert seen[-1]["rrmaster_request_duration_seconds_count"] == 30
+        assert seen[-1]["rrmaster_accept_wait_seconds_count"] == 15
+        for before, after in pairwise(seen):
+            assert not {name for name in before if "_seconds_" in name and after[name] < before[name]}
         assert await master.stop() == 0
 
 

@@ -145,7 +145,7 @@ async def resting(control: Path, count: int) -> PoolStatus:
     ("application", "options"),
     [
         ("parks:app", ("--runtime", "uvloop")),
-        ("parks:app", ("--runtime", "asyncio", "--park-after", "0")),
+        ("parks:app", ("--runtime", "asyncio", "--park-after", "1h", "--worker-connections", "1")),
         ("parks:wsgi", ()),
         ("parks:with_h11", ("--runtime", "asyncio")),
     ],
@@ -274,3 +274,20 @@ async def test_a_fleet_that_stops_answers_those_that_speak_and_closes_the_rest(t
         assert asking.ends["cut"] == 0
         assert await master.ended() == 0
         await silent.close()
+
+
+async def test_a_handler_gives_its_connection_back_between_two_lines(tmp_path):
+    """It is called anew for each line, by a worker that is free, and knows the proxy's client."""
+    control = tmp_path / "control"
+    options = ("--proxy-protocol", "v1", "--control", str(control))
+    async with running("parks_lines:lines", *SOON, *options, workers=2) as master:
+        await master.said("rest in the idle pool")
+        [stream] = await master.burst(1)
+        await stream.send_all(b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n")
+        for number in range(1, 4):
+            await stream.send_all(b"line\n")
+            with trio.fail_after(PATIENCE):
+                assert await stream.receive_some() == b"LINE of 192.0.2.7\n"
+            pool = await resting(control, 1)
+            assert pool.parked == number
+        assert sum(worker.open for worker in (await status(control)).workers) == 0

@@ -18,7 +18,8 @@ RUNTIMES = {
     "wsgi": ("with_flask:app", "--threads", "2"),
 }
 
-SHORT = ("--header-timeout", "1s", "--body-timeout", "1s", "--keep-alive", "60s")
+SHORT = ("--header-timeout", "1s", "--body-timeout", "1s", "--keep-alive", "60s", "--defer-accept", "off")
+"""A silent client is its worker's from the beginning, and not held back by the kernel for a second."""
 
 DRIP_S = 0.1
 """Seconds between two bytes of a client that drips."""
@@ -129,7 +130,7 @@ HELD: Sequence[str] = ("uvloop", "trio")
 
 @pytest.mark.parametrize("runtime", HELD)
 async def test_a_full_worker_says_what_holds_it_and_those_that_have_said_least_go(runtime: str) -> None:
-    patient = ("--header-timeout", "60s", "--keep-alive", "60s", "--worker-connections", "5")
+    patient = ("--header-timeout", "60s", "--keep-alive", "60s", "--worker-connections", "5", "--defer-accept", "off")
     async with running(*RUNTIMES[runtime], *patient, workers=1) as master:
         silent = [await trio.open_tcp_stream("127.0.0.1", master.port) for _ in range(3)]
         half = await trio.open_tcp_stream("127.0.0.1", master.port)

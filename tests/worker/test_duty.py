@@ -20,9 +20,9 @@ from rrmaster.protocol.line import Line
 from rrmaster.protocol.uplink import decode_up
 from rrmaster.protocol.wire import REPORT_AFTER
 from rrmaster.worker import api
-from rrmaster.worker import duty as module
 from rrmaster.worker.api import CurrentWorker, current_worker, is_worker
-from rrmaster.worker.duty import BATCH, Duty, Identity
+from rrmaster.worker.duty import BATCH, Duty, Identity, Taken
+from rrmaster.worker.load import descriptors as module
 from rrmaster.worker.load.descriptors import RESERVE
 from rrmaster.worker.load.requests import Requests
 from rrmaster.worker.serving.on_trio import FULL_TABLE_S, Handler, serve
@@ -76,14 +76,14 @@ def on_duty(heartbeat: float = 0.5) -> Iterator[tuple[Master, Duty]]:
             master.close()
 
 
-def take(duty: Duty) -> module.Taken:
+def take(duty: Duty) -> Taken:
     """Take one connection, which must wait there."""
     taken = duty.take()
     assert taken is not None
     return taken
 
 
-def finish(duty: Duty, taken: module.Taken) -> None:
+def finish(duty: Duty, taken: Taken) -> None:
     os.close(taken.fd)
     duty.finished(taken)
 

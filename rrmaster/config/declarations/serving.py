@@ -27,6 +27,8 @@ from ..quantities import Between, from_to, parse_mode, parse_pause, parse_worker
 _WHERE, _DEVELOPMENT, _WORKERS = "where to serve", "development", "workers"
 _CHOICE = "which worker gets a connection"
 
+DEFERRALS = ("auto", "on", "off")
+
 
 def _default_bind(settings: ServingOptions) -> tuple[str, ...]:
     """The default address of an application.  A program opens its own addresses, so it has none."""
@@ -70,6 +72,18 @@ class ServingOptions:
     # gunicorn's and uvicorn's; net.core.somaxconn caps it.
     backlog: int = option(
         2048, from_to(1, 65535), _WHERE, "N", "connections that may wait in the kernel, in the only queue there is"
+    )
+    # Apache's default, too (AcceptFilter).  A worker is chosen with the request at hand, so a request never waits for a
+    # worker that was free when its client connected, and what only connects (a scan, a browser's spare connections of
+    # the last second) costs no worker anything.  Only where clients speak first: others would wait for a second.  A
+    # socket that was passed is shared with another process, which has its own option for this.
+    defer_accept: str = option(
+        "auto",
+        one_of("way to defer", DEFERRALS),
+        _WHERE,
+        "auto|on|off",
+        "give a connection to a worker when its client has sent something (TCP_DEFER_ACCEPT), or has been silent for "
+        "a second; auto: for HTTP without TLS; has no effect on unix sockets and on sockets that were passed",
     )
 
     # uvicorn's names.  They stand before all whose defaults depend on them.

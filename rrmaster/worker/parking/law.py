@@ -13,6 +13,8 @@ same holds, cut in pieces, would cost nothing.
 - A turn of the loop that was late says how long something held it.  What it waited for a processor is no hold, because
   elsewhere a request would wait as long; and a turn in which many requests ended was held by all of them together.
 - Where all threads are taken, requests that come to this worker wait: parked at once (WSGI, mostly).
+- Where `--worker-connections` gives a worker few places (`FEW`), a connection that rests would hold one of them:
+  parked at once.  So the option limits requests, and the fleet is one queue.
 - In a drain, and for a moment after a new worker has begun: parked at once.
 - Elsewhere `--park-after` decides, and connections that are hot, each asking again before that time, pay nothing.
 
@@ -35,6 +37,9 @@ MEMORY_S = 10.0
 SPREAD_S = 1.0
 """Seconds in which the others park at once when a new worker has begun: it gets its share of hot connections."""
 
+FEW = 64
+"""Places of a worker that are few: a proxy keeps as many connections, and none may hold a place while it rests."""
+
 LATE_S = 0.005
 """Seconds by which a turn must be late to count: less is the ordinary work of a turn."""
 
@@ -45,6 +50,8 @@ class ParkingLaw:
 
     after: float
     """`--park-after`, in seconds."""
+    places: int = FEW + 1
+    """`--worker-connections`."""
     _sum: float = 0.0
     """Seconds squared: the sum of h * h / 2, as of `_at`."""
     _at: float = 0.0
@@ -76,6 +83,6 @@ class ParkingLaw:
 
     def at_once(self, now: float, full: bool) -> bool:
         """Whether a connection is parked as soon as it rests.  `full`: all threads are taken."""
-        if self.draining or full or self.after == 0 or now < self._spread_until:
+        if self.draining or full or self.after == 0 or self.places <= FEW or now < self._spread_until:
             return True
         return self.expected_wait(now) > PRICE_S

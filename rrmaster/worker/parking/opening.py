@@ -10,6 +10,7 @@ from ..duty import Duty
 
 if TYPE_CHECKING:
     from .lot import Lot
+    from .streams import StreamLot
 
 
 def lot_of(duty: Duty, launch: Launch, loop: Any, guests: Collection[Any], on_away: Callable[[], None]) -> Lot | None:
@@ -19,8 +20,9 @@ def lot_of(duty: Duty, launch: Launch, loop: Any, guests: Collection[Any], on_aw
     from .law import ParkingLaw
     from .lot import Lot
 
-    lot = Lot(duty, ParkingLaw(launch.park_after), loop, guests, launch.keep_alive, on_away)
-    duty.park_with(lot.take_lane)
+    law = ParkingLaw(launch.park_after, launch.worker_connections)
+    lot = Lot(duty, law, loop, guests, launch.keep_alive, on_away)
+    duty.park_with(lot.take_lane, launch.worker_connections)
     return lot
 
 
@@ -31,3 +33,14 @@ def parks_of(lot: Lot | None) -> tuple[type[Any], ...]:
     from ..serving.http1.parked import Parks
 
     return (Parks,)
+
+
+def stream_lot_of(duty: Duty, launch: Launch) -> StreamLot | None:
+    """Where handlers on trio park their connections; None: nowhere."""
+    if launch.park_after is None:
+        return None
+    from .streams import StreamLot
+
+    lot = StreamLot(duty, launch.keep_alive)
+    duty.park_with(lot.take_lane, launch.worker_connections, lot.park)
+    return lot

@@ -14,7 +14,7 @@ import ssl
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from attrs import Factory, define, field
@@ -29,7 +29,11 @@ from ..connection import is_disconnect, socket_of, with_access_log
 from ..duty import BATCH, BUSY_AFTER, FULL_TABLE_S, QUICK, Duty, Taken
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..loading import Application
+from ..parking.opening import stream_lot_of
 from ..stacks import DUMP_SIGNAL, MAX_TASK_LINES, dump_tasks_at
+
+if TYPE_CHECKING:
+    from ..parking.streams import StreamLot
 
 Handler = Callable[[Any], Awaitable[object]]
 Serve = Callable[[Any, Taken], Awaitable[object]]
@@ -43,9 +47,9 @@ _TRIO = os.path.dirname(trio.__file__) + os.sep
 """Where trio's own frames are, which say nothing about the application."""
 
 
-async def serve(handler: Handler, duty: Duty, intake: Intake | None = None) -> None:
+async def serve(handler: Handler, duty: Duty, intake: Intake | None = None, lot: StreamLot | None = None) -> None:
     """Take and serve connections until the master sends no more and all connections are closed."""
-    service = TrioServer(duty, serve=lambda stream, taken: handler(stream), intake=intake)
+    service = TrioServer(duty, serve=lambda stream, taken: handler(stream), intake=intake, lot=lot)
     service.enter()
     await service.run()
 
@@ -53,7 +57,8 @@ async def serve(handler: Handler, duty: Duty, intake: Intake | None = None) -> N
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
     handler = with_access_log(application.target, AccessLog.of(launch, duty.identity, OF_A_CONNECTION))
-    trio.run(serve, handler, duty, Intake.of(duty, launch), strict_exception_groups=True)
+    lot = stream_lot_of(duty, launch)
+    trio.run(serve, handler, duty, Intake.of(duty, launch), lot, strict_exception_groups=True)
 
 
 def tasks() -> list[str]:
@@ -169,6 +174,8 @@ class TrioServer(TrioWorker):
 
     serve: Serve = field(kw_only=True)
     intake: Intake | None = field(default=None, kw_only=True)
+    lot: StreamLot | None = field(default=None, kw_only=True)
+    """Where handlers park their connections, if they may."""
     _stirred: trio.Event = Factory(trio.Event)
     """Set when a request has begun or ended."""
     _arriving: set[trio.CancelScope] = Factory(set)
@@ -195,6 +202,8 @@ class TrioServer(TrioWorker):
     async def _serve_one(self, taken: Taken) -> None:
         sock = socket_of(taken, socket.socket)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        if self.lot is not None:
+            self.lot.came(taken)
         try:
             if self.intake is None or taken.probe:
                 await self.serve(stream, taken)
@@ -211,6 +220,8 @@ class TrioServer(TrioWorker):
             # Also after the handler has closed it: a second close does nothing, and the count must be right.
             trio.lowlevel.notify_closing(sock)
             sock.close()
+            if self.lot is not None:
+                self.lot.left(taken)
             self.duty.finished(taken)
             self.duty.report_room()
 
@@ -273,7 +284,7 @@ async def _arrive(
     peer: object = None
     try:
         peer = sock.getpeername()
-        if intake.versions:
+        if intake.versions and taken.memo is None:
             with trio.fail_after(HEADER_S):
                 await intake.read_header(sock, peer, taken, partial(trio.lowlevel.wait_readable, sock))
         return stream if intake.context is None else await _handshake(stream, intake.context)

@@ -73,3 +73,8 @@ async def endless(scope, receive, send):
             await anyio.sleep(0.01)
     finally:
         print("the stream has ended", flush=True)
+
+
+async def plain(scope, receive, send):
+    if scope["type"] == "http":
+        await answer(send, b"hello")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rrmaster.protocol.parking.lane import MAX_MEMO
 from rrmaster.protocol.proxy_header import Header
-from rrmaster.worker.parking.law import LATE_S, MEMORY_S, PRICE_S, SPREAD_S, ParkingLaw
+from rrmaster.worker.parking.law import FEW, LATE_S, MEMORY_S, PRICE_S, SPREAD_S, ParkingLaw
 from rrmaster.worker.parking.memo import Memo
 
 LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -63,6 +63,11 @@ def test_a_full_worker_one_that_drains_and_one_beside_a_new_one_park_at_once():
     law.drain()
     assert law.at_once(SPREAD_S, full=False)
     assert ParkingLaw(0.0).at_once(0.0, full=False)
+
+
+def test_where_places_are_few_a_connection_that_rests_holds_none():
+    assert ParkingLaw(1.0, places=FEW).at_once(0.0, full=False)
+    assert not ParkingLaw(1.0, places=10_000).at_once(0.0, full=False)
 
 
 @LAW

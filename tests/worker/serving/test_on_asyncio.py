@@ -17,9 +17,9 @@ from attrs import Factory, define
 
 from rrmaster.protocol import wire
 from rrmaster.worker import api, stacks
-from rrmaster.worker import duty as module
 from rrmaster.worker.api import current_worker
 from rrmaster.worker.duty import BATCH
+from rrmaster.worker.load import descriptors as module
 from rrmaster.worker.load.descriptors import RESERVE
 from rrmaster.worker.serving.asyncio_worker import AsyncioWorker, tasks_of
 from rrmaster.worker.serving.on_asyncio import Handler, StreamServer

@@ -24,14 +24,14 @@ from logging import DEBUG
 
 from attrs import Factory, define
 
-from ..config.settings import Settings
-from ..logs.log import tell
-from ..protocol import wire
-from .acceptor import Acceptor
-from .dispatcher import Dispatcher
-from .link import OPENS_PER_S, Link
-from .listeners import BindError, Listener, open_address, open_unix
-from .load import Breach
+from ...config.settings import Settings
+from ...logs.log import tell
+from ...protocol import wire
+from ..acceptor import Acceptor
+from ..dispatcher import Dispatcher
+from ..link import OPENS_PER_S, Link
+from ..listeners import BindError, Listener, open_address, open_unix
+from ..load import Breach
 
 MOST = 512
 """Addresses opened for programs.  A program that opens a free port again and again would fill the descriptor table,

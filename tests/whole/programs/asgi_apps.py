@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 
 import rrmaster
 
@@ -78,3 +79,15 @@ async def endless(scope, receive, send):
 async def plain(scope, receive, send):
     if scope["type"] == "http":
         await answer(send, b"hello")
+
+
+async def hangs(scope, receive, send):
+    """Begin an answer, and block the whole worker until it is killed."""
+    import anyio
+
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"more", "more_body": True})
+    await anyio.sleep(0.05)  # uvloop writes in its next turn
+    time.sleep(3600)

@@ -106,6 +106,7 @@ def test_the_defaults_are_the_documented_ones():
         "keep_alive": 5.0,
         "header_timeout": 10.0,
         "body_timeout": 30.0,
+        "send_timeout": 60.0,
         "request_timeout": 0.0,
         "threads": 8,
         "header_map": "drop",

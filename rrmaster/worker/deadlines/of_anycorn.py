@@ -1,18 +1,24 @@
-"""The deadlines of anycorn's connections (see `law`).  What one waits for, and how it is closed, is its own to tell."""
+"""The deadlines of anycorn's connections (see `law`).  What one waits for, and how it is closed, is its own to tell.
+
+A stream of HTTP/2 whose client gives it no room has a deadline of its own, because its connection may be well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, MutableMapping
+from itertools import chain
 from typing import Any
 
 import trio
-from anycorn.protocol.h2 import H2Protocol
+from anycorn.protocol.events import StreamClosed
+from anycorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
 from anycorn.protocol.http_stream import HTTPStream
+from attrs import Factory, define, field
 from h2.stream import StreamState
 
 from ..duty import Duty
 from .full import FullLog
-from .law import Deadlines
+from .law import ENOUGH, Deadlines, Waiting
 from .requests import ASGI, RequestTimeout, timed_by_scopes
 
 
@@ -23,7 +29,8 @@ async def keep_deadlines(connections: Collection[Any], deadlines: Deadlines, dut
         while True:
             await trio.sleep(deadlines.period)
             now, full = trio.current_time(), log.is_full(duty, deadlines)
-            overdue = deadlines.look(connections, now, full)
+            streams = chain.from_iterable(stalled_in(connection) for connection in connections)
+            overdue = deadlines.look([*connections, *streams], now, full)
             log.looked(full, duty, deadlines, len(overdue), now)
             for client, waiting in overdue:
                 nursery.start_soon(client.expire, waiting)
@@ -40,6 +47,60 @@ def awaits_a_body(protocol: H2Protocol) -> bool:
         isinstance(stream, HTTPStream) and number in states and states[number].state_machine.state is StreamState.OPEN
         for number, stream in protocol.streams.items()
     )
+
+
+@define(eq=False)
+class StalledStream:
+    """A stream of HTTP/2 for whose answer the client's window has no room."""
+
+    protocol: H2Protocol
+    number: int
+    buffer: StreamBuffer
+    heard: int = 0
+    _size: int = field(default=Factory(lambda self: len(self.buffer.buffer), takes_self=True))
+    _read: int = 0
+
+    def waits_for(self) -> tuple[Waiting, object]:
+        """Its client."""
+        return Waiting.READING, None
+
+    def has_read(self) -> int:
+        """The bytes that have left its buffer, as far as it shows at a look: a full one that has grown was emptied."""
+        before, self._size = self._size, len(self.buffer.buffer)
+        if self._size < before:
+            self._read += before - self._size
+        elif self._size > before >= BUFFER_HIGH_WATER:
+            self._read += ENOUGH
+        return self._read
+
+    async def expire(self, _: Waiting) -> None:
+        """Reset it.  Its application learns that the client has left, and the connection goes on."""
+        await self.protocol.stream_send(StreamClosed(self.number))  # resets it: see `AnycornConnection.send`
+        await self.buffer.close()  # wakes the application, if that waits for room
+
+
+StalledStreams = dict[int, StalledStream]
+"""The stalled streams of a connection, as the last look has found them; by their numbers."""
+
+
+def stalled_in(connection: Any) -> Iterator[StalledStream]:
+    """The stalled streams of a connection, which are the same objects for as long as they are stalled."""
+    known: MutableMapping[int, StalledStream] = connection.stalled
+    protocol = connection.h2
+    now = {number: known.get(number) for number in _stalled(protocol)} if protocol is not None else {}
+    known.clear()
+    for number, stream in now.items():
+        known[number] = stream or StalledStream(protocol, number, protocol.stream_buffers[number])
+    yield from known.values()
+
+
+def _stalled(protocol: H2Protocol) -> list[int]:
+    states = protocol.connection.streams
+    return [
+        number
+        for number, buffer in protocol.stream_buffers.items()
+        if buffer.buffer and number in states and protocol.connection.local_flow_control_window(number) <= 0
+    ]
 
 
 def timed_on_trio(app: ASGI, timed: RequestTimeout) -> ASGI:

@@ -82,6 +82,7 @@ def test_the_defaults_are_the_documented_ones():
         "hang_timeout": 30.0,
         "heartbeat": 0.5,
         "user": None,
+        "master_user": None,
         "new_privileges": "auto",
         "group": None,
         "umask": None,

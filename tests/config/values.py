@@ -93,6 +93,7 @@ GOOD = {
     "hang_timeout": [("0", 0.0), ("2m", 120.0)],
     "heartbeat": [("100ms", 0.1)],
     "user": [("www", "www"), ("1000", "1000"), (None, None)],
+    "master_user": [("shop", "shop")],
     "new_privileges": [("auto", "auto"), ("on", "on"), ("off", "off")],
     "group": [("www", "www"), (None, None)],
     "umask": [("027", 0o027), (0o077, 0o077), (None, None)],
@@ -142,6 +143,7 @@ GOOD = {
 }
 
 BESIDE = {
+    "master_user": {"user": "www"},
     "keyfile": {"certfile": "cert.pem"},
     "ca_certs": {"certfile": "cert.pem", "cert_reqs": "required"},
     "cert_reqs": {"certfile": "cert.pem", "ca_certs": "ca.pem"},
@@ -222,6 +224,7 @@ BAD = {
     "hang_timeout": ["-1", "x", None],
     "heartbeat": [0, "0ms", "x", None],
     "user": ["", 5],
+    "master_user": ["", 3],
     "new_privileges": ["yes", "", None, True],
     "group": ["", 5],
     "umask": ["8", -1, "rwx"],

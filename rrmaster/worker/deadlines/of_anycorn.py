@@ -5,7 +5,7 @@ A stream of HTTP/2 whose client gives it no room has a deadline of its own, beca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from itertools import chain
 from typing import Any
 
@@ -19,6 +19,7 @@ from h2.stream import StreamState
 from ..duty import Duty
 from .full import FullLog
 from .law import ENOUGH, Deadlines, Waiting
+from .reading import bytes_read, drop_unread
 from .requests import ASGI, RequestTimeout, timed_by_scopes
 
 
@@ -35,6 +36,61 @@ async def keep_deadlines(connections: Collection[Any], deadlines: Deadlines, dut
             for client, waiting in overdue:
                 nursery.start_soon(client.expire, waiting)
             timed.look()
+
+
+PIECE = 262_144
+"""Bytes that are sent at once.  Only the end of a piece shows that a client on a unix socket reads."""
+
+
+@define(eq=False)
+class Outgoing:
+    """Sends, one task at a time.  The connection owns the stream."""
+
+    stream: Any
+    broken: Callable[[], None]
+    """Called when the client is gone."""
+    waiting_since: float | None = None
+    """Since when something is being sent; None: nothing is."""
+    _sent: int = 0
+    _lock: trio.Lock = Factory(trio.Lock)
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it."""
+        try:
+            # Shielded: a cancelled application must not leave half a frame on the connection.
+            async with self._lock:
+                with trio.CancelScope(shield=True):
+                    await self._send(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.broken()
+
+    async def _send(self, data: bytes) -> None:
+        self.waiting_since = trio.current_time()
+        try:
+            if len(data) <= PIECE:
+                await self.stream.send_all(data)
+                self._sent += len(data)
+                return
+            for start in range(0, len(data), PIECE):
+                piece = memoryview(data)[start : start + PIECE]
+                await self.stream.send_all(piece)
+                self._sent += len(piece)
+        finally:
+            self.waiting_since = None
+
+    def has_read(self) -> int:
+        """The bytes that the client has read."""
+        return bytes_read(self._transport().socket, self._sent)
+
+    def cut(self) -> None:
+        """Reset the connection under what is being sent, which then is broken."""
+        sock = self._transport().socket
+        drop_unread(sock)
+        sock.close()
+
+    def _transport(self) -> trio.SocketStream:
+        stream = self.stream
+        return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream  # type: ignore[no-any-return]
 
 
 def awaits_a_body(protocol: H2Protocol) -> bool:

@@ -57,6 +57,10 @@ class _Running:
         if self.cancel is not None:
             self.cancel()
 
+    def lose_connection(self, now: float) -> None:
+        """Its connection was reset."""
+        self.cut_at = now
+
 
 @define(eq=False)
 class RequestTimeout:
@@ -110,7 +114,7 @@ class RequestTimeout:
         """Whether its client does not read, or did not until its connection was reset a moment ago."""
         if request.cut_at is None and self.cut(request.scope):
             self.write(f"{self.words(request)}, and its client does not read: the connection is reset\n")
-            request.cut_at = now
+            request.lose_connection(now)
         return request.cut_at is not None and now - request.cut_at < CANCEL_S
 
     def _replace(self, request: _Running) -> None:

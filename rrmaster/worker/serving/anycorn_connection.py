@@ -27,8 +27,7 @@ from hyperframe.frame import GoAwayFrame
 from wsproto.connection import ConnectionState
 
 from ..deadlines.law import Waiting, too_late
-from ..deadlines.of_anycorn import StalledStreams, awaits_a_body
-from ..deadlines.outgoing import Outgoing
+from ..deadlines.of_anycorn import Outgoing, StalledStreams, awaits_a_body
 from ..intake import CLOSE_NOTIFY_S
 from .anycorn_calls import Calls
 from .http1.anycorn_targets import Protocol

@@ -26,7 +26,7 @@ from .parking.keeper import IdlePool
 from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
-from .processes.starter import Starter
+from .processes.two_users.starter import Starter
 from .protocol.launch import is_program
 from .rules.autoscaler import fleet_size, surge_of
 from .rules.plan import Goal

@@ -28,8 +28,8 @@ from .generations import Generations
 from .memory_kills import KillsForMemory
 from .orphans import Orphans
 from .process import Child, NotStarted, Process, adopting, package_root, start, worker_command
-from .starter import Starter, admit
 from .template import Template, start_template
+from .two_users.starter import Starter, admit
 from .worker_environment import WorkerSpec, generation_environment, own_environment, title_of, worker_environment
 from .worker_process import WorkerProcess
 

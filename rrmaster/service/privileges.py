@@ -15,9 +15,9 @@ from ..config.option import SettingsError
 from ..config.settings import Settings
 from ..logs import access
 from ..logs.setup import give_ownership
-from ..processes import as_root
-from ..processes.as_root import KILL, keep_capabilities
-from ..processes.starter import Starter
+from ..processes.two_users import as_root
+from ..processes.two_users.as_root import KILL, keep_capabilities
+from ..processes.two_users.starter import Starter
 from .cannot_start import CannotStart
 
 _SET_KEEPCAPS = 8

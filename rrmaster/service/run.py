@@ -27,7 +27,7 @@ from ..logs.log import logger, tell
 from ..logs.setup import reopen_files
 from ..master import RunningMaster
 from ..processes.process import reap_strangers
-from ..processes.starter import Starter
+from ..processes.two_users.starter import Starter
 from ..processes.worker_environment import NOT_FOR_WORKERS
 from ..protocol.family.children import note_handlers, remember_handlers
 from ..protocol.starting import check_may_start

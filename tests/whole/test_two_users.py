@@ -69,10 +69,10 @@ async def serving(place: Path, *options: str) -> AsyncIterator[Running]:
     assert found is not None
     command = [found, "-m", "rrmaster", "-w", "2", "-b", "127.0.0.1:0", "--app-dir", str(PROGRAMS), *BRIEF]
     command += ["--user", str(WORKERS), "--master-user", str(MASTER), "--control", str(place / "control")]
-    command += ["--pid", str(place / "pid"), "--log-file", str(place / "log"), "--hang-timeout", "1s"]
+    command += ["--pid", str(place / "pid"), "--log-file", str(place / "log")]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
-            [*command, "--heartbeat", "50ms", *options, "two_users:handler"],
+            [*command, *options, "two_users:handler"],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd="/",
@@ -126,7 +126,7 @@ async def test_a_worker_can_do_its_master_no_harm(place: Path, preload: str) -> 
 
 
 async def test_such_a_master_kills_replaces_and_reloads_its_workers_and_ends_what_they_leave(place: Path) -> None:
-    async with serving(place) as master:
+    async with serving(place, "--hang-timeout", "1s", "--heartbeat", "50ms") as master:
         left = json.loads(await ask(master.port, b"leave"))
         hung, killed = sorted(master.workers)
         os.kill(hung, signal.SIGSTOP)

@@ -22,10 +22,10 @@ from pathlib import Path
 import trio
 from attrs import define
 
-from ..logs.log import tell
-from ..protocol.family.children import keep_from_children
+from ...logs.log import tell
+from ...protocol.family.children import keep_from_children
+from ..process import Child, adopted
 from . import as_root
-from .process import Child, adopted
 
 ANSWER_S = 30.0
 """Seconds for one start, which takes some milliseconds: two forks of a small process and an exec."""

@@ -234,7 +234,7 @@ class RunningMaster:
         self._end_fleet()
 
     def _end_fleet(self) -> None:
-        self.dynamic_listeners.stop()
+        self.dynamic_listeners.stop(), self.dispatcher.lanes.hang_up()
         self.dispatcher.close_listeners()
         self.spawner.generations.end()
         self.supervisor.stop()

@@ -53,8 +53,7 @@ class RunningMaster:
 
     _settings: Settings
     listeners: list[Listener]
-    name: str = DEFAULT_NAME
-    """Among the masters of one machine; the verbs know it by this name."""
+    name: str = DEFAULT_NAME  # among the masters of one machine, for the verbs
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again, for a reload.  Raises SettingsError."""
     command: tuple[str, ...] = ()
@@ -234,7 +233,8 @@ class RunningMaster:
         self._end_fleet()
 
     def _end_fleet(self) -> None:
-        self.dynamic_listeners.stop(), self.dispatcher.lanes.hang_up()
+        self.dynamic_listeners.stop()
+        self.dispatcher.lanes.hang_up()
         self.dispatcher.close_listeners()
         self.spawner.generations.end()
         self.supervisor.stop()

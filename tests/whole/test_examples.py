@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trio
 
-from tests.whole.harness import ROOT
+from tests.whole.harness import BRIEF, ROOT, running
 
 EXAMPLES = ROOT / "examples"
 PATIENCE = 60.0
@@ -58,6 +61,47 @@ def _conversation(connect, port: int) -> list[str]:  # type: ignore[no-untyped-d
         visitors = [stack.enter_context(connect(url, open_timeout=PATIENCE)) for _ in range(6)]
         visitors[0].send("hello from 0")
         return [visitor.recv(PATIENCE) for visitor in visitors]
+
+
+async def test_a_pool_of_processes_ends_with_its_worker_in_a_reload_and_when_that_is_killed(tmp_path: Path):
+    control = tmp_path / "control.sock"
+    options = ("--control", str(control), *BRIEF)
+    environ = {"BELOW": "100", "POOL": "1"}
+    async with running("app:app", *options, workers=1, app_dir=EXAMPLES / "computation", environ=environ) as master:
+        (before,) = await pool_after_a_computation(master.port)
+        master.signal(signal.SIGHUP)
+        await master.said("generation 2 serves alone")
+        await gone(before)
+        (before,) = await pool_after_a_computation(master.port)
+        (worker,) = master.workers
+        os.kill(worker, signal.SIGKILL)
+        await gone(before)
+        assert len(await pool_after_a_computation(master.port)) == 1
+
+
+async def pool_after_a_computation(port: int) -> list[int]:
+    assert json.loads(await get(port, "/process")) == 25, "primes below 100"
+    found: list[int] = json.loads(await get(port, "/pool"))
+    return found
+
+
+async def get(port: int, path: str) -> bytes:
+    with trio.fail_after(PATIENCE):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path.encode())
+            return b"".join([part async for part in stream]).partition(b"\r\n\r\n")[2]
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process has ended.  A zombie has: its parent is to blame if it stays."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    return
+            except OSError:
+                return
+            await trio.sleep(0.05)
 
 
 def test_every_example_says_in_one_screen_what_it_is_and_how_it_is_run():

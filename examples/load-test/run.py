@@ -87,7 +87,7 @@ def wrk(url):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def percent(number):
-        value, unit = re.search(rf"^\s+{number}%\s+([\d.]+)(us|ms|s)$", said, re.M).groups()
+        value, unit = re.search(rf"^\s+{number}%\s+([\d.]+)(us|ms|s) *$", said, re.M).groups()
         return float(value) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]
 
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)

@@ -57,6 +57,7 @@ APART_RATE = 2000.0
 """Requests a second; those of 64 connections are 32 ms apart."""
 
 OPTIONS = ("--keep-alive", f"{KEEP}s", "--log-level", "warning")
+PARKING = ("--park-after", "2ms")
 BRIEF = ("--probation", "100ms", "--soak", "100ms")
 """Reloads of good code: it is not the watch over new workers that is measured."""
 
@@ -76,8 +77,12 @@ def _ours(want: Wanted, *options: str) -> list[str]:
     return rrmaster(want, *OPTIONS, *options)
 
 
+PARKS = f"{OURS} parks"
+"""rrmaster with `--park-after`: not a peer."""
+
 SERVERS = (
     Contender(OURS, _ours, UVLOOP),
+    Contender(PARKS, lambda want: _ours(want, *PARKING), UVLOOP),
     *(peer for peer in OVER_HTTP if peer.name in ("uvicorn", "granian", "node rr")),
     Contender("gunicorn asgi", _gunicorn_asgi, ("gunicorn", "gunicorn_h1c", "uvloop")),
     Contender("nginx least_conn", partial(_proxied, "nginx"), ("uvicorn", "uvloop"), says=PORT, grow=None),
@@ -128,8 +133,9 @@ def measure(record: Record, quick: bool) -> None:
         _open_loops(record, fleets, plan)
     with all_running(servers, CLOSED_WORKERS) as fleets:
         _closed_loops(record, fleets, plan)
-    _reloads(record, plan)
-    _added(record, plan)
+    for name, options in ((OURS, ()), (PARKS, PARKING)):
+        _reloads(record, plan, name, options)
+        _added(record, plan, name, options)
 
 
 def startable(record: Record) -> list[Contender]:
@@ -237,9 +243,9 @@ def _stubborn(port: int, seconds: float, path: str) -> Iterator[subprocess.Popen
             process.kill()
 
 
-def _reloads(record: Record, plan: Plan) -> None:
-    ours = Contender(OURS, lambda want: _ours(want, *BRIEF), UVLOOP)
-    with step(f"each request: {plan.reloads} reloads") as done, running(ours, CLOSED_WORKERS) as fleet:
+def _reloads(record: Record, plan: Plan, name: str, options: Sequence[str]) -> None:
+    ours = Contender(name, lambda want: _ours(want, *BRIEF, *options), UVLOOP)
+    with step(f"each request: {plan.reloads} reloads, {name}") as done, running(ours, CLOSED_WORKERS) as fleet:
         fleet.wait_for_workers()
         answered = failed = 0
         for _ in range(plan.reloads):
@@ -247,8 +253,8 @@ def _reloads(record: Record, plan: Plan) -> None:
                 _verb(fleet, "reload")
                 said = clients.communicate()[0].splitlines()
             answered, failed = answered + len(said) - 1, failed + int(said[-1].split()[1])
-        record.add(OURS, RELOADS, "answered", answered)
-        record.add(OURS, RELOADS, "failed", failed)
+        record.add(name, RELOADS, "answered", answered)
+        record.add(name, RELOADS, "failed", failed)
         done(f"{failed} of {answered + failed} fail")
 
 
@@ -257,10 +263,10 @@ def _verb(fleet: Fleet, *words: str) -> None:
     subprocess.run(command, cwd=HOME.parent, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _added(record: Record, plan: Plan) -> None:
-    ours = Contender(OURS, _ours, UVLOOP)
+def _added(record: Record, plan: Plan, name: str, options: Sequence[str]) -> None:
+    ours = Contender(name, lambda want: _ours(want, *options), UVLOOP)
     for _ in range(plan.rounds):
-        with step("each request: a worker is added") as done, running(ours, CLOSED_WORKERS) as fleet:
+        with step(f"each request: a worker is added, {name}") as done, running(ours, CLOSED_WORKERS) as fleet:
             before = {str(pid) for pid in fleet.wait_for_workers()}
             began = time.monotonic()
             with _stubborn(fleet.port, 6.0, "/pid") as clients:
@@ -272,5 +278,5 @@ def _added(record: Record, plan: Plan) -> None:
             # From a second after it served.
             told = Counter(pid not in before for us, pid in lines if int(us) / 1e6 > serves + 1.0)
             share = told[True] / max(told.total(), 1) * (CLOSED_WORKERS + 1)
-            record.add(OURS, ADDED, "share", share)
+            record.add(name, ADDED, "share", share)
             done(f"{share:.2f} of its fair part")

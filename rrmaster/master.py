@@ -26,6 +26,7 @@ from .parking.keeper import IdlePool
 from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
+from .processes.two_users.starter import Starter
 from .protocol.launch import is_program
 from .rules.autoscaler import fleet_size, surge_of
 from .rules.plan import Goal
@@ -52,14 +53,14 @@ class RunningMaster:
 
     _settings: Settings
     listeners: list[Listener]
-    name: str = DEFAULT_NAME
-    """Among the masters of one machine; the verbs know it by this name."""
+    name: str = DEFAULT_NAME  # among the masters of one machine, for the verbs
     reread: Callable[[], Settings] | None = None
     """Reads the configuration again, for a reload.  Raises SettingsError."""
     command: tuple[str, ...] = ()
     """Started as a worker instead of this package's own; a program that speaks as docs/protocol.md says."""
     owns_process: bool = False
     """This process is a master and nothing else, so it may adopt all orphans among its descendants."""
+    starter: Starter | None = None  # starts the workers as another user; it is the caller's
     respawn: bool = True
     """Whether a worker that has ended is replaced."""
     companions: Callable[[], Collection[int] | None] = tuple
@@ -102,7 +103,7 @@ class RunningMaster:
             settings, self.dispatcher, self.dynamic_listeners, self.reread, partial(self.announce, self)
         )
         orphans = Orphans(self._census, lambda: self.settings.kill_mode == "tree")
-        self.spawner = Spawner(self.reconfigurer, self.command, self.owns_process, orphans)
+        self.spawner = Spawner(self.reconfigurer, self.command, self.owns_process, orphans, starter=self.starter)
         self.supervisor = Supervisor(
             self.dispatcher,
             self.spawner,
@@ -126,9 +127,7 @@ class RunningMaster:
         return tuple(acceptor.listener.name for acceptor in self.dispatcher.acceptors)
 
     def _addresses_of(self, worker: WorkerRecord) -> tuple[str, ...]:
-        return tuple(
-            acceptor.listener.name for acceptor in self.dispatcher.acceptors if worker.link.serves(acceptor.number)
-        )
+        return tuple(one.listener.name for one in self.dispatcher.acceptors if worker.link.serves(one.number))
 
     def status(self) -> Snapshot:
         """All that is known of the fleet."""
@@ -235,6 +234,7 @@ class RunningMaster:
 
     def _end_fleet(self) -> None:
         self.dynamic_listeners.stop()
+        self.dispatcher.lanes.hang_up()
         self.dispatcher.close_listeners()
         self.spawner.generations.end()
         self.supervisor.stop()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import __main__, apps, latency, machine, programs, publish, requests
+from bench import __main__, apps, each_request, latency, machine, programs, proxies, publish, requests
 from bench.balance import Held
 from bench.conduct import conduct
 from bench.fleets import Contender, Wanted, all_running, present, running
@@ -410,3 +410,25 @@ def test_each_plot_is_drawn_from_the_results_that_lie_here(plot: Path) -> None:
 
 def test_every_image_of_the_readme_is_such_a_plot() -> None:
     assert {plot.stem for plot in (HOME / "plots").glob("*.svg")} >= {"balance", "latency"}
+
+
+# --- proxies, and clients that keep connections
+
+
+def test_a_proxy_keeps_few_connections_to_a_server_and_chooses_among_several(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(proxies, "find", lambda name: f"/usr/sbin/{name}")
+    proxies.command("nginx", tmp_path, 4711, ["127.0.0.1:8000"], proxies.KEPT)
+    text = (tmp_path / "nginx.conf").read_text()
+    assert "keepalive 16;" in text
+    assert "least_conn" not in text
+    proxies.command("haproxy", tmp_path, 4711, ["unix:/a", "unix:/b"], proxies.KEPT)
+    text = (tmp_path / "haproxy.conf").read_text()
+    assert "server s1 unix@/b" in text
+    assert "balance leastconn" in text
+
+
+def test_a_proxy_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    found = Record("any")
+    assert not [c.name for c in each_request.startable(found) if "least" in c.name]
+    assert "nginx least_conn is not measured: no nginx" in found.notes

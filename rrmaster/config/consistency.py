@@ -26,6 +26,8 @@ def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[st
     yield from _of_admin(settings)
     if settings.access_log_format != "auto" and not settings.access_log:
         yield "--access-log-format needs --access-log: without it nothing is logged of a request"
+    if settings.master_user is not None and settings.user is None:
+        yield "--master-user needs --user: the user of the workers, another one than the master's"
 
 
 def _of_what_is_served(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[str]:

@@ -31,6 +31,10 @@ STICKY_BOUND = 1.25
 consistent hashing with bounded loads, 2016: the price of a bound of 1 + e is 1/e more moves; a quarter is the usual
 choice)."""
 
+STICKY_LEAST = 8
+"""ip-hash: up to so many connections no worker is overloaded, whatever the mean is.  A browser opens six at once, and
+where few connections are open a bound near the mean would send a client away for a single one of another's."""
+
 
 _Entry = tuple[int, int, int, int, PolicyMember]
 """Cost (or, for a waiting newcomer, the total at which it has a share), busy, turn, id, member."""
@@ -278,7 +282,8 @@ class IpHash(_ScanningPolicy):
         if host is None:
             return self.least_loaded(candidates)
         mean = (sum(load.in_hand for load in candidates) + 1) / len(candidates)
-        bound = math.ceil(mean * STICKY_BOUND)  # at least one above the mean, so at least one worker fits
+        # Above the mean, so at least one worker fits.
+        bound = max(math.ceil(mean * STICKY_BOUND), STICKY_LEAST)
         fitting = [load for load in candidates if load.in_hand + 1 <= bound]
         return max(fitting, key=lambda load: (_score(host, load.slot), -load.in_hand))
 

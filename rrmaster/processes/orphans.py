@@ -91,14 +91,15 @@ class Orphans:
         return Mark(self.master, worker)
 
     def adopted(self, owns_process: bool) -> None:
-        """Orphans become this process's children from now on, and it has started no process yet.
+        """Orphans become this process's children from now on, and it has started no worker yet.
 
         `owns_process`: it is a master and nothing else.
         """
         # Process 1 of a container inherits orphans from elsewhere (docker exec), and so does a process that has had
         # children already: those of the shell that became this process by exec.
         self._adopts = True
-        self._all_are_ours = owns_process and os.getpid() != 1 and not lineage.children_of(os.getpid())
+        others = set(lineage.children_of(os.getpid())) - self.count().known()
+        self._all_are_ours = owns_process and os.getpid() != 1 and not others
 
     async def run(self) -> None:
         """Look again when a template has ended, or when a look could not tell; until cancelled."""

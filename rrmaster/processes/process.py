@@ -16,7 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -113,6 +113,10 @@ class Child:
             # A worker can leave its process group (setpgid), but not its pidfd.
             if not group or os.getpgid(self.pid) != self.pid:
                 signal.pidfd_send_signal(self._pidfd, number)
+
+
+Begin = Callable[[Mapping[str, str], Sequence[int], int, int], Awaitable[Child]]
+"""Starts a certain process, with an environment, descriptors that it inherits, and its stdout and stderr."""
 
 
 def _signal_group(leader: int, number: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Protocol
@@ -27,8 +27,9 @@ from .generation_templates import GenerationTemplates
 from .generations import Generations
 from .memory_kills import KillsForMemory
 from .orphans import Orphans
-from .process import NotStarted, Process, adopting, package_root, start, worker_command
+from .process import Child, NotStarted, Process, adopting, package_root, start, worker_command
 from .template import Template, start_template
+from .two_users.starter import Starter, admit
 from .worker_environment import WorkerSpec, generation_environment, own_environment, title_of, worker_environment
 from .worker_process import WorkerProcess
 
@@ -62,6 +63,8 @@ class Spawner:
     """This process is a master and nothing else, so it may adopt all orphans among its descendants."""
     orphans: Orphans = Factory(Orphans)
     memory: KillsForMemory = Factory(KillsForMemory)
+    starter: Starter | None = None
+    """Starts processes as another user than this one; the caller's."""
     generations: Generations = Factory(
         lambda self: Generations(self._start_template, self.orphans.look_again), takes_self=True
     )
@@ -71,7 +74,7 @@ class Spawner:
     _kept: contextlib.ExitStack = Factory(contextlib.ExitStack)
 
     def __enter__(self) -> Spawner:
-        if self.owns_process and self.orphans.wanted():
+        if self.starter is not None or (self.owns_process and self.orphans.wanted()):
             self._adopt()
         return self
 
@@ -101,6 +104,8 @@ class Spawner:
                 ours.callback(os.close, mine)
                 theirs.callback(os.close, its)
                 outputs.append((mine, its))
+            if self.starter is not None:
+                admit([its for _, its in outputs])
             its_outputs, templates = (outputs[0][1], outputs[1][1]), self._templates_for(spec)
             forked = await self._fork(templates, spec, its_outputs) if templates is not None else None
             process = forked or await self._exec(spec, its_outputs)
@@ -166,7 +171,7 @@ class Spawner:
         """A worker that imports what lies on the disk."""
         settings, environ, directory = self.settings.of_generation(spec.generation)
         more = {**environ, **self._slot_environment.get(spec.slot, {})}
-        return await start(
+        return await self._start(
             self.command or worker_command(title_of(settings, spec)),
             worker_environment(settings, directory, spec, self.orphans.mark(spec.id), more),
             (spec.line, spec.talk, *spec.figures, *spec.page),
@@ -179,4 +184,12 @@ class Spawner:
         settings, environ = templates.settings, templates.environment
         mark = self.orphans.mark()
         environ = generation_environment(settings, templates.directory, templates.generation, mark, environ)
-        return await start_template(templates.generation, worker_command(title), environ, package_root())
+
+        def begin(environ: Mapping[str, str], inherit: Sequence[int], stdout: int, stderr: int) -> Awaitable[Child]:
+            return self._start(worker_command(title), environ, inherit, stdout, stderr, package_root())
+
+        return await start_template(begin, templates.generation, environ)
+
+    @property
+    def _start(self) -> Callable[..., Awaitable[Child]]:
+        return start if self.starter is None else self.starter.start

@@ -39,7 +39,7 @@ from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, Lo
 from ..rules.backoff import Exit
 from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
 from ..verdicts.processor_time import children_of
-from .process import DUMP_SIGNAL, Child, Process, adopted, outlive, start
+from .process import DUMP_SIGNAL, Begin, Child, Process, adopted, outlive
 
 FORK_S = 1.0
 """Seconds for one fork, in time in which the processes that it takes had a processor.  It takes 3 to 10 ms; on a
@@ -282,7 +282,7 @@ class Template:
         news.set()
 
 
-async def start_template(generation: int, argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Template:
+async def start_template(begin: Begin, generation: int, environ: Mapping[str, str]) -> Template:
     """Start a template, which imports the application that `environ` names.  Raises OSError."""
     ours, its = _line()
     with contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
@@ -295,7 +295,7 @@ async def start_template(generation: int, argv: Sequence[str], environ: Mapping[
             theirs.callback(os.close, its_out)
             outputs.append((out, its_out))
         environ = {**environ, "RRMASTER_TEMPLATE": str(its.fileno())}
-        process = await start(argv, environ, [its.fileno()], outputs[0][1], outputs[1][1], cwd)
+        process = await begin(environ, [its.fileno()], outputs[0][1], outputs[1][1])
         mine.pop_all()
     return Template(process, ours, tuple(out for out, _ in outputs), generation)
 

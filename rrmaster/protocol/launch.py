@@ -71,6 +71,7 @@ class Launch:
     """None: idle connections are not parked."""
     header_timeout: float
     body_timeout: float
+    send_timeout: float
     request_timeout: float
     worker_connections: int
     threads: int

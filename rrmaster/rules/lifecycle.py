@@ -38,6 +38,7 @@ class Event(Enum):
     RETIRE = "retire"  # the master wants its end, and lets it finish
     BREACH = "breach"  # the worker broke the rules of the line
     TIMEOUT = "timeout"  # the deadline of its state has passed
+    SILENT = "silent"  # its loop has not reported for too long
     EXIT = "exit"  # its process ended
 
 
@@ -81,6 +82,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.BREACH: _KILL,
         # The stacks show where an import hangs.
         Event.TIMEOUT: _HUNG,
+        Event.SILENT: _HUNG,
         Event.EXIT: _BURY,
     },
     _PROVING: {
@@ -90,6 +92,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.RETIRE: _TERMINATE,
         Event.BREACH: _KILL,
         Event.TIMEOUT: _HUNG,
+        Event.SILENT: _HUNG,
         Event.EXIT: _BURY,
     },
     _SERVING: {
@@ -99,6 +102,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.RETIRE: _DISMISS,
         Event.BREACH: _KILL,
         Event.TIMEOUT: _HUNG,
+        Event.SILENT: _HUNG,
         Event.EXIT: _BURY,
     },
     _DRAINING: {
@@ -108,6 +112,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.RETIRE: Step(_DRAINING),
         Event.BREACH: _KILL,
         Event.TIMEOUT: _TERMINATE,
+        Event.SILENT: _HUNG,
         Event.EXIT: _BURY,
     },
     _STOPPING: {
@@ -118,6 +123,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.RETIRE: Step(_STOPPING),
         Event.BREACH: _KILL,
         Event.TIMEOUT: _KILL,
+        Event.SILENT: Step(_STOPPING),
         Event.EXIT: _BURY,
     },
     _KILLED: {
@@ -129,6 +135,7 @@ LAW: dict[State, dict[Event, Step]] = {
         Event.BREACH: Step(_KILLED),
         # A process in uninterruptible sleep outlives a SIGKILL.  The master can only send it again.
         Event.TIMEOUT: _KILL,
+        Event.SILENT: Step(_KILLED),
         Event.EXIT: _BURY,
     },
     _GONE: {},
@@ -157,7 +164,8 @@ KILL_S = 1.0
 class Patience:
     """The deadlines of the states, in seconds.  The first three are options, whose defaults stand in `Settings`.
 
-    Proving and serving may last for ever; their deadline is that of the next report.
+    Proving and serving may last for ever; their deadline is that of the next report.  A draining worker has both: its
+    clients must not wait to the end of the graceful timeout for a loop that hangs.
     """
 
     ready: float
@@ -169,21 +177,24 @@ class Patience:
     term: float = TERM_S
     kill: float = KILL_S
 
-    def silence(self, state: State, since: float, heard: float) -> tuple[float, float] | None:
-        """For how long a worker may be silent in this state, and since when; None: its deadline is on the clock.
+    def silence(self, state: State, since: float, heard: float, connections: int) -> tuple[float, float] | None:
+        """For how long a worker may be silent in this state, and since when; None: its only deadline is on the clock.
 
         A silent worker is killed as sick, so what it waited for a processor must not count (`fair_time`).  It entered
-        its state at `since` and reported last at `heard`.
+        its state at `since` and reported last at `heard`.  One that has finished its connections may end as slowly as
+        the graceful timeout allows.
         """
         match state:
             case State.BOOTING:
                 return self.ready, since
             case State.PROVING | State.SERVING:
                 return self.hang or float("inf"), max(since, heard)
+            case State.DRAINING if self.hang and connections:
+                return self.hang, heard
         return None
 
     def deadline(self, state: State, since: float) -> float:
-        """The deadline of a worker that entered a state at `since` in which it has to go.
+        """The deadline of a worker that entered a state at `since` in which it has to go; others have none.
 
         The operator was promised that time, and systemd waits for no longer: it is on the clock.
         """
@@ -195,6 +206,22 @@ class Patience:
             case State.KILLED:
                 return since + self.kill
         return float("inf")
+
+
+SILENCES = {
+    State.BOOTING: "not ready in time",
+    State.PROVING: "silent for too long",
+    State.SERVING: "its loop has not reported for too long",
+    State.DRAINING: "its loop has not reported for too long, and clients wait for it",
+}
+"""What is said of a worker that has been silent for too long."""
+
+TIMEOUTS = {
+    State.DRAINING: "not done in time",
+    State.STOPPING: "still there after SIGTERM",
+    State.KILLED: "still there after SIGKILL",
+}
+"""What is said of one whose deadline on the clock has passed."""
 
 
 def as_table() -> str:

@@ -1,4 +1,8 @@
-"""How does a master become another user, once its addresses are bound?"""
+"""How does a master become another user, once its addresses are bound?
+
+With ``--user`` master and workers become that user.  With ``--master-user``, too, the master becomes that one and keeps
+of root's capabilities the one to signal any process; a process that stays root starts the workers (`Starter`).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,70 @@ import os
 import pwd
 
 from ..config.option import SettingsError
+from ..config.settings import Settings
 from ..logs import access
 from ..logs.setup import give_ownership
+from ..processes.two_users import as_root
+from ..processes.two_users.as_root import KILL, keep_capabilities
+from ..processes.two_users.starter import Starter
 from .cannot_start import CannotStart
 
-_SET_NO_NEW_PRIVS = 38
+_SET_KEEPCAPS = 8
 """linux/prctl.h"""
+
+
+def give_up_root(settings: Settings) -> Starter | None:
+    """Become the user that these settings want; returns what starts workers if these have another one.
+
+    Irrevocable.  Raises CannotStart, and SettingsError for an unknown name.
+    """
+    forbids = settings.new_privileges == "off" or (settings.new_privileges == "auto" and settings.user is not None)
+    starter = None
+    if settings.user is not None and settings.master_user is not None:
+        starter = _separate(settings.user, settings.group, settings.master_user, forbids)
+    else:
+        drop_privileges(settings.user, settings.group)
+    if forbids:
+        forbid_new_privileges()
+    return starter
+
+
+def _separate(user: str, group: str | None, master_user: str, forbids: bool) -> Starter:
+    uid, gid, name = _user_and_group(user, group)
+    own, own_group, own_name = _user_and_group(master_user, None, "--master-user")
+    if own in (0, uid) or uid == 0:
+        raise SettingsError("--master-user and --user: two users are needed, and root is neither")
+    if os.geteuid() != 0:
+        raise CannotStart("only root can become two users (--master-user)")
+    groups = os.getgrouplist(name, gid) if name is not None else [gid]
+    groups = [gid, *(other for other in groups if other != gid)]
+    try:
+        starter = Starter.launch(uid, groups, _home_of(uid), forbids)
+    except OSError as error:
+        raise CannotStart(f"what starts the workers (--master-user) cannot be started: {error.strerror}") from None
+    try:
+        _become_master(own, own_group, own_name)
+    except BaseException:
+        starter.close()
+        raise
+    return starter
+
+
+def _become_master(uid: int, gid: int, name: str | None) -> None:
+    import ctypes
+
+    give_ownership(uid, gid)
+    access.give_ownership(uid, gid)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_SET_KEEPCAPS, 1, 0, 0, 0)
+    _change(uid, gid, name)
+    try:
+        keep_capabilities(KILL)
+    except OSError as error:
+        raise CannotStart(f"the master cannot keep the right to signal its workers: {error}") from None
+    prctl(_SET_KEEPCAPS, 0, 0, 0, 0)
+    os.environ.update(_home_of(uid))
+    _check_that_root_is_gone()
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
@@ -24,21 +86,29 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     give_ownership(uid, gid)
     access.give_ownership(uid, gid)
     try:
-        # In this order: without root neither the groups nor the group can be changed.
-        if name is not None:
-            os.initgroups(name, gid)
-        else:
-            os.setgroups([gid])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        _change(uid, gid, name)
     except PermissionError:
         raise CannotStart("only root can become another user (--user, --group)") from None
     if user is not None:
         os.environ.update(_home_of(uid))
     if uid != 0:
-        with contextlib.suppress(PermissionError):  # that root cannot be had again is what we want
-            os.setuid(0)
-            raise CannotStart("root's rights could not be given up")
+        _check_that_root_is_gone()
+
+
+def _change(uid: int, gid: int, name: str | None) -> None:
+    # In this order: without root neither the groups nor the group can be changed.
+    if name is not None:
+        os.initgroups(name, gid)
+    else:
+        os.setgroups([gid])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def _check_that_root_is_gone() -> None:
+    with contextlib.suppress(PermissionError):  # that root cannot be had again is what we want
+        os.setuid(0)
+        raise CannotStart("root's rights could not be given up")
 
 
 def forbid_new_privileges() -> None:
@@ -47,9 +117,7 @@ def forbid_new_privileges() -> None:
     Irrevocable.  Raises CannotStart where it cannot be had.
     """
     try:
-        import ctypes
-
-        done = ctypes.CDLL(None).prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+        done = as_root.forbid_new_privileges()
     except (ImportError, OSError, AttributeError):  # an interpreter without ctypes, or a C library without that
         done = False
     if not done:
@@ -59,7 +127,7 @@ def forbid_new_privileges() -> None:
         )
 
 
-def _user_and_group(user: str | None, group: str | None) -> tuple[int, int, str | None]:
+def _user_and_group(user: str | None, group: str | None, option: str = "--user") -> tuple[int, int, str | None]:
     uid, gid, name = os.getuid(), os.getgid(), None
     try:
         if user is not None:
@@ -67,7 +135,7 @@ def _user_and_group(user: str | None, group: str | None) -> tuple[int, int, str 
             uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
     except KeyError:
         if user is None or not user.isdigit():
-            raise SettingsError(f"--user: there is no user {user!r}") from None
+            raise SettingsError(f"{option}: there is no user {user!r}") from None
         uid = gid = int(user)  # a number without a name, as in a container
     try:
         if group is not None:

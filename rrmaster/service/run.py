@@ -27,6 +27,7 @@ from ..logs.log import logger, tell
 from ..logs.setup import reopen_files
 from ..master import RunningMaster
 from ..processes.process import reap_strangers
+from ..processes.two_users.starter import Starter
 from ..processes.worker_environment import NOT_FOR_WORKERS
 from ..protocol.family.children import note_handlers, remember_handlers
 from ..protocol.starting import check_may_start
@@ -37,7 +38,7 @@ from .admin_process import AdminProcess, admin_listeners
 from .admin_token import token_of
 from .cannot_start import CannotStart
 from .pid_file import pid_file
-from .privileges import drop_privileges, forbid_new_privileges
+from .privileges import drop_privileges, give_up_root
 from .sd_notify import Notifier
 
 
@@ -81,9 +82,7 @@ async def run_with_signals(
         for listener in listeners:
             cleanup.callback(listener.close)
         # After the addresses, which may need root, and before any file is made, so the files belong to the new user.
-        drop_privileges(settings.user, settings.group)
-        if settings.new_privileges == "off" or (settings.new_privileges == "auto" and settings.user is not None):
-            forbid_new_privileges()
+        starter = _give_up_root(settings, cleanup)
         cleanup.enter_context(pid_file(settings.pid))
         token = token_of(settings, os.environ)
         for name in NOT_FOR_WORKERS:
@@ -92,8 +91,9 @@ async def run_with_signals(
         admin = _admin_process(settings, control, token, cleanup)
         name = settings.name or (control.path.stem if control is not None else DEFAULT_NAME)
         announce = partial(_notify, notifier)
+        others = partial(_companions, admin, starter)
         master = RunningMaster(
-            settings, listeners, name, reread=reread, owns_process=True, announce=announce, companions=admin.children
+            settings, listeners, name, reread, owns_process=True, announce=announce, companions=others, starter=starter
         )
         cleanup.callback(master.close)
         _log_start(master)
@@ -114,6 +114,19 @@ def _receive_signals(cleanup: contextlib.ExitStack) -> AsyncIterator[int]:
     # A mask is inherited: a master that a thread of a supervisor started with TERM blocked could not be stopped.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     return signals
+
+
+def _give_up_root(settings: Settings, cleanup: contextlib.ExitStack) -> Starter | None:
+    starter = give_up_root(settings)
+    if starter is not None:
+        cleanup.callback(starter.close)
+    return starter
+
+
+def _companions(admin: AdminProcess, starter: Starter | None) -> set[int] | None:
+    """The process ids of what is beside the workers; None while one is being started."""
+    found = admin.children()
+    return found if found is None or starter is None else found | starter.children()
 
 
 def _control_socket(settings: Settings, cleanup: contextlib.ExitStack) -> ControlSocket | None:
@@ -163,6 +176,8 @@ async def _run_obeying(
         # are none, and this costs nothing.
         nursery.start_soon(reap_strangers, master.children)
         nursery.start_soon(admin.run)
+        if master.starter is not None:
+            nursery.start_soon(master.starter.watch)
         nursery.start_soon(_obey, master, signals)
         nursery.start_soon(_log_ready, master, notifier)
         nursery.start_soon(notifier.feed, master.dispatcher.wait_for_turn)

@@ -143,14 +143,18 @@ def _start(settings: Settings, service: _Service, kind: str) -> Iterator[str]:
     yield f"ExecStart={_command(service.python, '-P', '-m', 'rrmaster', *_arguments(settings, service))}"
     yield f"WorkingDirectory={_plain(service.directory)}"
     yield f"SyslogIdentifier={_plain(service.name)}"
-    if service.user is None:
+    if settings.master_user is not None:
+        yield "# User=: it starts as root, and becomes --master-user and --user by itself."
+    elif service.user is None:
         yield "# User=: it would run as root; name another user here."
     else:
         yield f"User={_plain(service.user)}"
-    if settings.group:
+    if settings.group and settings.master_user is None:
         yield f"Group={_plain(settings.group)}"
     if settings.control is None:
         yield f"RuntimeDirectory=rrmaster-{service.name}"
+        if settings.master_user is not None:  # it is root's, and the socket in it the master's
+            yield f"ExecStartPre=/bin/chown {_plain(settings.master_user)} /run/rrmaster-{service.name}"
     yield f"LimitNOFILE={max(DESCRIPTORS, settings.worker_connections + 1024)}"
 
 
@@ -205,7 +209,7 @@ def _hardening(settings: Settings, service: _Service) -> Iterator[str]:
         yield f"{what}=yes"
     yield "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"
     yield "SystemCallArchitectures=native"
-    if service.user not in (None, "root", "0"):
+    if service.user not in (None, "root", "0") and settings.master_user is None:
         low = any(isinstance(bind, Tcp) and 0 < bind.port < 1024 for bind in settings.binds)
         capability = "CAP_NET_BIND_SERVICE" if low else ""
         yield f"CapabilityBoundingSet={capability}"
@@ -227,7 +231,9 @@ def _arguments(settings: Settings, service: _Service) -> Iterator[str]:
     defaults = Settings(settings.application)
     for name, option in options().items():
         value = getattr(settings, name)
-        if name in {"chdir", "user", "group", "control", *service.from_file}:
+        if name in {"chdir", "control", *service.from_file}:
+            continue
+        if name in {"user", "group"} and settings.master_user is None:
             continue
         if name not in service.said and value == getattr(defaults, name):
             continue

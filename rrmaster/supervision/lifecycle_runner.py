@@ -29,7 +29,7 @@ from ..processes.spawner import StartedWorker
 from ..processes.worker_environment import WorkerSpec
 from ..protocol import wire
 from ..rules.backoff import BRIEF_S, Exit
-from ..rules.lifecycle import Action, Event, Patience, State, step
+from ..rules.lifecycle import SILENCES, TIMEOUTS, Action, Event, Patience, State, step
 from ..rules.plan import STAYING
 from ..verdicts.hearing import with_evidence
 from .announcements import Announcements
@@ -123,18 +123,27 @@ class LifecycleRunner:
 
     def deadline(self, worker: WorkerRecord) -> float:
         """When to `judge` the worker in its state, on trio's clock."""
-        silence = self.patience.silence(worker.state, worker.since, worker.heard)
-        return self.patience.deadline(worker.state, worker.since) if silence is None else worker.docket.due(*silence)
+        silence = self._silence(worker)
+        due = self.patience.deadline(worker.state, worker.since)
+        return due if silence is None else min(due, worker.docket.due(*silence))
+
+    def _silence(self, worker: WorkerRecord) -> tuple[float, float] | None:
+        connections = worker.link.load.connections
+        return self.patience.silence(worker.state, worker.since, worker.heard, connections)
 
     def judge(self, worker: WorkerRecord, now: float) -> None:
         """Its deadline has passed: its time is up, unless it had no processor to use it."""
-        silence = self.patience.silence(worker.state, worker.since, worker.heard)
-        found = "" if silence is None else worker.docket.judge(*silence, now, worker.pids, worker.name)
+        if now >= self.patience.deadline(worker.state, worker.since):
+            self.happens(worker, Event.TIMEOUT, TIMEOUTS[worker.state])
+            return
+        silence = self._silence(worker)
+        found = None if silence is None else worker.docket.judge(*silence, now, worker.pids, worker.name)
         if found is None:
             return
         if worker.state is State.BOOTING and not worker.failure:
             worker.failed(with_evidence(f"it was not ready after {self.patience.ready:g} s (--ready-timeout)", found))
-        self.happens(worker, Event.TIMEOUT, with_evidence(_TIMEOUTS[worker.state], found))
+        event = Event.TIMEOUT if worker.state is State.BOOTING else Event.SILENT
+        self.happens(worker, event, with_evidence(SILENCES[worker.state], found))
 
     def lag(self, worker: WorkerRecord) -> float:
         """Seconds by which the worker's loop is late, or was in the last seconds.  Read all reports before."""
@@ -241,7 +250,7 @@ class LifecycleRunner:
             self._prove(worker)
         if before in STAYING and law.state not in STAYING and not worker.asked:
             said = worker.failure or f"{worker.name}: {why or event.value}"
-            self.fleet.dropped_out(worker, said, hung=event is Event.TIMEOUT)
+            self.fleet.dropped_out(worker, said, hung=event in (Event.TIMEOUT, Event.SILENT))
         if before is not State.GONE and law.state is State.GONE:
             self.announcements.exited(worker, how)
             self.fleet.ended(worker, before, how)
@@ -332,14 +341,3 @@ class LifecycleRunner:
             return worker.state in (State.PROVING, State.SERVING)
 
         await keep_checking(worker.link, check, wanted, lambda: worker.proved, judged)
-
-
-_TIMEOUTS = {
-    State.BOOTING: "not ready in time",
-    State.PROVING: "silent for too long",
-    State.SERVING: "its loop has not reported for too long",
-    State.DRAINING: "not done in time",
-    State.STOPPING: "still there after SIGTERM",
-    State.KILLED: "still there after SIGKILL",
-    State.GONE: "",
-}

@@ -258,7 +258,7 @@ class ReloadController:
             evidence = worker.docket.judge(limit, worker.heard, now, worker.pids, worker.name)
             if evidence is not None:
                 silent = f"silent for {now - worker.heard:.1f} s in its probation"
-                self.lifecycles.happens(worker, Event.TIMEOUT, with_evidence(silent, evidence))
+                self.lifecycles.happens(worker, Event.SILENT, with_evidence(silent, evidence))
                 return False
             all_report = all_report and now < worker.heard + limit
         return all_report

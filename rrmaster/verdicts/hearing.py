@@ -11,7 +11,6 @@ of its own; `in_fair_time` is a deadline for a task.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from logging import WARNING
 from typing import TypeVar
@@ -21,7 +20,7 @@ from attrs import Factory, define, field
 
 from ..logs.log import tell
 from ..rules.fair_time import FIRST_LOOK, Observed, more_time
-from .processor_time import Look, look
+from .processor_time import Look, look, look_here
 
 T = TypeVar("T")
 
@@ -85,7 +84,7 @@ class Hearing:
     _stopped: float = 0.0
     """Seconds that do not count: the master did not look, and did not wait for a processor either."""
     _delay: float = 0.0
-    """Seconds for which the master had waited for a processor at the last look."""
+    """Seconds for which the master's loop had waited for a processor at the last look."""
     _first: Look = Factory(Look)
     _master: Look = Factory(Look)
 
@@ -114,7 +113,7 @@ class Hearing:
         return self._evidence(seen, known)
 
     def _begin(self, now: float) -> None:
-        self._looked, self._first, self._master = now, look(self.pids()), _look_at_master()
+        self._looked, self._first, self._master = now, look(self.pids()), look_here()
         # A look that comes late has measured nothing yet: what passed before is not held against the process.
         self._stopped = max(now - FIRST_LOOK * self.limit - self.began, 0.0)
         self.due = self.began + self._stopped + self.limit
@@ -125,7 +124,7 @@ class Hearing:
         ran, waited = later.since(self._first)
         passed = max(now - self.began - self._stopped, 0.0)
         measured = min(now - self._looked, passed)
-        delay = min(_look_at_master().since(self._master).waited, measured)
+        delay = min(look_here().since(self._master).waited, measured)
         waited = min(waited, measured)
         seen = Observed(passed, measured, ran, waited, delay, later.runnable)
         return seen, later.waits_known
@@ -140,10 +139,6 @@ class Hearing:
         if not known and self._first.threads:
             found.append("how long it waited for a processor is not known: this kernel has no /proc/PID/schedstat")
         return "; ".join(found)
-
-
-def _look_at_master() -> Look:
-    return look([os.getpid()], children=False)
 
 
 @define(eq=False)

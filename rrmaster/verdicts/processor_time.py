@@ -11,6 +11,7 @@ A look costs about 20 us for each thread, so it is taken only at a process that 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -58,16 +59,24 @@ class Look:
         return Used(ran, waited)
 
 
-def look(pids: Iterable[int], children: bool = True) -> Look:
+def look(pids: Iterable[int]) -> Look:
     """Look at these processes, and at their children; those that have ended count nothing."""
+    return _look((pid, number) for pid in _with_descendants(pids) for number in _numbers(f"/proc/{pid}/task"))
+
+
+def look_here() -> Look:
+    """Look at the present thread alone.  What a process's other threads wait for does not keep this one waiting."""
+    return _look([(os.getpid(), threading.get_native_id())])
+
+
+def _look(numbers: Iterable[tuple[int, int]]) -> Look:
     threads: dict[int, Used] = {}
     runnable, known = False, True
-    for pid in _with_descendants(pids) if children else pids:
-        for number in _numbers(f"/proc/{pid}/task"):
-            state, used, has_waits = _thread(pid, number)
-            if used is not None:
-                threads[number] = used
-                runnable, known = runnable or state == "R", known and has_waits
+    for pid, number in numbers:
+        state, used, has_waits = _thread(pid, number)
+        if used is not None:
+            threads[number] = used
+            runnable, known = runnable or state == "R", known and has_waits
     known = known and bool(threads)
     return Look(threads, runnable, known, None if known else _pressure())
 

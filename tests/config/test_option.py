@@ -8,8 +8,8 @@ from rrmaster.config.settings import Settings, changes_that_need_a_restart, opti
 from tests.config.values import APP, BESIDE, GOOD
 
 NEED_A_RESTART = {
-    "user", "group", "new_privileges", "umask", "pid", "chdir", "control", "name", "log_level", "log_format",
-    "log_file", "log_max_size", "log_keep", "admin", "admin_allow_remote", "admin_actions",
+    "user", "group", "master_user", "new_privileges", "umask", "pid", "chdir", "control", "name",
+    "log_level", "log_format", "log_file", "log_max_size", "log_keep", "admin", "admin_allow_remote", "admin_actions",
     "admin_token_file", "ready_when",
     "reload", "reload_dir", "reload_include", "reload_exclude",
 }  # fmt: skip

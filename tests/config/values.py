@@ -58,6 +58,7 @@ GOOD = {
     "keep_alive": [("75s", 75.0), ("0", 0.0)],
     "header_timeout": [("20s", 20.0), ("0", 0.0)],
     "body_timeout": [("1m", 60.0), ("0", 0.0)],
+    "send_timeout": [("2m", 120.0), ("0", 0.0)],
     "request_timeout": [("30s", 30.0), ("0", 0.0)],
     "threads": [("1", 1), (1000, 1000)],
     "header_map": [(word, word) for word in ("drop", "refuse", "dangerous")],
@@ -92,6 +93,7 @@ GOOD = {
     "hang_timeout": [("0", 0.0), ("2m", 120.0)],
     "heartbeat": [("100ms", 0.1)],
     "user": [("www", "www"), ("1000", "1000"), (None, None)],
+    "master_user": [("shop", "shop")],
     "new_privileges": [("auto", "auto"), ("on", "on"), ("off", "off")],
     "group": [("www", "www"), (None, None)],
     "umask": [("027", 0o027), (0o077, 0o077), (None, None)],
@@ -141,6 +143,7 @@ GOOD = {
 }
 
 BESIDE = {
+    "master_user": {"user": "www"},
     "keyfile": {"certfile": "cert.pem"},
     "ca_certs": {"certfile": "cert.pem", "cert_reqs": "required"},
     "cert_reqs": {"certfile": "cert.pem", "ca_certs": "ca.pem"},
@@ -190,6 +193,7 @@ BAD = {
     "keep_alive": ["-1", "x", None],
     "header_timeout": ["-1", "x", None],
     "body_timeout": ["-1", "x", None],
+    "send_timeout": ["-1", "x", None],
     "request_timeout": ["-1", "x", None],
     "threads": ["0", 0, 1001, "x", None, True],
     "header_map": ["", "Drop", "allow", None, True],
@@ -220,6 +224,7 @@ BAD = {
     "hang_timeout": ["-1", "x", None],
     "heartbeat": [0, "0ms", "x", None],
     "user": ["", 5],
+    "master_user": ["", 3],
     "new_privileges": ["yes", "", None, True],
     "group": ["", 5],
     "umask": ["8", -1, "rwx"],

@@ -12,6 +12,7 @@ from rrmaster.dispatch.load import SUSPECT_PENALTY, Policy, WorkerLoad
 from rrmaster.dispatch.policies import (
     FULL_MARGIN,
     STICKY_BOUND,
+    STICKY_LEAST,
     Candidate,
     IpHash,
     LeastLoaded,
@@ -699,15 +700,25 @@ def test_the_same_client_gets_the_same_worker(host, size, ports):
     assert len(chosen) == 1
 
 
+def test_a_client_finds_its_worker_with_all_connections_of_a_browser_and_beside_those_of_others():
+    policy = IpHash()
+    workers = fleet(policy, 4)
+    assert len({hand(policy, workers, ("10.0.0.1", port)).load.slot for port in range(6)}) == 1
+    hosts_of = {host: policy.choose((host, 1)).slot for host in (f"10.0.0.{n}" for n in range(1, 21))}
+    for host, slot in hosts_of.items():
+        if connections(workers)[slot] < STICKY_LEAST:
+            assert hand(policy, workers, (host, 1)).load.slot == slot, host
+
+
 @LAW
 @given(st.lists(hosts, max_size=60), st.integers(1, 12))
 def test_stickiness_overloads_no_worker(clients, size):
-    """Consistent hashing with bounded loads: no worker above ceil(1.25 of the mean), the new one included."""
+    """Consistent hashing with bounded loads: no worker above ceil(1.25 of the mean), the new one included, or 8."""
     policy = IpHash()
     workers = fleet(policy, size)
     for host in clients:
         worker = hand(policy, workers, (host, 1))
-        assert worker.load.connections <= ceil(STICKY_BOUND * sum(connections(workers)) / size)
+        assert worker.load.connections <= max(ceil(STICKY_BOUND * sum(connections(workers)) / size), STICKY_LEAST)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
@@ -716,7 +727,7 @@ def test_a_single_client_with_many_connections_overloads_no_worker(size):
     workers = fleet(policy, size)
     for _ in range(10 * size):
         worker = hand(policy, workers, PEER)
-        assert worker.load.connections <= ceil(STICKY_BOUND * sum(connections(workers)) / size)
+        assert worker.load.connections <= max(ceil(STICKY_BOUND * sum(connections(workers)) / size), STICKY_LEAST)
 
 
 @LAW

@@ -50,8 +50,8 @@ async def handler(stream):
 STAYS_ROOT = """
 import sys
 from rrmaster.cli.main import main
-from rrmaster.service import run
-run.drop_privileges = lambda user, group: None
+from rrmaster.service import privileges
+privileges.drop_privileges = lambda user, group: None
 sys.exit(main())
 """
 """A master that stays root: another user may have no right to read this interpreter."""

@@ -43,6 +43,15 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
+def test_a_master_with_a_user_of_its_own_starts_as_root_and_its_socket_is_its_own() -> None:
+    chosen = Settings(APP, user="www-data", group="www", master_user="shop", bind="127.0.0.1:80", name="shop")
+    found = keys(unit(chosen, directory="/srv", python="/usr/bin/python3"))
+    assert not {"User", "Group", "CapabilityBoundingSet"} & set(found)
+    again, _, _ = settings_from(parse_arguments(command(found["ExecStart"])[4:]))
+    assert (again.user, again.group, again.master_user) == ("www-data", "www", "shop")
+    assert found["ExecStartPre"] == "/bin/chown shop /run/rrmaster-shop"
+
+
 @pytest.mark.parametrize("chosen", EXAMPLES)
 def test_the_unit_starts_what_the_settings_say(chosen: Settings) -> None:
     text = unit(chosen, user="nobody", directory="/srv", python="/usr/bin/python3")

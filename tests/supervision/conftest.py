@@ -8,4 +8,5 @@ from rrmaster.verdicts.processor_time import Look
 
 @pytest.fixture(autouse=True)
 def no_process_waits_for_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hearing, "look", lambda pids, children=True: Look())
+    monkeypatch.setattr(hearing, "look", lambda pids: Look())
+    monkeypatch.setattr(hearing, "look_here", Look)

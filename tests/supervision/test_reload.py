@@ -170,7 +170,7 @@ async def test_a_silent_worker_is_not_let_through_while_it_is_given_more_time(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On a machine whose processors are all taken its verdict comes after the end of the probation, which waits."""
-    monkeypatch.setattr(hearing, "look", lambda *_, **__: Look({1: Used(0.0, trio.current_time())}))
+    monkeypatch.setattr(hearing, "look", lambda *_: Look({1: Used(0.0, trio.current_time())}))
     async with a_fleet(2, casting={3: falls_silent}) as fleet:
         reload = fleet.supervisor.reload.begin()
         with a_real_deadline():  # a time that has passed would keep the clock from moving

@@ -28,10 +28,11 @@ class Kernel:
     runnable: bool = False
     looks: list[float] = Factory(list)
 
-    def look(self, pids: object, children: bool = True) -> Look:
+    def look_here(self) -> Look:
+        return Look({1: Used(0.0, self.master_waited * trio.current_time())})
+
+    def look(self, pids: object) -> Look:
         now = trio.current_time()
-        if not children:
-            return Look({1: Used(0.0, self.master_waited * now)})
         self.looks.append(now)
         return Look({ACCUSED: Used(self.ran * now, self.waited * now)}, self.runnable)
 
@@ -40,6 +41,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
     monkeypatch.setattr(hearing, "look", kernel.look)
+    monkeypatch.setattr(hearing, "look_here", kernel.look_here)
     monkeypatch.setattr(hearing, "_COMPLAINTS", hearing._Complaints())
     return kernel
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from rrmaster.verdicts import processor_time
-from rrmaster.verdicts.processor_time import Look, Used, children_of, look, waited_here
+from rrmaster.verdicts.processor_time import Look, Used, children_of, look, look_here, waited_here
 
 SPIN = "while 1: pass"
 DEADLINE = 20.0
@@ -56,6 +57,17 @@ def test_a_process_that_sleeps_waits_for_no_processor():
         assert look([pid]).since(look([pid])) == Used(0.0, 0.0)
 
 
+def test_a_thread_that_waits_beside_this_one_does_not_count_as_this_one():
+    ended = threading.Event()
+    other = threading.Thread(target=ended.wait)
+    other.start()
+    try:
+        assert set(look_here().threads) == {threading.get_native_id()} < set(look([os.getpid()]).threads)
+    finally:
+        ended.set()
+        other.join()
+
+
 def test_children_count_as_their_parent():
     with process(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SPIN!r}])") as pid:
         used_until(pid, lambda used: used.ran > 0.2)
@@ -85,8 +97,7 @@ def test_without_schedstat_the_pressure_of_the_machine_stands_for_the_wait(
         return pressure.format(next(totals)) if path == "/proc/pressure/cpu" else real(path)
 
     monkeypatch.setattr(processor_time, "_read", read)
-    first = look([os.getpid()], children=False)
-    later = look([os.getpid()], children=False)
+    first, later = look_here(), look_here()
     assert not later.waits_known
     assert later.since(first).waited == (2.5 if pressure else 0.0)
     assert later.since(Look()).ran > 0, "from /proc/PID/stat"

@@ -66,6 +66,11 @@ class Running:
         self.lines += [unread.decode()] if unread else []
         self._tell()
 
+    def hear(self, lines: list[str]) -> None:
+        """Take lines for its output that came in another way."""
+        self.lines += lines
+        self._tell()
+
     def _tell(self) -> None:
         news, self._news = self._news, trio.Event()
         news.set()

@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from rrmaster.protocol.channel import _SO_PASSRIGHTS
-from tests.whole.harness import PATIENCE, Running, ask, gone, is_free, running
+from tests.whole.harness import BRIEF, PATIENCE, Running, ask, closed, dial, gone, is_free, running
 
 
 async def crowd(port: int, clients: int, enough: Callable[[], bool], question: bytes = b"?") -> Counter[str]:
@@ -290,6 +290,22 @@ async def test_a_worker_that_stops_itself_is_killed_for_its_silence():
             await master.said("serving -> killed, its loop has not reported")
         assert ledger == {"cut off": 1}
         await master.until(lambda: len(master.workers) == 2, "the fleet is whole again")
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio", "uvloop"])
+async def test_a_worker_that_hangs_while_it_drains_does_not_keep_its_clients_for_the_graceful_timeout(runtime: str):
+    application = "handlers:blocks_for_good" if runtime == "trio" else "asgi_apps:hangs"
+    options = ("--runtime", runtime, "--hang-timeout", "1s", "--heartbeat", "50ms", "--graceful-timeout", "600s")
+    async with running(application, *options, *BRIEF, workers=1) as master:
+        (pid,) = master.workers
+        client = await dial(master)
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        with trio.fail_after(PATIENCE):
+            assert await client.receive_some(), "it has the connection, and hangs from now on"
+        master.signal(signal.SIGTERM)
+        await master.said(rf"\(pid {pid}\): draining -> killed, its loop has not reported.*clients wait")
+        await closed(client)
+        assert await master.ended() == 1
 
 
 async def test_a_blocked_worker_says_where_before_it_is_killed():

@@ -498,7 +498,7 @@ async def test_a_master_whose_own_state_is_wrong_ends_when_its_workers_have_fini
             await client.send_all(b"who")
             assert await client.receive_some() == b"1"
             monkeypatch.setattr(AcceptLoop, "accept", fail)
-            master._inner.dispatcher._wake()
+            master._inner.dispatcher.wake()
             nursery.start_soon(finish, client)
             await trio.sleep_forever()
 

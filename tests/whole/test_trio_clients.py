@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -156,6 +156,7 @@ class Modern:
 
     def __init__(self, stream: trio.SocketStream, window: int = 65_535) -> None:
         self.stream = stream
+        self.events: deque[h2.events.Event] = deque()
         self.http = h2.connection.H2Connection(h2.config.H2Configuration())
         self.http.local_settings = h2.settings.Settings(client=True, initial_values={4: window})
         self.http.initiate_connection()
@@ -169,6 +170,16 @@ class Modern:
                 await self.flush()
                 self.http.reset_stream(number)
         await self.flush()
+
+    async def next(self, kind: type) -> h2.events.Event:
+        """The next event of this kind; those before it are dropped."""
+        with trio.fail_after(PATIENCE):
+            while True:
+                while self.events:
+                    if isinstance(event := self.events.popleft(), kind):
+                        return event
+                self.events += self.http.receive_data(bytes(await self.stream.receive_some()))
+                await self.flush()
 
     async def flush(self) -> None:
         with trio.fail_after(PATIENCE):
@@ -186,6 +197,17 @@ async def test_answers_for_which_a_client_left_no_room_end_with_its_connection()
                 answers += sum(isinstance(event, h2.events.ResponseReceived) for event in events)
         await client.stream.aclose()
         await master.said("a stream has ended", 50)
+
+
+async def test_a_stream_that_gets_no_room_is_reset_and_its_connection_goes_on():
+    async with serving("--send-timeout", "1s") as master:
+        client = Modern((await master.burst(1))[0], window=1000)
+        await client.ask("/stream", 1)
+        stalled, answered = (await client.next(h2.events.ResponseReceived)).stream_id, h2.events.StreamEnded
+        assert (await client.next(h2.events.StreamReset)).stream_id == stalled
+        await client.ask("/", 1)
+        assert (await client.next(answered)).stream_id != stalled
+        await master.said("a stream has ended")
 
 
 @pytest.mark.parametrize("path", ["/sleeps", "/"])

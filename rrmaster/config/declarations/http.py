@@ -69,6 +69,15 @@ class HttpOptions:
         "close a connection, with 408 if no answer has begun, when less than 1 KiB of a request's body comes in this "
         "time though the application reads; 0: never",
     )
+    # nginx's.  A player that has buffered enough reads nothing for a while; when cut, it asks for the rest (Range).
+    send_timeout: float = option(
+        60.0,
+        parse_duration,
+        _HTTP,
+        "TIME",
+        "reset a connection, or a stream of HTTP/2, whose client reads less than 1 KiB in this time of what waits for "
+        "it; 0: never",
+    )
     # Off, unlike gunicorn's 30 s: a download, or a stream of events, is a request in progress for as long as it lasts.
     request_timeout: float = option(
         0.0,

@@ -23,6 +23,15 @@ class ProcessOptions:
 
     user: str | None = option(None, parse_text, _PROCESS, "NAME|UID", "become this user once the addresses are bound")
     group: str | None = option(None, parse_text, _PROCESS, "NAME|GID", "become this group once the addresses are bound")
+    # Off: it takes files and directories of two users, and a process more.
+    master_user: str | None = option(
+        None,
+        parse_text,
+        _PROCESS,
+        "NAME|UID",
+        "with --user, where root starts it: the master becomes this user, and only workers and templates become "
+        "--user, so that they cannot signal the master, read its memory or use its control socket",
+    )
     # A service that gives up root's rights should not get any back through a program that lends them (set-user-ID, file
     # capabilities).  Where rrmaster starts as the user that it stays, what starts it decides: a developer may use sudo.
     new_privileges: str = option(

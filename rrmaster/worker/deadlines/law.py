@@ -1,4 +1,4 @@
-"""For how long does a worker wait for what a client has to send?  One law, for uvicorn's and for anycorn's protocols.
+"""For how long does a worker wait for a client?  One law, for uvicorn's and for anycorn's protocols.
 
 ::
 
@@ -9,8 +9,12 @@
                                                       follows an answer: 408 and closed, however often bytes drip
     BODY         the rest of a request's body         when less than `ENOUGH` bytes come in `--body-timeout`: 408, if no
                                                       answer has begun, and closed
+    READING      that it reads what is sent           when it takes less than `ENOUGH` bytes in `--send-timeout`: reset
     NOTHING      its own application, or the client   by deadlines of its own (`--keep-alive`, `--request-timeout`)
                  that rests between two requests
+
+READING begins when the kernel takes no more, which is a megabyte or several after the last byte that the client has
+read.  Until then nothing waits in the worker, and its application goes on.
 
 No request pays for a timer.  All connections are looked at every `LOOK_S`, from outside, so a deadline passes up to one
 look late.  While the application does not read a body, the client has nothing to answer for, and its time stands still;
@@ -35,8 +39,9 @@ LOOKS = 8
 """A deadline is looked at so often before it is over at least; only deadlines under `LOOKS` seconds need it."""
 
 ENOUGH = 1024
-"""Bytes of a body that must come in each `--body-timeout`.  With the default that is 34 bytes a second; Kestrel asks
-for 240 and Apache for 500.  An idle deadline alone is met by a byte a minute, with a WSGI thread held for each."""
+"""Bytes of a body that must come in each `--body-timeout`, or be read in each `--send-timeout`.  With the defaults that
+is 34 bytes a second, or 17; Kestrel asks for 240 and Apache for 500.  An idle deadline alone is met by a byte a minute,
+with a WSGI thread held for each."""
 
 SPARED_S = 2.0
 """Seconds that a connection without a request is left alone though every place is taken: its head may be on the way."""
@@ -50,13 +55,15 @@ class Waiting(IntEnum):
     FIRST_BYTE = 0
     HEAD = 1
     BODY = 2
-    NOTHING = 3
+    READING = 3
+    NOTHING = 4
 
 
 WORDS = {
     Waiting.FIRST_BYTE: "have sent nothing",
     Waiting.HEAD: "have sent a part of a request's head",
     Waiting.BODY: "have sent a part of a request's body",
+    Waiting.READING: "do not read what is sent to them",
     Waiting.NOTHING: "are being answered, or rest between two requests",
 }
 """What connections that wait so have done."""
@@ -67,6 +74,9 @@ class Client(Protocol):
 
     heard: int
     """Bytes that count as progress of a body."""
+
+    def has_read(self) -> int:
+        """A number that grows by the bytes that it reads; asked only while it does not."""
 
     def waits_for(self) -> tuple[Waiting, object]:
         """What it waits for, and an object that stands for the request: it is another one for the next request."""
@@ -79,15 +89,16 @@ Kind = TypeVar("Kind", bound=Client)
 class _Wait:
     """One connection's wait, as the looks have seen it."""
 
-    begun: bool
-    """Whether the head is complete, so that the body is waited for."""
+    waiting: Waiting
     request: object
     since: float
-    heard: int
+    moved: int
+    """Bytes so far, of what it waits for."""
 
-    def is_still(self, begun: bool, request: object, heard: int) -> bool:
-        """Whether it is the same wait as at the last look."""
-        return self.begun is begun and self.request is request and not (begun and heard - self.heard >= ENOUGH)
+    def is_still(self, waiting: Waiting, request: object, moved: int) -> bool:
+        """Whether it is the same wait as at an earlier look.  The first byte of a head gives no more time for it."""
+        same = self.waiting is waiting or max(self.waiting, waiting) <= Waiting.HEAD
+        return same and self.request is request and moved - self.moved < ENOUGH
 
 
 @define(eq=False)
@@ -97,6 +108,8 @@ class Deadlines:
     header: float
     """Seconds; 0: no deadline."""
     body: float
+    """Seconds; 0: no deadline."""
+    send: float
     """Seconds; 0: no deadline."""
     places: int
     """Connections that a worker has at once."""
@@ -111,12 +124,12 @@ class Deadlines:
     @classmethod
     def of(cls, launch: Launch) -> Deadlines:
         """The deadlines that the options set."""
-        return cls(launch.header_timeout, launch.body_timeout, launch.worker_connections)
+        return cls(launch.header_timeout, launch.body_timeout, launch.send_timeout, launch.worker_connections)
 
     @property
     def period(self) -> float:
         """Seconds between two looks."""
-        return min([LOOK_S, *(seconds / LOOKS for seconds in (self.header, self.body) if seconds)])
+        return min([LOOK_S, *(seconds / LOOKS for seconds in (self.header, self.body, self.send) if seconds)])
 
     def look(self, clients: Iterable[Kind], now: float, full: bool = False) -> list[tuple[Kind, Waiting]]:
         """The connections that must go now, and what each has been waited for.
@@ -136,19 +149,27 @@ class Deadlines:
             counts[waiting] += 1
             if waiting is nothing:
                 continue
-            begun = waiting is Waiting.BODY
-            wait = before.get(client)
-            if wait is None or not wait.is_still(begun, request, client.heard):
-                wait = _Wait(begun, request, self._now, client.heard)
-            self.waits[client] = wait
-            limit, waited = self.body if begun else self.header, self._now - wait.since
+            wait = self._wait(client, waiting, request, before.get(client))
+            limit, waited = self._limit(waiting), self._now - wait.since
             if limit and waited >= limit:
                 overdue.append((client, waiting))
-            elif full and not begun and waited >= SPARED_S:
+            elif full and waiting <= Waiting.HEAD and waited >= SPARED_S:
                 spare.append((waiting is Waiting.HEAD, wait.since, client, waiting))
         spare.sort(key=lambda one: one[:2])
         room = max(1, self.places // 10) - len(overdue)
         return overdue + [(client, waiting) for _, _, client, waiting in spare[: max(0, room)]]
+
+    def _wait(self, client: Client, waiting: Waiting, request: object, before: _Wait | None) -> _Wait:
+        moved = client.has_read() if waiting is Waiting.READING else client.heard if waiting is Waiting.BODY else 0
+        if before is None or not before.is_still(waiting, request, moved):
+            before = _Wait(waiting, request, self._now, moved)
+        self.waits[client] = before
+        return before
+
+    def _limit(self, waiting: Waiting) -> float:
+        if waiting is Waiting.READING:
+            return self.send
+        return self.body if waiting is Waiting.BODY else self.header
 
 
 def too_late() -> bytes:

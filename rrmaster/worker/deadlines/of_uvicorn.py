@@ -17,6 +17,7 @@ from attrs import Factory, define
 from ..duty import Duty
 from .full import FullLog
 from .law import Deadlines, Waiting, too_late
+from .reading import bytes_read, drop_unread
 from .requests import ASGI, Message, Receive, RequestTimeout, Send, TooLong, timed_by_scopes
 
 
@@ -28,20 +29,42 @@ def is_fresh(client: Any) -> bool:
     return h11 is None or not h11.trailing_data[0]
 
 
+def is_unread(client: Any) -> bool:
+    """Whether something waits here until the client reads."""
+    return isinstance(client, Watched) and bool(client.transport.get_write_buffer_size())
+
+
 _AT_REST = (Waiting.NOTHING, None)
+_UNREAD = (Waiting.READING, None)
 
 
-class _Heard:
-    """A mix-in for both of uvicorn's protocols."""
+class Watched:
+    """A mix-in for all of uvicorn's protocols, those of websockets too."""
 
     heard: int = 0
     """Bytes of bodies so far."""
+    transport: Any
+
+    def waits_for(self) -> tuple[Waiting, object]:
+        """What the connection waits for, and the last request."""
+        return (Waiting.READING if self.transport.get_write_buffer_size() else Waiting.NOTHING), None
+
+    def has_read(self) -> int:
+        """The bytes that the client has read."""
+        transport = self.transport
+        return bytes_read(transport.get_extra_info("socket"), -transport.get_write_buffer_size())
+
+
+class _Heard(Watched):
+    """A mix-in for both of uvicorn's protocols of HTTP."""
+
     cycle: Any
     flow: Any
 
     def waits_for(self) -> tuple[Waiting, object]:
-        """What the connection waits for, and the last request."""
         cycle = self.cycle
+        if self.transport.get_write_buffer_size():
+            return _UNREAD
         if self._is_idle() and not self._has_begun_a_head():
             return _AT_REST  # the keep-alive timer closes it
         if self._awaits_head():
@@ -50,6 +73,10 @@ class _Heard:
         if self._awaits_body() and not self.flow.read_paused and not cycle.waiting_for_100_continue:
             return Waiting.BODY, cycle
         return Waiting.NOTHING, cycle
+
+    def serves(self, scope: Message) -> bool:
+        """Whether the application is called with this scope for the connection."""
+        return self.cycle is not None and self.cycle.scope is scope
 
     def _is_idle(self) -> bool:
         """Whether no byte has come since the end of the last answer."""
@@ -71,6 +98,10 @@ class HeardByHttptools(_Heard):
 
     scope: Any
     idle_since: float | None
+    _running: Any
+
+    def serves(self, scope: Message) -> bool:
+        return super().serves(scope) or (self._running is not None and self._running.scope is scope)
 
     def on_body(self, body: bytes) -> None:
         self.heard += len(body)
@@ -137,7 +168,7 @@ class UvicornDeadlines:
         loop.call_later(self.deadlines.period, self._look, loop)
 
     def _look(self, loop: Any) -> None:
-        clients = [client for client in self.connections if isinstance(client, _Heard)]
+        clients = [client for client in self.connections if isinstance(client, _Heard) or is_unread(client)]
         full = self.log.is_full(self.duty, self.deadlines)
         overdue = self.deadlines.look(clients, loop.time(), full)
         self.log.looked(full, self.duty, self.deadlines, len(overdue), loop.time())
@@ -151,13 +182,26 @@ def expire(client: Any, waiting: Waiting) -> None:
     """Close a connection whose time is over, with 408 where that can be said; its application learns that it is gone.
 
     A connection without a byte is closed in silence: browsers make some in advance, and would take 408 for the answer
-    to the request that they send at the same moment.
+    to the request that they send at the same moment.  One that does not read would not read that either.
     """
+    if waiting is Waiting.READING:
+        drop_unread(client.transport.get_extra_info("socket"))
+        client.transport.abort()  # it may be closing already, and wait for its client
+        return
     if client.transport.is_closing():
         return
     if waiting is Waiting.HEAD or (waiting is Waiting.BODY and not client.cycle.response_started):
         client.transport.write(too_late())
     client.transport.close()
+
+
+def cut(connections: Collection[Any], scope: Message) -> bool:
+    """Reset the connection of a request, if its client does not read.  Returns whether it was."""
+    for client in connections:
+        if isinstance(client, _Heard) and client.serves(scope) and is_unread(client):
+            expire(client, Waiting.READING)
+            return True
+    return False
 
 
 def timed_on_asyncio(app: ASGI, timed: RequestTimeout, threaded: bool) -> ASGI:

@@ -8,6 +8,8 @@
                                     │                      │
                                     └── WSGI ──── its worker asks to be replaced, and prints its stacks
 
+What waits for a client that does not read is not stuck: before a worker is replaced, that client's connection is reset.
+
 The worker gets no more connections, its other requests have the graceful timeout, and then the master ends it.
 """
 
@@ -46,12 +48,18 @@ class _Running:
     cancel: Callable[[], object] | None
     """None: it cannot be cancelled."""
     cancelled: bool = False
+    cut_at: float | None = None
+    """When the connection of its client was reset."""
 
     def give_up(self) -> None:
         """Cancel it, once."""
         self.cancelled = True
         if self.cancel is not None:
             self.cancel()
+
+    def lose_connection(self, now: float) -> None:
+        """Its connection was reset."""
+        self.cut_at = now
 
 
 @define(eq=False)
@@ -65,6 +73,8 @@ class RequestTimeout:
     clock: Callable[[], float] = time.monotonic
     dump: Callable[[], object] = lambda: os.kill(os.getpid(), DUMP_SIGNAL)
     """Prints the stacks of all threads and tasks."""
+    cut: Callable[[Message], bool] = lambda _: False
+    """Resets the connection of the request with this scope, if its client does not read; returns whether it did."""
     running: dict[_Running, None] = Factory(dict)
     _gone: bool = False
     """Whether this worker has asked to be replaced."""
@@ -94,11 +104,18 @@ class RequestTimeout:
             age = now - request.began
             if age < self.limit:
                 return  # so are all that have begun after it
-            if request.cancel is None or (request.cancelled and age >= self.limit + CANCEL_S):
-                self._replace(request)
-            elif not request.cancelled:
+            if request.cancel is not None and not request.cancelled:
                 self.write(f"{self.words(request)}: cancelled\n")
                 request.give_up()
+            elif (request.cancel is None or age >= self.limit + CANCEL_S) and not self._waits_for_client(request, now):
+                self._replace(request)
+
+    def _waits_for_client(self, request: _Running, now: float) -> bool:
+        """Whether its client does not read, or did not until its connection was reset a moment ago."""
+        if request.cut_at is None and self.cut(request.scope):
+            self.write(f"{self.words(request)}, and its client does not read: the connection is reset\n")
+            request.lose_connection(now)
+        return request.cut_at is not None and now - request.cut_at < CANCEL_S
 
     def _replace(self, request: _Running) -> None:
         if self._gone:

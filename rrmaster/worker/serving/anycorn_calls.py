@@ -88,6 +88,10 @@ class Calls:
             if not self.gone and _is_abandoned(stream):
                 self._count_reset()
 
+    def serves(self, scope: Message) -> bool:
+        """Whether the request with this scope is one of its calls."""
+        return any(getattr(stream, "scope", None) is scope for stream in self._running)
+
     async def _send(self, stream: Any, send: Send, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.body":

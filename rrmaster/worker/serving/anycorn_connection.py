@@ -27,7 +27,7 @@ from hyperframe.frame import GoAwayFrame
 from wsproto.connection import ConnectionState
 
 from ..deadlines.law import Waiting, too_late
-from ..deadlines.of_anycorn import awaits_a_body
+from ..deadlines.of_anycorn import Outgoing, StalledStreams, awaits_a_body
 from ..intake import CLOSE_NOTIFY_S
 from .anycorn_calls import Calls
 from .http1.anycorn_targets import Protocol
@@ -69,20 +69,22 @@ class AnycornConnection:
     left: bool = False
     """Whether GOAWAY was sent; what the client sends after it is dropped."""
     calls: Calls = field(init=False)
+    outgoing: Outgoing = field(init=False)
     half_closed: bool = False
     """Whether the client sends no more and waits for its last answer."""
+    stalled: StalledStreams = Factory(StalledStreams)
     life: trio.CancelScope = Factory(trio.CancelScope)
     """The scope of the connection and of all its calls."""
     protocol: Protocol = field(init=False)
     _over: trio.Event = Factory(trio.Event)
     """Set when nothing more is read."""
     _reading: trio.CancelScope = Factory(trio.CancelScope)
-    _sending: trio.Lock = Factory(trio.Lock)
     _rested_at: float = 0.0
     """When it became idle, or busy."""
 
     def __attrs_post_init__(self) -> None:
         self.calls = Calls(self.app, self._abort, self._expect_close)
+        self.outgoing = Outgoing(self.stream, self._broke)
 
     def speak(self, protocol: Protocol) -> None:
         """Set the protocol that is spoken on it, before `serve`."""
@@ -162,7 +164,7 @@ class AnycornConnection:
         if h2 is not None and not self.left:
             self.left = True
             h2.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
-            self.protocol.task_group.spawn(self._transmit, h2.connection.data_to_send())
+            self.protocol.task_group.spawn(self.outgoing.send, h2.connection.data_to_send())
             self.protocol.task_group.spawn(self._end_now)
 
     async def _end_now(self) -> None:
@@ -208,10 +210,10 @@ class AnycornConnection:
         """Carry out what the protocol wants; anycorn calls it with each event."""
         match event:
             case RawData():
-                await self._transmit(event.data + self._goaway_if_last())
+                await self.outgoing.send(event.data + self._goaway_if_last())
             case SendFile():
                 async for chunk in read_file_chunks(event.file, event.offset, event.count):
-                    await self._transmit(chunk)
+                    await self.outgoing.send(chunk)
             case Updated():
                 self._rest(event.idle)
                 if self.h2 is not None:
@@ -227,7 +229,7 @@ class AnycornConnection:
                 del h2.stream_buffers[number]
                 h2.priority.remove_stream(number)
                 h2.connection.reset_stream(number, ErrorCodes.INTERNAL_ERROR)
-                await self._transmit(h2.connection.data_to_send())
+                await self.outgoing.send(h2.connection.data_to_send())
 
     def _rest(self, idle: bool) -> None:
         self.idle, self._resting = idle, idle and not self._has_begun_a_head()
@@ -242,27 +244,23 @@ class AnycornConnection:
         protocol = self.protocol.protocol
         return not isinstance(protocol, H2Protocol) and bool(protocol.connection.trailing_data[0])
 
-    async def _transmit(self, data: bytes) -> None:
-        try:
-            # Shielded: a cancelled application must not leave half a frame on the connection.
-            async with self._sending:
-                with trio.CancelScope(shield=True):
-                    await self.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.calls.leave()
-            self.close_soon()  # `serve` then tells the protocol
+    def _broke(self) -> None:
+        self.calls.leave()
+        self.close_soon()  # `serve` then tells the protocol
 
     async def _close(self) -> None:
         try:
             with trio.move_on_after(CLOSE_NOTIFY_S):
                 await self.stream.aclose()
-        except (OSError, trio.BrokenResourceError, trio.BusyResourceError):
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             pass  # the client is gone; the socket is closed in any case
 
     # --- deadlines
 
     def waits_for(self) -> tuple[Waiting, object]:
         """What it waits for, and an object that stands for the request."""
+        if self.outgoing.waiting_since is not None:
+            return Waiting.READING, None
         protocol = self.protocol.protocol
         if isinstance(protocol, H2Protocol):
             is_body = self._receiving and awaits_a_body(protocol)
@@ -274,12 +272,19 @@ class AnycornConnection:
             return (Waiting.FIRST_BYTE if self.silent else Waiting.HEAD), protocol.stream
         return (Waiting.BODY if state is h11.SEND_BODY else Waiting.NOTHING), protocol.stream
 
+    def has_read(self) -> int:
+        """The bytes that the client has read."""
+        return self.outgoing.has_read()
+
     async def expire(self, waiting: Waiting) -> None:
         """Close it, because what it waits for has not come in time; with 408 if a head has begun, and no answer."""
+        if waiting is Waiting.READING:
+            self.outgoing.cut()
+            return
         protocol = self.protocol.protocol
         state = None if isinstance(protocol, H2Protocol) else protocol.connection.our_state
         if waiting is not Waiting.FIRST_BYTE and state in (h11.IDLE, h11.SEND_RESPONSE):
-            await self._transmit(too_late())
+            await self.outgoing.send(too_late())
         self.close_soon()
 
     # --- the drain
@@ -312,14 +317,14 @@ class AnycornConnection:
         if self.h2 is None:
             self.close_soon()
         elif not self.left:
-            await self._transmit(self._go_away(self.h2))
+            await self.outgoing.send(self._go_away(self.h2))
 
     async def last_call(self) -> None:
         """Close it if it is idle.  Announce to a busy client of HTTP/2 that no further request will be served."""
         if self.is_idle:
             await self.leave()
         elif self.h2 is not None and not self.left:
-            await self._transmit(GoAwayFrame(0, self.h2.connection.highest_inbound_stream_id).serialize())
+            await self.outgoing.send(GoAwayFrame(0, self.h2.connection.highest_inbound_stream_id).serialize())
 
     def _goaway_if_last(self) -> bytes:
         """GOAWAY to append to what is being written, if that is the end of the last answer in a drain."""

@@ -53,7 +53,7 @@ from ..access.log import AccessLog
 from ..api import header_of
 from ..deadlines.law import Deadlines
 from ..deadlines.of_anycorn import keep_deadlines, timed_on_trio
-from ..deadlines.requests import RequestTimeout
+from ..deadlines.requests import CANCEL_S, RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
@@ -121,7 +121,7 @@ class AnycornServer:
         log = AccessLog.of(self.launch, self.duty.identity)
         self.config = configured(self.launch)
         app = _framed(HttpLimits.of(self.launch).around(self.app))
-        self.timed = RequestTimeout(self.launch.request_timeout, self.duty)
+        self.timed = RequestTimeout(self.launch.request_timeout, self.duty, cut=self._cut)
         self.counted = counted_app(timed_on_trio(app, self.timed), self.duty, log)
         self.uncounted = uncounted_app(app, self.duty, log)
         self.duty.count(self.counted.requests)
@@ -239,6 +239,15 @@ class AnycornServer:
             await send(message)
 
         return closing
+
+    def _cut(self, scope: Message) -> bool:
+        """Reset the connection of this request, if its client does not read."""
+        for client in self.clients:
+            since = client.outgoing.waiting_since
+            if client.calls.serves(scope) and since is not None and trio.current_time() - since >= CANCEL_S:
+                client.outgoing.cut()
+                return True
+        return False
 
     # --- the drain
 

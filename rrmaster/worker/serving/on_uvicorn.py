@@ -37,6 +37,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -49,7 +50,7 @@ from ..access.log import AccessLog
 from ..api import header_of
 from ..connection import Connection
 from ..deadlines.law import Deadlines
-from ..deadlines.of_uvicorn import UvicornDeadlines, heard, is_fresh, timed_on_asyncio
+from ..deadlines.of_uvicorn import UvicornDeadlines, Watched, cut, heard, is_fresh, timed_on_asyncio
 from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
@@ -168,7 +169,7 @@ class _WithProxyHeader:
             self.client, self.server = header.source, header.destination
 
 
-class _UvicornWebSocket:
+class _UvicornWebSocket(Watched):
     """A mix-in for uvicorn's websockets: in a drain a handshake still says ``Connection: Upgrade`` alone."""
 
     def __init__(self, config: Any, server_state: ServerState, app_state: dict[str, Any]) -> None:
@@ -207,7 +208,7 @@ class UvicornServer:
     def __attrs_post_init__(self) -> None:
         duty = self.service.duty
         app, log = HttpLimits.of(self.launch).around(self.app), AccessLog.of(self.launch, duty.identity)
-        self.timed = RequestTimeout(self.launch.request_timeout, duty)
+        self.timed = RequestTimeout(self.launch.request_timeout, duty, cut=partial(cut, self.state.connections))
         timed = timed_on_asyncio(app, self.timed, self.threaded)
         self.counted = counted_app(timed, duty, log, one_at_a_time=True)
         self.uncounted = uncounted_app(app, duty, log)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 
 import rrmaster
 
@@ -78,3 +79,40 @@ async def endless(scope, receive, send):
 async def plain(scope, receive, send):
     if scope["type"] == "http":
         await answer(send, b"hello")
+
+
+async def hangs(scope, receive, send):
+    """Begin an answer, and block the whole worker until it is killed."""
+    import anyio
+
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"more", "more_body": True})
+    await anyio.sleep(0.05)  # uvloop writes in its next turn
+    time.sleep(3600)
+
+
+async def pours(scope, receive, send):
+    """Send more than any buffer holds: at once, in parts without an end, or over a websocket."""
+    import anyio
+
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        while True:
+            await send({"type": "websocket.send", "bytes": bytes(65_536)})
+    if scope["type"] != "http":
+        return
+    whole = scope["path"] == "/whole"
+    body = bytes(32 << 20 if whole else 65_536)
+    headers = [(b"content-length", b"%d" % len(body))] if whole else []
+    if scope["path"] == "/":
+        headers, body, whole = [], b"%d" % os.getpid(), True
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    try:
+        await send({"type": "http.response.body", "body": body, "more_body": not whole})
+        while not whole:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await anyio.sleep(0)  # uvicorn drops what is sent to a client that has left, at once
+    finally:
+        print("a pour has ended", scope["path"], flush=True)

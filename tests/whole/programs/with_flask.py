@@ -36,6 +36,11 @@ def endless():
     return chunks()
 
 
+@app.get("/parts")
+def parts():
+    return (bytes(65_536) for _ in range(10_000))
+
+
 @app.get("/slow")
 def slow():
     time.sleep(float(request.args.get("ms", "200")) / 1000)

@@ -1,0 +1,1 @@
+"""How do master and workers have different users?"""

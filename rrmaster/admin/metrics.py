@@ -191,7 +191,8 @@ def _done_by(w: WorkerStatus) -> SlotTotals:
     """What a living worker has done so far."""
     return SlotTotals(
         w.slot,
-        max(w.handed - w.unclaimed, 0),
+        # What the worker counts itself; the difference is off by what is being recalled at this moment.
+        w.accept_wait.count if w.accept_wait else max(w.handed - w.unclaimed, 0),
         w.requests or 0,
         w.cpu_us or 0,
         request_duration=w.request_duration or NOTHING,

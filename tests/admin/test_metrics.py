@@ -75,6 +75,16 @@ def test_a_histogram_of_a_slot_is_the_sum_over_all_its_workers(accept: str) -> N
     assert (bucket("accept_wait", 0, "0.0001"), bucket("accept_wait", 1, "+Inf")) == (2, 2)
 
 
+def test_connections_are_as_the_worker_counts_them_and_do_not_fall_while_some_are_recalled() -> None:
+    """One that a recall has read, and not handed over yet, is no longer unclaimed, and not taken either."""
+    counted = Histogram((0,) * len(WAITS) + (9,), 0.5)
+    found = values(
+        a_snapshot(a_worker(0, handed=12, unclaimed=0, accept_wait=counted), a_worker(1, handed=12, unclaimed=2))
+    )
+    assert found["rrmaster_worker_connections_total", (("slot", "0"),)] == 9
+    assert found["rrmaster_worker_connections_total", (("slot", "1"),)] == 10, "a worker that does not count"
+
+
 def test_a_counter_by_kind_has_each_kind_from_the_start() -> None:
     """Of a counter whose first value is 1 Prometheus sees no increase: the first crash would be missed."""
     found = values(a_snapshot(a_worker(0)))

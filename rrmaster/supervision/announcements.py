@@ -128,10 +128,10 @@ class Announcements:
 
 def _done_by(worker: WorkerRecord) -> SlotTotals:
     requests, cpu = (worker.report.requests, worker.report.cpu_us) if worker.report is not None else (0, 0)
-    # Not those that were handed over: what it had not taken is recalled after its end.  What it has counted itself, in
-    # memory that outlives it, is exact; the rest cannot know what a recall that was under way has found.
+    # Not those that were handed over: what it had not taken is recalled after its end.  Both counts are at most right:
+    # the worker may have died before it counted one that it took, and a recall under way may have found one less.
     figures = worker.figures.so_far() or Figures()
-    taken = figures.waits.count or worker.link.load.closed + worker.link.lost
+    taken = max(figures.waits.count, worker.link.load.closed + worker.link.lost)
     return SlotTotals(worker.slot, taken, requests, cpu, request_duration=figures.durations, accept_wait=figures.waits)
 
 

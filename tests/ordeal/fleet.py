@@ -22,6 +22,9 @@ from rrmaster.status.model import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 3
+START_S = 120
+"""Seconds for the start: on a machine with fifty processes that want a processor it has taken 60."""
+
 T = TypeVar("T")
 
 COMMAND = (
@@ -124,7 +127,7 @@ async def running(options: list[str]) -> AsyncIterator[Master]:
             )
         master = Master(process, place)
         try:
-            with trio.fail_after(60):
+            with trio.fail_after(START_S):
                 while "workers serve" not in master.log:
                     await trio.sleep(0.05)
             yield master

@@ -54,7 +54,7 @@ class ReloadController:
     _again: bool = False
     """Another reload follows the one that runs."""
     _size_later: int | None = None
-    """A size asked for during a reload."""
+    """A size for when a reload is over and its old workers have gone: a fleet that grows would keep them until then."""
     _sampled: float = float("-inf")
     """When the autoscaler last looked."""
     _trial: Trial = field(init=False)
@@ -131,7 +131,7 @@ class ReloadController:
     def scale(self, size: int) -> None:
         """Set the fleet's size, at least 1; during a reload, as soon as that is decided."""
         size = max(size, 1)
-        if self.undecided is not None:
+        if self.undecided is not None or self._size_later is not None:
             self._size_later = size
             self.fleet.announcements.scaling_waits(size)
         elif self._goal.size not in (0, size):
@@ -296,8 +296,8 @@ class ReloadController:
         self.code.committed(rollout.generation, settings.rollback_window)
         self.fleet.configure(settings)
         self.configure(settings)
-        if before.workers != settings.workers:
-            self.scale(fleet_size(settings, usable_cpus()))
+        if before.workers != settings.workers and self._size_later is None:
+            self._size_later = fleet_size(settings, usable_cpus())
 
     def _abandon(self, rollout: Rollout) -> None:
         self.reconfigurer.abandon()
@@ -319,7 +319,7 @@ class ReloadController:
             self._again = False
             self.begin()
             return
-        if self._size_later is not None:
+        if self._size_later is not None and all(w.generation >= self._goal.generation for w in self._serving()):
             size, self._size_later = self._size_later, None
             self.scale(size)
         self._autoscale(now)

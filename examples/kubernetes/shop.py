@@ -1,0 +1,10 @@
+"""The application that the manifests serve."""
+
+import asyncio
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await asyncio.sleep(3600 if scope["path"] == "/stuck" else 0.02)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
+        await send({"type": "http.response.body", "body": b"welcome"})

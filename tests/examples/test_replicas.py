@@ -1,0 +1,78 @@
+"""The files of examples/replicas fit each other, and its clients keep an honest ledger (the trial needs root)."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import trio
+
+from rrmaster.config.settings import Settings
+from rrmaster.config.sources import from_table, read
+from tests.whole.harness import PATIENCE, ROOT, running, status
+
+HERE = ROOT / "examples" / "replicas"
+NGINX, HAPROXY = ((HERE / name).read_text() for name in ("nginx.conf", "haproxy.cfg"))
+
+
+def settings() -> Settings:
+    table = tomllib.loads((HERE / "rrmaster.toml").read_text())
+    return read([from_table(table, "rrmaster.toml")])[0]
+
+
+def seconds(text: str, name: str) -> float:
+    """A time in a proxy's configuration."""
+    found = re.search(rf"\b{name}[= ](\d+)(ms|s)\b", text)
+    assert found, name
+    return int(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def test_the_drain_begins_after_haproxy_has_learned_that_the_replica_is_not_ready() -> None:
+    fall = int(re.search(r"fall (\d+)", HAPROXY)[1])  # type: ignore[index]
+    learned = fall * (seconds(HAPROXY, "inter") + seconds(HAPROXY, "timeout check"))
+    assert learned < settings().shutdown_delay
+
+
+def test_nginx_tries_a_server_that_has_failed_by_a_new_connection() -> None:
+    """On an old one to a host that is cut off a request would wait for its answer, and a POST would be lost."""
+    assert seconds(NGINX, "keepalive_timeout") < seconds(NGINX, "fail_timeout")
+
+
+def test_no_proxy_gives_up_a_request_that_a_draining_worker_may_finish() -> None:
+    for text, name in ((NGINX, "proxy_read_timeout"), (HAPROXY, "timeout server")):
+        assert seconds(text, name) <= settings().graceful_timeout
+
+
+def test_both_proxies_know_the_same_three_replicas_and_rrmaster_trusts_them() -> None:
+    servers = [re.findall(r"(10\.99\.0\.\d+):8000", text) for text in (NGINX, HAPROXY)]
+    assert servers == [["10.99.0.11", "10.99.0.12", "10.99.0.13"]] * 2
+    assert settings().forwarded_allow_ips == settings().proxy_allow_from
+
+
+async def test_the_ledger_has_each_request_once(tmp_path: Path) -> None:
+    ledger, control = tmp_path / "ledger.json", tmp_path / "control.sock"
+    options = ("-c", str(HERE / "rrmaster.toml"), "--control", str(control), "--admin", f"unix:{tmp_path}/admin.sock")
+    environ = {"LAB": str(tmp_path), "REPLICA": "replica1"}
+    async with running("app:app", *options, workers=None, app_dir=HERE, environ=environ) as master:
+        command = [sys.executable, str(HERE / "load.py"), f"127.0.0.1:{master.port}", "4", str(ledger)]
+        load = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL)
+        with trio.fail_after(PATIENCE):
+            while await requests(control) < 20:
+                await trio.sleep(0.1)
+            load.send_signal(signal.SIGTERM)
+            assert await load.wait() == 0
+            entries = json.loads(ledger.read_text())
+            assert {(how, replica) for *_, how, replica in entries} == {("200", "replica1")}
+            while await requests(control) < len(entries):
+                await trio.sleep(0.1)
+        assert await requests(control) == len(entries)
+        assert {file.read_bytes() for file in tmp_path.glob("*.in-hand")} == {b"\0"}
+
+
+async def requests(control: Path) -> int:
+    return sum(worker.requests or 0 for worker in (await status(control)).workers)

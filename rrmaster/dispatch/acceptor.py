@@ -91,7 +91,11 @@ class Acceptor:
         self.policy = policy
 
     def add_worker(self, load: WorkerLoad, now: float, newcomer_after: float) -> bool:
-        """A worker serves this listener.  Whether it is a newcomer: others have for `newcomer_after` seconds."""
+        """A worker serves this listener.  Whether it is a newcomer: others have for `newcomer_after` seconds.
+
+        Raises BindError if the listener was to begin now, and another program has its address.
+        """
+        self.listener.begin()
         if not self.policy.members:
             self.served_since = now
         newcomer = now - self.served_since >= newcomer_after

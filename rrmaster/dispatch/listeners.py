@@ -73,6 +73,8 @@ class Listener:
     """The backlog asked for, where the kernel does not tell the one in force (unix sockets)."""
     deferral: Deferral = Factory(lambda self: Deferral(self.socket), takes_self=True)
     """Whether silent clients are held back."""
+    held: int | None = None
+    """The backlog with which it will listen: until `begin` it has its address, and refuses connections."""
 
     def __attrs_post_init__(self) -> None:
         keep_from_children(self.socket)
@@ -84,6 +86,15 @@ class Listener:
         """
         return not self.deferral.shared and drop_syns(self.socket)
 
+    def begin(self) -> None:
+        """Listen, if that was left for later.  Raises BindError if another program listens there by now."""
+        backlog, self.held = self.held, None
+        if backlog is not None:
+            try:
+                self.socket.listen(backlog)
+            except OSError as error:
+                raise BindError(f"cannot listen on {self.name}: {_why(error, 0)}", error.errno) from None
+
     def close(self) -> None:
         """Close the socket, and remove its file if the master made it."""
         if self.file is not None:
@@ -92,28 +103,29 @@ class Listener:
         self.socket.close()
 
 
-def open_listeners(bind: Bind, backlog: int, unix_mode: int, option: str = "") -> list[Listener]:
+def open_listeners(bind: Bind, backlog: int, unix_mode: int, option: str = "", held: bool = False) -> list[Listener]:
     """Open one address; a host name may stand for several.  The caller closes the listeners.
 
-    `option` is the address as it was given, which `Listener.bind` keeps.  Raises BindError, with nothing left open.
+    `option` is the address as it was given, which `Listener.bind` keeps.  `held`: a TCP address refuses connections
+    until `Listener.begin`.  Raises BindError, with nothing left open.
     """
-    opened = _open(bind, backlog, unix_mode)
+    opened = _open(bind, backlog, unix_mode, held)
     for listener in opened:
         listener.bind = option
     return opened
 
 
-def _open(bind: Bind, backlog: int, unix_mode: int) -> list[Listener]:
+def _open(bind: Bind, backlog: int, unix_mode: int, held: bool) -> list[Listener]:
     match bind:
         case Tcp(host, port):
-            return _open_tcp(host, port, backlog)
+            return _open_tcp(host, port, backlog, held)
         case Unix(path):
             return [_open_unix(path, backlog, unix_mode)]
         case Inherited(fd):
             return [adopt(fd)]
 
 
-def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
+def _open_tcp(host: str, port: int, backlog: int, held: bool) -> list[Listener]:
     opened: list[Listener] = []
     try:
         addresses = _resolve(host, port)
@@ -122,7 +134,7 @@ def _open_tcp(host: str, port: int, backlog: int) -> list[Listener]:
                 # One port for all addresses of a name: the first one's.
                 address = (address[0], opened[0].socket.getsockname()[1], *address[2:])
             try:
-                opened.append(_listen_tcp(family, address, backlog))
+                opened.append(_listen_tcp(family, address, backlog, held=held))
             except OSError as error:
                 # A name has addresses that this machine has not: localhost is ::1 too where IPv6 is off.  The others
                 # serve, as in Node; the last one's error rises if there are none.
@@ -169,7 +181,9 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _listen_tcp(family: int, address: tuple[object, ...], backlog: int, v6_only: bool = False) -> Listener:
+def _listen_tcp(
+    family: int, address: tuple[object, ...], backlog: int, v6_only: bool = False, held: bool = False
+) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Without it a restart finds the port busy for a minute (TIME_WAIT).  On Linux, unlike elsewhere, it lets no
@@ -183,12 +197,17 @@ def _listen_tcp(family: int, address: tuple[object, ...], backlog: int, v6_only:
         # Inherited: a peer that vanished without closing would count as load for ever.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.bind(address)
-        sock.listen(backlog)
+        # Also if held: only this shows that another program listens there.  A free port is found by the bind, and the
+        # shutdown would give it back.
+        if not held or address[1] != 0:
+            sock.listen(backlog)
+        if held and address[1] != 0:
+            sock.shutdown(socket.SHUT_RDWR)  # a listener becomes a socket that is only bound, tcp_disconnect()
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, name_of(sock))
+    return Listener(sock, name_of(sock), held=backlog if held else None)
 
 
 def _why(error: OSError | ValueError, port: int) -> str:

@@ -202,7 +202,8 @@ def open_all(settings: Settings, binds: Iterable[str]) -> list[Listener]:
     """Open these addresses.  Raises BindError, with nothing left open."""
     with _all_or_none() as opened:
         for bind in binds:
-            opened.extend(open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode, bind))
+            held = settings.listen_when == "ready"
+            opened.extend(open_listeners(parse_bind(bind), settings.backlog, settings.unix_mode, bind, held))
     return opened
 
 

@@ -255,7 +255,7 @@ async def test_a_scale_in_a_reload_counts_for_both_outcomes(autojump_clock: Mock
 async def test_a_fleet_that_grows_after_a_reload_keeps_no_old_worker_until_it_has_grown(
     autojump_clock: MockClock,
 ) -> None:
-    """"Generation 2 serves alone" is true when it is said, however long the additional worker takes."""
+    """ "Generation 2 serves alone" is true when it is said, however long the additional worker takes."""
     async with a_fleet(2, casting={5: boots_for_ever}) as fleet:
         fleet.supervisor.reload.reload()
         fleet.supervisor.reload.scale(3)

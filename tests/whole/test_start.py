@@ -37,6 +37,24 @@ async def test_every_slot_is_tried_whatever_the_number_of_processors():
         assert await ask(master.port)
 
 
+async def test_with_listen_when_ready_clients_are_refused_until_a_worker_serves(tmp_path: Path):
+    gate = tmp_path / "gate"
+    (tmp_path / "waits.py").write_text(
+        f"import os, time\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.02)\n"
+        "async def handler(stream):\n    await stream.send_all(b'welcome')\n"
+    )
+    options = ("--listen-when", "ready")
+    async with running("waits:handler", *options, workers=1, app_dir=tmp_path, ready=False) as master:
+        await master.said("serves waits:handler on ")
+        for _ in range(3):
+            with pytest.raises(AssertionError, match="refused"):
+                await ask(master.port)
+        gate.touch()
+        await master.said("ready: 1 of 1 workers serve")
+        assert await ask(master.port) == b"welcome"
+        assert await master.stop() == 0
+
+
 def test_a_worker_that_is_never_ready_is_given_up_with_its_stacks():
     ended = rrmaster(*SERVE, "--ready-timeout", "1500ms", "never_ready:app")  # it must get this far
     assert ended.returncode == 3

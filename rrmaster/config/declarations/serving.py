@@ -69,6 +69,16 @@ class ServingOptions:
         "permissions of unix sockets, in octal; the default admits a web server that runs as another user",
         shown="666",
     )
+    # At the start: clients of a machine that is alone would rather wait for a second than be refused.  A proxy that
+    # asks no health check takes the open port for a server, and requests wait there while other replicas are idle.
+    listen_when: str = option(
+        "start",
+        one_of("moment to listen", ("start", "ready")),
+        _WHERE,
+        "start|ready",
+        "when TCP addresses begin to listen: at the start, so that early clients wait for the first worker; or when it "
+        "is ready, so that until then they are refused, and a proxy asks another replica",
+    )
     # gunicorn's and uvicorn's; net.core.somaxconn caps it.
     backlog: int = option(
         2048, from_to(1, 65535), _WHERE, "N", "connections that may wait in the kernel, in the only queue there is"

@@ -6,12 +6,14 @@ The counts are in files that are mapped into memory, one for each worker, so tha
 import asyncio
 import mmap
 import os
+import time
 from functools import cache
 from pathlib import Path
 
 REPLICA = os.environ.get("REPLICA", "here")
 LAB = Path(os.environ.get("LAB", "/tmp"))
 SLOW = LAB / f"{REPLICA}.slow"
+time.sleep(float(os.environ.get("IMPORT_SECONDS", "0")))
 SECONDS = {"GET": 0.02, "POST": 0.05}
 
 

@@ -18,7 +18,10 @@ import lab
 
 HERE = Path(__file__).resolve().parent
 WORKERS, CLIENTS = 2, 24
-PATIENCE = 30.0
+IMPORT = 6
+"""Seconds in which the application is imported: more than nginx's fail_timeout, as with large ones."""
+
+PATIENCE = 60.0
 """Seconds until a wait of the trial fails."""
 
 SETTLED = 6.0
@@ -30,6 +33,7 @@ class Replica:
 
     def __init__(self, host: lab.Host, server: str, proxy: str) -> None:
         self.host, self.server, self.proxy = host, server, proxy
+        self.environ = {"LAB": str(host.directory), "IMPORT_SECONDS": str(IMPORT)}
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -40,7 +44,7 @@ class Replica:
         else:
             command = f"-m uvicorn app:app --workers {WORKERS} --host 0.0.0.0 --port 8000 --log-level warning"
             command += " --timeout-graceful-shutdown 10 --timeout-keep-alive 75 --forwarded-allow-ips 10.99.0.4"
-        self.process = self.host.start(f"{sys.executable} {command}", REPLICA=name, LAB=str(self.host.directory))
+        self.process = self.host.start(f"{sys.executable} {command}", REPLICA=name, **self.environ)
         wait(self.is_ready, self.host)
 
     def is_ready(self) -> bool:

@@ -16,7 +16,7 @@ from tests.whole.harness import BRIEF, ask, rrmaster, running, status
 
 
 async def test_clients_lose_nothing_though_endpoints_are_removed_later_than_a_pod_is_told_to_end() -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(150):
         ended, pod = await life(scale=0.3)
     assert ended == 0
     assert pod.ledger.keys() == {200}

@@ -61,17 +61,22 @@ async def test_the_ledger_has_each_request_once(tmp_path: Path) -> None:
     async with running("app:app", *options, workers=None, app_dir=HERE, environ=environ) as master:
         command = [sys.executable, str(HERE / "load.py"), f"127.0.0.1:{master.port}", "4", str(ledger)]
         load = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL)
+        await served(control, 8)
+        load.send_signal(signal.SIGTERM)
         with trio.fail_after(PATIENCE):
-            while await requests(control) < 20:
-                await trio.sleep(0.1)
-            load.send_signal(signal.SIGTERM)
             assert await load.wait() == 0
-            entries = json.loads(ledger.read_text())
-            assert {(how, replica) for *_, how, replica in entries} == {("200", "replica1")}
-            while await requests(control) < len(entries):
-                await trio.sleep(0.1)
+        entries = json.loads(ledger.read_text())
+        assert {(how, replica) for *_, how, replica in entries} == {("200", "replica1")}
+        await served(control, len(entries))
         assert await requests(control) == len(entries)
         assert {file.read_bytes() for file in tmp_path.glob("*.in-hand")} == {b"\0"}
+
+
+async def served(control: Path, count: int) -> None:
+    """Wait until the workers have served this number of requests."""
+    with trio.fail_after(2 * PATIENCE):
+        while await requests(control) < count:
+            await trio.sleep(0.1)
 
 
 async def requests(control: Path) -> int:

@@ -21,6 +21,8 @@ def complaints(settings: Any, of_applications: Mapping[str, Any]) -> Iterator[st
     yield from _of_what_is_served(settings, of_applications)
     yield from _of_addresses(settings.binds)
     yield from _of_deferral(settings)
+    if settings.listen_when != "start" and not any(isinstance(bind, Tcp) for bind in settings.binds):
+        yield "--listen-when is for TCP addresses that rrmaster opens, and --bind names none; leave it out"
     yield from _of_timeouts(settings)
     yield from _of_tls(settings)
     yield from _of_admin(settings)

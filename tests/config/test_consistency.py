@@ -31,6 +31,13 @@ def test_an_option_of_tls_that_would_do_nothing_is_refused(chosen, said):
         Settings(APP, **chosen)
 
 
+@pytest.mark.parametrize(("application", "bind"), [(APP, "unix:/run/shop.sock"), (APP, "fd://3"), ("server.py", None)])
+def test_to_listen_later_is_refused_where_no_tcp_address_would(application, bind):
+    with pytest.raises(SettingsError, match="--listen-when is for TCP addresses"):
+        Settings(application, listen_when="ready", **({"bind": (bind,)} if bind else {}))
+    Settings(APP, listen_when="ready")
+
+
 def test_a_worker_is_not_called_hung_between_two_heartbeats():
     with pytest.raises(SettingsError, match="at least twice the heartbeat"):
         Settings(APP, heartbeat="1s", hang_timeout="1.5s")

@@ -61,6 +61,7 @@ def test_the_defaults_are_the_documented_ones():
         "arguments": (),
         "bind": ("127.0.0.1:8000",),
         "unix_mode": 0o666,
+        "listen_when": "start",
         "backlog": 2048,
         "defer_accept": "auto",
         "reload": False,

@@ -222,7 +222,7 @@ async def test_a_gauge_of_prometheus_counts_the_workers_that_run_and_no_template
     pytest.importorskip("prometheus_client")
     environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     async with running("with_prometheus:app", workers=2, environ=environ) as master:
-        await master.said(r"one by one: while it was imported, it opened \S+/gauge_livesum_\d+.db for writing")
+        assert "has imported with_prometheus:app" in master.text
         assert b"\nworkers_up 2.0\n" in await fetched(master)
         killed = next(iter(master.workers))
         os.kill(killed, signal.SIGKILL)

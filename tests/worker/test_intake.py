@@ -131,6 +131,7 @@ async def _seconds_until_closed(duty: Duty, intake: Intake, begun: bytes = b"", 
     client, taken = socket.socketpair()
     clock = MockClock(autojump_threshold=0.01)
     client.sendall(begun)
+    duty.taken += 1
 
     async def serve() -> float:
         service = TrioServer(duty, serve=_never, intake=intake)

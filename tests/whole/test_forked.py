@@ -163,6 +163,7 @@ async def test_the_last_good_code_serves_whatever_the_disk_has(tmp_path: Path) -
                 assert await ask(master.port) == b"one"
             nursery.start_soon(load)
             assert await verb(control, "reload") == 10
+            await master.said("RuntimeError: bad code")
             assert master.text.count("RuntimeError: bad code") == 1
             write(tmp_path / "app.py", answering("two"))
             assert await verb(control, "reload") == 0

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from rrmaster.protocol.family.lineage import look
 from tests.whole.harness import BRIEF, PATIENCE, PROGRAMS, Running, running
 from tests.whole.test_children import get
 
@@ -91,8 +93,16 @@ async def left(children: dict[str, int], until: Callable[[Counter[str]], bool]) 
 
 
 async def start(master: Running, *ways: str) -> dict[str, int]:
-    """Have a worker start children; returns their process ids, by the way in which each leaves its group."""
-    return {way: int((await get(master.port, f"/{way}")).split()[-1]) for way in ways}
+    """Have a worker start children; returns their process ids, by the way in which each leaves its group.
+
+    They are older than whatever starts next: of two processes of one clock tick nothing tells which is the older.
+    """
+    children = {way: int((await get(master.port, f"/{way}")).split()[-1]) for way in ways}
+    began = max(seen.began for seen in map(look, children.values()) if seen is not None)
+    with trio.fail_after(PATIENCE):
+        while int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")) <= began:
+            await trio.sleep(0.002)
+    return children
 
 
 def end(children: dict[str, int]) -> None:

@@ -145,9 +145,10 @@ class Recall:
         except RuntimeError:  # no thread can be started: a process limit
             self._recall_ended(link, 0)
         except Overdue as overdue:
-            # The thread lives on, and `link.recalling` says so: only the worker's death makes its recvmsg return.
-            what = f"its letterbox could not be read for {RECALL_TIMEOUT:g} s: it keeps the kernel's lock"
-            self.on_breach(link, with_evidence(what, overdue))
+            # If the thread lives on, as `link.recalling` says, only the worker's death makes its recvmsg return.
+            if link.recalling:
+                what = f"its letterbox could not be read for {RECALL_TIMEOUT:g} s: it keeps the kernel's lock"
+                self.on_breach(link, with_evidence(what, overdue))
 
     async def recall_for_others(self, link: Link) -> None:
         """Take back what others have room for, from a worker that is dismissed."""

@@ -27,7 +27,7 @@ from ..logs.log import tell
 from ..protocol.forks.safety import asked_for, describe_hindrances
 from ..protocol.template_wire import MemoryUse
 from ..rules.template_health import TemplateHealth
-from .process import NotStarted, Process
+from .process import NoLongerWanted, NotStarted, Process
 from .template import Lost, Template
 
 SPARE_AFTER_S = 0.5
@@ -97,8 +97,10 @@ class GenerationTemplates:
                     tell("template.barren", f"{self.name}: {lost}", level=WARNING, generation=self.generation)
                     return None
                 self.forget(template)
-        if self.over or self.refusal:
-            raise NotStarted(self.refusal or "its generation was given up")
+        if self.refusal:
+            raise NotStarted(self.refusal)
+        if self.over:
+            raise NoLongerWanted("its generation was given up")
         return None
 
     @property

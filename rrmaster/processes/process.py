@@ -47,6 +47,10 @@ class NotStarted(Exception):
     """A worker that cannot be started.  The message says why: mostly the application's own traceback."""
 
 
+class NoLongerWanted(NotStarted):
+    """A worker whose generation was given up before it had a process: the code is not to blame."""
+
+
 class Process(Protocol):
     """A worker's process, however it was started."""
 

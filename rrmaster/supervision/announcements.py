@@ -61,7 +61,8 @@ class Announcements:
     def changed(self, worker: WorkerRecord, before: State, why: str, quiet: bool = False) -> None:
         """The worker entered another state.  `quiet`: its own words follow, and say more than the line would."""
         level = INFO
-        if worker.state in (State.KILLED, State.STOPPING) or (worker.state is State.GONE and not worker.asked):
+        in_order = worker.asked and (worker.state is State.GONE or before in STAYING)  # these have nothing in hand
+        if worker.state is State.KILLED or (worker.state in (State.STOPPING, State.GONE) and not in_order):
             level = WARNING
         elif worker.state is State.PROVING:
             level = DEBUG

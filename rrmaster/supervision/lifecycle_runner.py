@@ -24,7 +24,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..logs.capture import capture_output
 from ..logs.log import tell
 from ..logs.worker_output import worker_output
-from ..processes.process import DUMP_SIGNAL, NotStarted, outlive
+from ..processes.process import DUMP_SIGNAL, NoLongerWanted, NotStarted, outlive
 from ..processes.spawner import StartedWorker
 from ..processes.worker_environment import WorkerSpec
 from ..protocol import wire
@@ -164,6 +164,8 @@ class LifecycleRunner:
         except (OSError, ValueError) as error:  # ValueError: a value that no environment can hold
             why = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
             worker.failed(why)
+        except NoLongerWanted as error:  # its end is no crash, and nothing to warn of
+            self.happens(worker, Event.RETIRE, str(error))
         except NotStarted as error:
             worker.failed(worker.failure or ("" if worker.asked else str(error)))
             self.happens(worker, Event.FAILED)

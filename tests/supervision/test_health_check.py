@@ -109,7 +109,8 @@ async def test_a_probe_that_is_taken_back_from_the_late_has_failed_if_no_report_
         await house.calls(1)
         heir = house.add_worker()
         mock_clock.jump(LATE + 0.001)
-        await eventually(lambda: late.link.probe_recalled)
+        # A thread reads both back, the probe and the client; the mock clock must not run ahead of it.
+        await eventually(lambda: late.link.probe_recalled and house.recall.from_late == 1 and not late.link.recalling)
         await pass_time(mock_clock, 1.5)
         assert (asked.verdicts, heir.seen) == ([], []), "no other worker is asked in its place"
         if not lives:

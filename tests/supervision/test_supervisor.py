@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 
@@ -11,7 +12,7 @@ import trio
 from attrs import Factory, define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rrmaster.processes.process import DUMP_SIGNAL, NotStarted
+from rrmaster.processes.process import DUMP_SIGNAL, NoLongerWanted, NotStarted
 from rrmaster.processes.spawner import StartedWorker
 from rrmaster.processes.worker_environment import WorkerSpec
 from rrmaster.rules.backoff import Exit
@@ -149,6 +150,25 @@ async def test_a_first_start_without_a_single_process_ends_with_the_applications
     async with a_fleet(2, complete=False) as fleet:
         await fleet.over.wait()
         assert str(fleet.failure) == "RuntimeError: bad code"
+
+
+async def test_a_stop_while_a_worker_is_forked_warns_of_nothing(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_fleet(2) as fleet:
+        templates_end = trio.Event()
+
+        async def still(spec: WorkerSpec) -> StartedWorker:
+            await templates_end.wait()
+            raise NoLongerWanted("its generation was given up")
+
+        fleet.spawner.spawn = still
+        fleet.supervisor.reload.scale(3)
+        await fleet.until(lambda: len(fleet.supervisor.workers) == 3)
+        templates_end.set()
+        fleet.supervisor.stop()
+        await fleet.over.wait()
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_the_time_to_become_ready_begins_with_the_process(autojump_clock: MockClock) -> None:

@@ -284,10 +284,12 @@ def _warm() -> bytes:
 
 
 def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it has ended with its master
+    """End a worker with its process group: killed together with its master, it cannot end what it has started."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended with its master
 
 
 async def connect(port: int) -> trio.SocketStream:

@@ -238,6 +238,14 @@ async def test_a_client_that_reads_nothing_is_not_read(kind: str, tmp_path: Path
         assert list(master.workers) == [pid]
 
 
+@pytest.mark.parametrize("kind", SERVED)
+async def test_a_client_that_still_sends_its_body_reads_the_answer(kind: str, tmp_path: Path):
+    """The answer comes before the body is read, and ends the connection."""
+    upload = POST + 3 * b"X: 1\r\n" + b"Content-Length: 8000000\r\n\r\n" + b"x" * 8_000_000
+    async with served(kind, tmp_path, "--limit-request-fields", "3") as master:
+        assert await sent(master.port, upload) == ([431], [])
+
+
 # --- rare forms
 
 

@@ -31,6 +31,7 @@ from ..deadlines.of_anycorn import Outgoing, StalledStreams, awaits_a_body
 from ..intake import CLOSE_NOTIFY_S
 from .anycorn_calls import Calls
 from .http1.anycorn_targets import Protocol
+from .http1.endings_on_trio import linger, until_nothing_is_sent
 
 SETTLED = 0.1
 """Seconds after which an idle connection of HTTP/2 gets GOAWAY: a client that has been idle for so long hardly sends a
@@ -96,6 +97,8 @@ class AnycornConnection:
         await self._read()
         self.calls.leave()
         self._over.set()
+        if isinstance(self.protocol.protocol, H11Protocol):
+            await linger(self.stream, self.protocol.protocol.connection)
         await self._close()
         await self._let_go()  # with the socket closed: what these calls were about to send must not look like an end
         await self.protocol.handle(Closed())
@@ -137,7 +140,7 @@ class AnycornConnection:
         if whole and isinstance(stream, HTTPStream) and stream.app_put is not None:
             self.half_closed, self._reading.deadline = True, math.inf
             await stream.app_put({"type": "http.disconnect"})
-            await trio.sleep_forever()  # until `close_soon`, at the end of the answer
+            await until_nothing_is_sent(self.stream)  # or until `close_soon`, at the end of the answer
 
     async def _let_go(self) -> None:
         """Wake the calls that wait for room in the client's windows, and tell each that the client has left."""

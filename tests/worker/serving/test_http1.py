@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import Any
 from unittest.mock import Mock, patch
@@ -33,7 +34,7 @@ class FakeTransport(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.written, self.reads, self.closed = b"", True, False
+        self.written, self.reads, self.closed, self.ended = b"", True, False, False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -49,6 +50,12 @@ class FakeTransport(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
 
 async def measures(scope: Message, receive: Receive, send: Send) -> None:
@@ -118,10 +125,10 @@ class FakeLoop:
     def time(self) -> float:
         return self.now
 
-    def call_later(self, seconds: float, call: Callable[[], None]) -> Any:
+    def call_later(self, seconds: float, call: Callable[..., None], *arguments: Any) -> Any:
         timer = Mock()
         timer.cancel = lambda: self.timers.pop(timer, None)
-        self.timers[timer] = (self.now + seconds, call)
+        self.timers[timer] = (self.now + seconds, partial(call, *arguments))
         return timer
 
     def create_task(self, coroutine: Any) -> Any:
@@ -139,18 +146,23 @@ class FakeLoop:
 kinds = pytest.mark.parametrize("kind", CLIENTS)
 
 
-async def an_answered_client(kind: str, loop: FakeLoop) -> tuple[Any, FakeTransport]:
-    config = Config(measures, http=kind, log_config=None, lifespan="off", timeout_keep_alive=5)  # type: ignore[arg-type]
+async def a_client(kind: str, loop: FakeLoop, app: Any = measures) -> tuple[Any, FakeTransport]:
+    config = Config(app, http=kind, log_config=None, lifespan="off", timeout_keep_alive=5)  # type: ignore[arg-type]
     config.load()
     transport = FakeTransport()
     client: Any = CLIENTS[kind](config=config, server_state=ServerState(), app_state={}, _loop=loop)  # type: ignore[arg-type]
     client.connection_made(transport)
+    return client, transport
+
+
+async def an_answered_client(kind: str, loop: FakeLoop) -> tuple[Any, FakeTransport]:
+    client, transport = await a_client(kind, loop)
     await answer_one(client)
     return client, transport
 
 
-async def answer_one(client: Any) -> None:
-    client.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+async def answer_one(client: Any, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> None:
+    client.data_received(request)
     for _ in range(TURNS):
         if client.cycle.response_complete:
             return
@@ -204,5 +216,86 @@ def test_a_closed_connection_leaves_no_timer(kind: str) -> None:
         client, _ = await an_answered_client(kind, loop)
         client.connection_lost(ConnectionResetError())
         assert not loop.timers
+
+    asyncio.run(act())
+
+
+@kinds
+def test_blank_lines_after_an_answer_give_no_more_time(kind: str) -> None:
+    async def act() -> None:
+        loop = FakeLoop()
+        client, transport = await an_answered_client(kind, loop)
+        for second in range(1, 5):
+            loop.pass_time(second)
+            client.data_received(b"\r\n")
+        loop.pass_time(4.9)
+        assert not transport.closed
+        loop.pass_time(5)
+        assert transport.closed
+
+    asyncio.run(act())
+
+
+async def refuses(scope: Message, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 100\r\n\r\n"
+
+
+@kinds
+def test_a_client_that_still_sends_reads_the_answer_before_its_connection_is_closed(kind: str) -> None:
+    async def act() -> None:
+        loop = FakeLoop()
+        client, transport = await a_client(kind, loop, refuses)
+        await answer_one(client, UPLOAD)
+        assert (b" 401 " in transport.written, transport.ended, transport.closed) == (True, True, False)
+        loop.pass_time(1)
+        client.data_received(b"x")
+        loop.pass_time(9.9)
+        assert not transport.closed
+        loop.pass_time(10)
+        assert transport.closed, "nothing has come since the look at five seconds"
+        assert transport.written.count(b"HTTP/1.1") == 1
+
+    asyncio.run(act())
+
+
+@kinds
+def test_a_client_that_sends_on_is_cut_in_the_end(kind: str) -> None:
+    async def act() -> None:
+        loop = FakeLoop()
+        client, transport = await a_client(kind, loop, refuses)
+        await answer_one(client, UPLOAD)
+        for second in range(1, 10):
+            loop.pass_time(second)
+            assert not transport.closed
+            client.data_received(b"x" * 100_000)
+        loop.pass_time(10)
+        assert transport.closed
+
+    asyncio.run(act())
+
+
+@kinds
+def test_the_end_of_a_drain_does_not_wait_for_a_client_that_still_sends(kind: str) -> None:
+    async def act() -> None:
+        client, transport = await a_client(kind, FakeLoop(), refuses)
+        await answer_one(client, UPLOAD)
+        client.shutdown()
+        assert transport.closed
+
+    asyncio.run(act())
+
+
+@kinds
+def test_a_connection_whose_request_is_whole_is_closed_with_its_answer(kind: str) -> None:
+    async def act() -> None:
+        loop = FakeLoop()
+        client, transport = await a_client(kind, loop, refuses)
+        client.data_received(UPLOAD)
+        await answer_one(client, b"x" * 100)
+        assert (transport.ended, transport.closed) == (False, True)
 
     asyncio.run(act())

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .h11_requests import Connection
 from .half_closed import abort_when_silent
 from .handshake import is_handshake
+from .lingering import Lingers
 from .reading import Flow
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ LONGEST_HEAD = 16384
 """Bytes of an unfinished head where no option bounds it: h11's own bound."""
 
 
-class H11Client(H11Protocol):
+class H11Client(Lingers, H11Protocol):
     """uvicorn's protocol with h11, mended."""
 
     _ended = False
@@ -49,14 +50,22 @@ class H11Client(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it to run after a reset, and it holds the connection
-        self.flow.let_go()  # type: ignore[attr-defined]
+        self.flow.let_go()
 
     def data_received(self, data: bytes) -> None:
+        if self.lingers:
+            self.drop()
+            return
+        idle, cycle, now = self.timeout_keep_alive_task is not None, self.cycle, self.loop.time()
         super().data_received(data)
+        if self.cycle is not None and self.cycle.more_body:
+            self.expect_body()
         if self.timeout_keep_alive_task is None and self._is_at_rest() and not self.transport.is_closing():
-            # A blank line, which old clients send after a body, begins nothing.
-            seconds, handler = self.timeout_keep_alive, self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task, self.idle_since = self.loop.call_later(seconds, handler), self.loop.time()
+            # A blank line, which old clients send after a body, begins nothing, and gives no more time.
+            if not idle or self.idle_since is None or cycle is not self.cycle:
+                self.idle_since = now
+            rest = self.idle_since + self.timeout_keep_alive - now
+            self.timeout_keep_alive_task = self.loop.call_later(max(rest, 0.0), self.timeout_keep_alive_handler)
 
     def _is_at_rest(self) -> bool:
         answered = self.cycle is not None and self.cycle.response_complete
@@ -78,15 +87,18 @@ class H11Client(H11Protocol):
         )
 
     def on_response_complete(self) -> None:
+        if self.lingers:
+            return
         super().on_response_complete()
         if self.transport.is_closing():
             return
         self.flow.resume_reading()  # uvicorn does so before it has begun what waits
+        self.idle_since = self.loop.time()
         if self._ended and not self._is_busy():
             self._unset_keepalive_if_required()
             self.transport.close()
         elif self.lot is not None and not self._is_busy():
-            self.served, self.idle_since = self.served + 1, self.loop.time()
+            self.served += 1
             if self.lot.at_once:
                 self.lot.park(self)  # type: ignore[arg-type]  # it is a `Parks`, too
 

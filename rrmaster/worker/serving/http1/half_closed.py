@@ -3,15 +3,17 @@
 It may have closed only its own direction (``shutdown(SHUT_WR)``, as ``nc -N`` and socat do) and wait for its answer, or
 it may have left.  The kernel tells the two apart only when bytes are sent: a client that has left answers them with a
 reset.  So a connection is kept while its answer is on its way, and closed when nothing has been sent for `SILENT_S`;
-then the application is told that its client has left.
+then the application is told that its client has left.  On trio `endings_on_trio` does so.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 SILENT_S = 10.0
 """Seconds without a byte for the client after its end of stream.  Longer, and an application that waits for an event
@@ -30,7 +32,7 @@ def abort_when_silent(loop: asyncio.AbstractEventLoop, transport: asyncio.Transp
     def look() -> None:
         if transport.is_closing():
             return
-        rest = SILENT_S - _silent_s(transport.get_extra_info("socket"))
+        rest = SILENT_S - silent_s(transport.get_extra_info("socket"))
         if rest <= 0:
             transport.abort()
         else:
@@ -39,8 +41,8 @@ def abort_when_silent(loop: asyncio.AbstractEventLoop, transport: asyncio.Transp
     loop.call_later(SILENT_S, look)
 
 
-def _silent_s(sock: Any) -> float:
-    """Seconds since the last byte was sent ; `SILENT_S` where the kernel does not tell (unix sockets)."""
+def silent_s(sock: Any) -> float:
+    """Seconds since the last byte was sent; `SILENT_S` where the kernel does not tell (unix sockets)."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_SENT + 4)
     except OSError:

@@ -7,6 +7,7 @@ asks for another protocol answered as if it did not (RFC 9110, 7.8), and has its
 is sent ahead             parsed in pieces of `PIECE` bytes; the rest waits unparsed, and nothing more is read
 is malformed, sent ahead  refused when those before it are answered
 opens a websocket, ahead  begun when those before it are answered
+has an unread body        answered, and the client reads the answer though it still sends (`lingering`)
 ends with the stream      answered, if it is complete: a client may close its own direction (`half_closed`)
 has trailers              answered without them: uvicorn adds them to the header that the application has already got
 ========================= ============================================================================================
@@ -24,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .half_closed import abort_when_silent
 from .handshake import is_handshake
+from .lingering import Lingers
 from .reading import LONGEST_HEAD, Flow
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ are parsed; a piece can hold 900.  A body of a megabyte is fed to the parser in 
 MALFORMED = "Invalid HTTP request received."
 
 
-class HttptoolsClient(HttpToolsProtocol):
+class HttptoolsClient(Lingers, HttpToolsProtocol):
     """uvicorn's protocol with httptools, mended."""
 
     head = LONGEST_HEAD
@@ -70,12 +72,15 @@ class HttptoolsClient(HttpToolsProtocol):
         self._unread, self._last = b"", None
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it to run after a reset, and it holds the connection
-        self.flow.let_go()  # type: ignore[attr-defined]
+        self.flow.let_go()
 
     # --- reading
 
     def data_received(self, data: bytes) -> None:
-        self.idle_since = None
+        if self.lingers:
+            self.drop()
+            return
+        idle_since, self.idle_since = self.idle_since, None
         if self._unread or len(data) > PIECE:
             self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
         elif self._last is None:
@@ -83,8 +88,13 @@ class HttptoolsClient(HttpToolsProtocol):
         if self._unread:
             self._feed_unread()
         cycle = self.cycle
-        if cycle is not None and cycle.response_complete and cycle.scope is self.scope and not cycle.more_body:
-            self.idle_since = self.loop.time()  # a blank line, which old clients send after a body, begins nothing
+        if cycle is None:
+            return
+        if cycle.more_body:
+            self.expect_body()
+        elif cycle.response_complete and cycle.scope is self.scope:
+            # A blank line, which old clients send after a body, begins nothing, and gives no more time.
+            self.idle_since = self.loop.time() if idle_since is None else idle_since
 
     def _feed_unread(self) -> None:
         while self._unread and not self.pipeline and self._last is None and not self.transport.is_closing():
@@ -189,7 +199,7 @@ class HttptoolsClient(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The application has answered `_running`.  In the place of uvicorn's, which makes a timer for each request."""
-        if self.transport.is_closing():
+        if self.lingers or self.transport.is_closing():
             return
         if self.pipeline:
             self._running, app = self.pipeline.pop()

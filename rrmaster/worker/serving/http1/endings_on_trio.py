@@ -1,0 +1,49 @@
+"""How does a connection of HTTP/1.1 on trio end whose client still sends, or sends no more?
+
+Both are as on asyncio and uvloop: see `lingering` and `half_closed`, which have the reasons.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h11
+import trio
+
+from .half_closed import LOOK_S, silent_s
+from .half_closed import SILENT_S as NOTHING_SENT_S
+from .lingering import LINGER_S, SILENT_S
+
+_ANSWERED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
+
+RECEIVE = 65_536
+"""Bytes that are dropped at once."""
+
+
+async def until_nothing_is_sent(stream: Any) -> None:
+    """Wait until nothing has been sent to a client for the time after which it has left."""
+    rest = NOTHING_SENT_S
+    while rest > 0:
+        await trio.sleep(max(rest, LOOK_S))
+        rest = NOTHING_SENT_S - silent_s(_socket_of(stream))
+
+
+async def linger(stream: Any, connection: Any) -> None:
+    """If the request is answered and its body has not come yet: drop what the client sends.  The caller then closes."""
+    if connection.their_state is not h11.SEND_BODY or connection.our_state not in _ANSWERED:
+        return
+    try:
+        if isinstance(stream, trio.SocketStream):
+            await stream.send_eof()
+        with trio.move_on_after(LINGER_S):
+            data: object = True
+            while data:
+                data = b""
+                with trio.move_on_after(SILENT_S):
+                    data = await stream.receive_some(RECEIVE)
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+        pass  # the client is gone
+
+
+def _socket_of(stream: Any) -> Any:
+    return (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket

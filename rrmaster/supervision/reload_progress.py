@@ -9,6 +9,7 @@ from attrs import Factory, define
 
 from ..rules.evidence import LOOKS, Evidence, Seen
 from ..rules.rollout import Phase, Rollout
+from ..verdicts.processor_time import Look, look, waited_here
 from .worker_record import WorkerRecord
 
 OVERDUE = 1.25
@@ -29,6 +30,9 @@ class Reload:
     _finished: dict[int, tuple[int, int, int]] = Factory(dict)
     """By worker: its generation, and what it had finished at the first look and at the last."""
     _next_look: float = float("-inf")
+    _looks: dict[int, Look] = Factory(dict)
+    """By worker of the new generation: what it had of the processors at the last look."""
+    _waited_here: float = 0.0
 
     def look(self, now: float, workers: Iterable[WorkerRecord], heartbeat: float) -> str:
         """Compare what both generations have in hand and have finished.  All reports were read before.
@@ -46,7 +50,8 @@ class Reload:
             self._finished[worker.id] = (worker.generation, first, count)
         silent_since = now - OVERDUE * heartbeat
         old_side, new_side = self._seen(old, silent_since, of_new=False), self._seen(new, silent_since, of_new=True)
-        self._evidence.look(now, old_side, new_side)
+        busy = [worker for worker in new if _in_hand(worker, silent_since)]
+        self._evidence.look(now, old_side, new_side, self._starved(busy))
         self._next_look = now + self.rollout.trial.soak / LOOKS
         return self._judge(now)
 
@@ -63,6 +68,15 @@ class Reload:
         if not why and (remark := self._evidence.remark()):
             rollout.say(remark)
         return why
+
+    def _starved(self, busy: list[WorkerRecord]) -> float:
+        """Seconds since the last look for which each of these workers, or the master, waited for a processor."""
+        if self.rollout.phase is not Phase.SOAKING:
+            return 0.0
+        here, looks = waited_here(), {worker.id: look(worker.link.pids) for worker in busy}
+        waits = [now.since(self._looks.get(number, now)).waited for number, now in looks.items()]
+        delay, self._waited_here, self._looks = here - self._waited_here, here, looks
+        return delay + min(waits, default=0.0)
 
     def _seen(self, workers: list[WorkerRecord], silent_since: float, of_new: bool) -> Seen:
         mine = [counts for counts in self._finished.values() if (counts[0] == self.rollout.generation) is of_new]

@@ -53,6 +53,27 @@ def test_code_that_has_finished_anything_is_never_called_hanging(looks: list[tup
     assert evidence.hangs(10.0, SOAK) == ""
 
 
+def starving(starved: float, soak: float = SOAK) -> str:
+    """Ten looks in a soak at new code that has something in hand, with what it waited for a processor before each."""
+    evidence, step = Evidence(), soak / 10
+    evidence.look(0.0, Seen(), Seen())
+    for tick in range(1, 12):
+        evidence.look(tick * step, Seen(tick * 100, 1), Seen(0, 3, 3), starved * step)
+    return evidence.hangs(11 * step, soak)
+
+
+def test_time_for_which_the_new_code_waited_for_a_processor_is_not_held_against_it() -> None:
+    assert "connections for 2.0 s" in starving(0.0)
+    assert "connections for 1.5 s" in starving(0.25), "the rest was enough"
+    assert starving(0.75) == ""
+    assert starving(7.0) == "", "of many threads each waits"
+
+
+def test_a_soak_in_which_a_first_request_may_still_be_loading_proves_no_hang() -> None:
+    assert starving(0.0, soak=0.1) == ""
+    assert "connections for 0.6 s" in starving(0.0, soak=0.6)
+
+
 def test_a_soak_without_traffic_says_so() -> None:
     evidence = Evidence()
     evidence.look(0.0, Seen(), Seen())

@@ -228,7 +228,7 @@ def _arguments(settings: Settings, service: _Service) -> Iterator[str]:
     """
     if service.config is not None:
         yield f"--config={os.path.abspath(service.config)}"
-    defaults = Settings(settings.application)
+    defaults = Settings(settings.application, reload=settings.reload)  # on which other defaults depend
     for name, option in options().items():
         value = getattr(settings, name)
         if name in {"chdir", "control", *service.from_file}:

@@ -117,6 +117,16 @@ def test_what_was_said_is_written_though_it_equals_the_default() -> None:
     assert "--bind" not in keys(unit(default, user="x", origins={"bind": "default"}))["ExecStart"]
 
 
+def test_what_another_option_implies_is_not_written() -> None:
+    """The file may lose its `reload = true` later, and must then get the probation of a service."""
+    chosen = Settings(APP, reload=True, soak="3s")
+    for where in ("/srv/rrmaster.toml", "command line"):
+        line = keys(unit(chosen, user="x", origins={"reload": where, "soak": "command line"}))["ExecStart"]
+        assert ("--reload" in line, "--soak=3.0" in line) == (where == "command line", True)
+        for implied in ("--probation", "--graceful-timeout", "--rollback-window", "--workers"):
+            assert implied not in line
+
+
 @pytest.mark.parametrize(
     ("path", "hidden", "kept"),
     [

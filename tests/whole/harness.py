@@ -37,7 +37,7 @@ OWN_FRAME = f'File "{Path(package.__file__).parent}/'
 BRIEF = ("--probation", "100ms", "--soak", "100ms")
 """Options for reloads of good code.  Code that must fail by itself has the usual two seconds."""
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until a wait of a test fails; on a busy machine it may take a few."""
 
 

@@ -13,9 +13,11 @@ are one name in it.  `_Headers` decides what becomes of the client's, with gunic
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from urllib.parse import unquote_to_bytes
 from wsgiref.util import FileWrapper
 
 from a2wsgi import WSGIMiddleware
@@ -32,6 +34,9 @@ from .on_uvicorn import warm_up as warm_up  # runtimes finds it here
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _REQUEST = "rrmaster.request"
+
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]+)(?::(\d+))?")
+"""A name or an address, which is in brackets if it has colons, and maybe a port."""
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
@@ -171,7 +176,12 @@ class _CompleteApp:
         environ["wsgi.errors"] = sys.stderr
         environ["wsgi.file_wrapper"] = FileWrapper
         environ["SERVER_SOFTWARE"] = "rrmaster"
-        environ["RAW_URI"] = _raw_uri(environ["asgi.scope"])
+        scope = environ["asgi.scope"]
+        environ["RAW_URI"] = _raw_uri(scope)
+        if "\ufffd" in scope["path"]:
+            environ["PATH_INFO"] = _path_in_bytes(scope)
+        if scope["server"] is None or scope["server"][1] is None:  # a unix socket
+            environ["SERVER_NAME"], environ["SERVER_PORT"] = _asked_for(environ)
         environ.setdefault("REMOTE_ADDR", "")  # a client of a unix socket has no address; gunicorn writes the same
         chunks = self.app(environ, start_response)
         try:
@@ -209,6 +219,19 @@ class _Input:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b"")
+
+
+def _path_in_bytes(scope: Message) -> str:
+    """The path of a request that is no UTF-8: in WSGI a character is a byte (PEP 3333), so nothing of it is lost."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return unquote_to_bytes(raw[len(scope.get("root_path", "")) :]).decode("latin-1")
+
+
+def _asked_for(environ: dict[str, Any]) -> tuple[str, str]:
+    """The name and the port that a client of a unix socket has asked for, as gunicorn: the socket has neither."""
+    found = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
+    name, port = found.groups() if found else (None, None)
+    return name or "localhost", port or ("443" if environ["wsgi.url_scheme"] == "https" else "80")
 
 
 def _raw_uri(scope: Message) -> str:

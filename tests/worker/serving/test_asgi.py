@@ -272,9 +272,9 @@ def test_the_reason_of_a_failed_startup_is_kept(end: Any, words: str) -> None:
 
 
 def in_threads(
-    app: Callable[..., Iterable[bytes]], server: FakeServer, header_map: str = "drop", **scope: Any
+    app: Callable[..., Iterable[bytes]], played: FakeServer, header_map: str = "drop", **scope: Any
 ) -> Awaitable[None]:
-    return watched(app, _Threads(1), header_map)({**HTTP, **scope}, server.receive, server.send)
+    return watched(app, _Threads(1), header_map)({**HTTP, **scope}, played.receive, played.send)
 
 
 def environment(header_map: str = "drop", **scope: Any) -> tuple[dict[str, Any], int]:
@@ -309,6 +309,27 @@ def test_a_wsgi_environment_has_what_gunicorns_has() -> None:
     )  # fmt: skip
     assert b"".join(seen["wsgi.file_wrapper"](io.BytesIO(b"a file"), 4)) == b"a file"
     assert environment()[0]["REMOTE_ADDR"] == "192.0.2.7"
+
+
+def test_a_wsgi_path_that_is_no_utf_8_keeps_its_bytes() -> None:
+    seen, _ = environment(path="/shop/caf\ufffd \ufffd", raw_path=b"/shop/caf%E9%20%EF%BF%BD", root_path="/shop")
+    assert (seen["SCRIPT_NAME"], seen["PATH_INFO"]) == ("/shop", "/caf\xe9 \xef\xbf\xbd")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        (b"shop.example", ("shop.example", "80")),
+        (b"shop.example:81", ("shop.example", "81")),
+        (b"[::1]:82", ("[::1]", "82")),
+        (b"[::1]", ("[::1]", "80")),
+        (b"a:b", ("localhost", "80")),
+        (None, ("localhost", "80")),
+    ],
+)
+def test_a_wsgi_server_on_a_unix_socket_has_the_name_that_was_asked_for(host: bytes | None, expected: object) -> None:
+    seen, _ = environment(server=("/run/shop.sock", None), headers=[] if host is None else [(b"host", host)])
+    assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == expected
 
 
 def test_a_wsgi_body_is_read_by_lines_and_by_bytes() -> None:

@@ -17,7 +17,6 @@ workers on one line.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import math
 import os
@@ -50,9 +49,6 @@ AT_ONCE = 64
 
 STACKS_S = 0.3
 """Seconds for the stacks of a template whose import hangs; they take a few milliseconds."""
-
-_CONTROL = 256
-"""Bytes of control buffer: room for more descriptors than must come, so that those beyond the first can be closed."""
 
 
 class Lost(Exception):
@@ -235,7 +231,7 @@ class Template:
         """Read all waiting messages.  Returns whether more may come."""
         for _ in range(AT_ONCE):
             try:
-                found = _receive(self.line)
+                found = template_wire.receive(self.line)
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
                     self.lose(f"its line broke: {error.strerror}")
@@ -320,28 +316,6 @@ def _leash() -> Iterator[tuple[int, Callable[[], object]]]:
     finally:
         os.close(held)
         os.close(ours)
-
-
-def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | None:
-    """One message, and the first of its descriptors, which the caller owns; None at the end of the stream.
-
-    Raises OSError (BlockingIOError if no message waits), ValueError for a datagram that is no message.
-    """
-    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    datagram, ancillary, _, _ = line.recvmsg(template_wire.MAX, _CONTROL, flags)
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
-    try:
-        message = template_wire.decode(datagram) if datagram else None
-    except ValueError:
-        for fd in fds:
-            os.close(fd)
-        raise
-    for fd in fds[1:] if message is not None else fds:
-        os.close(fd)
-    return None if message is None else (message, fds[0] if fds else None)
 
 
 def _print(generation: int, pid: int, stream: str, line: str) -> None:

@@ -22,7 +22,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from logging import INFO, WARNING
 
@@ -34,6 +34,7 @@ from ..logs.log import tell
 from ..protocol import template_wire
 from ..protocol.family import lineage
 from ..protocol.family.children import keep_from_children
+from ..protocol.template_line import receive
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
 from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
@@ -55,6 +56,10 @@ class Lost(Exception):
     """This template forks no workers, now or for good; the message says why."""
 
 
+async def _nothing_to_do(pid: int) -> None:
+    pass
+
+
 @define(eq=False)
 class Template:
     """One template's process, and the master's end of its line, which it owns."""
@@ -71,6 +76,8 @@ class Template:
     """Why it is lost; empty while it can fork."""
     imported: float = math.inf
     """When its import was done, in clock ticks since the machine was started; 0 if it never imported."""
+    admit: Callable[[int], Awaitable[None]] = _nothing_to_do
+    """Called with the process id of each worker that it has forked, before that begins."""
     own_fault: bool = False
     """It ended by itself, or hung: the application's doing, and not a kill from outside."""
     _decided: trio.Event = Factory(trio.Event)
@@ -147,7 +154,8 @@ class Template:
         Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """
         kind, notes = template_wire.WORKER, len(fds) == template_wire.FDS[template_wire.WORKER]  # the leash comes too
-        return await self._fork(fds, lambda number: ForkRequest(number, kind, environ, tuple(title), notes))
+        order = lambda number: ForkRequest(number, kind, environ, tuple(title), notes)  # noqa: E731
+        return await self._fork(fds, order, self.admit)
 
     async def another(self) -> Template:
         """Fork another template, to be the spare.  Raises Lost, and OSError if no descriptors are left."""
@@ -159,11 +167,16 @@ class Template:
         except BaseException:
             ours.close()
             raise
-        made = Template(process, ours, (), self.generation, self.loaded, imported=0.0)
+        made = Template(process, ours, (), self.generation, self.loaded, imported=0.0, admit=self.admit)
         made._decided.set()
         return made
 
-    async def _fork(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
+    async def _fork(
+        self,
+        fds: Sequence[int],
+        order: Callable[[int], ForkRequest],
+        admit: Callable[[int], Awaitable[None]] = _nothing_to_do,
+    ) -> Process:
         async with self._turn:
             with _leash() as (held, let_go):
                 before = children_of(os.getpid())
@@ -171,6 +184,7 @@ class Template:
                     process = await in_fair_time(
                         FORK_S, lambda: self._involved(before), self._name, partial(self._order, [*fds, held], order)
                     )
+                    await admit(process.pid)
                     let_go()
                     return process
                 except Overdue as overdue:
@@ -231,7 +245,7 @@ class Template:
         """Read all waiting messages.  Returns whether more may come."""
         for _ in range(AT_ONCE):
             try:
-                found = template_wire.receive(self.line)
+                found = receive(self.line)
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
                     self.lose(f"its line broke: {error.strerror}")
@@ -278,7 +292,12 @@ class Template:
         news.set()
 
 
-async def start_template(begin: Begin, generation: int, environ: Mapping[str, str]) -> Template:
+async def start_template(
+    begin: Begin,
+    generation: int,
+    environ: Mapping[str, str],
+    admit: Callable[[int], Awaitable[None]] = _nothing_to_do,
+) -> Template:
     """Start a template, which imports the application that `environ` names.  Raises OSError."""
     ours, its = _line()
     with contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
@@ -293,7 +312,7 @@ async def start_template(begin: Begin, generation: int, environ: Mapping[str, st
         environ = {**environ, "RRMASTER_TEMPLATE": str(its.fileno())}
         process = await begin(environ, [its.fileno()], outputs[0][1], outputs[1][1])
         mine.pop_all()
-    return Template(process, ours, tuple(out for out, _ in outputs), generation)
+    return Template(process, ours, tuple(out for out, _ in outputs), generation, admit=admit)
 
 
 def _line() -> tuple[socket.socket, socket.socket]:

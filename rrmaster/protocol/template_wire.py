@@ -18,10 +18,7 @@ pipe: so a process that the master has given up waiting for never serves.
 
 from __future__ import annotations
 
-import array
 import json
-import os
-import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -48,9 +45,6 @@ that import the application meanwhile wait for them, because the template may ho
 
 FDS = {WORKER: 6, TEMPLATE: 2}
 """The number of descriptors that come with a request.  The forked process owns them; the template closes its copies."""
-
-_CONTROL = 256
-"""Bytes of control buffer: room for more descriptors than must come, so that those beyond the first can be closed."""
 
 
 def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
@@ -201,25 +195,3 @@ def bounded(text: str) -> str:
 
 
 _CUT = "\n[...]\n"
-
-
-def receive(line: socket.socket) -> tuple[Message, int | None] | None:
-    """One message, and the first of its descriptors, which the caller owns; None at the end of the stream.
-
-    Raises OSError (BlockingIOError if no message waits), ValueError for a datagram that is no message.
-    """
-    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    datagram, ancillary, _, _ = line.recvmsg(MAX, _CONTROL, flags)
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
-    try:
-        message = decode(datagram) if datagram else None
-    except ValueError:
-        for fd in fds:
-            os.close(fd)
-        raise
-    for fd in fds[1:] if message is not None else fds:
-        os.close(fd)
-    return None if message is None else (message, fds[0] if fds else None)

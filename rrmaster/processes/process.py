@@ -24,6 +24,7 @@ import trio
 from attrs import Factory, define
 
 from ..rules.backoff import Exit
+from ..waiting import readable
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """A worker answers it by writing the stacks of its threads to stderr, by faulthandler: in C, so a blocked loop answers
@@ -81,7 +82,7 @@ class Child:
     _parent: int = Factory(os.getpid)
 
     async def wait(self) -> Exit:
-        await trio.lowlevel.wait_readable(self._pidfd)
+        await readable(self._pidfd)
         self._over = True
         # A zombie still holds its number, so the signal reaches this worker's orphans and no other process group.
         _signal_group(self.pid, signal.SIGKILL)

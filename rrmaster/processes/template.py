@@ -39,6 +39,7 @@ from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, Lo
 from ..rules.backoff import Exit
 from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
 from ..verdicts.processor_time import children_of
+from ..waiting import readable, writable
 from .process import DUMP_SIGNAL, Begin, Child, Process, adopted, outlive
 
 FORK_S = 1.0
@@ -229,7 +230,7 @@ class Template:
             try:
                 socket.send_fds(self.line, [datagram], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self.line)
+                await writable(self.line.fileno())
             except OSError as error:  # it has died, or this user has too many descriptors in flight
                 raise Lost(f"no order can be sent to it: {error.strerror}") from None
             else:
@@ -239,7 +240,7 @@ class Template:
 
     async def _listen(self) -> None:
         while self._hear_all() and not self.fate:
-            await trio.lowlevel.wait_readable(self.line)
+            await readable(self.line.fileno())
 
     def _hear_all(self) -> bool:
         """Read all waiting messages.  Returns whether more may come."""

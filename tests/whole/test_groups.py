@@ -15,12 +15,9 @@ from tests.whole.test_children import get
 from tests.whole.test_orphans import ENDS, WAYS, a_kill_of_the_master, end, left, lives, start
 
 CASES = [
-    ("uvloop", "asgi", "kill", "auto"),
-    ("uvloop", "asgi", "reload", "auto"),
-    ("uvloop", "asgi", "both", "auto"),
     ("asyncio", "asgi", "master", "off"),
     ("uvloop", "wsgi", "master", "auto"),
-    ("trio", "stream", "master", "auto"),
+    ("trio", "stream", "reload", "auto"),
 ]
 
 

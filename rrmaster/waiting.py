@@ -1,4 +1,4 @@
-"""How does a task of the master wait for a descriptor, also where the kernel cannot watch one more?
+"""How does a task of the master wait for a descriptor, and let go of one, whatever the kernel says?
 
 ``epoll_ctl`` fails where the kernel has no memory, or the user watches too many (``fs.epoll.max_user_watches``).  Then
 a descriptor is looked at again and again, with a pause: `rules.kernel_errors` has the law.
@@ -6,11 +6,12 @@ a descriptor is looked at again and again, with a pause: `rules.kernel_errors` h
 
 from __future__ import annotations
 
+import os
 import select
 
 import trio
 
-from .rules.kernel_errors import WATCH, Cost
+from .rules.kernel_errors import CLOSE, WATCH, Cost
 
 LOOK_AGAIN_S = 0.01
 """Seconds between two looks at a descriptor that the kernel cannot watch.  A look costs 2 us."""
@@ -47,4 +48,13 @@ def unwatch(epoll: select.epoll, fd: int) -> None:
         epoll.unregister(fd)
     except OSError as error:
         if WATCH.cost(error.errno) is Cost.MASTER:
+            raise
+
+
+def close(fd: int) -> None:
+    """Close it.  The kernel has released the number whatever it says.  Raises OSError if it never was one."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        if CLOSE.cost(error.errno) is Cost.MASTER:
             raise

@@ -10,6 +10,7 @@ import socket
 import pytest
 import trio
 
+from rrmaster import waiting
 from rrmaster.waiting import readable, unwatch, writable
 
 
@@ -64,3 +65,15 @@ def test_a_descriptor_that_cannot_be_forgotten_is_forgotten_when_it_is_closed() 
             its.send(b"x")
             ours.close()
             assert epoll.poll(0) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINTR, errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_close_that_fails_has_closed(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        waiting.close(1000)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        waiting.close(1_000_000)

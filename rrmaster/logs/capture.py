@@ -20,7 +20,7 @@ from typing import Protocol
 import trio
 from attrs import define, field, frozen
 
-from ..waiting import readable
+from ..waiting import close, readable
 
 LINE = 4 * 1024
 """Bytes of one line of output; a longer one is cut into several, and each but the first begins with `CONTINUED`."""
@@ -233,7 +233,7 @@ async def capture_output(fd: int, lines: LineSplitter) -> None:
                 break
         lines.end()
         trio.lowlevel.notify_closing(fd)
-        os.close(fd)
+        close(fd)
 
 
 def _read(fd: int, lines: LineSplitter) -> int | None:

@@ -39,7 +39,7 @@ from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, Lo
 from ..rules.backoff import Exit
 from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
 from ..verdicts.processor_time import children_of
-from ..waiting import readable, writable
+from ..waiting import close, readable, writable
 from .process import DUMP_SIGNAL, Begin, Child, Process, adopted, outlive
 
 FORK_S = 1.0
@@ -279,7 +279,7 @@ class Template:
             case _:
                 pass  # an answer to an order that was given up
         if fd is not None:
-            os.close(fd)
+            close(fd)
 
     def _born(self, number: int, pidfd: int, pid: int) -> None:
         try:
@@ -334,8 +334,8 @@ def _leash() -> Iterator[tuple[int, Callable[[], object]]]:
     try:
         yield held, lambda: os.write(ours, b"!")
     finally:
-        os.close(held)
-        os.close(ours)
+        close(held)
+        close(ours)
 
 
 def _print(generation: int, pid: int, stream: str, line: str) -> None:

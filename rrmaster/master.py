@@ -23,6 +23,7 @@ from .dispatch.listeners import Listener
 from .dispatch.listening.dynamic_listeners import DynamicListeners
 from .logs.log import tell
 from .parking.keeper import IdlePool
+from .processes.cgroups import Cgroups
 from .processes.orphans import Census, Orphans
 from .processes.process import usable_cpus
 from .processes.spawner import Spawner
@@ -60,15 +61,14 @@ class RunningMaster:
     """Started as a worker instead of this package's own; a program that speaks as docs/protocol.md says."""
     owns_process: bool = False
     """This process is a master and nothing else, so it may adopt all orphans among its descendants."""
-    starter: Starter | None = None  # starts the workers as another user; it is the caller's
-    respawn: bool = True
-    """Whether a worker that has ended is replaced."""
+    starter: Starter | None = None  # starts the workers as another user
+    cgroups: Cgroups | None = None  # one for each worker; this and the starter are the caller's
+    respawn: bool = True  # whether a worker that has ended is replaced
     companions: Callable[[], Collection[int] | None] = tuple
     """The process ids of other children that a task waits for; None while one is being started."""
     announce: Callable[[RunningMaster, str], None] = lambda master, what: None
     """Called with "reloading", "reloaded" and "stopping"."""
-    size: int = field(init=False)
-    """The number of workers at the start."""
+    size: int = field(init=False)  # the number of workers at the start
     dispatcher: Dispatcher = field(init=False)
     dynamic_listeners: DynamicListeners = field(init=False)
     reconfigurer: Reconfigurer = field(init=False)
@@ -102,7 +102,7 @@ class RunningMaster:
         self.reconfigurer = Reconfigurer(
             settings, self.dispatcher, self.dynamic_listeners, self.reread, partial(self.announce, self)
         )
-        orphans = Orphans(self._census, lambda: self.settings.kill_mode == "tree")
+        orphans = Orphans(self._census, lambda: self.settings.kill_mode == "tree", self.cgroups)
         self.spawner = Spawner(self.reconfigurer, self.command, self.owns_process, orphans, starter=self.starter)
         self.supervisor = Supervisor(
             self.dispatcher,

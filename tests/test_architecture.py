@@ -15,8 +15,8 @@ HOUSE = Path(rrmaster.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 ORDER = (
-    "protocol", "config", "rules", "logs", "verdicts", "events", "dispatch", "processes", "parking", "supervision",
-    "status", "control", "admin", "watcher", "master", "api", "service", "cli",
+    "protocol", "config", "rules", "waiting", "logs", "verdicts", "events", "dispatch", "processes", "parking",
+    "supervision", "status", "control", "admin", "watcher", "master", "api", "service", "cli",
 )  # fmt: skip
 """The rooms of the master's process.  A room imports only what stands before it; ``worker`` and ``idle`` are other
 processes."""

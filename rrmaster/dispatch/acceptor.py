@@ -21,6 +21,7 @@ from ..logs.log import logger
 from ..protocol import wire
 from ..rules import kernel_errors
 from ..rules.kernel_errors import Cost
+from ..waiting import unwatch
 from .link import Link
 from .listeners import ACCEPT_PAUSE, BindError, Listener
 from .load import Peer, Policy, WorkerLoad
@@ -178,7 +179,7 @@ class AcceptLoop:
 
     def close(self, acceptor: Acceptor) -> None:
         """Close this listener; the kernel resets what still waits there."""
-        self.epoll.unregister(acceptor.fileno())
+        unwatch(self.epoll, acceptor.fileno())
         del self._by_fd[acceptor.fileno()]
         self.acceptors.remove(acceptor)
         self.pending.pop(acceptor, None)

@@ -28,6 +28,7 @@ from attrs import Factory, define, field
 from ..config.settings import Settings
 from ..protocol import wire
 from ..protocol.line import Line
+from ..waiting import readable
 from .acceptor import AcceptLoop, Acceptor
 from .link import Link
 from .listeners import Listener
@@ -239,7 +240,7 @@ class Dispatcher:
                     else:
                         self._watch_lines()
                         with trio.CancelScope(deadline=self._due()) as self._rest:
-                            await trio.lowlevel.wait_readable(self._epoll.fileno())
+                            await readable(self._epoll.fileno())
             finally:
                 self._nursery = None
 

@@ -20,6 +20,7 @@ from ..config.addresses import Bind, Inherited, Tcp, Unix
 from ..logs.log import logger
 from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
 from ..protocol.family.children import keep_from_children
+from ..waiting import close
 from .listening.deferral import Deferral
 from .listening.no_more_clients import drop_syns
 
@@ -265,7 +266,7 @@ def _made_file(place: Place, mode: int) -> SocketFile:
         if stat.S_ISSOCK(found.st_mode) and stat.S_IMODE(found.st_mode) != mode:
             os.chmod(f"/proc/self/fd/{fd}", mode)
     finally:
-        os.close(fd)
+        close(fd)
     return SocketFile(os.path.abspath(place.path), found.st_dev, found.st_ino)
 
 

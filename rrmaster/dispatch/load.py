@@ -85,8 +85,8 @@ class WorkerLoad:
 
     id: int
     slot: int
-    count: Callable[[], int]
-    """Asks the kernel how many messages lie in the worker's letterbox."""
+    count: Callable[[], int | None]
+    """Asks the kernel how many messages lie in the worker's letterbox; None if it does not tell just now."""
     window: int
     """How many connections may lie unclaimed at present; less than `full_window` while letterboxes are kept short."""
     limit: int
@@ -101,6 +101,8 @@ class WorkerLoad:
     """Connections of `closed` that it has parked."""
     unclaimed: int = 0
     """An upper bound: the kernel's last count, and what was handed over since."""
+    counted: bool = True
+    """The kernel has told when it was asked last."""
     asides_sent: int = 0
     """Messages to the worker that are no clients: nudges, probes, answers."""
     asides_read: int = 0
@@ -157,8 +159,11 @@ class WorkerLoad:
         return self.serving and not self.suspended and self.in_hand < self.limit
 
     def recount(self) -> int:
-        """Ask the kernel how many connections are unclaimed."""
-        self.unclaimed = max(self.count() - self.asides_unread, 0)
+        """Ask the kernel how many connections are unclaimed.  If it does not tell, the old number is an upper bound."""
+        count = self.count()
+        self.counted = count is not None
+        if count is not None:
+            self.unclaimed = max(count - self.asides_unread, 0)
         return self.unclaimed
 
     # --- what changes it
@@ -223,8 +228,9 @@ class WorkerLoad:
         if not self.closed <= report.closed <= self.taken:
             # `taken` may be old: only a fresh count by the kernel proves the report wrong.
             self.recount()
-            if not self.closed <= report.closed <= self.taken:
-                raise Breach(f"it reports {report.closed} closed, of {self.taken} taken and {self.closed} before")
+            most = self.taken if self.counted else self.handed
+            if not self.closed <= report.closed <= most:
+                raise Breach(f"it reports {report.closed} closed, of {most} taken and {self.closed} before")
         self.closed, self.parked = report.closed, report.parked
         self.busy = report.busy
         self.orphaned = min(report.orphaned, report.busy)

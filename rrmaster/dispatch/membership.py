@@ -22,6 +22,7 @@ from ..config.settings import Settings
 from ..protocol import wire
 from ..rules import kernel_errors
 from ..rules.kernel_errors import Cost
+from ..waiting import close
 from .acceptor import Acceptor
 from .link import Link
 from .load import NEWCOMER_S, Peer, Policy, WorkerLoad, cold_until, fair_share
@@ -264,7 +265,7 @@ class Delivery:
             self.membership.count_handoff(handoff.listener, load)
             self.watch(load, trio.current_time())
             with contextlib.suppress(InterruptedError):  # the kernel has released the number all the same
-                os.close(fd)
+                close(fd)
             return True
         self.undelivered.append((handoff, fd, peer))
         self.pause(trio.current_time() + HANDOFF_RETRY)
@@ -297,7 +298,7 @@ class Delivery:
     def close(self) -> None:
         """Close what could not be delivered."""
         for _, fd, _ in self.undelivered:
-            os.close(fd)
+            close(fd)
         self.undelivered.clear()
 
     def _judge(self, link: Link, error: OSError) -> None:

@@ -31,6 +31,7 @@ from ..protocol.channel import DescriptorLost
 from ..protocol.line import Line
 from ..protocol.wire import Handoff, Lane, Listening, Nudge
 from ..verdicts.hearing import CLOCK_GAP, Overdue, in_fair_time, with_evidence
+from ..waiting import close
 from .link import Link
 from .load import WorkerLoad
 from .stall_detector import MAX_RECALLS, STUCK, StallDetector, idle_receivers
@@ -209,7 +210,7 @@ class Recall:
                     token.run_sync_soon(self._deliver, link, *found, for_lateness)
             except trio.RunFinishedError:
                 if isinstance(found, tuple):
-                    os.close(found[1])  # the master has ended, and no worker is left that could be given it
+                    close(found[1])  # the master has ended, and no worker is left that could be given it
                 return brought
         return count
 
@@ -232,7 +233,7 @@ class Recall:
     def _deliver(self, link: Link, handoff: Handoff, fd: int, for_lateness: bool) -> None:
         if handoff.probe:
             # Not taken in time.  The health check sees only that this end is closed, and `probe_recalled` says why.
-            os.close(fd)
+            close(fd)
             link.probe_came_back()
             return
         link.load.count_recall()
@@ -279,11 +280,11 @@ class Recall:
                 return True
             handoff, fd = found
             if handoff.probe:
-                os.close(fd)
+                close(fd)
                 line.drop_oldest()
                 continue
             if not self.has_receiver(handoff.listener):
-                os.close(fd)  # the copy; the connection itself stays in the letterbox
+                close(fd)  # the copy; the connection itself stays in the letterbox
                 self._reopen_reserve()
                 return False
             self.redeliver(handoff, fd)
@@ -297,7 +298,7 @@ class Recall:
         except DescriptorLost:
             if self._reserve < 0:
                 raise
-            os.close(self._reserve)
+            close(self._reserve)
             self._reserve = -1
             return line.copy_oldest()
 
@@ -322,7 +323,7 @@ class Recall:
             link.line.close()
         self.dead.clear()
         if self._reserve >= 0:
-            os.close(self._reserve)
+            close(self._reserve)
             self._reserve = -1
 
 

@@ -15,6 +15,7 @@ from ..protocol import wire
 from ..protocol.uplink import decode_up
 from ..rules import kernel_errors
 from ..rules.kernel_errors import Cost
+from ..waiting import unwatch
 from .link import REPORTS_PER_S, Link
 from .load import Breach
 
@@ -53,7 +54,7 @@ class ReportReader:
 
     def ignore(self, link: Link) -> None:
         """Read nothing more from a worker that broke the protocol, however much it sends."""
-        self.epoll.unregister(link.line.fileno())
+        unwatch(self.epoll, link.line.fileno())
 
     def remove(self, link: Link) -> None:
         """Read what a dead worker has sent, then forget its line."""

@@ -20,6 +20,7 @@ from attrs import Factory, define
 
 from ..protocol import wire
 from ..protocol.channel import HungUp, TalkLine
+from ..waiting import readable, writable
 from .events import EventsMissed, FleetEvent
 from .reading_time import ReadingTime
 
@@ -85,7 +86,7 @@ class MessageChannel:
                 try:
                     if self.talk.send(note):
                         return
-                    await trio.lowlevel.wait_writable(self.talk.fileno())
+                    await writable(self.talk.fileno())
                 except (HungUp, trio.ClosedResourceError):
                     break
         raise WorkerGone("the worker has gone, and did not get this message")
@@ -104,7 +105,7 @@ class MessageChannel:
             if self.closed or not self._take_turn():
                 return
             try:
-                await trio.lowlevel.wait_readable(self.talk.fileno())
+                await readable(self.talk.fileno())
             except trio.ClosedResourceError:
                 return
 

@@ -20,6 +20,8 @@ from typing import Protocol
 import trio
 from attrs import define, field, frozen
 
+from ..waiting import close, readable
+
 LINE = 4 * 1024
 """Bytes of one line of output; a longer one is cut into several, and each but the first begins with `CONTINUED`."""
 
@@ -219,7 +221,7 @@ async def capture_output(fd: int, lines: LineSplitter) -> None:
     try:
         while True:
             with trio.move_on_after(1.0 if lines.dropped else float("inf")) as quiet:
-                await trio.lowlevel.wait_readable(fd)
+                await readable(fd)
             if quiet.cancelled_caught:
                 lines.report_dropped()
             elif _read(fd, lines) == 0:
@@ -231,7 +233,7 @@ async def capture_output(fd: int, lines: LineSplitter) -> None:
                 break
         lines.end()
         trio.lowlevel.notify_closing(fd)
-        os.close(fd)
+        close(fd)
 
 
 def _read(fd: int, lines: LineSplitter) -> int | None:

@@ -1,6 +1,7 @@
 """What does a worker leave behind, and how does that end?
 
-A child in a session or a group of its own outlives its worker, unless the master ends it (``--kill-mode tree``).  A
+A child in a session or a group of its own outlives its worker, unless the master ends it (``--kill-mode tree``).  Where
+each worker has a control group, that is ended as a whole (`cgroups`).  What is not in one is told by other signs.  A
 master with a process of its own adopts all orphans among its descendants (see `process.adopting`), so it finds what the
 dead have left among its own children, and `rules.orphans` tells whose each is.  A master inside another program adopts
 none, and searches the machine for the mark of a worker that has ended (`protocol.family.lineage`).
@@ -23,6 +24,7 @@ from ..logs.log import tell
 from ..protocol.family import lineage
 from ..protocol.family.lineage import Mark, Seen
 from ..rules.orphans import Living, Orphan, must_end
+from .cgroups import Cgroups
 from .process import Process
 
 PASSES = 20
@@ -80,6 +82,8 @@ class Orphans:
     count: Callable[[], Census] = lambda: Census({}, {})
     wanted: Callable[[], bool] = lambda: True
     """Whether they end at all (``--kill-mode``)."""
+    cgroups: Cgroups | None = None
+    """The workers' control groups; the caller's."""
     master: str = Factory(lambda: secrets.token_hex(6))
     """This master's part of the marks."""
     _adopts: bool = False
@@ -122,18 +126,25 @@ class Orphans:
         """Have `run` look for orphans."""
         self._again.set()
 
-    async def end_of(self, worker: int) -> None:
-        """The worker with this number has ended: end what it leaves."""
+    async def admit(self, pid: int, template: bool = False) -> None:
+        """Give a new worker or template a control group, if there are any; it must not have started anything yet."""
+        if self.cgroups is not None:
+            await (self.cgroups.admit_template(pid) if template else self.cgroups.admit_worker(pid))
+
+    async def end_of(self, worker: int, pid: int) -> None:
+        """The worker with this number and process id has ended: end what it leaves."""
+        grouped = await self.cgroups.end_of(pid, kill=self.wanted()) if self.cgroups is not None else []
         if not self._adopts and self.wanted():
             _log(await trio.to_thread.run_sync(lineage.end_marked, self.mark(worker)))
         else:
-            await self.end_all(worker)
+            await self.end_all(worker, grouped)
 
-    async def end_all(self, worker: int | None = None) -> None:
-        """End what was left by any process that has ended, among them this worker."""
+    async def end_all(self, worker: int | None = None, grouped: Collection[Seen] = ()) -> None:
+        """End what was left by any process that has ended, among them this worker, whose group has been ended."""
+        ended = {seen.pid: seen for seen in grouped}
         if not self._adopts or not self.wanted() or not lineage.is_ours():
+            _log(list(ended.values()))
             return
-        ended: dict[int, Seen] = {}
         for _ in range(PASSES):
             found = lineage.tree_of(self._roots(worker))
             if not found:

@@ -24,6 +24,7 @@ import trio
 from attrs import Factory, define
 
 from ..rules.backoff import Exit
+from ..waiting import close, readable
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """A worker answers it by writing the stacks of its threads to stderr, by faulthandler: in C, so a blocked loop answers
@@ -81,12 +82,12 @@ class Child:
     _parent: int = Factory(os.getpid)
 
     async def wait(self) -> Exit:
-        await trio.lowlevel.wait_readable(self._pidfd)
+        await readable(self._pidfd)
         self._over = True
         # A zombie still holds its number, so the signal reaches this worker's orphans and no other process group.
         _signal_group(self.pid, signal.SIGKILL)
         how = self._reap()
-        os.close(self._pidfd)
+        close(self._pidfd)
         with trio.CancelScope(shield=True):
             await _reap_group(self.pid)
         return how
@@ -105,7 +106,7 @@ class Child:
     def disown(self) -> None:
         """Give it up: its end is not waited for here."""
         self._over = True
-        os.close(self._pidfd)
+        close(self._pidfd)
 
     def signal(self, number: int, group: bool = False) -> None:
         # A process that the master's program forks has a copy of this object, and may run on by mistake.
@@ -152,11 +153,11 @@ def adopted(pidfd: int, pid: int) -> Child:
             # In a container with the machine's /proc both numbers differ from `pid`, and are equal all the same.
             same = _number(pidfd) == _number(other)
         finally:
-            os.close(other)
+            close(other)
         if not same:
             raise ValueError(f"it is not process {pid}")
     except (OSError, StopIteration, ValueError) as error:
-        os.close(pidfd)
+        close(pidfd)
         raise ValueError(f"that is no child of the master: {error}") from None
     return Child(pid, pidfd)
 

@@ -171,13 +171,15 @@ class Spawner:
         """A worker that imports what lies on the disk."""
         settings, environ, directory = self.settings.of_generation(spec.generation)
         more = {**environ, **self._slot_environment.get(spec.slot, {})}
-        return await self._start(
+        child = await self._start(
             self.command or worker_command(title_of(settings, spec)),
             worker_environment(settings, directory, spec, self.orphans.mark(spec.id), more),
             (spec.line, spec.talk, *spec.figures, *spec.page),
             *outputs,
             directory if self.command else package_root(),
         )
+        await self.orphans.admit(child.pid)
+        return child
 
     async def _start_template(self, templates: GenerationTemplates) -> Template:
         title = ["--template-of-generation", str(templates.generation), templates.settings.application]
@@ -185,10 +187,12 @@ class Spawner:
         mark = self.orphans.mark()
         environ = generation_environment(settings, templates.directory, templates.generation, mark, environ)
 
-        def begin(environ: Mapping[str, str], inherit: Sequence[int], stdout: int, stderr: int) -> Awaitable[Child]:
-            return self._start(worker_command(title), environ, inherit, stdout, stderr, package_root())
+        async def begin(environ: Mapping[str, str], inherit: Sequence[int], stdout: int, stderr: int) -> Child:
+            child = await self._start(worker_command(title), environ, inherit, stdout, stderr, package_root())
+            await self.orphans.admit(child.pid, template=True)
+            return child
 
-        return await start_template(begin, templates.generation, environ)
+        return await start_template(begin, templates.generation, environ, self.orphans.admit)
 
     @property
     def _start(self) -> Callable[..., Awaitable[Child]]:

@@ -17,13 +17,12 @@ workers on one line.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from logging import INFO, WARNING
 
@@ -35,10 +34,12 @@ from ..logs.log import tell
 from ..protocol import template_wire
 from ..protocol.family import lineage
 from ..protocol.family.children import keep_from_children
+from ..protocol.template_line import receive
 from ..protocol.template_wire import Forked, ForkFailed, ForkRequest, Loaded, LoadFailed, MemoryUse
 from ..rules.backoff import Exit
 from ..verdicts.hearing import Overdue, in_fair_time, with_evidence
 from ..verdicts.processor_time import children_of
+from ..waiting import close, readable, writable
 from .process import DUMP_SIGNAL, Begin, Child, Process, adopted, outlive
 
 FORK_S = 1.0
@@ -51,12 +52,13 @@ AT_ONCE = 64
 STACKS_S = 0.3
 """Seconds for the stacks of a template whose import hangs; they take a few milliseconds."""
 
-_CONTROL = 256
-"""Bytes of control buffer: room for more descriptors than must come, so that those beyond the first can be closed."""
-
 
 class Lost(Exception):
     """This template forks no workers, now or for good; the message says why."""
+
+
+async def _nothing_to_do(pid: int) -> None:
+    pass
 
 
 @define(eq=False)
@@ -75,6 +77,8 @@ class Template:
     """Why it is lost; empty while it can fork."""
     imported: float = math.inf
     """When its import was done, in clock ticks since the machine was started; 0 if it never imported."""
+    admit: Callable[[int], Awaitable[None]] = _nothing_to_do
+    """Called with the process id of each worker that it has forked, before that begins."""
     own_fault: bool = False
     """It ended by itself, or hung: the application's doing, and not a kill from outside."""
     _decided: trio.Event = Factory(trio.Event)
@@ -151,7 +155,8 @@ class Template:
         Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """
         kind, notes = template_wire.WORKER, len(fds) == template_wire.FDS[template_wire.WORKER]  # the leash comes too
-        return await self._fork(fds, lambda number: ForkRequest(number, kind, environ, tuple(title), notes))
+        order = lambda number: ForkRequest(number, kind, environ, tuple(title), notes)  # noqa: E731
+        return await self._fork(fds, order, self.admit)
 
     async def another(self) -> Template:
         """Fork another template, to be the spare.  Raises Lost, and OSError if no descriptors are left."""
@@ -163,11 +168,16 @@ class Template:
         except BaseException:
             ours.close()
             raise
-        made = Template(process, ours, (), self.generation, self.loaded, imported=0.0)
+        made = Template(process, ours, (), self.generation, self.loaded, imported=0.0, admit=self.admit)
         made._decided.set()
         return made
 
-    async def _fork(self, fds: Sequence[int], order: Callable[[int], ForkRequest]) -> Process:
+    async def _fork(
+        self,
+        fds: Sequence[int],
+        order: Callable[[int], ForkRequest],
+        admit: Callable[[int], Awaitable[None]] = _nothing_to_do,
+    ) -> Process:
         async with self._turn:
             with _leash() as (held, let_go):
                 before = children_of(os.getpid())
@@ -175,6 +185,7 @@ class Template:
                     process = await in_fair_time(
                         FORK_S, lambda: self._involved(before), self._name, partial(self._order, [*fds, held], order)
                     )
+                    await admit(process.pid)
                     let_go()
                     return process
                 except Overdue as overdue:
@@ -219,7 +230,7 @@ class Template:
             try:
                 socket.send_fds(self.line, [datagram], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self.line)
+                await writable(self.line.fileno())
             except OSError as error:  # it has died, or this user has too many descriptors in flight
                 raise Lost(f"no order can be sent to it: {error.strerror}") from None
             else:
@@ -229,13 +240,13 @@ class Template:
 
     async def _listen(self) -> None:
         while self._hear_all() and not self.fate:
-            await trio.lowlevel.wait_readable(self.line)
+            await readable(self.line.fileno())
 
     def _hear_all(self) -> bool:
         """Read all waiting messages.  Returns whether more may come."""
         for _ in range(AT_ONCE):
             try:
-                found = _receive(self.line)
+                found = receive(self.line)
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
                     self.lose(f"its line broke: {error.strerror}")
@@ -268,7 +279,7 @@ class Template:
             case _:
                 pass  # an answer to an order that was given up
         if fd is not None:
-            os.close(fd)
+            close(fd)
 
     def _born(self, number: int, pidfd: int, pid: int) -> None:
         try:
@@ -282,7 +293,12 @@ class Template:
         news.set()
 
 
-async def start_template(begin: Begin, generation: int, environ: Mapping[str, str]) -> Template:
+async def start_template(
+    begin: Begin,
+    generation: int,
+    environ: Mapping[str, str],
+    admit: Callable[[int], Awaitable[None]] = _nothing_to_do,
+) -> Template:
     """Start a template, which imports the application that `environ` names.  Raises OSError."""
     ours, its = _line()
     with contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
@@ -297,7 +313,7 @@ async def start_template(begin: Begin, generation: int, environ: Mapping[str, st
         environ = {**environ, "RRMASTER_TEMPLATE": str(its.fileno())}
         process = await begin(environ, [its.fileno()], outputs[0][1], outputs[1][1])
         mine.pop_all()
-    return Template(process, ours, tuple(out for out, _ in outputs), generation)
+    return Template(process, ours, tuple(out for out, _ in outputs), generation, admit=admit)
 
 
 def _line() -> tuple[socket.socket, socket.socket]:
@@ -318,30 +334,8 @@ def _leash() -> Iterator[tuple[int, Callable[[], object]]]:
     try:
         yield held, lambda: os.write(ours, b"!")
     finally:
-        os.close(held)
-        os.close(ours)
-
-
-def _receive(line: socket.socket) -> tuple[template_wire.Message, int | None] | None:
-    """One message, and the first of its descriptors, which the caller owns; None at the end of the stream.
-
-    Raises OSError (BlockingIOError if no message waits), ValueError for a datagram that is no message.
-    """
-    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    datagram, ancillary, _, _ = line.recvmsg(template_wire.MAX, _CONTROL, flags)
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
-    try:
-        message = template_wire.decode(datagram) if datagram else None
-    except ValueError:
-        for fd in fds:
-            os.close(fd)
-        raise
-    for fd in fds[1:] if message is not None else fds:
-        os.close(fd)
-    return None if message is None else (message, fds[0] if fds else None)
+        close(held)
+        close(ours)
 
 
 def _print(generation: int, pid: int, stream: str, line: str) -> None:

@@ -35,7 +35,7 @@ class WorkerProcess:
         if how.signal == signal.SIGKILL and not self._killed:
             how = evolve(how, out_of_memory=self._memory.take())
         with trio.CancelScope(shield=True):
-            await self._orphans.end_of(self._worker)
+            await self._orphans.end_of(self._worker, self.pid)
         return how
 
     def signal(self, number: int, group: bool = False) -> None:

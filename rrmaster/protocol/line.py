@@ -120,14 +120,17 @@ class Line:
         """Ask for a report.  False if the line is full: the worker is late in any case, and its next report will do."""
         return self.send(wire.Nudge())
 
-    def unclaimed(self) -> int:
-        """The number of messages that the worker has not taken: the kernel's count, which no worker can fake."""
+    def unclaimed(self) -> int | None:
+        """The number of messages that the worker has not taken: the kernel's count, which no worker can fake.
+
+        None if the kernel does not tell just now.  Raises OSError for a descriptor that is none.
+        """
         try:
             return _queued(self.sock.fileno(), self._count) // self._message_cost
         except OSError as error:
-            if error.errno == errno.EBADF:
+            if error.errno in (errno.EBADF, errno.EFAULT, errno.ENOTSOCK):  # `rules.kernel_errors`: the master's state
                 raise
-            return self._count[0] // self._message_cost  # the last known count; the next look asks again
+            return None  # the next look asks again
 
     def receive(self) -> bytes | None:
         """One message from the worker; empty if the worker closed its side, None if no message waits."""

@@ -10,6 +10,7 @@ import contextlib
 import grp
 import os
 import pwd
+from collections.abc import Callable, Sequence
 
 from ..config.option import SettingsError
 from ..config.settings import Settings
@@ -20,27 +21,31 @@ from ..processes.two_users.as_root import KILL, keep_capabilities
 from ..processes.two_users.starter import Starter
 from .cannot_start import CannotStart
 
+Give = Callable[[int, int], object]
+"""Gives something that root has made to a user and a group."""
+
 _SET_KEEPCAPS = 8
 """linux/prctl.h"""
 
 
-def give_up_root(settings: Settings) -> Starter | None:
+def give_up_root(settings: Settings, to_give: Sequence[Give] = ()) -> Starter | None:
     """Become the user that these settings want; returns what starts workers if these have another one.
 
+    `to_give` is called with the new user and group of the master, while this process is root.
     Irrevocable.  Raises CannotStart, and SettingsError for an unknown name.
     """
     forbids = settings.new_privileges == "off" or (settings.new_privileges == "auto" and settings.user is not None)
     starter = None
     if settings.user is not None and settings.master_user is not None:
-        starter = _separate(settings.user, settings.group, settings.master_user, forbids)
+        starter = _separate(settings.user, settings.group, settings.master_user, forbids, to_give)
     else:
-        drop_privileges(settings.user, settings.group)
+        drop_privileges(settings.user, settings.group, to_give)
     if forbids:
         forbid_new_privileges()
     return starter
 
 
-def _separate(user: str, group: str | None, master_user: str, forbids: bool) -> Starter:
+def _separate(user: str, group: str | None, master_user: str, forbids: bool, to_give: Sequence[Give]) -> Starter:
     uid, gid, name = _user_and_group(user, group)
     own, own_group, own_name = _user_and_group(master_user, None, "--master-user")
     if own in (0, uid) or uid == 0:
@@ -54,18 +59,17 @@ def _separate(user: str, group: str | None, master_user: str, forbids: bool) -> 
     except OSError as error:
         raise CannotStart(f"what starts the workers (--master-user) cannot be started: {error.strerror}") from None
     try:
-        _become_master(own, own_group, own_name)
+        _become_master(own, own_group, own_name, to_give)
     except BaseException:
         starter.close()
         raise
     return starter
 
 
-def _become_master(uid: int, gid: int, name: str | None) -> None:
+def _become_master(uid: int, gid: int, name: str | None, to_give: Sequence[Give]) -> None:
     import ctypes
 
-    give_ownership(uid, gid)
-    access.give_ownership(uid, gid)
+    _give_all(uid, gid, to_give)
     prctl = ctypes.CDLL(None).prctl
     prctl(_SET_KEEPCAPS, 1, 0, 0, 0)
     _change(uid, gid, name)
@@ -78,13 +82,17 @@ def _become_master(uid: int, gid: int, name: str | None) -> None:
     _check_that_root_is_gone()
 
 
-def drop_privileges(user: str | None, group: str | None) -> None:
+def _give_all(uid: int, gid: int, to_give: Sequence[Give]) -> None:
+    for give in (give_ownership, access.give_ownership, *to_give):
+        give(uid, gid)
+
+
+def drop_privileges(user: str | None, group: str | None, to_give: Sequence[Give] = ()) -> None:
     """Become another user and group, irrevocably.  Raises CannotStart, and SettingsError for an unknown name."""
     if user is None and group is None:
         return
     uid, gid, name = _user_and_group(user, group)
-    give_ownership(uid, gid)
-    access.give_ownership(uid, gid)
+    _give_all(uid, gid, to_give)
     try:
         _change(uid, gid, name)
     except PermissionError:

@@ -26,6 +26,7 @@ from ..logs import access
 from ..logs.log import logger, tell
 from ..logs.setup import reopen_files
 from ..master import RunningMaster
+from ..processes.cgroups import Cgroups
 from ..processes.process import reap_strangers
 from ..processes.two_users.starter import Starter
 from ..processes.worker_environment import NOT_FOR_WORKERS
@@ -82,7 +83,7 @@ async def run_with_signals(
         for listener in listeners:
             cleanup.callback(listener.close)
         # After the addresses, which may need root, and before any file is made, so the files belong to the new user.
-        starter = _give_up_root(settings, cleanup)
+        starter, cgroups = _give_up_root(settings, cleanup)
         cleanup.enter_context(pid_file(settings.pid))
         token = token_of(settings, os.environ)
         for name in NOT_FOR_WORKERS:
@@ -92,9 +93,8 @@ async def run_with_signals(
         name = settings.name or (control.path.stem if control is not None else DEFAULT_NAME)
         announce = partial(_notify, notifier)
         others = partial(_companions, admin, starter)
-        master = RunningMaster(
-            settings, listeners, name, reread, owns_process=True, announce=announce, companions=others, starter=starter
-        )
+        make = partial(RunningMaster, owns_process=True, starter=starter, cgroups=cgroups)
+        master = make(settings, listeners, name, reread, announce=announce, companions=others)
         cleanup.callback(master.close)
         _log_start(master)
         try:
@@ -116,11 +116,15 @@ def _receive_signals(cleanup: contextlib.ExitStack) -> AsyncIterator[int]:
     return signals
 
 
-def _give_up_root(settings: Settings, cleanup: contextlib.ExitStack) -> Starter | None:
-    starter = give_up_root(settings)
+def _give_up_root(settings: Settings, cleanup: contextlib.ExitStack) -> tuple[Starter | None, Cgroups | None]:
+    """Become the wished user; returns what starts the workers if they have another one, and their control groups."""
+    cgroups = Cgroups.make() if settings.kill_mode == "tree" else None
+    if cgroups is not None:
+        cleanup.callback(cgroups.close)
+    starter = give_up_root(settings, [cgroups.give_ownership] if cgroups is not None else [])
     if starter is not None:
         cleanup.callback(starter.close)
-    return starter
+    return starter, cgroups
 
 
 def _companions(admin: AdminProcess, starter: Starter | None) -> set[int] | None:

@@ -174,6 +174,9 @@ def _stop(settings: Settings) -> Iterator[str]:
     yield f"TimeoutStartSec={slowest + KILL_S:g}"
     yield "# The master ends its workers itself; systemd kills what is left."
     yield "KillMode=mixed"
+    if settings.kill_mode == "tree":
+        yield "# Each worker gets a control group of its own, with which all ends that it has started."
+        yield "Delegate=yes"
     yield f"TimeoutStopSec={settings.shutdown_delay + settings.graceful_timeout + KILL_S:g}"
     yield f"WatchdogSec={WATCHDOG_S}"
     yield "# 2 is a mistake in the configuration, which a restart cannot repair.  3 (no worker became ready: a database"
@@ -202,7 +205,9 @@ def _hardening(settings: Settings, service: _Service) -> Iterator[str]:
     if not _any_below(paths, "/home", "/root", "/run/user"):
         yield "ProtectHome=yes"
     yield "ProtectSystem=full"
-    for what in ("ProtectControlGroups", "ProtectKernelModules", "ProtectKernelTunables", "ProtectKernelLogs"):
+    if settings.kill_mode != "tree":  # else they are the master's own, and all others are root's
+        yield "ProtectControlGroups=yes"
+    for what in ("ProtectKernelModules", "ProtectKernelTunables", "ProtectKernelLogs"):
         yield f"{what}=yes"
     yield "ProtectClock=yes"
     for what in ("RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID", "LockPersonality"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import trio
@@ -17,6 +16,7 @@ from ..protocol.pages.last_words import Heard, read_page
 from ..rules.lifecycle import State
 from ..rules.recycling import Wear
 from ..verdicts.hearing import Docket
+from ..waiting import close
 
 LAG_WINDOW = 5.0
 """Seconds for which the worst lag is kept, twice: it is still there for an operator a moment after a block."""
@@ -215,7 +215,7 @@ class WorkerRecord:
         self.figures.close()
         for fd in self.page:
             self.heard_last = read_page(fd)
-            os.close(fd)
+            close(fd)
         self.page = ()
 
     @property

@@ -5,6 +5,8 @@ Every test that opens connections ends with the ledger (`House.settle`): each wa
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import socket
 from collections import deque
@@ -18,6 +20,7 @@ from trio.testing import MockClock
 from rrmaster.dispatch.link import REPORTS_PER_S
 from rrmaster.dispatch.load import Breach, WorkerLoad
 from rrmaster.dispatch.policies import LeastLoaded
+from rrmaster.protocol import line as line_module
 from rrmaster.protocol import wire
 from tests.dispatch.workers import Worker, fleet, hand, make_worker, waiting
 from tests.fakes import a_house
@@ -272,3 +275,41 @@ def test_an_honest_worker_is_never_accused(steps, nudges, reads_nudges):
     assert load.connections == worker.taken - worker.closed + worker.letterbox.count("handoff")
     if not reads_nudges:
         assert load.recount() == worker.letterbox.count("handoff")
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.EIO, errno.ENOTTY, errno.EINTR])
+async def test_a_count_that_the_kernel_does_not_tell_accuses_no_worker(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was counted before is too much, once the worker has taken more."""
+    async with a_house(1) as house:
+        (player,) = house.players
+        await house.calls(4)
+        assert player.load.recount() == 4
+        player.take()
+
+        def fail(fd: int, into: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(line_module, "_queued", fail)
+            player.letterbox.send(wire.Report(closed=4))
+            await house.read_reports()
+            assert house.breaches == {}
+            assert player.load.connections == 0
+            player.letterbox.send(wire.Report(closed=5))  # more than it was ever given
+            await house.read_reports()
+            assert list(house.breaches) == [player.load.id]
+
+
+@pytest.mark.parametrize("code", [errno.EBADF, errno.EFAULT, errno.ENOTSOCK])
+async def test_a_count_that_says_that_the_books_are_wrong_is_told(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_house(1) as house:
+
+        def fail(fd: int, into: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(line_module, "_queued", fail)
+            with pytest.raises(OSError, match=os.strerror(code)):
+                house.players[0].load.recount()

@@ -85,7 +85,7 @@ STAYS_ROOT = """
 import sys
 from rrmaster.cli.main import main
 from rrmaster.service import privileges
-privileges.drop_privileges = lambda user, group: None
+privileges.drop_privileges = lambda *_: None
 sys.exit(main())
 """
 """A master that stays root: another user may have no right to read this interpreter."""

@@ -146,6 +146,14 @@ def test_the_unit_forbids_new_privileges_unless_the_service_needs_them(choice: s
     assert keys(unit(Settings(APP, new_privileges=choice))).get("NoNewPrivileges") == said
 
 
+@pytest.mark.parametrize(("mode", "delegated", "protected"), [("tree", "yes", None), ("group", None, "yes")])
+def test_the_unit_delegates_control_groups_where_workers_get_them(
+    mode: str, delegated: str | None, protected: str | None
+) -> None:
+    found = keys(unit(Settings(APP, kill_mode=mode)))
+    assert (found.get("Delegate"), found.get("ProtectControlGroups")) == (delegated, protected)
+
+
 def test_a_low_port_needs_one_capability_and_no_more() -> None:
     low = keys(unit(Settings(APP, bind=":443"), user="www-data"))
     assert low["AmbientCapabilities"] == low["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"

@@ -122,9 +122,11 @@ CASES = [
 
 
 @pytest.mark.parametrize(("runtime", "attribute", "how", "preload"), CASES)
-async def test_no_descendant_outlives_its_worker(runtime: str, attribute: str, how: str, preload: str) -> None:
+async def test_no_descendant_outlives_its_worker(
+    runtime: str, attribute: str, how: str, preload: str, no_groups: tuple[str, ...]
+) -> None:
     options = ("--runtime", runtime, "--hang-timeout", "1s", "--graceful-timeout", "1s", *BRIEF, "--preload", preload)
-    async with running(f"leaves_children:{attribute}", *options, workers=1) as master:
+    async with running(f"leaves_children:{attribute}", *options, workers=1, under=no_groups) as master:
         (worker,) = master.workers
         # With the master goes the last trace of a process that has neither mark nor parent.
         ways = [way for way in WAYS if how not in ("master", "both") or way != "clean-twice"]
@@ -137,9 +139,9 @@ async def test_no_descendant_outlives_its_worker(runtime: str, attribute: str, h
             end(children)
 
 
-async def test_what_a_worker_has_started_goes_on_while_that_worker_lives() -> None:
+async def test_what_a_worker_has_started_goes_on_while_that_worker_lives(no_groups: tuple[str, ...]) -> None:
     """The marks tell it; and what has no mark goes on while any worker lives that may have started it."""
-    async with running("leaves_children:asgi", "--policy", "round-robin", workers=2) as master:
+    async with running("leaves_children:asgi", "--policy", "round-robin", workers=2, under=no_groups) as master:
         dead, other = workers = set(master.workers)
         children: dict[str, int] = {}
         owners: dict[str, tuple[int, bool]] = {}
@@ -192,10 +194,13 @@ async def test_with_kill_mode_group_a_child_in_a_session_of_its_own_goes_on() ->
             end(children)
 
 
-async def test_what_was_there_before_the_master_and_what_comes_from_elsewhere_goes_on() -> None:
+async def test_what_was_there_before_the_master_and_what_comes_from_elsewhere_goes_on(
+    no_groups: tuple[str, ...],
+) -> None:
     """A shell that starts a helper and becomes the master by exec, as entry points of containers do."""
     shell = 'setsid sleep 600 </dev/null >/dev/null 2>&1 & echo "helper $!" >&2; exec "$@"'
-    async with running("leaves_children:asgi", workers=1, under=("/bin/sh", "-c", shell, "sh")) as master:
+    under = (*no_groups, "/bin/sh", "-c", shell, "sh")
+    async with running("leaves_children:asgi", workers=1, under=under) as master:
         helper = {"helper": int((await master.said(r"helper (\d+)"))[1])}
         children = await start(master, *WAYS)
         try:

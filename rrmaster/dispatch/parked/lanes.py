@@ -14,7 +14,6 @@ are closed, which tells the workers to keep what they have.
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
 import struct
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from ...protocol.channel import DONTWAIT, SEND
 from ...protocol.family.children import keep_from_children
 from ...protocol.pages.figures import clock_us
 from ...protocol.parking import lane
+from ...waiting import close
 from ..link import Link
 
 SPREAD = b"s"
@@ -191,7 +191,7 @@ class Lanes:
         except lane.Malformed:
             pass  # a worker has written it; what it did not describe is closed
         for fd in fds[handed:]:
-            os.close(fd)
+            close(fd)
 
 
 def _has_messages(key: socket.socket) -> bool:

@@ -23,6 +23,7 @@ from ...protocol import wire
 from ...protocol.channel import DONTWAIT, PEEK
 from ...protocol.pages.figures import clock_us
 from ...protocol.parking.lane import ENDED, MAX_MEMO, MAX_RETURN, RETURN
+from ...waiting import unwatch
 from ..acceptor import AcceptLoop
 from ..membership import Delivery, Membership
 
@@ -69,7 +70,7 @@ class Returns:
     def close(self) -> None:
         """Read nothing more."""
         if self._line is not None:
-            self.epoll.unregister(self._line.fileno())
+            unwatch(self.epoll, self._line.fileno())
             self._line, self.pending = None, False
 
     @property

@@ -24,6 +24,7 @@ from attrs import define
 
 from ...logs.log import tell
 from ...protocol.family.children import keep_from_children
+from ...waiting import readable
 from ..process import Child, adopted
 from . import as_root
 
@@ -83,7 +84,7 @@ class Starter:
         """Say it if the process ends before its master; until cancelled."""
         pidfd = os.pidfd_open(self._process.pid)
         try:
-            await trio.lowlevel.wait_readable(pidfd)
+            await readable(pidfd)
         finally:
             trio.lowlevel.notify_closing(pidfd)
             os.close(pidfd)

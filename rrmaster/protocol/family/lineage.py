@@ -187,7 +187,7 @@ def _kill(seen: Seen) -> bool:
 
 def end_marked(mark: Mark) -> list[Seen]:
     """End all processes that have this mark.  Blocks, for a second at most; returns what was ended."""
-    return _end_all(lambda: marked(mark))
+    return end_all(lambda: marked(mark))
 
 
 def end_own(mark: Mark | None, everything: bool) -> None:
@@ -205,7 +205,7 @@ def end_own(mark: Mark | None, everything: bool) -> None:
         return [seen for seen in tree if seen.group != own]
 
     if everything or _has_children():
-        _end_all(find)
+        end_all(find)
 
 
 def _has_children() -> bool:
@@ -217,7 +217,7 @@ def _has_children() -> bool:
     return True
 
 
-def _end_all(find: Callable[[], list[Seen]]) -> list[Seen]:
+def end_all(find: Callable[[], list[Seen]]) -> list[Seen]:
     """Kill what `find` finds, until it finds nothing: what is killed may just have started another process."""
     ended: dict[int, Seen] = {}
     deadline = time.monotonic() + _PASSES_S

@@ -67,4 +67,9 @@ def end_descendants(alone: bool = False) -> None:
     """End what this process has started, if it answers for that.  `alone`: it is known that the master has ended."""
     for own in _own:
         if own.pid == os.getpid():
-            lineage.end_own(own.mark, everything=alone or own.is_alone())
+            alone = alone or own.is_alone()
+            lineage.end_own(own.mark, everything=alone)
+            if alone:
+                from ...protocol.family import cgroup  # mostly not needed
+
+                cgroup.leave_nothing()

@@ -1,7 +1,7 @@
 """What may a person do from the page: reload, roll back, scale, restart; and who may?
 
-A client that has the token may.  It comes with each request, in the form or as ``Authorization: Bearer``, and never in a
-cookie, so no other site's page can use a browser that knows it.  Such a page is turned away as well: a browser says
+A client that has the token may.  It comes with each request, in the form or as ``Authorization: Bearer``, and never in
+a cookie, so no other site's page can use a browser that knows it.  Such a page is turned away as well: a browser says
 from which site a form was sent.
 
 ::

@@ -20,7 +20,7 @@ import dockerfile
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-INSIDE = "RRMASTER_TRY"
+INSIDE = "INSIDE_THE_ROOT"
 CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
 LAB = Path("/mnt")
 PATIENCE = 60.0

@@ -49,8 +49,10 @@ def test_no_proxy_gives_up_a_request_that_a_draining_worker_may_finish() -> None
 
 
 def test_both_proxies_know_the_same_three_replicas_and_rrmaster_trusts_them() -> None:
-    servers = [re.findall(r"(10\.99\.0\.\d+):8000", text) for text in (NGINX, HAPROXY)]
-    assert servers == [["10.99.0.11", "10.99.0.12", "10.99.0.13"]] * 2
+    checked, unchecked = HAPROXY.split("\nbackend unchecked")
+    servers = [re.findall(r"(10\.99\.0\.\d+):8000", text) for text in (NGINX, checked, unchecked)]
+    assert servers == [["10.99.0.11", "10.99.0.12", "10.99.0.13"]] * 3
+    assert "use_backend unchecked if { nbsrv(shop) eq 0 }" in checked
     assert settings().forwarded_allow_ips == settings().proxy_allow_from
 
 

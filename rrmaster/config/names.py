@@ -20,6 +20,12 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 LOG_FORMATS = ("text", "json")
 
+ALIKE = 0.7
+"""How alike two words are, from 0 to 1, so that one may be meant by the other: a letter or two apart."""
+
+_BEGINNING = re.compile(r"^(-+|RRMASTER_)")
+"""What many words begin with: it makes no two of them alike."""
+
 # --- one word of a list
 
 
@@ -41,8 +47,9 @@ def _not_one_of(value: object, what: str, choices: Sequence[str]) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """``; did you mean X?``, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    bare = {_BEGINNING.sub("", name): name for name in known}
+    close = difflib.get_close_matches(_BEGINNING.sub("", word), bare, n=1, cutoff=ALIKE)
+    return f"; did you mean {bare[close[0]]}?" if close else ""
 
 
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -29,38 +27,6 @@ def test_a_master_that_is_started_with_term_blocked_can_be_stopped() -> None:
         try:
             assert master.wait(20) == 0
         finally:
-            master.kill()
-
-
-COUNTS = """
-import subprocess
-async def handler(stream):
-    await stream.send_all(b"%d" % subprocess.run(["sh", "-c", "exit 7"]).returncode)
-"""
-
-
-@pytest.mark.parametrize("preload", ["off", "on"])
-def test_workers_of_a_master_that_is_started_with_chld_ignored_see_how_programs_end(
-    tmp_path: Path, preload: str
-) -> None:
-    (tmp_path / "counts.py").write_text(COUNTS)
-    ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
-    start = "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    options = f"-w 1 --preload {preload} -b unix:{tmp_path}/s --app-dir {tmp_path}".split()
-    command = [sys.executable, "-c", ignore + start, "-m", "rrmaster", *options, "counts:handler"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as master:
-        deadline = threading.Timer(60, master.kill)
-        deadline.start()
-        try:
-            assert master.stderr is not None
-            while " ready: " not in master.stderr.readline() and master.poll() is None:
-                pass
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(20)
-                client.connect(f"{tmp_path}/s")
-                assert client.recv(10) == b"7"
-        finally:
-            deadline.cancel()
             master.kill()
 
 

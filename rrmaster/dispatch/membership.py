@@ -8,7 +8,6 @@ wait in its own backlog, and the clients of no other listener wait with them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections import deque
@@ -264,8 +263,7 @@ class Delivery:
                 continue
             self.membership.count_handoff(handoff.listener, load)
             self.watch(load, trio.current_time())
-            with contextlib.suppress(InterruptedError):  # the kernel has released the number all the same
-                close(fd)
+            close(fd)
             return True
         self.undelivered.append((handoff, fd, peer))
         self.pause(trio.current_time() + HANDOFF_RETRY)

@@ -28,6 +28,7 @@ from attrs import define
 from ..logs.log import tell
 from ..protocol.family import cgroup
 from ..protocol.family.lineage import Seen
+from ..waiting import close
 
 IMPORTS = "imports"
 """The group of the templates.  What an import has started serves the workers, so no end of a template ends it."""
@@ -131,8 +132,8 @@ class Cgroups:
                 if entry.is_dir():
                     cgroup.end(Path(entry.path))
         cgroup.gone_within(self.place, _END_S if self._kills and os.access(self.place.parent, os.W_OK) else 0.0)
-        os.close(self._entry)
-        os.close(self._lock)
+        close(self._entry)
+        close(self._lock)
 
 
 def may_have_groups(outer: Path) -> bool:
@@ -160,4 +161,4 @@ def _sweep(outer: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 cgroup.gone_within(place, _END_S if cgroup.sweep(place) else 0.0)
             finally:
-                os.close(lock)
+                close(lock)

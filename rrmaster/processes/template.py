@@ -155,8 +155,7 @@ class Template:
         Raises Lost.  If cancelled, no worker is left: its leash ends it.
         """
         kind, notes = template_wire.WORKER, len(fds) == template_wire.FDS[template_wire.WORKER]  # the leash comes too
-        order = lambda number: ForkRequest(number, kind, environ, tuple(title), notes)  # noqa: E731
-        return await self._fork(fds, order, self.admit)
+        return await self._fork(fds, lambda number: ForkRequest(number, kind, environ, tuple(title), notes), self.admit)
 
     async def another(self) -> Template:
         """Fork another template, to be the spare.  Raises Lost, and OSError if no descriptors are left."""

@@ -6,12 +6,11 @@ for the figures of late, and once more after the worker's end, so that nothing i
 
 from __future__ import annotations
 
-import os
-
 from attrs import Factory, define
 
 from ..events.latency import Recent
 from ..protocol.pages.figures import NOTHING, Figures, Histogram, open_page, read_page
+from ..waiting import close
 
 
 @define(eq=False)
@@ -50,5 +49,5 @@ class WorkerFigures:
         """Its process has ended: read the page once more, and close it."""
         self._last = self.so_far()
         for fd in self.page:
-            os.close(fd)
+            close(fd)
         self.page = ()

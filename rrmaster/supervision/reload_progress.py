@@ -50,8 +50,7 @@ class Reload:
             self._finished[worker.id] = (worker.generation, first, count)
         silent_since = now - OVERDUE * heartbeat
         old_side, new_side = self._seen(old, silent_since, of_new=False), self._seen(new, silent_since, of_new=True)
-        busy = [worker for worker in new if _in_hand(worker, silent_since)]
-        self._evidence.look(now, old_side, new_side, self._starved(busy))
+        self._evidence.look(now, old_side, new_side, self._starved(new, silent_since))
         self._next_look = now + self.rollout.trial.soak / LOOKS
         return self._judge(now)
 
@@ -69,10 +68,11 @@ class Reload:
             rollout.say(remark)
         return why
 
-    def _starved(self, busy: list[WorkerRecord]) -> float:
-        """Seconds since the last look for which each of these workers, or the master, waited for a processor."""
+    def _starved(self, workers: list[WorkerRecord], silent_since: float) -> float:
+        """Seconds since the last look for which all of them that are busy, or the master, waited for a processor."""
         if self.rollout.phase is not Phase.SOAKING:
             return 0.0
+        busy = [worker for worker in workers if _in_hand(worker, silent_since)]
         here, looks = waited_here(), {worker.id: look(worker.link.pids) for worker in busy}
         waits = [now.since(self._looks.get(number, now)).waited for number, now in looks.items()]
         delay, self._waited_here, self._looks = here - self._waited_here, here, looks

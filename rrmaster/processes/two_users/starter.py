@@ -24,7 +24,7 @@ from attrs import define
 
 from ...logs.log import tell
 from ...protocol.family.children import keep_from_children
-from ...waiting import readable
+from ...waiting import close, readable
 from ..process import Child, adopted
 from . import as_root
 
@@ -87,7 +87,7 @@ class Starter:
             await readable(pidfd)
         finally:
             trio.lowlevel.notify_closing(pidfd)
-            os.close(pidfd)
+            close(pidfd)
         text = "the process that starts workers (--master-user) has ended: restart the master, which can start no more"
         tell("starter.ended", text, level=ERROR, pid=self._process.pid)
 

@@ -36,11 +36,12 @@ async def test_a_client_without_an_answer_has_left_after_ten_seconds(autojump_cl
 
 async def test_what_a_client_still_sends_is_dropped_until_it_closes(autojump_clock: trio.testing.MockClock):
     ours, theirs = a_pair()
-    async with ours, trio.open_nursery() as nursery:
-        nursery.start_soon(linger, ours, ANSWERED_EARLY)
-        assert await theirs.receive_some() == b""
-        await theirs.send_all(b"x" * 5_000_000)
-        await theirs.aclose()
+    with trio.fail_after(20):
+        async with ours, trio.open_nursery() as nursery:
+            nursery.start_soon(linger, ours, ANSWERED_EARLY)
+            assert await theirs.receive_some() == b""
+            await theirs.send_all(b"x" * 5_000_000)
+            await theirs.aclose()
 
 
 async def test_a_client_that_sends_no_more_and_does_not_close_is_left(autojump_clock: trio.testing.MockClock):

@@ -322,7 +322,7 @@ WRITTEN_FROM_OUTSIDE = {
     # Objects of the standard library and of other libraries: loggers, contexts, cancel scopes, configurations.
     "logs/setup", "protocol/tls", "processes/process", "demo", "worker/serving/anycorn_connection",
     "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
-    "cli/completion", "worker/serving/http1/lingering",
+    "cli/completion", "worker/serving/http1/endings",
     # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
     "worker/preload/taken/environment", "worker/preload/taken/generators",
 }  # fmt: skip

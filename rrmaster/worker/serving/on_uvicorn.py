@@ -42,15 +42,13 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from attrs import Factory, define, field
-from uvicorn.server import ServerState
 
 from ...protocol import tls
 from ...protocol.launch import Launch
 from ..access.log import AccessLog
-from ..api import header_of
 from ..connection import Connection
 from ..deadlines.law import Deadlines
-from ..deadlines.of_uvicorn import UvicornDeadlines, Watched, cut, heard, is_fresh, timed_on_asyncio
+from ..deadlines.of_uvicorn import UvicornDeadlines, cut, heard, is_fresh, timed_on_asyncio
 from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
@@ -60,6 +58,7 @@ from ..parking.opening import lot_of, parks_of
 from .asgi import ASGI, CountedApp, counted_app, uncounted_app
 from .asyncio_worker import AsyncioWorker, run_server
 from .http1.forwarded import trusted
+from .http1.mixins import CLOSE, Counted, WebSocket, WithProxyHeader
 from .http1.reading import LONGEST_HEAD, State
 from .http_limits import HttpLimits
 from .on_asyncio import admit
@@ -74,8 +73,6 @@ in progress, and for clients of websockets to connect again."""
 CUT_SHARE = 0.75
 """The share of the graceful timeout after which websockets are cut.  Between the two shares their clients answer Close
 (7.5 s with the default; uvicorn allows 10); in the rest the application ends, so that the drain is done in time."""
-
-CLOSE = (b"connection", b"close")
 
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
@@ -115,12 +112,12 @@ def configured(app: ASGI, launch: Launch, more: dict[str, Any], lot: Lot | None 
         **more,
     )
     config.load()
-    proxied = (_WithProxyHeader,) if launch.proxy_protocol != "off" else ()
+    proxied = (WithProxyHeader,) if launch.proxy_protocol != "off" else ()
     mended = _mended(config)
     bases = (*proxied, heard(mended), mended, *parks_of(lot))
     config.http_protocol_class = type("Client", bases, {"head": head or LONGEST_HEAD, "lot": lot})
     if config.ws_protocol_class is not None:
-        config.ws_protocol_class = type("WebSocket", (_UvicornWebSocket, *proxied, config.ws_protocol_class), {})
+        config.ws_protocol_class = type("WebSocket", (WebSocket, *proxied, config.ws_protocol_class), {})
     return config
 
 
@@ -135,46 +132,13 @@ def _mended(config: uvicorn.Config) -> type[Any]:
     return H11Client
 
 
-class _Counted:
-    """A mix-in for both protocols: a request whose client has left is known as one without a connection."""
-
-    requests: Requests
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        # `scope` is that of a websocket; of HTTP it may be the next request's, which has not begun.
-        cycle = getattr(self, "cycle", None)
-        self.requests.lose_connection(cycle.scope if cycle is not None else getattr(self, "scope", None))
-        super().connection_lost(exc)  # type: ignore[misc]
-
-
 def _count_orphans(config: uvicorn.Config, requests: Requests) -> uvicorn.Config:
     """Have the protocols say which requests have lost their connection."""
     known: Any = {"requests": requests}
-    config.http_protocol_class = type("Client", (_Counted, config.http_protocol_class), known)
+    config.http_protocol_class = type("Client", (Counted, config.http_protocol_class), known)
     if config.ws_protocol_class is not None:
-        config.ws_protocol_class = type("WebSocket", (_Counted, config.ws_protocol_class), known)
+        config.ws_protocol_class = type("WebSocket", (Counted, config.ws_protocol_class), known)
     return config
-
-
-class _WithProxyHeader:
-    """A mix-in for both protocols: the addresses are those that the PROXY header has given."""
-
-    client: tuple[str, int] | None
-    server: tuple[str, int | None] | None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[misc]
-        header = header_of(transport.get_extra_info("socket"))
-        if header is not None and header.source is not None:
-            self.client, self.server = header.source, header.destination
-
-
-class _UvicornWebSocket(Watched):
-    """A mix-in for uvicorn's websockets: in a drain a handshake still says ``Connection: Upgrade`` alone."""
-
-    def __init__(self, config: Any, server_state: ServerState, app_state: dict[str, Any]) -> None:
-        super().__init__(config=config, server_state=server_state, app_state=app_state)  # type: ignore[call-arg]
-        self.default_headers = [header for header in server_state.default_headers if header != CLOSE]
 
 
 @define(eq=False)
@@ -307,11 +271,11 @@ class UvicornServer:
     def _cut_websockets(self) -> None:
         """End those whose client does not answer Close, or does not read it: uvicorn waits for its buffer to empty."""
         for connection in list(self.state.connections):
-            if isinstance(connection, _UvicornWebSocket):
+            if isinstance(connection, WebSocket):
                 connection.transport.abort()
 
     def _clients(self) -> list[Any]:
-        return [connection for connection in self.state.connections if not isinstance(connection, _UvicornWebSocket)]
+        return [connection for connection in self.state.connections if not isinstance(connection, WebSocket)]
 
     def is_done(self) -> bool:
         """Whether no call of the application is in progress; its background tasks count too."""

@@ -1,6 +1,6 @@
 """How does a connection of HTTP/1.1 on trio end whose client still sends, or sends no more?
 
-Both are as on asyncio and uvloop: see `lingering` and `half_closed`, which have the reasons.
+Both are as on asyncio and uvloop: see `endings`, which has the reasons.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from typing import Any
 import h11
 import trio
 
-from .half_closed import LOOK_S, silent_s
-from .half_closed import SILENT_S as NOTHING_SENT_S
-from .lingering import LINGER_S, SILENT_S
+from .endings import LINGER_S, LOOK_S, SILENT_S, UNANSWERED_S, silent_s
 
 _ANSWERED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
 
@@ -22,10 +20,10 @@ RECEIVE = 65_536
 
 async def until_nothing_is_sent(stream: Any) -> None:
     """Wait until nothing has been sent to a client for the time after which it has left."""
-    rest = NOTHING_SENT_S
+    rest = UNANSWERED_S
     while rest > 0:
         await trio.sleep(max(rest, LOOK_S))
-        rest = NOTHING_SENT_S - silent_s(_socket_of(stream))
+        rest = UNANSWERED_S - silent_s(_socket_of(stream))
 
 
 async def linger(stream: Any, connection: Any) -> None:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .endings import Lingers, abort_when_silent
 from .h11_requests import Connection
-from .half_closed import abort_when_silent
 from .handshake import is_handshake
-from .lingering import Lingers
 from .reading import Flow
 
 if TYPE_CHECKING:

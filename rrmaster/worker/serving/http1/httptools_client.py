@@ -7,8 +7,8 @@ asks for another protocol answered as if it did not (RFC 9110, 7.8), and has its
 is sent ahead             parsed in pieces of `PIECE` bytes; the rest waits unparsed, and nothing more is read
 is malformed, sent ahead  refused when those before it are answered
 opens a websocket, ahead  begun when those before it are answered
-has an unread body        answered, and the client reads the answer though it still sends (`lingering`)
-ends with the stream      answered, if it is complete: a client may close its own direction (`half_closed`)
+has an unread body        answered, and the client reads the answer though it still sends (`endings`)
+ends with the stream      answered, if it is complete: a client may close its own direction (`endings`)
 has trailers              answered without them: uvicorn adds them to the header that the application has already got
 ========================= ============================================================================================
 """
@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .half_closed import abort_when_silent
+from .endings import Lingers, abort_when_silent
 from .handshake import is_handshake
-from .lingering import Lingers
 from .reading import LONGEST_HEAD, Flow
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ import pytest
 import uvicorn
 
 import rrmaster
-from rrmaster.cli.arguments import CHECK_WORDS, make_parser
+from rrmaster.cli.arguments import CHECK_WORDS, VERBS, make_parser
 from rrmaster.cli.commands import COMMANDS, Verb
-from rrmaster.cli.main import VERBS
 from tests.pages import DOCS, GENERATED, PAGES, ROOT, blocks, name, renewed
 
 OTHERS = {

@@ -12,6 +12,8 @@ Workers import none of this.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -23,6 +25,7 @@ from ..config.presentation import spelled
 from ..config.settings import Settings, options
 from ..config.sources import Source
 from ..protocol.launch import MODULE, is_program
+from .output import let_stdout_go
 
 _EPILOG = """\
 verbs, for a running master (rrmaster VERB --help says more; with several masters, --name or --control says which):
@@ -95,6 +98,11 @@ _ELSEWHERE = {
 
 T = TypeVar("T")
 
+VERBS = (
+    "status", "workers", "scale", "reload", "rollback", "restart", "retire", "stop", "top", "events", "logs", "stacks",
+    "show-config", "reopen", "admin", "check", "systemd-unit", "completion",
+)  # fmt: skip
+"""The verbs.  None of them is taken for an application: the name of an application has a colon."""
 
 CHECK_WORDS = ("--fork", "--json")
 """What `rrmaster check` understands beside the options of a start."""
@@ -105,10 +113,25 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, where argparse prints the whole usage."""
+    """A parser whose errors are one line, where argparse prints the whole usage, and which says if it cannot print."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help on stdout."""
+        self.say(self.format_help())
+
+    def say(self, text: str) -> None:
+        """Print what was asked for.  argparse itself drops the error of a full disk, and ends with 0."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            let_stdout_go()  # `| head` has seen enough
+        except OSError as error:
+            let_stdout_go()
+            self.exit(1, f"rrmaster: cannot write the output: {error.strerror}\n")
 
 
 def argument_type(parse: Callable[[Any], T]) -> Callable[[str], T]:
@@ -121,6 +144,12 @@ def argument_type(parse: Callable[[Any], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return checked
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: Any, *_: Any) -> None:
+        parser.say(f"rrmaster {__version__}\n")
+        parser.exit()
 
 
 class _RefuseDaemon(argparse.Action):
@@ -170,9 +199,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-c", "--config", metavar="FILE", help="read this TOML file (default: rrmaster.toml, pyproject.toml)"
     )
     other.add_argument("-h", "--help", action="help", help="show this and exit")
-    other.add_argument(
-        "--version", action="version", version=f"rrmaster {__version__}", help="show the version and exit"
-    )
+    other.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     other.add_argument("--daemon", action=_RefuseDaemon, nargs=0, help=argparse.SUPPRESS)
 
 
@@ -216,6 +243,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
     own, of_program = _split(argv, parser)
     arguments, unknown = parser.parse_known_args(own)
+    if getattr(arguments, "application", None) in VERBS:
+        _refuse_late(arguments.application, argv)
     mistakes = _unknown([word.partition("=")[0] for word in unknown if word.startswith("-")], parser)
     if unknown and not mistakes:
         raise UsageError(f"{unknown[0]}: one application is served, and {arguments.application} is already named")
@@ -229,6 +258,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if found["application"] is not None:
         found["arguments"] = of_program
     return argparse.Namespace(**found)
+
+
+def _refuse_late(verb: str, argv: Sequence[str]) -> NoReturn:
+    rest = list(argv)
+    rest.remove(verb)
+    raise UsageError(f"{verb}: a verb comes before its options: {shlex.join(['rrmaster', verb, *rest])}")
 
 
 def _unknown(words: Sequence[str], parser: Parser) -> list[str]:

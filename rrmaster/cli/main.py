@@ -23,8 +23,9 @@ from ..config.settings import Settings
 from ..config.sources import variables_of_settings
 from ..protocol.launch import is_program
 from ..status.formatting import plain
-from .arguments import CHECK_WORDS, Parser, UsageError, parse_arguments, split_words
+from .arguments import CHECK_WORDS, VERBS, Parser, UsageError, parse_arguments, split_words
 from .configuration import configured, project_here, socket_named
+from .output import let_stdout_go
 
 if TYPE_CHECKING:
     from ..control.client import Client
@@ -34,12 +35,6 @@ OK, ERROR, USAGE, NEVER_READY, CANNOT_BIND = 0, 1, 2, 3, 4
 
 INTERRUPTED = 130
 """The exit status of a verb after Ctrl-C, as shells have it (128 + SIGINT)."""
-
-VERBS = (
-    "status", "workers", "scale", "reload", "rollback", "restart", "retire", "stop", "top", "events", "logs", "stacks",
-    "show-config", "reopen", "admin", "check", "systemd-unit", "completion",
-)  # fmt: skip
-"""The verbs.  None of them is taken for an application: the name of an application has a colon."""
 
 HELP_WIDTH = 80
 """Columns of a verb's description."""
@@ -144,15 +139,11 @@ def _run_verb(verb: str, argv: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has closed the pipe (`| head`).  At exit, Python would complain of a failed flush.
-        _let_stdout_go()
+        let_stdout_go()
         return OK
     except OSError as error:
-        _let_stdout_go()
+        let_stdout_go()
         return _complain(f"{verb}: cannot write the output: {error.strerror or error}", ERROR)
-
-
-def _let_stdout_go() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _ask(verb: str, argv: Sequence[str]) -> int:

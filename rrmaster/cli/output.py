@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -67,3 +68,8 @@ def complain(message: str) -> int:
 def width() -> int:
     """Columns of the output."""
     return shutil.get_terminal_size((WIDTH, 24)).columns
+
+
+def let_stdout_go() -> None:
+    """Write to nothing from now on: at exit, Python would complain of the failed flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

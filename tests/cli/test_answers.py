@@ -62,9 +62,10 @@ def test_any_answer_ends_in_an_exit_status_and_drives_no_terminal(
     assert "Traceback" not in said.err
 
 
-def test_a_full_disk_is_one_line_and_not_a_success() -> None:
+@pytest.mark.parametrize("words", [["check", "rrmaster.demo:hello"], ["--help"], ["status", "--help"], ["--version"]])
+def test_a_full_disk_is_one_line_and_not_a_success(words: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "rrmaster", "check", "rrmaster.demo:hello"]
+        command = [sys.executable, "-m", "rrmaster", *words]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "cannot write the output: No space left on device" in ended.stderr

@@ -49,3 +49,21 @@ def test_what_a_program_is_given_stays_as_it_is():
 def test_a_program_beside_an_application_is_refused():
     with pytest.raises(UsageError, match="already named"):
         parse_arguments(["shop:app", "server.py"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["--name", "my shop", "status"], "rrmaster status --name 'my shop'"),
+        (["--control", "x", "stop", "--now"], "rrmaster stop --control x --now"),
+        (["-w", "2", "check", "shop:app"], "rrmaster check -w 2 shop:app"),
+    ],
+)
+def test_a_verb_behind_options_is_told_where_it_belongs(argv, meant):
+    with pytest.raises(UsageError) as told:
+        parse_arguments(argv)
+    assert str(told.value).endswith(f"a verb comes before its options: {meant}")
+
+
+def test_the_value_of_an_option_is_no_verb():
+    assert parse_arguments(["--name", "status", "shop:app"]).application == "shop:app"

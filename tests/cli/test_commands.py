@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rrmaster.cli.main import VERBS, main
+from rrmaster.cli.arguments import VERBS
+from rrmaster.cli.main import main
 from rrmaster.status.tables import COLUMNS
 
 

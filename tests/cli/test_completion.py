@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rrmaster.cli.arguments import VERBS
 from rrmaster.cli.commands import COMMANDS
 from rrmaster.cli.completion import SHELLS
-from rrmaster.cli.main import VERBS, main
+from rrmaster.cli.main import main
 
 pytest.importorskip("shtab")
 

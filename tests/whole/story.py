@@ -40,10 +40,9 @@ from pathlib import Path
 import trio
 from attrs import Factory, define
 
-from rrmaster.cli.arguments import Parser, UsageError
+from rrmaster.cli.arguments import VERBS, Parser, UsageError
 from rrmaster.cli.arguments import parse_arguments as parse_options
 from rrmaster.cli.commands import COMMANDS
-from rrmaster.cli.main import VERBS
 from rrmaster.config.sources import from_table, read
 from tests.pages import ROOT, Block, blocks
 from tests.whole.harness import PATIENCE, Running

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from rrmaster.cli.main import VERBS
+from rrmaster.cli.arguments import VERBS
 from tests.whole.harness import PATIENCE, PROGRAMS, ROOT, Running, ask, rrmaster, running
 
 ARGUMENTS = {"admin": ["127.0.0.1:0"], "scale": ["+1"], "restart": ["0"], "retire": ["0"], "stacks": ["0"]}

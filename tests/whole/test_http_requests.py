@@ -246,6 +246,15 @@ async def test_a_client_that_still_sends_its_body_reads_the_answer(kind: str, tm
         assert await sent(master.port, upload) == ([431], [])
 
 
+@pytest.mark.parametrize("kind", SERVED)
+async def test_a_client_that_still_sends_reads_that_it_is_refused(kind: str, tmp_path: Path):
+    """What is refused is in a part of its own, so that the body comes when the answer is on its way."""
+    head = POST + b"Malformed : 1\r\nContent-Length: 5000000\r\n\r\n"
+    async with served(kind, tmp_path) as master:
+        for body in (b"x" * 5_000_000, b""):
+            assert await sent(master.port, head, body) == ([400], []), len(body)
+
+
 # --- rare forms
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import h11
 import pytest
 import trio
 import trio.testing
 from attrs import frozen
 
+from rrmaster.worker.serving.http1.endings import REFUSED_BYTES
 from rrmaster.worker.serving.http1.endings_on_trio import linger, until_nothing_is_sent
 
 
@@ -64,6 +67,25 @@ async def test_a_client_that_sends_on_is_left_in_the_end(autojump_clock: trio.te
         await linger(ours, ANSWERED_EARLY)
         nursery.cancel_scope.cancel()
     assert trio.current_time() == pytest.approx(10)
+
+
+async def test_of_what_cannot_be_parsed_no_more_than_a_bound_is_dropped(autojump_clock: trio.testing.MockClock):
+    ours, theirs = a_pair()
+    sent = 0
+
+    async def pour() -> None:
+        nonlocal sent
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await theirs.send_all(bytes(1 << 20))
+                sent += 1 << 20
+
+    async with ours, theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(pour)
+        with trio.fail_after(9):
+            await linger(ours, States(h11.ERROR, h11.MUST_CLOSE))
+        await ours.aclose()
+    assert REFUSED_BYTES - (1 << 20) <= sent <= REFUSED_BYTES + (1 << 20)
 
 
 @pytest.mark.parametrize("states", [States(h11.DONE, h11.MUST_CLOSE), States(h11.SEND_BODY, h11.SEND_BODY)])

@@ -5,12 +5,13 @@ Both are as on asyncio and uvloop: see `endings`, which has the reasons.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import h11
 import trio
 
-from .endings import LINGER_S, LOOK_S, SILENT_S, UNANSWERED_S, silent_s
+from .endings import LINGER_S, LOOK_S, REFUSED_BYTES, SILENT_S, UNANSWERED_S, silent_s
 
 _ANSWERED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
 
@@ -27,16 +28,20 @@ async def until_nothing_is_sent(stream: Any) -> None:
 
 
 async def linger(stream: Any, connection: Any) -> None:
-    """If the request is answered and its body has not come yet: drop what the client sends.  The caller then closes."""
-    if connection.their_state is not h11.SEND_BODY or connection.our_state not in _ANSWERED:
+    """If the request is answered and its body has not come yet, or it cannot be parsed: drop what the client sends.
+
+    The caller then closes.
+    """
+    if connection.their_state not in (h11.SEND_BODY, h11.ERROR) or connection.our_state not in _ANSWERED:
         return
+    most = REFUSED_BYTES if connection.their_state is h11.ERROR else math.inf
     try:
         if isinstance(stream, trio.SocketStream):
             await stream.send_eof()
         with trio.move_on_after(LINGER_S):
-            data: object = True
-            while data:
-                data = b""
+            data = b"\n"
+            while data and most > 0:
+                most, data = most - len(data), b""
                 with trio.move_on_after(SILENT_S):
                     data = await stream.receive_some(RECEIVE)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):

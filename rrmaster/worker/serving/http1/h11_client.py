@@ -53,7 +53,7 @@ class H11Client(Lingers, H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.lingers:
-            self.drop()
+            self.drop(data)
             return
         idle, cycle, now = self.timeout_keep_alive_task is not None, self.cycle, self.loop.time()
         super().data_received(data)

@@ -77,7 +77,7 @@ class HttptoolsClient(Lingers, HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.lingers:
-            self.drop()
+            self.drop(data)
             return
         idle_since, self.idle_since = self.idle_since, None
         if self._unread or len(data) > PIECE:
@@ -87,7 +87,7 @@ class HttptoolsClient(Lingers, HttpToolsProtocol):
         if self._unread:
             self._feed_unread()
         cycle = self.cycle
-        if cycle is None:
+        if cycle is None or self.lingers:
             return
         if cycle.more_body:
             self.expect_body()

@@ -6,7 +6,9 @@ counted some seconds ago is kept, and subtracted.  This module knows no clock.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from attrs import define
 
@@ -22,15 +24,15 @@ def quantile(histogram: Histogram, q: float, bounds: Sequence[float] = DURATIONS
     Within a bucket observations are taken to be spread evenly, as Prometheus' ``histogram_quantile`` does; what exceeds
     the last bound counts as that bound.
     """
-    total = histogram.count
-    if not total:
+    up_to = list(accumulate(histogram.counts))
+    if not up_to or not up_to[-1]:
         return None
-    rank, below, lower = q * total, 0, 0.0
-    for count, upper in zip(histogram.counts, bounds, strict=False):
-        if count and below + count >= rank:
-            return lower + (upper - lower) * max(rank - below, 0.0) / count
-        below, lower = below + count, upper
-    return lower
+    rank = q * up_to[-1]
+    place = bisect_left(up_to, rank) if rank else bisect_right(up_to, 0)
+    if place >= len(bounds):
+        return bounds[-1]
+    below, lower = (up_to[place - 1], bounds[place - 1]) if place else (0, 0.0)
+    return lower + (bounds[place] - lower) * (rank - below) / (up_to[place] - below)
 
 
 @define(eq=False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from rrmaster.admin.metrics import OPENMETRICS, TEXT, exposition
+from rrmaster.admin.metrics import OPENMETRICS, TEXT, LatestMetrics, exposition
 from rrmaster.events.totals import SlotTotals, Totals
 from rrmaster.protocol.pages.figures import DURATIONS, WAITS, Histogram
 from rrmaster.status.model import Snapshot
@@ -148,3 +148,12 @@ def test_every_snapshot_makes_metrics_that_are_read_back(workers: list, accept: 
 def test_a_name_cannot_break_out_of_its_label() -> None:
     odd = evolve(FOUR, application='a"b\\c\nrrmaster_up 7')
     assert values(odd)["rrmaster_up", ()] == 1.0
+
+
+def test_scrapes_of_one_snapshot_share_its_text_and_the_next_snapshot_has_its_own() -> None:
+    latest, first, second = LatestMetrics(), a_snapshot(a_worker(0, open=7)), a_snapshot(a_worker(0, open=8))
+    for accept in ("", "application/openmetrics-text"):
+        assert latest.of(first, accept) == exposition(first, accept)
+        assert latest.of(first, accept)[0] is latest.of(first, accept)[0]
+    assert latest.of(second, "") == exposition(second, "")
+    assert latest.of(None, "") == exposition(None, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 from hypothesis import given
 
@@ -15,6 +16,12 @@ from tests.status.snapshots import FOUR, a_snapshot, some_workers
 def test_a_snapshot_survives_the_way_through_json(workers: list[WorkerStatus]) -> None:
     snapshot = a_snapshot(*workers, reload=ReloadStatus("soaking", 3))
     assert from_json(json.loads(json.dumps(to_json(snapshot)))) == snapshot
+
+
+@given(some_workers)
+def test_each_field_is_in_the_json_under_its_name(workers: list[WorkerStatus]) -> None:
+    snapshot = a_snapshot(*workers, reload=ReloadStatus("soaking", 3))
+    assert json.dumps(to_json(snapshot)) == json.dumps(attrs.asdict(snapshot))
 
 
 def test_an_older_reader_skips_unknown_keys() -> None:

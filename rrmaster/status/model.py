@@ -61,6 +61,8 @@ class WorkerStatus:
     overdue_ms: int | None = None
     """Milliseconds by which its next report is overdue: 0 unless its loop is blocked at present.  None until it is
     ready."""
+    silent_ms: int | None = None
+    """Milliseconds since its last message.  None until it is ready."""
     rss: int | None = None
     """Bytes of resident memory."""
     cpu_us: int | None = None

@@ -20,12 +20,19 @@ def why_not_ready(snapshot: Snapshot, when: ReadyWhen) -> str:
     return "" if taking >= needed else f"{taking} of {snapshot.size} workers take connections, and {needed} must"
 
 
+WAITS_MS = 250
+"""Milliseconds of silence from which a worker counts as one that takes no connections, if it was handed some that it
+has not taken, or is given none before it speaks: a worker that takes one reports it 2 ms later.  A loop is blocked for
+some milliseconds by many a request; a fleet that is only busy must stay ready, or a load balancer gives its share to
+others, which are then busier."""
+
 STUCK_MS = 1_000
-"""Milliseconds by which a report is overdue from which its worker counts as one that takes no connections.  A loop is
-blocked for some milliseconds by many a request; a fleet that is only busy must stay ready, or a load balancer gives its
-share to others, which are then busier.  How late a loop was before does not count: it may be well again."""
+"""Milliseconds by which a report is overdue from which its worker does not count though no connection waits for it.
+How late a loop was before does not matter: it may be well again."""
 
 
 def _takes(worker: WorkerStatus) -> bool:
     """Whether a worker would serve a new connection soon."""
-    return worker.state == "serving" and worker.taking and (worker.overdue_ms or 0) < STUCK_MS
+    if worker.state != "serving" or not worker.taking or (worker.overdue_ms or 0) >= STUCK_MS:
+        return False
+    return not (worker.suspended or worker.unclaimed) or (worker.silent_ms or 0) < WAITS_MS

@@ -174,6 +174,7 @@ def _worker(
         oldest_ms=report.oldest_ms if report else None,
         lag_us=int(supervisor.runner.lag(worker) * 1e6) if worker.ready else None,
         overdue_ms=int(worker.overdue(now, heartbeat) * 1e3) if worker.ready else None,
+        silent_ms=max(int((now - worker.heard) * 1e3), 0) if worker.ready else None,
         rss=report.rss if report else None,
         cpu_us=report.cpu_us if report else None,
         taking=report is None or report.taking,

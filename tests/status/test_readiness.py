@@ -21,6 +21,10 @@ PAUSED = a_worker(state="serving", taking=False)
 BLOCKED = a_worker(state="serving", taking=True, suspended=True, overdue_ms=1_500)
 BLOCKED_WITHOUT_TRAFFIC = a_worker(state="serving", taking=True, suspended=False, overdue_ms=1_500)
 BRIEFLY_BLOCKED = a_worker(state="serving", taking=True, suspended=True, overdue_ms=20)
+GIVEN_NONE = a_worker(state="serving", taking=True, suspended=True, silent_ms=300)
+TAKES_NONE = a_worker(state="serving", taking=True, unclaimed=1, silent_ms=300)
+SILENT_FOR_A_MOMENT = a_worker(state="serving", taking=True, suspended=True, unclaimed=1, silent_ms=40)
+IDLE = a_worker(state="serving", taking=True, unclaimed=0, silent_ms=490)
 WAS_BLOCKED = a_worker(state="serving", taking=True, suspended=True, overdue_ms=0, lag_us=1_500_000)
 
 
@@ -37,6 +41,9 @@ WAS_BLOCKED = a_worker(state="serving", taking=True, suspended=True, overdue_ms=
         ([BLOCKED_WITHOUT_TRAFFIC, BLOCKED], False),
         ([BRIEFLY_BLOCKED, BLOCKED], True),
         ([WAS_BLOCKED, BLOCKED], True),
+        ([GIVEN_NONE, TAKES_NONE], False),
+        ([SILENT_FOR_A_MOMENT, TAKES_NONE], True),
+        ([IDLE, GIVEN_NONE], True),
     ],
 )
 def test_a_fleet_is_ready_when_a_worker_takes_connections(workers, ready):

@@ -24,6 +24,7 @@ dispatch      the hot path: accept, choose, hand over, recall
 events        what a program is told, and how messages reach it
 verdicts      how long a process may be silent, in time in which it could have spoken
 logs          what is logged, in which form, and where it goes
+faults        what happens when the master's own state is wrong
 waiting       how a task waits for a descriptor, also where the kernel cannot watch it
 rules         pure decisions: lifecycle, plan, rollout, back-off, recycling, scaling
 config        from a flag to a value

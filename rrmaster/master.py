@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from logging import CRITICAL
 
 import trio
 from attrs import define, evolve, field
@@ -21,6 +20,7 @@ from .control.socket_paths import DEFAULT_NAME
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.listeners import Listener
 from .dispatch.listening.dynamic_listeners import DynamicListeners
+from .faults import Fault
 from .logs.log import tell
 from .parking.keeper import IdlePool
 from .processes.cgroups import Cgroups
@@ -34,7 +34,6 @@ from .rules.plan import Goal
 from .status.model import Snapshot
 from .status.snapshot import take_snapshot
 from .supervision.announcements import Announcements
-from .supervision.crashes import unwrapped
 from .supervision.reconfigure import Reconfigurer, check_certificate, policies_of
 from .supervision.reload_progress import Busy, Reload
 from .supervision.supervisor import Supervisor
@@ -77,8 +76,8 @@ class RunningMaster:
     supervisor: Supervisor = field(init=False)
     _watcher: CodeWatcher | None = field(init=False)
     _stopped: bool = False
-    _failure: Exception | None = None
-    """What ended the dispatcher; raised when the fleet has gone."""
+    fault: Fault = field(factory=Fault)
+    """An error of the master's own, raised when the fleet has gone."""
     _last_call: trio.CancelScope = field(factory=trio.CancelScope)
     _began: float = field(factory=trio.current_time)
     _directory: str = field(factory=logical_directory)
@@ -93,6 +92,7 @@ class RunningMaster:
             lambda id_, what: self.supervisor.breached(id_, what),
             settings.recall_after,
             lambda link, request: self.dynamic_listeners.handle(link, request),
+            self.fault,
         )
         self.pool = IdlePool.of(self.dispatcher, lambda: self.settings.max_parked)
         may_ask = bool(self.command) or is_program(settings.application)
@@ -112,6 +112,7 @@ class RunningMaster:
             Goal(self.size, surge=surge_of(settings, self.size), at_once=usable_cpus()),
             Announcements(self._addresses_of),
             self.respawn,
+            self.fault,
         )
 
     # --- what it is
@@ -131,9 +132,8 @@ class RunningMaster:
 
     def status(self) -> Snapshot:
         """All that is known of the fleet."""
-        generations, since, where = self.spawner.generations, self._began, self._directory
-        fleet = self.settings, self.supervisor, self.dispatcher
-        taken = take_snapshot(self.name, *fleet, generations, since, where, self.pool)
+        fleet = self.settings, self.supervisor, self.dispatcher, self.spawner.generations
+        taken = take_snapshot(self.name, *fleet, self._began, self._directory, self.pool)
         return evolve(taken, stopping=self._stopped)
 
     def children(self) -> set[int] | None:
@@ -186,30 +186,27 @@ class RunningMaster:
         """Serve until `stop` has done its work.  Raises NoWorkerReady if no worker ever becomes ready."""
         with self.spawner:
             async with self.spawner.orphans.ended_at_last(), trio.open_nursery() as nursery:
-                await nursery.start(self.spawner.generations.run)
-                for task in (self.spawner.orphans.run, self.spawner.memory.run, self._dispatch, self.pool.run):
-                    nursery.start_soon(task)
+                guard, spawner = self.fault.guard, self.spawner
+                nursery.start_soon(self._end_at_a_fault)
+                await nursery.start(guard, spawner.generations.run)
+                for task in (spawner.orphans.run, spawner.memory.run, self.dispatcher.run, self.pool.run):
+                    nursery.start_soon(guard, task)
                 if self._watcher is not None:
-                    nursery.start_soon(self._watcher.run, self._code_changed)
+                    nursery.start_soon(guard, self._watcher.run, self._code_changed)
                     await self._watcher.begun.wait()  # or a save while the first workers start could be missed
                 try:
                     await self.supervisor.run()
                 finally:
                     self.supervisor.announcements.news.close()
                 nursery.cancel_scope.cancel()
-        if self._failure is not None:
-            raise self._failure
+        if self.fault.first is not None:
+            raise self.fault.first
 
-    async def _dispatch(self) -> None:
-        """Run the dispatcher.  An error of the master's own ends the fleet: workers finish what they have."""
-        try:
-            await self.dispatcher.run()
-        except Exception as error:
-            self._failure = error
-            tell("master.failed", f"the master stops, for its own state is wrong: {unwrapped(error)!r}", level=CRITICAL)
-            self._stopped = True
-            self.announce(self, "stopping")
-            self._end_fleet()
+    async def _end_at_a_fault(self) -> None:
+        await self.fault.wait()
+        self._stopped = True
+        self.announce(self, "stopping")
+        self._end_fleet()
 
     def _code_changed(self, files: list[str]) -> None:
         """A file was saved; a reload under way is superseded."""
@@ -224,20 +221,23 @@ class RunningMaster:
         self._stopped = True
         self.announce(self, "stopping")
         with self._last_call:
-            if delay and (seconds := self.settings.shutdown_delay):
-                tell("master.not_ready", f"not ready; serves on for {seconds:g} s (--shutdown-delay)", seconds=seconds)
-                await trio.sleep(seconds)
-            self.dynamic_listeners.stop()
-            await self.pool.end()
-            await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
+            await self.fault.guard(self._take_what_waits, delay)
         self._end_fleet()
 
+    async def _take_what_waits(self, delay: bool) -> None:
+        if delay and (seconds := self.settings.shutdown_delay):
+            tell("master.not_ready", f"not ready; serves on for {seconds:g} s (--shutdown-delay)", seconds=seconds)
+            await trio.sleep(seconds)
+        self.dynamic_listeners.stop()
+        await self.pool.end()
+        await self.dispatcher.drain_listeners(self.settings.graceful_timeout * LAST_CALL)
+
     def _end_fleet(self) -> None:
+        self.supervisor.stop()  # first: whatever else fails, the workers end
         self.dynamic_listeners.stop()
         self.dispatcher.lanes.hang_up()
         self.dispatcher.close_listeners()
         self.spawner.generations.end()
-        self.supervisor.stop()
 
     def hurry(self, graceful: float = 0.0, term: float = 5.0) -> None:
         """Lower the deadlines of workers that must go, in seconds before SIGTERM and before SIGKILL."""

@@ -28,6 +28,7 @@ from rrmaster.dispatch.link import Link
 from rrmaster.dispatch.listeners import Listener, open_listeners
 from rrmaster.dispatch.load import Policy, WorkerLoad
 from rrmaster.dispatch.policies import LeastLoaded
+from rrmaster.faults import Fault
 from rrmaster.processes.spawner import StartedWorker
 from rrmaster.processes.worker_environment import WorkerSpec
 from rrmaster.protocol import wire
@@ -419,9 +420,11 @@ async def a_fleet(
     with a_real_deadline():
         async with trio.open_nursery() as nursery:
             troupe = Troupe(nursery, script, casting or {}, deaf)
-            dispatcher = Dispatcher(LeastLoaded, lambda id_, what: supervisor.breached(id_, what), FAR)
+            fault = Fault()
+            dispatcher = Dispatcher(LeastLoaded, lambda id_, what: supervisor.breached(id_, what), FAR, fault=fault)
             spawner, code, reconfigurer = FakeSpawner(troupe.spawn), FakeCode(), FakeReconfigurer(settings)
-            supervisor = Supervisor(dispatcher, spawner, code, reconfigurer, Goal(size, surge=size, at_once=at_once))
+            goal = Goal(size, surge=size, at_once=at_once)
+            supervisor = Supervisor(dispatcher, spawner, code, reconfigurer, goal, fault=fault)
             fleet = Fleet(supervisor, troupe, spawner, code, reconfigurer)
             nursery.start_soon(fleet._dispatch)
             nursery.start_soon(fleet._supervise)

@@ -15,8 +15,8 @@ HOUSE = Path(rrmaster.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 ORDER = (
-    "protocol", "config", "rules", "waiting", "logs", "verdicts", "events", "dispatch", "processes", "parking",
-    "supervision", "status", "control", "admin", "watcher", "master", "api", "service", "cli",
+    "protocol", "config", "rules", "waiting", "logs", "faults", "verdicts", "events", "dispatch", "processes",
+    "parking", "supervision", "status", "control", "admin", "watcher", "master", "api", "service", "cli",
 )  # fmt: skip
 """The rooms of the master's process.  A room imports only what stands before it; ``worker`` and ``idle`` are other
 processes."""
@@ -322,7 +322,7 @@ WRITTEN_FROM_OUTSIDE = {
     # Objects of the standard library and of other libraries: loggers, contexts, cancel scopes, configurations.
     "logs/setup", "protocol/tls", "processes/process", "demo", "worker/serving/anycorn_connection",
     "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
-    "cli/completion", "worker/serving/http1/endings",
+    "cli/completion", "worker/serving/http1/endings", "worker/serving/http1/anycorn_targets",
     # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
     "worker/preload/taken/environment", "worker/preload/taken/generators",
 }  # fmt: skip

@@ -27,13 +27,13 @@ from attrs import define, frozen
 from ..config.settings import Settings
 from ..events.bus import Subscription, WorkerGone
 from ..events.events import WorkerExited, WorkerOnline
+from ..faults import unwrapped
 from ..master import RunningMaster
 from ..protocol import wire
 from ..protocol.starting import check_may_start
 from ..rules.lifecycle import State
 from ..rules.rollout import BUSY
 from ..status.model import Snapshot
-from ..supervision.crashes import unwrapped
 from ..supervision.reconfigure import listen
 from ..supervision.reload_progress import Busy, Reload
 from ..supervision.supervisor import Supervisor

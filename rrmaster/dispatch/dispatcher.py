@@ -26,6 +26,7 @@ import trio
 from attrs import Factory, define, field
 
 from ..config.settings import Settings
+from ..faults import Fault
 from ..protocol import wire
 from ..protocol.line import Line
 from ..waiting import readable
@@ -69,9 +70,9 @@ class Dispatcher:
     """The option at the start, in seconds."""
     on_listener_request: Callable[[Link, wire.Listen | wire.Attend], None] = lambda link, request: None
     """Called with what a worker says of listeners; raises Breach.  `DynamicListeners.handle` where it is used."""
+    fault: Fault = Factory(Fault)  # is told of errors of the master's own that come up in the tasks of others
     breaches: int = 0
-    links: dict[int, Link] = Factory(dict)
-    """The living workers, by id."""
+    links: dict[int, Link] = Factory(dict)  # the living workers, by id
     acceptors: list[Acceptor] = Factory(list)
     """The open listeners, kept by `accept_loop`."""
     accept_loop: AcceptLoop = field(init=False)
@@ -86,16 +87,14 @@ class Dispatcher:
     _booting: set[int] = Factory(set)
     """Workers that have not served yet: the loop wakes up for what they say."""
     _epoll: select.epoll = Factory(select.epoll)
-    _read_at: float = 0.0
-    """When to look at the lines at the latest."""
+    _read_at: float = 0.0  # when to look at the lines at the latest
     _active_at: float = 0.0
-    _rest: trio.CancelScope = Factory(trio.CancelScope)
-    """Cancelled to wake the loop."""
+    _rest: trio.CancelScope = Factory(trio.CancelScope)  # cancelled to wake the loop
     _turn_waiters: list[trio.Event] = Factory(list)
     _nursery: trio.Nursery | None = None
 
     def __attrs_post_init__(self) -> None:
-        self._stalls = stalls = StallDetector(self.recall_after)
+        stalls = self._stalls = StallDetector(self.recall_after)
         self.membership = members = Membership(self.acceptors, self.links, lambda link: self._reader.watch_room(link))
         self.delivery = delivery = Delivery(
             members, stalls.watch, self._breached, lambda until: self.accept_loop.pause(until)
@@ -104,10 +103,11 @@ class Dispatcher:
         self.accept_loop = loop = AcceptLoop(links, epoll, stalls.watch, delivery.refused, full, self.acceptors)
         self.lanes = lanes = Lanes(self._redeliver)
         self.returns = Returns(epoll, loop, members, delivery, full, lanes.ended)
-        wake, new_lane = self.wake, lanes.open
-        self._closing = Closing(loop, delivery, links, wake)
-        self.recall = Recall(stalls, links, delivery.has_receiver, self._redeliver, self._breached, wake, new_lane)
-        self._reader = ReportReader(self._reported, self._asked, self._breached, members.has_emptied)
+        self._closing = Closing(loop, delivery, links, self.wake)
+        can, wake = delivery.has_receiver, self.wake
+        self.recall = Recall(stalls, links, can, self._redeliver, self._breached, wake, lanes.open)
+        emptied, fault = members.has_emptied, self.fault.tell
+        self._reader = ReportReader(self._reported, self._asked, self._breached, emptied, fault)
 
     def configure(self, settings: Settings) -> None:
         """Set the options that a reload may change, but for the policy."""

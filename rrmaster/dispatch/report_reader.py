@@ -38,6 +38,8 @@ class ReportReader:
     """Called when a worker broke the protocol, with what it did."""
     on_room: Callable[[Link], None]
     """Called when a letterbox that was watched has been emptied by half."""
+    on_fault: Callable[[Exception], None]
+    """Called with an error that says that the master's own state is wrong."""
     epoll: select.epoll = Factory(select.epoll)
     """Readable when a worker has sent something; the dispatcher's own epoll contains it at times."""
     _links: dict[int, Link] = Factory(dict)
@@ -138,8 +140,9 @@ class ReportReader:
                 datagram = link.line.receive()
             except OSError as error:
                 if kernel_errors.READ.cost(error.errno) is Cost.MASTER:
-                    raise
-                self.on_breach(link, f"its line cannot be read ({kernel_errors.name_of(error.errno)})")
+                    self.on_fault(error)  # not raised: whatever task reads here must go on until the workers have ended
+                else:
+                    self.on_breach(link, f"its line cannot be read ({kernel_errors.name_of(error.errno)})")
                 break
             if datagram is None:
                 break

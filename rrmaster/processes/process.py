@@ -24,7 +24,7 @@ import trio
 from attrs import Factory, define
 
 from ..rules.backoff import Exit
-from ..waiting import close, readable
+from ..waiting import LOOK_AGAIN_S, close, readable
 
 DUMP_SIGNAL = signal.SIGRTMIN + 3
 """A worker answers it by writing the stacks of its threads to stderr, by faulthandler: in C, so a blocked loop answers
@@ -80,21 +80,50 @@ class Child:
     """The object that started it, if the master did."""
     _over: bool = False
     _parent: int = Factory(os.getpid)
+    _mistaken: bool = False  # the descriptor is no pidfd: the master's own state is wrong
+    _how: Exit | None = None
 
     async def wait(self) -> Exit:
-        await readable(self._pidfd)
+        """Wait for its end, as `Process` says.
+
+        Raises OSError, once, if the master's state is wrong.  A further call goes by the number of the process, which
+        no other process can have before this one is reaped here.
+        """
+        if self._how is not None:
+            return self._how
+        try:
+            await (self._ended() if self._mistaken else readable(self._pidfd))
+            self._look()  # before anything is killed
+            # A zombie still holds its number, so the signal reaches this worker's orphans and no other process group.
+            _signal_group(self.pid, signal.SIGKILL)
+            how = self._how = self._reap()
+        except OSError:
+            self._mistaken = True
+            raise
         self._over = True
-        # A zombie still holds its number, so the signal reaches this worker's orphans and no other process group.
-        _signal_group(self.pid, signal.SIGKILL)
-        how = self._reap()
-        close(self._pidfd)
+        if not self._mistaken:
+            close(self._pidfd)
         with trio.CancelScope(shield=True):
             await _reap_group(self.pid)
         return how
 
+    async def _ended(self) -> None:
+        while not self._look():
+            await trio.sleep(LOOK_AGAIN_S)
+
+    def _look(self) -> bool:
+        """Whether it has ended, or is no child of this process any longer."""
+        with contextlib.suppress(ChildProcessError):
+            return os.waitid(*self._by, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return True
+
+    @property
+    def _by(self) -> tuple[int, int]:
+        return (os.P_PID, self.pid) if self._mistaken else (os.P_PIDFD, self._pidfd)
+
     def _reap(self) -> Exit:
         try:
-            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            found = os.waitid(*self._by, os.WEXITED)
         except ChildProcessError:
             found = None  # another part of this program reaps all children; subprocess also reports 0 then
         status = found.si_status if found is not None else 0
@@ -117,7 +146,15 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended, or changed its user
             # A worker can leave its process group (setpgid), but not its pidfd.
             if not group or os.getpgid(self.pid) != self.pid:
-                signal.pidfd_send_signal(self._pidfd, number)
+                self._signal(number)
+
+    def _signal(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except (ProcessLookupError, PermissionError):
+            raise
+        except OSError:  # it is no pidfd, and `wait` tells that; a child that is not reaped keeps its number
+            os.kill(self.pid, number)
 
 
 Begin = Callable[[Mapping[str, str], Sequence[int], int, int], Awaitable[Child]]

@@ -22,6 +22,7 @@ from ..config.settings import Settings
 from ..control.server import ControlServer
 from ..control.socket_paths import DEFAULT_NAME, CannotClaim, ControlSocket, SocketInUse, claim_by_name
 from ..dispatch.listeners import BindError
+from ..faults import unwrapped
 from ..logs import access
 from ..logs.log import logger, tell
 from ..logs.setup import reopen_files
@@ -32,7 +33,7 @@ from ..processes.two_users.starter import Starter
 from ..processes.worker_environment import NOT_FOR_WORKERS
 from ..protocol.family.children import note_handlers, remember_handlers
 from ..protocol.starting import check_may_start
-from ..supervision.crashes import NoWorkerReady, unwrapped
+from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
 from .admin_process import AdminProcess, admin_listeners
@@ -174,17 +175,18 @@ async def _run_obeying(
 ) -> None:
     """Run the master together with everything that watches or orders it."""
     async with trio.open_nursery() as nursery:
+        beside: Callable[..., None] = partial(nursery.start_soon, master.fault.guard)  # type: ignore[arg-type]
         if control is not None:
-            nursery.start_soon(control.serve)
+            beside(control.serve)
         # Orphans become children of this process if it is process 1, or adopts those of its templates.  Otherwise there
         # are none, and this costs nothing.
-        nursery.start_soon(reap_strangers, master.children)
-        nursery.start_soon(admin.run)
+        beside(reap_strangers, master.children)
+        beside(admin.run)
         if master.starter is not None:
-            nursery.start_soon(master.starter.watch)
-        nursery.start_soon(_obey, master, signals)
-        nursery.start_soon(_log_ready, master, notifier)
-        nursery.start_soon(notifier.feed, master.dispatcher.wait_for_turn)
+            beside(master.starter.watch)
+        beside(_obey, master, signals)
+        beside(_log_ready, master, notifier)
+        beside(notifier.feed, master.dispatcher.wait_for_turn)
         await master.run()
         if control is not None:
             await control.say_goodbye()

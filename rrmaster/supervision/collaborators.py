@@ -8,7 +8,8 @@ from typing import Protocol
 from ..config.settings import Settings
 from ..processes.spawner import StartedWorker
 from ..processes.worker_environment import WorkerSpec
-from ..rules.lifecycle import Event
+from ..rules.backoff import Exit
+from ..rules.lifecycle import Event, State
 from .announcements import Announcements
 from .worker_record import WorkerRecord
 
@@ -82,6 +83,43 @@ class Reports(Protocol):
 
     def read_reports(self) -> None:
         """Read all reports that wait.  No worker may be judged for its silence before."""
+
+
+class Gate(Protocol):
+    """Where new workers wait for each other; the `reload` controller."""
+
+    def proved(self, worker: WorkerRecord) -> bool:
+        """A worker is ready and well.  Returns whether it must wait for the others of its generation."""
+
+
+class Outcomes(Protocol):
+    """What the fleet makes of the things that happen to a worker; `supervision.supervisor`."""
+
+    ever_ready: bool
+
+    @property
+    def reload(self) -> Gate: ...
+
+    def entered(self, worker: WorkerRecord) -> None:
+        """A worker entered another state."""
+
+    def enlisted(self, worker: WorkerRecord) -> None:
+        """A worker serves from now on."""
+
+    def dropped_out(self, worker: WorkerRecord, why: str, hung: bool = False) -> None:
+        """A worker that should have stayed goes, or has gone.  `hung`: it was silent for too long."""
+
+    def started_well(self, worker: WorkerRecord) -> None:
+        """A worker became ready, which settles a doubt about how workers are started."""
+
+    def ended(self, worker: WorkerRecord, before: State, how: Exit | None) -> None:
+        """A worker's process has ended."""
+
+    def remove(self, worker: WorkerRecord) -> None:
+        """A worker's record is no longer needed."""
+
+    def plan_again(self) -> None:
+        """Ask the plan what follows."""
 
 
 class Fleet(Protocol):

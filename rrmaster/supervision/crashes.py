@@ -29,13 +29,6 @@ Hopeless = NoWorkerReady
 """The name of `NoWorkerReady` in version 0.1."""
 
 
-def unwrapped(group: BaseException) -> BaseException:
-    """The one error in a group of one: the nurseries around a master are no concern of its owner."""
-    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
-        group = group.exceptions[0]
-    return group
-
-
 @define(eq=False)
 class Crashes:
     """The ends of workers that the master did not ask for, by slot."""

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from logging import ERROR
-from typing import Protocol
 
 import trio
 from attrs import define, evolve, field
 
 from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
+from ..faults import Fault
 from ..logs.capture import capture_output
 from ..logs.log import tell
 from ..logs.worker_output import worker_output
@@ -33,7 +33,7 @@ from ..rules.lifecycle import SILENCES, TIMEOUTS, Action, Event, Patience, State
 from ..rules.plan import STAYING
 from ..verdicts.hearing import with_evidence
 from .announcements import Announcements
-from .collaborators import Spawner
+from .collaborators import Outcomes, Spawner
 from .health_check import HealthCheck, check_of, keep_checking
 from .worker_record import WorkerRecord
 
@@ -42,43 +42,6 @@ STACKS_S = 0.5
 
 GOING = frozenset({State.STOPPING, State.KILLED})
 """The states of a worker that was told to end now."""
-
-
-class Gate(Protocol):
-    """Where new workers wait for each other; the `reload` controller."""
-
-    def proved(self, worker: WorkerRecord) -> bool:
-        """A worker is ready and well.  Returns whether it must wait for the others of its generation."""
-
-
-class Outcomes(Protocol):
-    """What the fleet makes of the things that happen to a worker; `supervision.supervisor`."""
-
-    ever_ready: bool
-
-    @property
-    def reload(self) -> Gate: ...
-
-    def entered(self, worker: WorkerRecord) -> None:
-        """A worker entered another state."""
-
-    def enlisted(self, worker: WorkerRecord) -> None:
-        """A worker serves from now on."""
-
-    def dropped_out(self, worker: WorkerRecord, why: str, hung: bool = False) -> None:
-        """A worker that should have stayed goes, or has gone.  `hung`: it was silent for too long."""
-
-    def started_well(self, worker: WorkerRecord) -> None:
-        """A worker became ready, which settles a doubt about how workers are started."""
-
-    def ended(self, worker: WorkerRecord, before: State, how: Exit | None) -> None:
-        """A worker's process has ended."""
-
-    def remove(self, worker: WorkerRecord) -> None:
-        """A worker's record is no longer needed."""
-
-    def plan_again(self) -> None:
-        """Ask the plan what follows."""
 
 
 @define(eq=False)
@@ -90,6 +53,7 @@ class LifecycleRunner:
     announcements: Announcements
     fleet: Outcomes
     _settings: Settings
+    fault: Fault
     patience: Patience = field(init=False)
     health_check: HealthCheck | None = field(init=False)
     _heartbeat: float = field(init=False)
@@ -162,6 +126,7 @@ class LifecycleRunner:
             with its_talk_end, trio.CancelScope(shield=True):  # a cancelled start would leave an unknown process
                 started = await self.spawner.spawn(spec)
         except (OSError, ValueError) as error:  # ValueError: a value that no environment can hold
+            self.fault.tell_own(error)
             why = f"its process could not be started: {getattr(error, 'strerror', None) or error}"
             worker.failed(why)
         except NoLongerWanted as error:  # its end is no crash, and nothing to warn of
@@ -170,11 +135,9 @@ class LifecycleRunner:
             worker.failed(worker.failure or ("" if worker.asked else str(error)))
             self.happens(worker, Event.FAILED)
         else:
-            self._began(worker, started)
-            how = await self._outlive(worker, started)
+            how, why = await self._outlive_in_any_case(worker, started), "its end was not seen"
         finally:
-            worker.conversation.close_after_exit()
-            worker.hear_last_words()
+            self._close(worker)
         self.happens(worker, Event.EXIT, str(how or why), how)
 
     def _began(self, worker: WorkerRecord, started: StartedWorker) -> None:
@@ -186,19 +149,39 @@ class LifecycleRunner:
         if worker.state in GOING:  # it was given up before it had a process to signal
             self._act(worker, Action.KILL if worker.state is State.KILLED else Action.TERMINATE)
 
+    def _close(self, worker: WorkerRecord) -> None:
+        try:
+            worker.conversation.close_after_exit()
+            worker.hear_last_words()
+        except OSError as error:
+            self.fault.tell(error)
+
+    async def _outlive_in_any_case(self, worker: WorkerRecord, started: StartedWorker) -> Exit | None:
+        """The end of its process, or None.  An error ends the master, and this worker may finish as the others may."""
+        try:
+            self._began(worker, started)
+            return await self._outlive(worker, started)
+        except Exception as error:
+            self.fault.tell(error)
+        try:
+            return await outlive(started.process)
+        except Exception:  # its end cannot be seen in any way: that there is no such worker is all that can be said
+            return None
+
     async def _outlive(self, worker: WorkerRecord, started: StartedWorker) -> Exit:
         pid = started.process.pid
         async with trio.open_nursery() as nursery:
             for fd, stream in zip(started.outputs, ("stdout", "stderr"), strict=False):
-                nursery.start_soon(capture_output, fd, worker_output(worker.slot, pid, worker.generation, stream))
-            nursery.start_soon(worker.conversation.receive)
+                lines = worker_output(worker.slot, pid, worker.generation, stream)
+                nursery.start_soon(self.fault.guard, capture_output, fd, lines)
+            nursery.start_soon(self.fault.guard, worker.conversation.receive)
             how = await outlive(started.process)
             nursery.cancel_scope.cancel()
         return how
 
-    def _in_background(self, task: Callable[..., object], *arguments: object) -> None:
+    def _in_background(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(task, *arguments)  # type: ignore[arg-type]  # a coroutine function, as trio wants it
+        self._nursery.start_soon(self.fault.guard, task, *arguments)
 
     # --- what a worker says
 
@@ -245,7 +228,10 @@ class LifecycleRunner:
         if law.state is not before:
             self._enter(worker, law.state, why or event.value)
         for action in law.actions:
-            self._act(worker, action)
+            try:
+                self._act(worker, action)
+            except Exception as error:  # what follows must be done all the same, or the worker is never gone
+                self.fault.tell(error)
         if event is Event.READY and law.state is State.PROVING:
             worker.became_ready()
             self._started_well(worker)

@@ -132,6 +132,7 @@ class Starts:
         try:
             return self._record(slot, generation, lines, now)
         except OSError as error:  # the kernel cannot watch another line
+            self.dispatcher.fault.tell_own(error)
             line, talk, figures = lines
             for end in (line, *talk, figures):
                 end.close()

@@ -20,6 +20,7 @@ from attrs import Factory, define, field
 
 from ..config.settings import Settings
 from ..dispatch.dispatcher import Dispatcher
+from ..faults import Fault
 from ..logs.log import tell
 from ..processes.process import DUMP_SIGNAL
 from ..processes.worker_environment import WorkerSpec
@@ -49,6 +50,7 @@ class Supervisor:
     announcements: Announcements = Factory(Announcements)
     respawn: bool = True
     """Whether a worker that has ended is replaced."""
+    fault: Fault = Factory(Fault)
     random: random.Random = Factory(random.Random)
     crashes: Crashes = Factory(Crashes)
     workers: dict[int, WorkerRecord] = Factory(dict)
@@ -68,7 +70,7 @@ class Supervisor:
 
     def __attrs_post_init__(self) -> None:
         settings = self.reconfigurer.settings
-        self.runner = LifecycleRunner(self.dispatcher, self.spawner, self.announcements, self, settings)
+        self.runner = LifecycleRunner(self.dispatcher, self.spawner, self.announcements, self, settings, self.fault)
         self.starts = Starts(self.crashes, self.dispatcher, self.announcements, self.runner, settings, self.random)
         self.reload = ReloadController(
             self, self.runner, self.dispatcher, self.spawner, self.code, self.reconfigurer, self.goal_at_start
@@ -90,7 +92,7 @@ class Supervisor:
             nursery.start_soon(self._keep_time)
             while (self.reload.goal.size or self.workers) and self._verdict is None:
                 self._news = trio.Event()
-                self._replan()
+                self.fault.attempt(self._replan)
                 await self._news.wait()
             nursery.cancel_scope.cancel()
         if self._verdict is not None:

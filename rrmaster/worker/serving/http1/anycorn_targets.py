@@ -9,6 +9,7 @@ wrapped, because what begins neither with ``/`` nor is ``*`` is refused.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,13 +19,21 @@ from anycorn.protocol.h2 import H2Protocol
 from anycorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
 from anycorn.utils import InvalidRequestPathError, decode_asgi_path
 from attrs import define, field
-from h2.events import RequestReceived
+from h2.errors import ErrorCodes
+from h2.events import PriorityUpdated, RequestReceived
+from hpack import Encoder
 
 from ..asgi import Message
 from .h11_requests import Connection
 from .handshake import is_handshake
 
 _WRAPPED = b"%25"
+
+TABLE = 4096
+"""Bytes of headers that an encoder of HTTP/2 remembers: the size that each client has room for (RFC 9113, 6.5.2)."""
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A method (RFC 9110, 9.1).  h11 refuses others; h2 lets them through, and anycorn fails with those beyond ASCII."""
 
 _REFUSED = b"%"
 """A path to which anycorn answers 400."""
@@ -65,9 +74,40 @@ class _Http1(H11Protocol):
         await super()._create_stream(request)
 
 
+class _Encoder(Encoder):
+    """Writes the headers of answers.  Its table has `TABLE` bytes at most, whatever the client has room for.
+
+    hpack takes the client's number, keeps each header of each answer up to that, and searches them all for the next
+    one: with two gigabytes, a client's thousandth request costs a hundred times its first.
+    """
+
+    @property
+    def header_table_size(self) -> int:
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        self.header_table.maxsize = min(value, TABLE)
+        if self.header_table.resized:
+            self.table_size_changes.append(self.header_table.maxsize)
+
+
 class _Http2(H2Protocol):
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.connection.encoder = _Encoder()
+
+    async def _priority_updated(self, event: PriorityUpdated) -> None:
+        """Nothing: RFC 9113 (5.3) has given this up.  All answers have the same weight.
+
+        anycorn keeps a tree of what clients say, which a thousand frames fill, and which fails with the next one.
+        """
+
     async def _create_stream(self, request: RequestReceived) -> None:
         headers = [(name, wrapped(value) if name == b":path" else value) for name, value in request.headers or ()]
+        if not _TOKEN.fullmatch(dict(headers)[b":method"]):
+            self.connection.reset_stream(request.stream_id, ErrorCodes.PROTOCOL_ERROR)  # flushed with what follows
+            return
         await super()._create_stream(RequestReceived(stream_id=request.stream_id, headers=headers))
 
 

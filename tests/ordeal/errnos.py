@@ -51,8 +51,9 @@ CALLS = {
 }
 """The system call behind each law."""
 
-SEEN = {"ioctl (count a letterbox)": "OUTQ"}
-"""What a line of strace has if the call is the one that is meant."""
+SEEN = {"ioctl (count a letterbox)": "OUTQ", "epoll_ctl": r"epoll_ctl\((?!3, EPOLL_CTL_MOD)"}
+"""What a line of strace has if the call is the one that is meant.  A change in trio's epoll, descriptor 3, is none:
+trio takes each error of it for a descriptor that is new, and what follows has another error."""
 
 CLIENTS = 8
 ROW_S = 1.0
@@ -141,7 +142,7 @@ async def row(master: Master, law: str, number: int) -> Row:
             tracer.send_signal(signal.SIGINT)
         await tracer.wait()
         lines = [line for line in traced if "(INJECTED)" in line]
-        found.injected = sum(SEEN.get(law, "") in line for line in lines)
+        found.injected = sum(re.search(SEEN.get(law, ""), line) is not None for line in lines)
     await _settle(master, found)
     log = master.log[before:]
     found.ended = len(re.findall(r"-> (?:gone|killed)", log)) if found.status is None else 0

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CLOSE = (b"connection", b"close")
 """The default header of a worker that drains."""
 
+FRAGMENTS = 1024
+"""Fragments of a message that are kept one by one."""
+
 BROKEN = 1006
 """The code of a websocket that ends without a Close (RFC 6455, 7.1.5)."""
 
@@ -45,7 +48,29 @@ class WithProxyHeader:
             self.client, self.server = header.source, header.destination
 
 
-class WebSocket(Watched):
+class Fragments:
+    """A mix-in for uvicorn's websockets: fragments of a message are joined as they come.
+
+    uvicorn keeps each as an object, and the limit of a message counts their bytes alone: 16 MB of fragments of one byte
+    became 123 MB, and empty ones had no limit.
+    """
+
+    frames: list[bytes]
+    _loose = 0
+    """Fragments at the end of `frames` that are not joined yet."""
+
+    def handle_cont(self, event: Any) -> None:
+        """A further fragment has come."""
+        if len(self.frames) == 1:  # the first is there
+            self._loose = 0
+        super().handle_cont(event)  # type: ignore[misc]
+        self._loose += 1
+        if self._loose == FRAGMENTS and self.frames:
+            self.frames[-FRAGMENTS:] = [b"".join(self.frames[-FRAGMENTS:])]
+            self._loose = 0
+
+
+class WebSocket(Fragments, Watched):
     """A mix-in for uvicorn's websockets.
 
     In a drain a handshake still says ``Connection: Upgrade`` alone.  A websocket that breaks ends with `BROKEN`; with

@@ -15,7 +15,7 @@ def why_not_ready(snapshot: Snapshot, when: ReadyWhen) -> str:
     """Why the fleet is not ready; empty if it is."""
     if snapshot.stopping or snapshot.size == 0:
         return "the master is stopping"
-    taking = sum(map(_takes, snapshot.workers))
+    taking = sum(map(takes_connections, snapshot.workers))
     needed = when.needed(snapshot.size)
     return "" if taking >= needed else f"{taking} of {snapshot.size} workers take connections, and {needed} must"
 
@@ -31,7 +31,7 @@ STUCK_MS = 1_000
 How late a loop was before does not matter: it may be well again."""
 
 
-def _takes(worker: WorkerStatus) -> bool:
+def takes_connections(worker: WorkerStatus) -> bool:
     """Whether a worker would serve a new connection soon."""
     if worker.state != "serving" or not worker.taking or (worker.overdue_ms or 0) >= STUCK_MS:
         return False

@@ -11,6 +11,7 @@ import textwrap
 
 from .formatting import count, duration, gist, number, plain, size
 from .model import PoolStatus, ReloadStatus, Snapshot, TemplateStatus
+from .readiness import takes_connections
 from .tables import NARROWEST, workers_table
 
 RESULTS = {
@@ -31,6 +32,9 @@ def headline(snapshot: Snapshot) -> str:
         state = f"stopping, {count(snapshot.serving, 'worker')} serve until --shutdown-delay is over"
     else:
         state = f"{snapshot.serving} of {count(snapshot.size, 'worker')} serve"
+        taking = sum(map(takes_connections, snapshot.workers))
+        if taking < snapshot.serving:
+            state += f" ({taking} take{'s' * (taking == 1)} connections now)"
     up = duration(snapshot.uptime_s)
     return f"{snapshot.name} (pid {snapshot.pid}): {snapshot.application}, {state}, {snapshot.policy}, up {up}"
 

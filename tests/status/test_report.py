@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,14 @@ def test_the_request_that_was_in_hand_at_most_deaths_is_a_trouble() -> None:
     assert troubles(evolve(FOUR, deadly_requests=deadly)) == [
         "a request kills workers: GET /boom was in hand when 14 workers died in the last minutes"
     ]
+
+
+@pytest.mark.parametrize(
+    ("stuck", "said"), [(0, "2 of 2 workers serve, "), (2, "2 of 2 workers serve (0 take connections now)")]
+)
+def test_the_first_line_says_if_workers_that_serve_take_nothing(stuck: int, said: str) -> None:
+    workers = [a_worker(slot, overdue_ms=5_000 if slot < stuck else 0) for slot in range(2)]
+    assert said in " ".join(report(a_snapshot(*workers), 200))
 
 
 def test_a_backlog_that_the_kernel_does_not_tell_is_a_dash() -> None:

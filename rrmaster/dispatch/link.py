@@ -2,6 +2,20 @@
 
 A worker is two things here: its line, over which connections go down and messages come up, and its load, which the
 policies compare.  What becomes of its process is the `supervisor`'s concern.
+
+**What is lost with a worker.**  A connection that was handed to it leaves it through one of four doors, and each has a
+party that counts there:
+
+==============================  =====================================================================================
+taken back from its letterbox   the master, which reads it
+closed                          the worker, on its page (`protocol.pages.figures`), before it does so
+parked                          the worker, on its page, after it; and the idle pool, or the master, that reads the lane
+cut by the worker's death       none: it is what remains
+==============================  =====================================================================================
+
+A count may be late, because a process was killed before it could write it, and is never early.  So where two count, the
+greater number is right.  What remains is final as soon as nothing is under way: the letterbox is empty, and the lanes
+are read to their end.  Until then it is an upper bound.
 """
 
 from __future__ import annotations
@@ -73,13 +87,27 @@ class Link:
     probe_recalled: bool = False
     """The last probe was taken back unread: the worker was late."""
     lost: int = 0
-    """Connections that ended with the worker's process; known once it is removed."""
+    """Connections that ended with the worker's process: once it is removed, so many at most, and exactly so many once
+    that is settled."""
+    through: int = 0
+    """Connections that are known to have come through its lanes, whatever it has counted itself."""
+    _ends: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    """What it has counted: connections closed, and connections parked instead."""
+    _lanes: int = 0
+    """Its lanes in which something may lie."""
+    _emptied: bool = False
+    """It is dead, and its letterbox is empty."""
+    _on_settled: Callable[[], None] | None = None
     pending_answers: deque[tuple[wire.Listening | wire.Lane, socket.socket | None]] = Factory(deque)
     """Answers for which the line had no room, at most as many as a worker may ask for, and what comes with them."""
     messages: Allowance = Factory(lambda: Allowance(REPORTS_PER_S, REPORTS_PER_S))
     """What it may send."""
     opens: Allowance = Factory(lambda: Allowance(OPENS_AT_ONCE, OPENS_PER_S))
     """Addresses that may be opened for it."""
+
+    def count_by(self, ends: Callable[[], tuple[int, int]]) -> None:
+        """Ask here how many connections the worker has closed, and how many it has parked instead."""
+        self._ends = ends
 
     def belongs_to(self, pid: int) -> None:
         """The worker's process has started."""
@@ -167,9 +195,58 @@ class Link:
         """A thread begins to read `count` connections back; 0: it has ended."""
         self.recalling = count
 
+    # --- what has become of its connections
+
+    def _left(self) -> tuple[int, int]:
+        """Connections closed, and connections parked instead: no more than it was handed, whatever it has written."""
+        load, (closed, parked) = self.load, self._ends()
+        closed = min(max(closed, load.closed - load.parked), load.handed)
+        return closed, min(max(parked, load.parked, self.through), load.handed - closed)
+
+    @property
+    def parked(self) -> int:
+        """Connections that it has parked, as far as that is known."""
+        return self._left()[1]
+
     def count_lost(self) -> None:
-        """The process is dead: what it had taken, and not closed, is lost.
+        """The process is dead: what it had taken, and neither closed nor parked, is lost.
 
         What a thread has in its hands at this moment is not lost: it comes back.
         """
-        self.lost = max(self.load.connections - self.load.recount() - self.recalling, 0)
+        self._count(self.load.recount() + self.recalling)
+
+    def _count(self, waiting: int) -> None:
+        self.lost = max(self.load.handed - sum(self._left()) - waiting, 0)
+
+    def lane_opened(self) -> None:
+        """It has another lane."""
+        self._lanes += 1
+
+    def lane_read(self, through: int) -> None:
+        """A lane has been read to its end; so many have come through this and those before it."""
+        self._lanes -= 1
+        self.through = max(self.through, through)
+        self._settle()
+
+    def emptied(self) -> None:
+        """It is dead, and nothing more comes out of its letterbox."""
+        self._emptied = True
+        self.line.close()
+        self._settle()
+
+    @property
+    def settled(self) -> bool:
+        """Whether `lost` is final."""
+        return self._emptied and not self._lanes
+
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Call this as soon as `lost` is final."""
+        self._on_settled = call
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.settled:
+            self._count(0)
+            call, self._on_settled = self._on_settled, None
+            if call is not None:
+                call()

@@ -264,12 +264,12 @@ class Recall:
         """Hand what lies in dead workers' letterboxes to others, as far as they have room."""
         for link in list(self.dead):
             # While a thread still reads it, a copy could be of what the thread has just taken.
-            if not link.recalling and self._empty(link.line):
+            if not link.recalling and self._empty(link.load, link.line):
                 self.dead.remove(link)
                 self._retry_at.pop(link, None)
-                link.line.close()
+                link.emptied()
 
-    def _empty(self, line: Line) -> bool:
+    def _empty(self, load: WorkerLoad, line: Line) -> bool:
         """Empty a dead worker's letterbox.  False if something is left there, for want of room or of a descriptor."""
         while True:
             try:
@@ -289,6 +289,7 @@ class Recall:
                 return False
             self.redeliver(handoff, fd)
             line.drop_oldest()
+            load.count_recall()
             self.from_dead += 1
             self._reopen_reserve()
 
@@ -319,9 +320,8 @@ class Recall:
 
     def close(self) -> None:
         """Close what is left: the kernel closes the connections in it."""
-        for link in self.dead:
-            link.line.close()
-        self.dead.clear()
+        while self.dead:
+            self.dead.popleft().emptied()
         if self._reserve >= 0:
             close(self._reserve)
             self._reserve = -1

@@ -29,7 +29,7 @@ from contextlib import suppress
 from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 
 from ..protocol.parking import lane as wire
-from .admission import Left, Refused, admit, let_go, restore
+from ..protocol.parking.admission import Left, Refused, admit, let_go, restore
 from .known import Lane, Rest, descriptors
 
 _FIONREAD = 0x541B
@@ -45,6 +45,9 @@ _FULL = (EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS)
 
 READS = 8
 """Messages that are read of one lane in a turn, so that no worker keeps the others waiting."""
+
+ALL = 1024
+"""Messages that are read of a lane at the end, when it is closed already: a lane holds a few hundred."""
 
 BEAT_S = 1.0
 """Seconds between two beats."""
@@ -72,8 +75,8 @@ class Pool:
         self.lanes: dict[int, Lane] = {}
         self.spoken: deque[Rest] = deque()
         """What the master could not be sent yet."""
-        self.ended: list[Lane] = []
-        """Lanes of workers that have ended, of which the master has not heard."""
+        self.ended: list[tuple[int, int]] = []
+        """Lanes that have ended, of which the master has not heard: the number, and how many came through it."""
         self.buckets: dict[int, set[int]] = {}
         """What expires within each second."""
         self.epoll = select.epoll()
@@ -116,8 +119,8 @@ class Pool:
             self.wake(fd, rest)
         elif what & _ENDED:
             self.forget(fd, rest)
+            self.counts[LEFT] += 1  # before the deed, here as elsewhere: if this is killed now, it is done all the same
             let_go(rest.sock)
-            self.counts[LEFT] += 1
 
     def bytes_of(self, fd: int) -> int:
         """How many bytes can be read."""
@@ -154,21 +157,21 @@ class Pool:
             self.wake(fd, rest)
             return
         self.forget(fd, rest)
-        let_go(rest.sock)
         self.counts[EXPIRED] += 1
+        let_go(rest.sock)
 
     def evict(self, fd: int) -> None:
         """Close one to make room."""
         rest = self.resting[fd]
         self.forget(fd, rest)
-        let_go(rest.sock)
         self.counts[EVICTED] += 1
+        let_go(rest.sock)
 
     # --- from the workers
 
-    def read_lane(self, fd: int, lane: Lane) -> None:
+    def read_lane(self, fd: int, lane: Lane, most: int = READS) -> None:
         """Take what a worker has sent."""
-        for _ in range(READS):
+        for _ in range(most):
             try:
                 data, ancillary, flags, _ = lane.sock.recvmsg(wire.MAX_PARK, _CONTROL, _RECEIVE)
             except BlockingIOError:
@@ -180,7 +183,7 @@ class Pool:
                 self.epoll.unregister(fd)
                 del self.lanes[fd]
                 lane.sock.close()  # what it has parked stays
-                self.ended.append(lane)
+                self.ended.append((lane.number, lane.taken))
                 return
             self.take(lane, data, fds, bool(flags & socket.MSG_CTRUNC))
 
@@ -268,7 +271,7 @@ class Pool:
         """Tell the master how many came through the lanes that have ended; if its line is full, with the next turn."""
         with suppress(OSError):
             while self.ended:
-                self.master.send(wire.ENDED.pack(self.ended[-1].number, self.ended[-1].taken), _SEND)
+                self.master.send(wire.ENDED.pack(*self.ended[-1]), _SEND)
                 self.ended.pop()
 
     def watch_room(self, needed: bool) -> None:
@@ -293,19 +296,25 @@ class Pool:
                 return
             kind, number = wire.ORDER.unpack_from(data)
             if kind == wire.LANE:
-                for fd in descriptors(ancillary):
-                    self.lanes[fd] = Lane(socket.socket(fileno=fd), number)
-                    self.epoll.register(fd, select.EPOLLIN)
+                self.open_lane(number, descriptors(ancillary))
             elif kind == wire.LIMIT:
                 self.most = number
             elif kind == wire.END:
                 self.end()
                 return
 
+    def open_lane(self, number: int, fds: list[int]) -> None:
+        """Read this lane from now on."""
+        for fd in fds:
+            self.lanes[fd] = Lane(socket.socket(fileno=fd), number)
+            self.epoll.register(fd, select.EPOLLIN)
+        if not fds:
+            self.ended.append((number, 0))  # no descriptor was free; the master closes it
+
     def end(self) -> None:
         """Hand over what has spoken, close the rest, and go."""
         for fd, lane in list(self.lanes.items()):
-            self.read_lane(fd, lane)
+            self.read_lane(fd, lane, ALL)
         for fd in list(self.resting):
             self.expire(fd)
         self.master.setblocking(True)

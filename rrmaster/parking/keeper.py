@@ -6,8 +6,13 @@
                   ▲                                               │ what lay in lanes, and on its line, goes to workers
                   └────── after a pause ──────────────────────────┘ what it held is closed by its end: counted, and told
 
-The master reads the pool's counts from a page of memory, so that they are known to one when the pool is killed.  While
-none stands the workers keep their connections.
+The master reads the pool's counts from a page of memory, so that they are known when the pool is killed.  While none
+stands the workers keep their connections.
+
+What was cut with a pool is not what it says that it held: it may be killed between a message and its count.  While no
+pool stands, each connection that workers have parked has come back to the master, or the pool has closed it, or it was
+cut.  The first are counted by the workers, the second by the master, the third by the pool before it does so; what
+remains is the fourth.
 """
 
 from __future__ import annotations
@@ -82,6 +87,8 @@ class IdlePool:
     """When the rate was counted, and what had been parked then."""
     _wanted: trio.Event = Factory(trio.Event)
     _ending: bool = False
+    _killed: bool = False
+    """The master itself ends now."""
     _page: int = -1
     _starting: bool = False
     _line: socket.socket | None = None
@@ -142,6 +149,7 @@ class IdlePool:
             text = f"the idle pool {how}; workers keep their connections, and it is started again in {pause:g} s"
             tell("pool.ended", text, level=WARNING, why=str(how))
             await trio.sleep(pause)
+            self._count_cut()  # once more: a worker may have counted late what it had parked
             pause = min(pause * 2, MOST_S)
 
     async def _live_once(self) -> Exit | str:
@@ -194,7 +202,7 @@ class IdlePool:
             try:
                 how = await child.wait()
             except trio.Cancelled:
-                self._ending = True
+                self._ending = self._killed = True
                 with trio.CancelScope(shield=True):
                     child.signal(signal.SIGKILL, group=True)
                     await child.wait()
@@ -229,20 +237,29 @@ class IdlePool:
         """It has ended: what can still be had of it goes to workers, and the rest is counted."""
         self.lanes.fall()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + READ_S):
-            while self.returns.is_open and not self._ending:
+            while self.returns.is_open and not self._killed:
                 self.returns.look()
                 self.wake()
                 await trio.sleep(0.001)
         self.returns.close()
+        self.lanes.fallen()
         last = self._read_page()
-        held, last["held"], last["beat"] = last["held"], 0, 0
+        last["held"] = last["beat"] = 0
         self.counts = {name: self.counts[name] + last[name] for name in COUNTS}
         self._page, self.pid, self._line, self.rate = -1, None, None, 0.0
+        self._count_cut()
         self._gone.set()
-        if held:
-            self.cut += held
-            text = f"{held} connections that rested were closed with the idle pool"
-            tell("pool.cut", text, level=WARNING, connections=held)
+
+    def _count_cut(self) -> None:
+        """No pool stands: what workers have parked, and has left by no other door, was cut with a pool."""
+        counts, lanes, returns = self.counts, self.lanes, self.returns
+        back = returns.resumed + returns.lost + lanes.taken_back + lanes.left + lanes.lost
+        closed = counts["left"] + counts["expired"] + counts["evicted"] + counts["lost"]
+        cut = lanes.parked() - back - closed - self.cut
+        if cut > 0:
+            self.cut += cut
+            text = f"{cut} connections that rested were closed with the idle pool"
+            tell("pool.cut", text, level=WARNING, connections=cut)
 
     # --- the end of the fleet
 

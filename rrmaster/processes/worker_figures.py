@@ -1,4 +1,4 @@
-"""What does the master know of the times that one worker's requests and connections have taken?
+"""What does the master know of the times that one worker's requests and connections have taken, and of their ends?
 
 It owns the page in which the worker counts (`protocol.pages.figures`), and reads it when it is asked, every few seconds
 for the figures of late, and once more after the worker's end, so that nothing is lost that was counted.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from attrs import Factory, define
 
 from ..events.latency import Recent
-from ..protocol.pages.figures import NOTHING, Figures, Histogram, open_page, read_page
+from ..protocol.pages.figures import NOTHING, Figures, Histogram, open_page, read_ends, read_page
 from ..waiting import close
 
 
@@ -20,7 +20,9 @@ class WorkerFigures:
     page: tuple[int, ...] = ()
     """The descriptor of its page, until it has ended.  Owned."""
     _last: Figures | None = None
-    """What was read after its end."""
+    """What was read after its end, ..."""
+    _last_ends: tuple[int, int] = (0, 0)
+    """... and this, too."""
     _recent: Recent = Factory(Recent)
     """Of its requests."""
 
@@ -35,6 +37,12 @@ class WorkerFigures:
             return read_page(fd)
         return self._last
 
+    def ends(self) -> tuple[int, int]:
+        """How many connections it has closed, and parked instead, as far as it has counted that."""
+        for fd in self.page:
+            return read_ends(fd)
+        return self._last_ends
+
     def look(self, now: float) -> None:
         """Called with each of its reports: reads the page if the present window of the figures of late is over."""
         if self._recent.is_due(now) and (figures := self.so_far()) is not None:
@@ -47,7 +55,7 @@ class WorkerFigures:
 
     def close(self) -> None:
         """Its process has ended: read the page once more, and close it."""
-        self._last = self.so_far()
+        self._last, self._last_ends = self.so_far(), self.ends()
         for fd in self.page:
             close(fd)
         self.page = ()

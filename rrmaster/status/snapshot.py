@@ -63,7 +63,7 @@ def take_snapshot(
         recalled_from_dead=dispatcher.recall.from_dead,
         suspensions=dispatcher.recall.suspensions,
         breaches=dispatcher.breaches,
-        lost=max(supervisor.crashes.lost - dispatcher.lanes.found_alive, 0),
+        lost=supervisor.crashes.lost,
         crash_loop=supervisor.crashes.backoff.is_loop(now),
         refused=supervisor.reload.refused,
         gone_back=supervisor.reload.gone_back,
@@ -80,18 +80,18 @@ def take_snapshot(
 
 
 def _pool(pool: IdlePool, dispatcher: Dispatcher) -> PoolStatus:
-    total, returns = pool.total(), dispatcher.returns
+    total, lanes, returns = pool.total(), dispatcher.lanes, dispatcher.returns
     return PoolStatus(
         pid=pool.pid,
         held=total["held"],
-        parked=total["taken"] + dispatcher.lanes.taken_back,
+        parked=max(lanes.parked(), total["taken"] + lanes.taken_back),
         parked_per_s=round(pool.rate, 1),
-        resumed=returns.resumed + dispatcher.lanes.taken_back,
-        left=total["left"],
+        resumed=returns.resumed + lanes.taken_back,
+        left=total["left"] + lanes.left,
         expired=total["expired"],
         evicted=total["evicted"],
-        refused=total["refused"],
-        lost=total["lost"] + returns.lost,
+        refused=total["refused"] + lanes.refused,
+        lost=total["lost"] + returns.lost + lanes.lost,
         cut=pool.cut,
         restarts=pool.restarts,
     )

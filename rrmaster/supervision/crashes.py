@@ -36,7 +36,7 @@ class Crashes:
     random: random.Random = Factory(random.Random)
     backoff: Backoff = Factory(Backoff)
     lost: int = 0
-    """Connections that died in workers' hands."""
+    """Connections that died in workers' hands; each worker's are added when their number is final."""
     replacements: dict[int, int] = Factory(dict)
     """By slot, how often it was filled again after such an end."""
     last_exits: dict[int, str] = Factory(dict)
@@ -71,13 +71,10 @@ class Crashes:
 
     def ended(self, worker: WorkerRecord, before: State, how: Exit | None, expected: bool, now: float) -> None:
         """A worker's process has ended.  `before` is the state it was in; `expected`: the master wanted it to go."""
-        self.lost += worker.link.lost
         self.last_exits[worker.slot] = str(how or worker.failure)
         if not expected:
             self._vacant.add(worker.slot)
-        if worker.link.lost:
-            text = f"{worker.name} had up to {worker.link.lost} connections in its hands; they are lost"
-            tell("worker.lost", text, level=WARNING, lost=worker.link.lost, **worker.facts)
+        worker.link.when_settled(lambda: self._count_lost(worker))
         if expected:
             return
         if worker.in_hand:
@@ -89,6 +86,14 @@ class Crashes:
                 self.died_in_a_request(worker, str(how), worker.link.lost)
             else:
                 self.crashed(worker, now)
+
+    def _count_lost(self, worker: WorkerRecord) -> None:
+        """It is known for good what its end has cut."""
+        if lost := worker.link.lost:
+            self.lost += lost
+            what = "1 connection in its hands; it is" if lost == 1 else f"{lost} connections in its hands; they are"
+            text = f"{worker.name} had {what} lost"
+            tell("worker.lost", text, level=WARNING, lost=lost, **worker.facts)
 
     def died_in_a_request(self, worker: WorkerRecord, how: str, connections: int) -> None:
         """It crashed or hung with requests in hand: one of them is to blame, and it is replaced at once."""

@@ -145,6 +145,7 @@ class Starts:
         load = WorkerLoad(self._last_id, slot, line.unclaimed, self._window, self._worker_connections)
         # The callbacks use `worker` before it is bound; they are called in the dispatcher's next turn, which is later.
         link = self.dispatcher.connect(load, line, lambda message: self.reader.read(worker, message))
+        link.count_by(figures.ends)
         conversation = MessageChannel(
             talk,
             lambda message, size: self.announcements.message(worker, message, size),

@@ -37,9 +37,9 @@ class Connection(socket.socket):
 
     def close(self) -> None:
         """Close the socket.  A file made of it (`makefile`) keeps the descriptor open, and closes it later."""
+        if not getattr(self, "_io_refs", 0):
+            self._notify()  # counted before it is closed: see `protocol.pages.figures`
         super().close()
-        if self.fileno() < 0:
-            self._notify()
 
     def detach(self) -> int:
         """Give the descriptor away.  uvloop's transports do so at the moment at which they close it."""

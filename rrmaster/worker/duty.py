@@ -91,9 +91,6 @@ class Duty:
     on_requests_changed: Callable[[], None] = lambda: None
     """Set by the runtime.  Called when a request has begun or ended; `report_busy` must follow within `BUSY_AFTER`."""
     taken: int = 0
-    closed: int = 0
-    parked: int = 0
-    """How many of the closed were parked, and live."""
     places: int = 0
     """Connections that the master gives this worker at most, where they are a limit of requests; else 0."""
     _given_away: set[int] = Factory(set)
@@ -133,6 +130,11 @@ class Duty:
     _descriptors: Descriptors = Factory(lambda self: Descriptors(self.letterbox.fileno), takes_self=True)
 
     @property
+    def closed(self) -> int:
+        """Connections that were in hand: those that this worker has closed, and those that it has parked instead."""
+        return self.counting.ends[0] + self.counting.ends[1]
+
+    @property
     def open(self) -> int:
         """Connections in hand."""
         return self.taken - self.closed
@@ -168,7 +170,7 @@ class Duty:
                 # The kernel has closed the connection, and its client has seen that.  It counts as served: the master
                 # counts it as handed over, and without a `closed` for it this worker would seem busier for ever.
                 self.taken += 1
-                self.closed += 1
+                self.counting.ends[0] += 1
                 self._out_of_descriptors()
                 return None
             if found is None:
@@ -176,13 +178,12 @@ class Duty:
             message, fd = found
             if isinstance(message, wire.Handoff) and fd is not None:
                 return self._begin(message, fd)
-            if isinstance(message, wire.Lane) and fd is not None:
+            if isinstance(message, wire.Lane | wire.Nudge | wire.Listening):
                 self._asides += 1
-                os.close(fd) if self.on_lane is None else self.on_lane(fd)
-                self.report()
-            if isinstance(message, wire.Nudge | wire.Listening):
-                self._asides += 1
-                self.handle(message)
+                if not isinstance(message, wire.Lane):
+                    self.handle(message)
+                elif fd is not None:
+                    os.close(fd) if self.on_lane is None else self.on_lane(fd)
                 self.report()
         return None
 
@@ -223,19 +224,18 @@ class Duty:
         """The server parks connections, through the lanes that it gets by this call, and has so many places."""
         self.on_lane, self.places, self.park_stream = on_lane, places, park_stream
 
-    def _report_place(self) -> None:
-        """A place is free again.  If none was, requests wait for it, so the report goes at once."""
-        if self.open + 1 == self.places:
+    def _report_places(self, free: int) -> None:
+        """So many places are free again.  If none was, requests wait for them, so the report goes at once."""
+        if self.open < self.places <= self.open + free:
             self.report()
         else:
             self.report_soon()
 
-    def gave_away(self, taken: Taken) -> None:
-        """A connection is the idle pool's.  It counts as closed now: no report has the one count without the other."""
-        self.parked += 1
-        self.closed += 1
-        self._given_away.add(id(taken))
-        self._report_place()
+    def gave_away(self, *taken: Taken) -> None:
+        """Connections are the idle pool's, and count as closed.  Called as soon as they lie in the lane: see `ends`."""
+        self.counting.ends[1] += len(taken)
+        self._given_away.update(map(id, taken))
+        self._report_places(len(taken))
 
     def finished(self, taken: Taken) -> None:
         """Count a connection as closed."""
@@ -246,8 +246,8 @@ class Duty:
         if id(taken) in self._given_away:
             self._given_away.remove(id(taken))
         elif not taken.probe:
-            self.closed += 1
-            self._report_place()
+            self.counting.ends[0] += 1
+            self._report_places(1)
 
     def report_soon(self) -> None:
         """Have a report made within `REPORT_AFTER`; until then further changes join it."""
@@ -305,20 +305,20 @@ class Duty:
 
     def report(self) -> None:
         """Report now.  Only the loop that serves may call it: the master learns from silence that the loop is stuck."""
-        busy, full, requests = self.busy, self.limiters.all_taken(), self.requests
+        busy, full, requests, closed = self.busy, self.limiters.all_taken(), self.requests, self.closed
         report = wire.Report(
-            self.closed,
+            closed,
             busy,
             self.taking,
             int(self.lag * 1e6),
             self._rss,
             int(time.process_time() * 1e6),
             self._asides,
-            self.closed if requests is None else requests.ended,
+            closed if requests is None else requests.ended,
             self.orphaned,
             0 if requests is None else int(requests.oldest(time.monotonic()) * 1000),
             full,
-            self.parked,
+            self.counting.ends[1],
         )
         self.report_due = not self.letterbox.send(report)
         self._reported_busy, self._reported_full, self.lag = busy, full, 0.0

@@ -49,7 +49,7 @@ class Returns:
     on_full: Callable[[float], None]
     """Called with the time when connections wait and no worker has room for them."""
     on_ended: Callable[[int, int], None]
-    """Called with a dead worker's number, and how many connections have come through its lane."""
+    """Called with the number of a lane that was read to its end, and how many connections have come through it."""
     resumed: int = 0
     """Connections that have come back."""
     lost: int = 0
@@ -113,7 +113,7 @@ class Returns:
 
     def _take_one(self, line: socket.socket) -> bool:
         try:
-            data, ancillary, _, _ = line.recvmsg(MAX_RETURN, _CONTROL, _RECEIVE)
+            data, ancillary, flags, _ = line.recvmsg(MAX_RETURN, _CONTROL, _RECEIVE)
         except ConnectionResetError:
             return True  # the pool has died; what it had sent before is still to be read
         except OSError:
@@ -123,10 +123,10 @@ class Returns:
             self.close()
             return False
         fds = [fd for _, kind, rights in ancillary if kind == _RIGHTS for (fd,) in _FD.iter_unpack(rights)]
-        if not fds and len(data) == ENDED.size:
-            self.on_ended(*ENDED.unpack(data))
+        if not fds and not flags & socket.MSG_CTRUNC:
+            self.on_ended(*ENDED.unpack_from(data))
             return True
-        if not fds:
+        if not fds:  # a Return, whose descriptor found no place: its memo, a worker's, may be as long as an Ended
             self.lost += 1
             logger.error("a parked connection was lost: the master is out of descriptors")
             return True

@@ -1,4 +1,5 @@
-"""A page of memory in which a worker counts how long its requests take, and how long connections waited for it.
+"""A page of memory in which a worker counts how long its requests take, how long connections waited for it, and how
+those have ended.
 
 A message for each request would cost the master more than the connection, and what a worker had not told would be lost
 when it is killed.  So a worker counts in memory that outlives it: a memfd, whose descriptor the master keeps, and reads
@@ -11,6 +12,12 @@ the master nothing.
     u64  for each bound of `DURATIONS` the requests that took no longer, and longer than the bound before; the rest
     f64  the sum of all, in seconds
     the same for `WAITS`
+    u64  connections that the worker has closed
+    u64  connections that it has parked instead
+
+The last two are also in each of its reports, which are up to 2 ms older: with them the master knows what a worker that
+was killed had in its hands.  So each is counted *before* the deed where that cannot fail, for a descriptor that is
+still open at the death is closed by it; and what was parked right after it.
 
 The counts are the worker's to write, so for the master they are numbers and no more.  It reads a copy and maps nothing:
 a worker that cuts the page short would otherwise end the master by SIGBUS.  docs/protocol.md has the layout for workers
@@ -54,6 +61,10 @@ MOST_S = float(1 << 32)
 _PAGE = struct.Struct(f"<Q {len(DURATIONS) + 1}Qd {len(WAITS) + 1}Qd")
 _WAITS_AT = 1 + len(DURATIONS) + 2
 """The 64-bit word with which the second histogram begins."""
+
+_ENDS_AT = _PAGE.size
+_ENDS = struct.Struct("<QQ")
+"""Where it is counted how connections have ended."""
 
 _MODULUS = 1 << 32
 """A handoff has 32 bits for the time of its accept, in microseconds: more than an hour."""
@@ -129,13 +140,16 @@ class Counting:
 
     durations: Tally
     waits: Tally
+    ends: memoryview[int]
+    """Connections that were closed, and connections that were parked instead."""
 
     @classmethod
     def on(cls, page: mmap.mmap) -> Counting:
         """Count on this page from now on."""
         words = memoryview(page)
         words.cast("Q")[0] = MARK
-        return cls(Tally.at(DURATIONS, words[8:]), Tally.at(WAITS, words[8 * _WAITS_AT :]))
+        ends = words[_ENDS_AT : _ENDS_AT + _ENDS.size].cast("Q")
+        return cls(Tally.at(DURATIONS, words[8:]), Tally.at(WAITS, words[8 * _WAITS_AT :]), ends)
 
     @classmethod
     def inherit(cls, fd: int) -> Counting:
@@ -181,6 +195,15 @@ def read_page(fd: int) -> Figures | None:
         return None
     mark, *words = _PAGE.unpack(data)
     return Figures(_read(words[: _WAITS_AT - 1]), _read(words[_WAITS_AT - 1 :])) if mark == MARK else None
+
+
+def read_ends(fd: int) -> tuple[int, int]:
+    """How many connections a worker has closed, and parked instead, as far as it has counted that."""
+    data = b""
+    with contextlib.suppress(OSError):
+        data = os.pread(fd, _ENDS.size, _ENDS_AT)
+    closed, parked = _ENDS.unpack(data.ljust(_ENDS.size, b"\0"))
+    return closed, parked
 
 
 def _read(words: list[Any]) -> Histogram:

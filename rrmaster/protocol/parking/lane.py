@@ -7,7 +7,7 @@
     master ── Lane + a descriptor ──► idle pool   a worker has a lane from now on
            ── Limit ────────────────►             at most so many are parked from now on
            ── End ──────────────────►             hand over what has spoken, close the rest, and go
-           ◄── Ended ────────────────             so many have come through the lane of a worker that has ended
+           ◄── Ended ────────────────             a lane is read to its end, and so many have come through it
 
 Lane and line are ``AF_UNIX`` ``SOCK_SEQPACKET`` socket pairs, and a message is a datagram, as everywhere in this house.
 A *memo* is what the worker that parks a connection wants the next one to know.  Neither the pool nor the master looks
@@ -45,10 +45,10 @@ MAX_RETURN = RETURN.size + MAX_MEMO
 
 LANE, LIMIT, END = 1, 2, 3
 ORDER = struct.Struct("<BxxxI")
-"""What the master tells the pool: one of these kinds, and the worker's number, or the new limit."""
+"""What the master tells the pool: one of these kinds, and the lane's number, or the new limit."""
 
 ENDED = struct.Struct("<IQ")
-"""An Ended: the worker's number, and the connections that were taken.  No descriptor comes with it."""
+"""An Ended: the lane's number, and the connections that were taken.  No descriptor comes with it."""
 
 CRLF = 2
 """Bytes of a blank line.  Old clients send one after the body of a POST, which is no request."""

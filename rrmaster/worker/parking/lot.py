@@ -42,6 +42,9 @@ _CLOCK = time.monotonic
 class Guest(Protocol):
     """A connection that can be parked."""
 
+    taken: Any
+    """How it came."""
+
     def rested(self, now: float) -> float | None:
         """Seconds since which it can be parked; None: it cannot be now."""
 
@@ -179,10 +182,12 @@ class Lot:
         tickets = [guest.ticket(now) for guest in guests]
         message = PARK.pack(len(tickets)) + b"".join(written for _, written in tickets)
         rights = struct.pack(f"{len(tickets)}i", *(fd for fd, _ in tickets))
+        taken = [guest.taken for guest in guests]
         try:
             self.lane.sendmsg((message,), ((_LEVEL, _RIGHTS, rights),), SEND)
         except OSError:
             return False  # the lane is full, or has ended, which `_hear` finds out
+        self.duty.gave_away(*taken)  # counted first: this process may be killed in the midst of what follows
         for guest in guests:
             guest.parked()
         return True

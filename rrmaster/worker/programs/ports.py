@@ -160,8 +160,8 @@ class Ports(Duty):
             self.deliver(taken)
 
     def _drop(self, taken: Taken) -> None:
-        os.close(taken.fd)
         self.finished(taken)
+        os.close(taken.fd)
 
     # --- which connections are wanted
 

@@ -120,8 +120,8 @@ class _Connection(_Socket):  # type: ignore[misc]  # its class is found at run t
         self._on_close: Callable[[], None] | None = lambda: finished(taken)
 
     def close(self) -> None:
+        self._notify()  # counted before it is closed: see `protocol.pages.figures`
         super().close()
-        self._notify()
 
     def detach(self) -> int:
         fd: int = super().detach()

@@ -219,10 +219,10 @@ class TrioServer(TrioWorker):
         finally:
             # Also after the handler has closed it: a second close does nothing, and the count must be right.
             trio.lowlevel.notify_closing(sock)
-            sock.close()
             if self.lot is not None:
                 self.lot.left(taken)
-            self.duty.finished(taken)
+            self.duty.finished(taken)  # before it is closed: see `protocol.pages.figures`
+            sock.close()
             self.duty.report_room()
 
     async def _serve_arriving(

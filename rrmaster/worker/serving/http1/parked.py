@@ -62,6 +62,4 @@ class Parks:
 
     def parked(self) -> None:
         """It is the pool's.  The transport closes this process's descriptor, and says nothing to the client."""
-        assert self.taken is not None
-        self.lot.duty.gave_away(self.taken)
         self.transport.abort()

@@ -1,7 +1,8 @@
 """What may be parked, and how is it made as it was when it was accepted?
 
 A worker runs an application's code, and may send anything through its lane.  Only a connected stream socket of a family
-that is served is taken.  A socket's options and O_NONBLOCK belong to the open file, of which a worker may still have a
+that is served is taken, by the idle pool and by the master, who each read lanes: the master those of a pool that has
+ended.  A socket's options and O_NONBLOCK belong to the open file, of which a worker may still have a
 copy: so what could harm the next holder is undone here, and again before a socket is closed.
 """
 
@@ -46,10 +47,10 @@ def admit(fd: int, wakes: int) -> tuple[socket.socket, bytes]:
         restore(sock, wakes)
         return sock, sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
     except OSError as error:
-        sock.close()
+        let_go(sock)
         raise (Left if error.errno == ENOTCONN else Refused) from None
     except Refused:
-        sock.close()
+        _close(sock)
         raise
 
 
@@ -63,8 +64,16 @@ def restore(sock: socket.socket, wakes: int) -> None:
 def let_go(sock: socket.socket) -> None:
     """Close a connection for good, also if a worker has kept a copy of it."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         sock.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass  # its client has reset it
+    _close(sock)
+
+
+def _close(sock: socket.socket) -> None:
+    """Close it at once, whatever lingers."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    except OSError:
+        pass  # a kind of socket that knows no such thing
     sock.close()

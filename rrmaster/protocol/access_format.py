@@ -28,7 +28,7 @@ ATOMS = {
     "h": "host", "l": "ident", "u": "user", "t": "time", "r": "request", "m": "method", "U": "path", "q": "query",
     "H": "protocol", "s": "status", "B": "bytes", "b": "bytes", "f": "referer", "a": "user_agent", "T": "seconds",
     "D": "duration_us", "M": "duration_ms", "L": "duration_s", "p": "pid", "ms": "duration_ms", "client": "client",
-    "worker": "worker", "generation": "generation",
+    "worker": "worker", "generation": "generation", "parked": "parked",
 }  # fmt: skip
 """Each atom, and the name of its field in JSON.  Those of one letter are gunicorn's; the others are our own."""
 

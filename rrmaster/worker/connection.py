@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from .access.line import Exchange
+from .access.line import PARKED, Exchange
 from .access.log import AccessLog
 from .api import client_address
 from .duty import Taken
@@ -66,7 +66,9 @@ def is_disconnect(error: BaseException, kind: type[Exception], is_clients: Calla
 
 
 def with_access_log(
-    handler: Callable[..., Awaitable[object]], log: AccessLog | None
+    handler: Callable[..., Awaitable[object]],
+    log: AccessLog | None,
+    was_parked: Callable[[Any], bool] = lambda stream: False,
 ) -> Callable[..., Awaitable[object]]:
     """The stream handler, with a line for each connection when the handler has ended, if there is an access log."""
     if log is None:
@@ -77,7 +79,7 @@ def with_access_log(
             client = client_address(streams[-1])
         except OSError:  # the client has reset it already; the handler finds out by itself
             client = None
-        exchange = Exchange({"client": client})
+        exchange = Exchange({"client": client, **({PARKED: True} if was_parked(streams[-1]) else {})})
         try:
             return await handler(*streams)
         finally:

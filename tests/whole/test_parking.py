@@ -291,3 +291,48 @@ async def test_a_handler_gives_its_connection_back_between_two_lines(tmp_path):
             pool = await resting(control, 1)
             assert pool.parked == number
         assert sum(worker.open for worker in (await status(control)).workers) == 0
+
+
+@pytest.mark.parametrize("application", ["parks:app", "parks:with_h11", "parks:wsgi"])
+async def test_the_access_log_tells_which_connections_were_parked_before(application, tmp_path):
+    control, path = tmp_path / "control", tmp_path / "access"
+    logs = ("--access-log", str(path), "--access-log-format", "%(m)s %(parked)s")
+    async with running(application, *SOON, *logs, "--control", str(control), workers=1) as master:
+        await master.said("rest in the idle pool")
+        client = Client(master, 1)
+        await client.ask()
+        await resting(control, 1)
+        await client.ask()
+        await resting(control, 1)
+        expected = ["POST 0", "POST 1"]
+        if application != "parks:wsgi":  # of which a websocket is no request
+            key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+            await client.stream.send_all(b"GET / HTTP/1.1\r\nHost: shop\r\n" + upgrade + key + b"\r\n")
+            expected.append("WEBSOCKET 1")
+        await until_lines(path, expected)
+        await client.close()
+        assert await master.stop() == 0
+
+
+async def test_the_access_log_tells_which_connections_of_a_handler_were_parked_before(tmp_path):
+    control, path = tmp_path / "control", tmp_path / "access"
+    logs = ("--access-log", str(path), "--access-log-format", "%(h)s %(parked)s")
+    async with running("parks_lines:lines", *SOON, *logs, "--control", str(control), workers=1) as master:
+        await master.said("rest in the idle pool")
+        [stream] = await master.burst(1)
+        for _ in range(2):
+            await stream.send_all(b"line\n")
+            with trio.fail_after(PATIENCE):
+                assert await stream.receive_some() == b"LINE of 127.0.0.1\n"
+            await resting(control, 1)
+        await until_lines(path, ["127.0.0.1 0", "127.0.0.1 1"])
+        assert await master.stop() == 0
+
+
+async def until_lines(path: Path, expected: list[str]) -> None:
+    """Wait until the access log has as many lines, which are these."""
+    with trio.fail_after(PATIENCE):
+        while len(found := path.read_text().splitlines() if path.exists() else []) < len(expected):
+            await trio.sleep(0.02)
+    assert found == expected

@@ -64,6 +64,9 @@ class Exchange:
         return self
 
 
+PARKED = "rrmaster.parked"
+"""A key of the scope of a request whose connection was parked before it came to this worker."""
+
 Get = Callable[[Exchange], Any]
 """The value of an atom: a text that is not escaped yet, a number, or None."""
 
@@ -149,7 +152,7 @@ def _as_text(atom: Atom, get: Get) -> Callable[[Exchange], str]:
     return text
 
 
-_HARMLESS = {"s", "B", "T", "D", "M", "worker", "generation"}
+_HARMLESS = {"s", "B", "T", "D", "M", "worker", "generation", "parked"}
 """Atoms that are numbers."""
 
 
@@ -281,5 +284,5 @@ _GETTERS: Mapping[str, Get] = {
     "s": lambda x: x.status, "B": lambda x: x.size, "b": lambda x: x.size, "f": _header("referer"),
     "a": _header("user-agent"), "T": lambda x: int(x.seconds), "D": lambda x: int(x.seconds * 1e6),
     "M": lambda x: int(x.seconds * 1e3), "L": lambda x: round(x.seconds, 6), "ms": lambda x: round(x.seconds * 1e3, 1),
-    "client": _client,
+    "client": _client, "parked": lambda x: int(PARKED in x.scope),
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from typing import Any
 
 from attrs import Factory, define
 
@@ -46,6 +47,12 @@ class StreamLot:
         """A handler begins with this connection."""
         if not taken.probe:
             self._taken[taken.fd] = taken
+
+    def has_parked(self, stream: Any) -> bool:
+        """Whether the connection of this stream was parked before.  One with TLS, which has no socket, never is."""
+        sock = getattr(stream, "socket", None)
+        taken = self._taken.get(sock.fileno()) if sock is not None else None
+        return taken is not None and taken.memo is not None
 
     def left(self, taken: Taken) -> None:
         """It has ended; another connection may have the descriptor by now."""

@@ -56,8 +56,8 @@ async def serve(handler: Handler, duty: Duty, intake: Intake | None = None, lot:
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    handler = with_access_log(application.target, AccessLog.of(launch, duty.identity, OF_A_CONNECTION))
-    lot = stream_lot_of(duty, launch)
+    lot, log = stream_lot_of(duty, launch), AccessLog.of(launch, duty.identity, OF_A_CONNECTION)
+    handler = with_access_log(application.target, log, *((lot.has_parked,) if lot is not None else ()))
     trio.run(serve, handler, duty, Intake.of(duty, launch), lot, strict_exception_groups=True)
 
 

@@ -9,15 +9,43 @@ are fed to it, so the answer's end decides by what the cycle has kept.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ...access.line import PARKED
 from ...duty import Taken
 
 if TYPE_CHECKING:
     from ...parking.lot import Lot
+    from ..asgi import ASGI, Message, Receive, Send
 
 WAKES = 3
 """Bytes that wake a resting connection: a blank line, which old clients send after a body, is no request."""
+
+
+def _marked(app: ASGI) -> ASGI:
+    """The application, for a connection that was parked before: the access log can tell (`access.line.PARKED`)."""
+
+    async def called(scope: Message, receive: Receive, send: Send) -> None:
+        scope[PARKED] = True
+        await app(scope, receive, send)
+
+    return called
+
+
+class _Marks:
+    """A mix-in for the protocol of a websocket on such a connection."""
+
+    app: ASGI
+
+    def __init__(self, **known: Any) -> None:
+        super().__init__(**known)
+        self.app = _marked(self.app)
+
+
+@cache
+def _marking(kind: type[Any]) -> type[Any]:
+    return type(kind.__name__, (_Marks, kind), {})
 
 
 class Parks:
@@ -26,6 +54,8 @@ class Parks:
     lot: Lot
     taken: Taken | None = None
     """How the connection came.  None: it is not parked (a probe)."""
+    app: Any
+    ws_protocol_class: Any
     transport: Any
     cycle: Any
     idle_since: float | None
@@ -34,6 +64,10 @@ class Parks:
     def came(self, taken: Taken) -> None:
         """The connection was taken from the letterbox."""
         self.taken = taken
+        if taken.memo is not None:
+            self.app = _marked(self.app)
+            if self.ws_protocol_class is not None:
+                self.ws_protocol_class = _marking(self.ws_protocol_class)
 
     def rested(self, now: float) -> float | None:
         """Seconds for which it has rested; None: it cannot be parked now."""

@@ -42,13 +42,23 @@ def test_the_image_has_a_stage_that_builds_and_a_user_that_is_a_number() -> None
     assert json.loads(said("HEALTHCHECK").partition(" CMD ")[2]) == ["rrmaster", "status", "--ready"]
 
 
-def test_what_is_copied_exists_and_is_not_ignored() -> None:
-    ignored = (HERE / ".dockerignore").read_text().split()
-    assert ignored[0] == "*"
-    copied = [rest.split()[:-1] for word, rest in LINES if word == "COPY" and not rest.startswith("--from")]
-    for name in {name for names in copied for name in names}:
-        assert (HERE / name).is_file()
-        assert f"!{name}" in ignored
+def test_what_is_copied_is_in_the_repository_and_is_all_that_is_not_ignored() -> None:
+    lines = (HERE / "Dockerfile.dockerignore").read_text().splitlines()
+    everything, *ignored = [line for line in lines if not line.startswith("#")]
+    copied = {name for word, rest in LINES if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]}
+    assert everything == "*"
+    assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_first_stage_builds_rrmaster_from_all_that_its_build_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    to_source = [rest.split()[:-1] for word, rest in LINES if word == "COPY" and "/source" in rest.split()[-1]]
+    assert {name for names in to_source for name in names} == needed
+    for name in OURS:
+        assert COMPOSE["services"][name]["build"] == {"context": "../..", "dockerfile": "examples/container/Dockerfile"}
 
 
 @pytest.mark.parametrize("command", [json.loads(said("CMD")), *(COMPOSE["services"][name]["command"] for name in OURS)])
@@ -73,7 +83,7 @@ def test_nginx_asks_the_services_at_the_port_that_rrmaster_binds() -> None:
     assert re.findall(r"server (\w+):(\d+) resolve", text) == [(name, port) for name in OURS]
     assert said("EXPOSE") == port
     (published,) = COMPOSE["services"]["nginx"]["ports"]
-    assert f"listen {published.partition(':')[2]};" in text
+    assert f"listen {published.rpartition(':')[2]};" in text
 
 
 def test_what_a_service_waits_for_is_a_service_with_a_health_check() -> None:
@@ -81,4 +91,4 @@ def test_what_a_service_waits_for_is_a_service_with_a_health_check() -> None:
     for service in services.values():
         for name, condition in service.get("depends_on", {}).items():
             assert condition == {"condition": "service_healthy"}
-            assert "healthcheck" in services[name] or services[name].get("build") == "."
+            assert "healthcheck" in services[name] or "build" in services[name]

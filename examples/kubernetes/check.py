@@ -1,8 +1,9 @@
 """Is what the manifests say possible, and does rrmaster agree?  `python check.py [FOLDER]`
 
 The schemas, which `kubernetes-validate` brings, know names and types.  They let pass an image that is pulled
-"Sometimes", the port 70000, a pod without containers, and a selector that matches nothing.  So this looks at values,
-and at what the files say of each other and of rrmaster.  The status is 1 if there is something to complain of.
+"Sometimes", the port 70000, a pod without containers, a selector that matches nothing, and a budget with which no node
+can ever be drained.  So this looks at values, and at what the files say of each other and of rrmaster.  The status is 1
+if there is something to complain of.
 """
 
 import math
@@ -57,11 +58,14 @@ def complaints(found: dict[str, Manifest], versions: Sequence[str] = VERSIONS) -
     if not containers:
         yield "the pod has no container"
         return
-    yield from _values(containers)
+    yield from _values(found, containers)
+    yield from _hardened(deployment["spec"]["template"]["spec"], containers)
+    yield from _resources(containers)
+    yield from _numbers(found)
     yield from _selectors(found, deployment["spec"]["template"]["metadata"]["labels"])
     yield from _references(found, containers)
     settings = settings_in(found)
-    yield from _agreements(containers[0], settings)
+    yield from _agreements(found, containers[0], settings)
     yield from _times(deployment["spec"], containers[0], settings)
 
 
@@ -79,7 +83,13 @@ def _schemas(found: dict[str, Manifest], versions: Sequence[str]) -> Iterator[st
                 yield f"{kind}, Kubernetes {version}: {error.message}"
 
 
-def _values(containers: list[Manifest]) -> Iterator[str]:
+def _values(found: dict[str, Manifest], containers: list[Manifest]) -> Iterator[str]:
+    for port in found["Service"]["spec"]["ports"]:
+        if not 1 <= port["port"] <= 65535:
+            yield f"port {port['port']} is none"
+    for names in ([c["name"] for c in containers], [p["name"] for c in containers for p in c.get("ports", [])]):
+        if len(set(names)) < len(names):
+            yield f"a name is there twice: {', '.join(names)}"
     for container in containers:
         policy = container.get("imagePullPolicy", "Always")
         if policy not in ("Always", "IfNotPresent", "Never"):
@@ -87,8 +97,72 @@ def _values(containers: list[Manifest]) -> Iterator[str]:
         for port in container.get("ports", []):
             if not 1 <= port["containerPort"] <= 65535:
                 yield f"port {port['containerPort']} is none"
-        if container["image"].endswith(":latest") or ":" not in container["image"]:
+        if container["image"].endswith(":latest") or ":" not in container["image"].rpartition("/")[2]:
             yield f"the image {container['image']} has no version"
+
+
+def _hardened(pod: Manifest, containers: list[Manifest]) -> Iterator[str]:
+    """What a pod gives up, and the one place where rrmaster writes."""
+    outer = pod.get("securityContext", {})
+    for container in containers:
+        context = outer | container.get("securityContext", {})
+        if not context.get("runAsNonRoot") or context.get("runAsUser") == 0:
+            yield "the pod may run as root"
+        if context.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+            yield "the pod runs without seccomp"
+        if not context.get("readOnlyRootFilesystem"):
+            yield "the root can be written"
+        dropped = context.get("capabilities", {}).get("drop", [])
+        if context.get("allowPrivilegeEscalation", True) or "ALL" not in dropped:
+            yield "the container keeps capabilities, or may gain some"
+        if "/tmp" not in [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]:
+            yield "rrmaster cannot write to /tmp, where its control socket is"
+    if pod.get("automountServiceAccountToken", True):
+        yield "the pod gets a token for the API, which it does not need"
+    if pod.get("enableServiceLinks", True):
+        yield "variables are set for each Service, and one called rrmaster would set RRMASTER_PORT"
+
+
+def _resources(containers: list[Manifest]) -> Iterator[str]:
+    for container in containers:
+        requests, limits = (container.get("resources", {}).get(name, {}) for name in ("requests", "limits"))
+        for what in ("cpu", "memory"):
+            if what not in requests or what not in limits:
+                yield f"{what} has no request or no limit"
+            elif _quantity(requests[what]) > _quantity(limits[what]):
+                yield f"more {what} is requested than the limit allows"
+        (source,) = (env["valueFrom"] for env in container["env"] if env["name"] == "WEB_CONCURRENCY")
+        source = source["resourceFieldRef"]
+        if (source.get("containerName", container["name"]), source["resource"]) != (container["name"], "limits.cpu"):
+            yield "WEB_CONCURRENCY is not this container's limit of processors"
+
+
+def _quantity(text: object) -> float:
+    number, suffix = re.fullmatch(r"([\d.]+)(m|[KMG]i?)?", str(text)).groups()  # type: ignore[union-attr]
+    exponent = {None: 0, "K": 1, "M": 2, "G": 3}[suffix[0] if suffix not in (None, "m") else None]
+    return float(number) * (0.001 if suffix == "m" else (1024 if str(suffix).endswith("i") else 1000) ** exponent)
+
+
+def _numbers(found: dict[str, Manifest]) -> Iterator[str]:
+    """How many pods there are, may be away, and may be more."""
+    scaler, budget = found["HorizontalPodAutoscaler"]["spec"], found["PodDisruptionBudget"]["spec"]
+    least = scaler.get("minReplicas", 1)
+    if not 2 <= least <= scaler["maxReplicas"]:
+        yield f"from {least} to {scaler['maxReplicas']} pods: one pod cannot be moved without a gap"
+    away = least - _share(budget["minAvailable"], least) if "minAvailable" in budget else least
+    if min(away, _share(budget.get("maxUnavailable", least), least)) < 1:
+        yield "the budget lets no pod be moved, so a node with one can never be drained"
+    strategy = found["Deployment"]["spec"].get("strategy", {})
+    rolling = {"maxSurge": "25%", "maxUnavailable": "25%"} | strategy.get("rollingUpdate", {})
+    if strategy.get("type") == "Recreate" or rolling["maxUnavailable"] not in (0, "0%"):
+        yield "a rollout has fewer pods than are needed"
+    elif rolling["maxSurge"] in (0, "0%"):
+        yield "a rollout can never begin: no pod may be away, and none may be more"
+
+
+def _share(value: object, of: int) -> int:
+    """A number, or a share of it, rounded up as Kubernetes does for budgets."""
+    return math.ceil(of * int(value[:-1]) / 100) if isinstance(value, str) else int(str(value))
 
 
 def _selectors(found: dict[str, Manifest], labels: Manifest) -> Iterator[str]:
@@ -96,6 +170,7 @@ def _selectors(found: dict[str, Manifest], labels: Manifest) -> Iterator[str]:
     wanted = {
         "Deployment": found["Deployment"]["spec"]["selector"]["matchLabels"],
         "Service": found["Service"]["spec"]["selector"],
+        "NetworkPolicy": found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
         "PodDisruptionBudget": found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
     }
     for spread in pod.get("topologySpreadConstraints", []):
@@ -117,6 +192,12 @@ def _references(found: dict[str, Manifest], containers: list[Manifest]) -> Itera
         yield "the autoscaler scales another object"
     if "replicas" in found["Deployment"]["spec"]:
         yield "each `kubectl apply` takes the number of replicas back from the autoscaler"
+    for rule in found["NetworkPolicy"]["spec"]["ingress"]:
+        for port in (port["port"] for port in rule["ports"]):
+            if port not in ports:
+                yield f"no container has the NetworkPolicy's port {port}"
+            if port == "admin" and not rule.get("from"):
+                yield "the NetworkPolicy opens the admin port to all"
     yield from _mounts(found, containers)
 
 
@@ -133,13 +214,16 @@ def _mounts(found: dict[str, Manifest], containers: list[Manifest]) -> Iterator[
             yield f"the volume {volume['name']} is of another ConfigMap"
 
 
-def _agreements(container: Manifest, settings: Settings) -> Iterator[str]:
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+def _agreements(found: dict[str, Manifest], container: Manifest, settings: Settings) -> Iterator[str]:
+    ports = {"http": None, "admin": None} | {port["name"]: port["containerPort"] for port in container["ports"]}
     (address,) = settings.bind
     if _port(address) != ports["http"]:
         yield f"rrmaster serves {address}, and the port http is {ports['http']}"
     if _port(settings.admin or "") != ports["admin"]:
         yield f"--admin is {settings.admin}, and the port admin is {ports['admin']}"
+    scraped = found["Deployment"]["spec"]["template"]["metadata"].get("annotations", {}).get("prometheus.io/port")
+    if scraped != str(ports["admin"]):
+        yield f"Prometheus asks the port {scraped}, and the port admin is {ports['admin']}"
     if settings.workers is not None:
         yield "rrmaster.toml has `workers`, which wins over WEB_CONCURRENCY"
     paths = set(re.findall(r'Route\("(/[^"]*)"', Path(admin_pages.__file__).read_text()))

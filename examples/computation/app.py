@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from starlette.applications import Starlette
@@ -48,6 +49,11 @@ async def pool(request):
     return JSONResponse(sorted(getattr(request.state.processes, "_processes", None) or {}))
 
 
+async def lock(request):
+    """Whether this process has the interpreter lock: a module in C that needs it can bring it back."""
+    return JSONResponse(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
 @contextlib.asynccontextmanager
 async def lifespan(app):
     """What begins with a worker ends with it: `shutdown` waits for what is in hand.
@@ -69,6 +75,9 @@ async def lifespan(app):
 
 WAYS = {"loop": in_the_loop, "thread": in_a_thread, "process": in_a_process, "queue": in_the_queue}
 app = Starlette(
-    routes=[Route("/", page), Route("/pool", pool), *(Route(f"/{name}", way) for name, way in WAYS.items())],
+    routes=[
+        *(Route("/", page), Route("/pool", pool), Route("/lock", lock)),
+        *(Route(f"/{name}", way) for name, way in WAYS.items()),
+    ],
     lifespan=lifespan,
 )

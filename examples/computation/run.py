@@ -2,8 +2,12 @@
 
 One worker, so that nothing hides: two clients ask for computations without a pause, and one asks for the page `/` every
 20 ms.  Then the pool of processes is looked for after a reload and after a worker that was killed.
+
+`--save FILE` keeps the times in place of a drawing, and `--beside FILE` draws the threads of such a run, too: that is
+how a build without the interpreter lock comes into the picture.
 """
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -17,11 +21,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 SECONDS, EVERY_S, COMPUTING = 12.0, 0.02, 2
@@ -113,6 +112,11 @@ def row(title, times, rate):
 
 
 def draw(found):
+    import matplotlib  # here, because a run that saves needs none
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
     plt.figure(figsize=(7, 4))
     for title, times in found.items():
         plt.plot(times, [100 * (place + 1) / len(times) for place in range(len(times))], label=title)
@@ -144,11 +148,11 @@ def pool_is_replaced(fleet, how):
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--save", type=Path, metavar="FILE")
+    parser.add_argument("--beside", type=Path, metavar="FILE")
+    options = parser.parse_args()
     queue = shutil.which("redis-server") is not None
-    lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    crowd = f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.0f}"
-    print(f"Python {sys.version.split()[0]}, {'with' if lock else 'without'} the interpreter lock, {crowd}\n")
-    print("| where it is computed | computations/s | page p50 | p99 | longest |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         environ = {}
         if queue:
@@ -163,6 +167,10 @@ def main():
         fleet = Fleet(Path(name))
         stack.enter_context(started(*fleet.command, **environ))
         until(fleet.is_ready)
+        lock = "with" if json.loads(fleet.ask("/lock")[1]) else "without"
+        crowd = f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.0f}"
+        print(f"Python {sys.version.split()[0]}, {lock} the interpreter lock, {crowd}\n")
+        print("| where it is computed | computations/s | page p50 | p99 | longest |\n|---|---|---|---|---|")
         found = {}
         ways = {"nowhere": "", "in the loop": "loop", "2 threads": "thread", "2 processes": "process"}
         for title, way in (ways | ({"RQ, 2 workers": "queue"} if queue else {})).items():
@@ -170,7 +178,12 @@ def main():
                 warm_up(fleet, way)
             found[title], rate = measure(fleet, way)
             row(title, found[title], rate)
-        draw(found)
+        if options.save:
+            options.save.write_text(json.dumps(found))
+        else:
+            other = json.loads(options.beside.read_text()) if options.beside else {}
+            beside = {f"{title}, no lock": times for title, times in other.items() if title == "2 threads"}
+            draw(found | beside)
         print("\n| the worker | processes of the pool before | and after |\n|---|---|---|")
         for title, how in (
             ("is reloaded", lambda: fleet.verb("reload")),

@@ -70,3 +70,12 @@ def test_the_panels_of_the_dashboard_do_not_overlap_and_have_a_title_each() -> N
 def test_the_alert_rules_fire_when_they_should(words: list[str]) -> None:
     done = subprocess.run(["promtool", *words], cwd=ALERTS.parent, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_autoscaler_asks_for_what_the_adapter_computes_from_a_metric_that_exists() -> None:
+    yaml = pytest.importorskip("yaml")
+    busy = EXAMPLES / "kubernetes/busy"
+    (rule,) = yaml.safe_load((busy / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    metrics = yaml.safe_load((busy / "horizontalpodautoscaler.yaml").read_text())["spec"]["metrics"]
+    assert [metric["pods"]["metric"]["name"] for metric in metrics if metric["type"] == "Pods"] == [rule["name"]["as"]]
+    assert rule["seriesQuery"].partition("{")[0] in known()

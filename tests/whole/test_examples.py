@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import calendar
 import contextlib
+import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +20,7 @@ import trio
 from tests.whole.harness import BRIEF, ROOT, running
 
 EXAMPLES = ROOT / "examples"
+INDEX_TEXT = (EXAMPLES / "README.md").read_text()
 PATIENCE = 60.0
 """Seconds until a wait fails: an example is a Python that starts a master that starts workers."""
 
@@ -104,8 +108,59 @@ async def gone(pid: int) -> None:
             await trio.sleep(0.05)
 
 
-def test_every_example_says_in_one_screen_what_it_is_and_how_it_is_run():
-    for folder in (folder for folder in EXAMPLES.iterdir() if (folder / "README.md").exists()):
-        text = (folder / "README.md").read_text()
-        assert "```console" in text, folder
-        assert len(text.splitlines()) <= 60, folder
+FOLDERS = sorted(file.parent.name for file in EXAMPLES.glob("*/README.md"))
+INDEX = {cells[1]: cells for cells in re.findall(r"^\| (\[(.*)\]\(.*\)) \| .* \| (.*) \| (.*) \|$", INDEX_TEXT, re.M)}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_example_says_in_one_screen_what_it_is_how_it_is_run_and_when_that_was(folder: str):
+    text = (EXAMPLES / folder / "README.md").read_text()
+    assert "```console" in text
+    assert len(text.splitlines()) <= 60
+    assert re.search(rf"\b({'|'.join(calendar.month_name[1:])}) 20\d\d\b", text)
+
+
+def test_each_example_has_a_test_in_the_suite_and_a_script_that_exists():
+    assert {file.name for file in EXAMPLES.iterdir() if file.is_dir()} - {"__pycache__"} == set(FOLDERS) == set(INDEX)
+    for name, (_, _, suite, by_hand) in INDEX.items():
+        assert all((ROOT / test).is_file() for test in re.findall(r"`(.*?)`", suite)), name
+        assert all((EXAMPLES / name / script).is_file() for script in re.findall(r"`(.*?)`", by_hand)), name
+
+
+WRK = """\
+Running 1s test @ http://127.0.0.1:8000/cpu
+  2 threads and 50 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   430.42ms  231.98ms   1.02s    72.22%
+    Req/Sec    40.50     20.11    80.00     66.67%
+  Latency Distribution
+     50%  384.10ms
+     75%  560.00ms
+     90%  770.12ms
+     99%    1.02s
+  81 requests in 1.01s, 10.59KB read
+  Socket errors: connect 0, read 1, write 0, timeout 3
+  Non-2xx or 3xx responses: 2
+Requests/sec:     80.19
+Transfer/sec:     10.49KB
+"""
+AUTOCANNON = {
+    "requests": {"average": 80.19},
+    "latency": {"p50": 384.1, "p99": 1020},
+    "errors": 4,
+    "timeouts": 3,
+    "non2xx": 2,
+}
+
+
+@pytest.mark.parametrize(("tool", "said"), [("wrk", WRK), ("autocannon", json.dumps(AUTOCANNON))])
+def test_the_load_test_reads_what_its_tools_say(tool: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / tool).write_text(f"#!/bin/sh\ncat <<'end'\n{said}\nend\n")
+    (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    spec = importlib.util.spec_from_file_location("load_test", EXAMPLES / "load-test" / "run.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert getattr(module, tool)("http://127.0.0.1:8000/cpu") == (80.19, 384.1, 1020, 6)

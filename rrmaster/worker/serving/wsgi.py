@@ -26,7 +26,7 @@ from attrs import define, evolve, frozen
 from ...protocol.launch import Launch
 from ..duty import Duty
 from ..loading import Application
-from .asgi import ASGI, Message, Receive, Send
+from .asgi import ASGI, ClientGone, Message, Receive, Send
 from .http_limits import refuse
 from .on_uvicorn import serve
 from .on_uvicorn import warm_up as warm_up  # runtimes finds it here
@@ -117,6 +117,10 @@ def _has_body(scope: Message) -> bool:
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
+class CutShort(ClientGone, ConnectionResetError):
+    """A request's client has left before its end: the application learns of it, and the log does not."""
+
+
 @define(eq=False)
 class _Request:
     """One request, between server and a2wsgi, in the loop's thread; the WSGI thread only reads `gone`."""
@@ -137,7 +141,7 @@ class _Request:
         message = await self.server_receive()
         if message["type"] == "http.disconnect":
             self.gone = True
-            raise ConnectionResetError("the client has left before the end of its request")
+            raise CutShort("the client has left before the end of its request")
         self.more = message.get("more_body", False)
         return message
 

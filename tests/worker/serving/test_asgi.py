@@ -25,6 +25,7 @@ from rrmaster.worker.serving.asgi import (
     Send,
     WorkerDraining,
     counted_app,
+    is_clients_leaving,
 )
 from rrmaster.worker.serving.wsgi import _Threads, watched
 from tests.fakes import DEADLINE
@@ -358,8 +359,9 @@ def test_a_wsgi_request_that_is_cut_short_does_not_look_complete() -> None:
 
     async def act() -> None:
         server = FakeServer([{"type": "http.request", "body": b"half of", "more_body": True}, GONE])
-        with pytest.raises(ConnectionResetError, match="before the end of its request"):
+        with pytest.raises(ConnectionResetError, match="before the end of its request") as cut:
             await in_threads(reads, server, headers=[(b"content-length", b"14")])
+        assert is_clients_leaving(cut.value), "it is no news"
 
     run(act)
 

@@ -73,14 +73,20 @@ def trusted_place(path: str, follow: bool = False) -> Iterator[Place]:
 def open_trusted(path: str, flags: int, mode: int = 0o666) -> int:
     """Like `os.open`, but as root it follows no link of another user's.
 
-    Returns a descriptor, which the caller owns.  Raises OSError: ELOOP for such a link.
+    Returns a descriptor, which the caller owns.  Raises OSError: ELOOP for such a link, EMLINK for a file that has more
+    names: where the kernel does not forbid it (fs.protected_hardlinks), a user can give one to any file of root's.
     """
     flags |= os.O_CLOEXEC
     if os.geteuid() != 0:
         return os.open(path, flags, mode)
     with trusted_place(path, follow=not flags & os.O_NOFOLLOW) as place:
         nofollow = 0 if place.in_proc else os.O_NOFOLLOW
-        return os.open(place.name, flags | nofollow, mode, dir_fd=place.directory)
+        fd = os.open(place.name, flags | nofollow, mode, dir_fd=place.directory)
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and not place.fixed and not place.in_proc:
+            os.close(fd)
+            raise OSError(errno.EMLINK, "it has another name as well (a hard link), where others may have made one")
+        return fd
 
 
 def unlink_if_same(path: str, device: int, inode: int) -> None:

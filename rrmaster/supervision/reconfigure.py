@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -228,7 +229,12 @@ def environment_of(settings: Settings) -> dict[str, str]:
     except ImportError:
         raise SettingsError("--env-file needs python-dotenv: pip install 'rrmaster[env]'") from None
     try:
-        with open(open_trusted(settings.env_file, os.O_RDONLY)) as file:
+        # Not to wait for a FIFO's writer: the user that the directory belongs to could stop the master with one.
+        with open(open_trusted(settings.env_file, os.O_RDONLY | os.O_NONBLOCK)) as file:
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise SettingsError(
+                    f"--env-file: {settings.env_file} is no file, but a pipe; each reload reads it anew"
+                )
             values = dotenv_values(stream=file)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--env-file: {settings.env_file} cannot be read: {error}") from None

@@ -159,6 +159,26 @@ def test_an_env_file_is_not_read_through_a_link_of_another_users(his: Path, root
     assert environment_of(Settings("a:b", env_file=str(roots / "env"))) == {"SECRET": "root's"}
 
 
+def test_a_file_of_roots_with_another_name_in_a_users_directory_is_not_written_there(his: Path, roots: Path) -> None:
+    for name in ("log", "env"):
+        os.link(roots / name, his / name)
+    before = len(os.listdir("/proc/self/fd"))
+    with untouched(roots):
+        with pytest.raises(OSError, match="another name"):
+            RotatingFile(str(his / "log"), 0, 0)
+        with pytest.raises(SettingsError, match=r"--env-file: .*another name"):
+            environment_of(Settings("a:b", env_file=str(his / "env")))
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.link(roots / "log", roots / "second")
+    RotatingFile(str(roots / "log"), 0, 0).close()  # root's own directory: root has given it the name
+
+
+def test_a_pipe_in_the_place_of_an_env_file_stops_no_master(his: Path) -> None:
+    os.mkfifo(his / "env")
+    with pytest.raises(SettingsError, match=r"--env-file: .*env is no file, but a pipe"):
+        environment_of(Settings("a:b", env_file=str(his / "env")))
+
+
 def test_no_descriptor_of_a_place_is_left_open(his: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with trusted_place(str(his / "door")) as place:

@@ -19,8 +19,8 @@ What must hold, exactly, at the end of each run (`Books.judge`):
 - the master's ``lost`` is the number of those that were in workers' hands, and ``cut`` of those in a pool's;
 - its log says the same numbers; none is refused, and the master has accepted each that was opened, once.
 
-On 2026-11-29, two busy processors, seeds 1 to 5: 41,265 connections, each in its one count: 3,361 were cut, and the master
-says ``lost`` 368 and ``cut`` 2,993, seed by seed the numbers of the clients.
+On 2026-11-29, two busy processors, seeds 1 to 5: 41,265 connections, each in its one count: 3,361 were cut, and the
+master says ``lost`` 368 and ``cut`` 2,993, seed by seed the numbers of the clients.
 """
 
 from __future__ import annotations

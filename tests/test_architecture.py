@@ -324,7 +324,7 @@ WRITTEN_FROM_OUTSIDE = {
     "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
     "cli/completion", "worker/serving/http1/endings", "worker/serving/http1/anycorn_targets",
     # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
-    "worker/preload/taken/environment", "worker/preload/taken/generators",
+    "worker/preload/taken/environment", "worker/preload/taken/numpys",
 }  # fmt: skip
 """Modules that assign attributes of an object from outside, and why they may.  Elsewhere an object alone writes its
 state: after its construction by one ``configure``, or by methods that say what happened."""

@@ -71,6 +71,11 @@ PHRASES = [
             asked=("RRMASTER_WORKER_ID",),
             taken=("its process id (a.py:7)",),
             shared=("/srv/map", "/dev/zero"),
+            lost=(
+                "set a timer (timer_create)",
+                "locked memory (mlock)",
+                "asked for a signal at the death of its parent",
+            ),
         ),
     ),
 ]

@@ -75,6 +75,7 @@ def test_what_was_there_before_the_import_is_no_hindrance() -> None:
         ),
         ({"children": 2}, "started a process"),
         ({"timer": True}, "started an interval timer"),
+        ({"lost": ("locked memory (mlock)",)}, "locked memory (mlock)"),
         ({"looping": True}, "left an event loop running"),
         ({"taken": ("its process id (a.py:7)",)}, "took its process id (a.py:7), which each worker has for itself"),
         ({"asked": ("RRMASTER_WORKER_ID",)}, "asked for RRMASTER_WORKER_ID, which each worker has for itself"),

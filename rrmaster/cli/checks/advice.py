@@ -53,9 +53,19 @@ _ADVICE = (
     ("made memory that forked processes share", _SHARED, f"make it {_HOOK}"),
     ("made shared memory", _SHARED, f'map it {_HOOK}, or for reading (mmap_mode="r", ACCESS_READ)'),
     (
+        "locked memory",
+        "a forked process has no locks on memory: what is in it could be swapped out",
+        f"lock it {_HOOK}",
+    ),
+    (
         "locked",
         "the lock belongs to the open file: each worker would take itself for its owner",
         f"lock {_HOOK}; or have the worker in slot 0 do what one alone may do",
+    ),
+    (
+        "used the generator of",
+        "two processes that were forked for a trial have drawn the same values from it",
+        f"use it {_HOOK}, or while serving; not while the application is imported",
     ),
     (
         "made ",
@@ -63,6 +73,8 @@ _ADVICE = (
         f"make it {_HOOK}",
     ),
     ("started an interval timer", "a forked process has no timers", f"set it {_HOOK}"),
+    ("set a timer", "a forked process has no timers", f"set it {_HOOK}"),
+    ("asked for a signal", "a forked process gets none at its parent's death", f"ask for it {_HOOK}"),
     ("left an event loop running", "the loop would be shared", "end it before the import ends"),
     (
         "asked for",

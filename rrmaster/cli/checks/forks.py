@@ -17,7 +17,7 @@ from ...config.settings import Settings
 from ...processes.orphans import Orphans
 from ...processes.worker_environment import generation_environment
 from ...protocol import template_wire
-from ...protocol.forks.safety import Verdict, asked_for, describe_hindrances
+from ...protocol.forks.safety import Verdict, asked_for, describe_hindrances, is_drawn
 from ...protocol.launch import is_program
 from ...protocol.template_wire import Explanation, Loaded, LoadFailed, Message
 from ...status.formatting import plain
@@ -92,15 +92,18 @@ def _report(settings: Settings, forked: bool, found: Iterable[Mapping[str, Any]]
     for trace in sorted(found, key=lambda trace: trace["verdict"] != Verdict.HINDRANCE.value):
         yield ""
         yield f"{trace['verdict']}: it {trace['trace']}"
-        yield f"  by      {_by(trace['modules'], settings.application)}"
+        yield f"  by      {_by(trace, settings.application)}"
         if trace["why"]:
             yield f"  why     {trace['why']}"
         if trace["change"]:
             yield f"  change  {trace['change']}"
 
 
-def _by(modules: list[str], application: str) -> str:
+def _by(trace: Mapping[str, Any], application: str) -> str:
     """Whose it is: the module, and by which way the application came to load it."""
+    modules = trace["modules"]
+    if is_drawn(trace["trace"]):
+        return f"{application}, or a library: calls of compiled code cannot be seen"
     if not modules:
         return f"{application}, after its import (a factory, or the server)"
     own, *outer = modules

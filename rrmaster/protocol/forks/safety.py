@@ -11,6 +11,7 @@ a lock that a thread held stays locked for ever.  So what the import has left be
   first request tells nothing of what a library does later.
 - Files that are open for reading only are none: each worker opens them again, so that it has an offset of its own.
 - Locks on files, and memory that forked processes share, are hindrances: all workers would be one holder of the lock.
+- Timers of the kernel's, locks on memory and a signal at the parent's death are: a forked process has none.
 - A name that `tempfile` chose is one: each worker would have another, and remove it at its end.
 - An import that reads an environment variable that each worker has for itself is one: all workers would get one value.
   So is one that takes its process id or a random value: a name made from it would be the name of all workers.
@@ -60,6 +61,8 @@ _KINDS = (
 
 _OWN = ", which each worker has for itself"
 """How the phrases end for what would be the same in all forked workers."""
+
+_USED = "used the generator of "
 
 
 @frozen
@@ -114,6 +117,8 @@ class Traces:
     """The names of the threads that a process forked from it has from its beginning, by `os.register_at_fork`."""
     shared: tuple[str, ...] = ()
     """The names of the memory that it shares with the processes that it forks, and can write to."""
+    lost: tuple[str, ...] = ()
+    """What else the kernel does for it and for no process that it forks, as phrases that follow "it"."""
 
 
 class Verdict(Enum):
@@ -150,6 +155,7 @@ def findings(before: Traces, after: Traces) -> tuple[Finding, ...]:
         found.append(Finding("started a process", trace="process"))
     if after.timer:
         found.append(Finding("started an interval timer", trace="timer"))
+    found += [Finding(what, trace=f"lost {what}") for what in _beyond(before.lost, after.lost)]
     if after.looping:
         found.append(Finding("left an event loop running", trace="loop"))
     found += [Finding(what, trace=what) for what in asked_for(after.asked)]
@@ -239,6 +245,16 @@ def _shared(name: str) -> str:
     if name.startswith("/dev/zero"):
         return "made memory that forked processes share (like mmap.mmap(-1, ...))"
     return f"made shared memory of {name}"
+
+
+def draws_the_same(function: str) -> str:
+    """The phrase for a generator in compiled code that a fork copies."""
+    return f"{_USED}{function}, which goes on with the same values in each forked process"
+
+
+def is_drawn(phrase: str) -> bool:
+    """Whether this is such a phrase."""
+    return phrase.startswith(_USED)
 
 
 def made_temporary(path: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from attrs import Factory, define
 
+from .lost import lost_by_a_fork
 from .sharing import shared_memory
 
 _LOAD = "_load_unlocked"
@@ -94,7 +95,8 @@ class Origins:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             children: dict[str, object] = {"process": None} if file.read() else {}
         timed: dict[str, object] = {"timer": None} if any(signal.getitimer(which)[0] for which in (0, 1, 2)) else {}
-        return {**threads, **held, **shared, **children, **timed, **self.more()}
+        lost: dict[str, object] = {f"lost {what}": None for what in lost_by_a_fork()}
+        return {**threads, **held, **shared, **children, **timed, **lost, **self.more()}
 
     def _shared_memory(self) -> tuple[str, ...]:
         """Read again only where the process has grown: to read thousands of mappings takes milliseconds."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...protocol.forks.safety import Finding, Thread, Traces, findings
 from ...protocol.template_wire import MemoryUse
+from .lost import lost_by_a_fork
 from .sharing import open_descriptors, shared_memory
 from .watch import ImportWatch
 
@@ -43,6 +44,7 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
         taken=watch.taken() if watch else (),
         renewed=renewed,
         shared=tuple(name for name in shared_memory() if not (watch and watch.is_made_again(name))),
+        lost=lost_by_a_fork(),
     )
 
 

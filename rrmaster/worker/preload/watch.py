@@ -14,7 +14,9 @@ from . import title
 from .datagrams import Datagrams, all_as_new, make_again
 from .notes import Notes, taking_notes
 from .origins import Origins
+from .read_ahead import ReadAhead
 from .sharing import SharedFile, cannot_be_opened_again, open_again, shared_files
+from .taken import databases
 from .taken.callers import Callers
 from .taken.environment import OwnEnvironment
 from .taken.generators import Generators
@@ -35,6 +37,7 @@ class ImportWatch:
         self._generators = Generators()
         self._taken = Taken(callers, self._generators)
         self._own_processes = OwnProcesses()
+        self._read_ahead = ReadAhead()
         self._datagrams: tuple[Datagrams, ...] = ()
         self._notes = Notes()
         self._files: tuple[SharedFile, ...] = ()
@@ -50,6 +53,7 @@ class ImportWatch:
         with self._environment.watched(), self._taken.watched(), taking_notes(self._notes), origins:
             yield
         self._own_processes.find()
+        self._read_ahead.find()
         self._datagrams = all_as_new()
         self.value_files.find()
 
@@ -116,4 +120,6 @@ class ImportWatch:
         self.value_files.make_again()
         self._generators.renew()
         self._own_processes.renew()
+        self._read_ahead.drop()
+        databases.renew()
         title.show(arguments, self._shown)

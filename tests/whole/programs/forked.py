@@ -61,7 +61,7 @@ def now():
     }
 
 
-IMPORTED_BY = int(os.readlink("/proc/self"))  # os.getpid() would keep it from being forked
+IMPORTED_BY = ctypes.CDLL(None).getpid()  # os.getpid() would keep it from being forked
 
 
 async def tells(stream):
@@ -134,7 +134,8 @@ def _random_value():
 
 def _title():
     """As setproctitle does: write over the arguments that the process was started with."""
-    with open("/proc/self/stat") as file:
+    thread, *_ = os.listdir("/proc/self/task")  # /proc/self/stat would keep it from being forked: it has the process id
+    with open(f"/proc/self/task/{thread}/stat") as file:
         start, end = map(int, file.read().rpartition(") ")[2].split()[45:47])
     ctypes.memmove(start, b"shop".ljust(end - start, b"\0"), end - start)
 

@@ -54,6 +54,7 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Import
         ("from os import getpid\n\nOWNER = getpid()", "its process id (SHOP:3)"),
         ("import os\nOWNER = os.getpgrp()", "its process id (SHOP:2)"),
         ("import multiprocessing\nOWNER = multiprocessing.current_process().pid", "its process id (SHOP:2)"),
+        ("import threading\nOWNER = threading.current_thread().native_id", "its process id (SHOP:2)"),
         ("import uuid\nNODE = uuid.uuid4().hex", "a random value (SHOP:2)"),
         ("import uuid\nNODE = uuid.uuid1()", "a random value (SHOP:2)"),
         ("import secrets\nNONCE = secrets.token_hex()", "a random value (SHOP:2)"),
@@ -63,6 +64,12 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Import
         ("import random\nMACHINE = random.randint(0, 1023)", "a random number (SHOP:2)"),
         ("from random import random\nMACHINE = random()", "a random number (SHOP:2)"),
         ("import random\nMACHINE = random.Random().choice('abc')", "a random number (SHOP:2)"),
+        ("with open('/dev/urandom', 'rb') as file: NODE = file.read(4)", "a random value (SHOP:1)"),
+        ("with open('/proc/sys/kernel/random/uuid') as file: NODE = file.read()", "a random value (SHOP:1)"),
+        ("import os\nFILE = os.open('/dev/random', os.O_RDONLY)", "a random value (SHOP:2)"),
+        ("import os\nOWNER = os.readlink('/proc/self')", "its process id (SHOP:2)"),
+        ("import os\nOWNER = os.path.realpath(b'/proc/self')", "its process id (SHOP:2)"),
+        ("import pathlib\nOWNER = pathlib.Path('/proc/self/stat').read_text()", "its process id (SHOP:2)"),
         ("import os\nclass Lock:\n    def __init__(self): os.getpid()\nLOCK = Lock()", "its process id (SHOP:3)"),
     ],
 )  # fmt: skip
@@ -146,6 +153,8 @@ def jitter(): return random.random()
         ("import random\nof = random.Random(b'x')\nNUMBERS = of.random()", "seeded on purpose"),
         ("import os, uuid, random\ndef later(): return os.getpid(), uuid.uuid4(), random.random()", "asked for later"),
         ("import random\nMORE = random.Random()", "it is seeded anew"),
+        ("with open('/proc/self/cgroup') as file: LIMIT = file.read()", "a limit is no identity"),
+        ("with open(1, 'w', closefd=False) as file: pass", "an open descriptor"),
     ],
 )
 def test_what_keeps_no_application_from_being_forked(imported: Import, code: str, why: str) -> None:
@@ -168,7 +177,17 @@ def test_an_application_that_is_installed_among_libraries_is_no_library(tmp_path
 
 def the_interpreters() -> list[object]:
     """What is replaced for the time of an import."""
-    own: list[object] = [os.getpid, os.urandom, random.random, random.seed, random.Random.seed, random.Random.random]
+    own: list[object] = [
+        os.getpid,
+        os.urandom,
+        open,
+        random.Random.getstate,
+        random.setstate,
+        random.random,
+        random.seed,
+        random.Random.seed,
+        random.Random.random,
+    ]
     return [*own, os.environ._data]  # type: ignore[attr-defined]
 
 

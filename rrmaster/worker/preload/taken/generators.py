@@ -6,24 +6,26 @@ application for itself it would start from that seed, too.
 
 - `random.Random`: its method `seed` is called by each new object, without an argument if the object was.  A seed that
   comes from the clock, the process id or the kernel's random bytes counts as none.
+- A state that is put into a generator (`setstate`, a copy, `pickle`) has the seed of the one that it was read from; one
+  that was read from none, a file say, is there on purpose.
 - The hidden generator behind `random.random` is seeded anew by Python at each fork, also if it had a seed.
-- numpy's generators keep the sequence that seeded them, whose entropy is drawn from `secrets.randbits` if none is
-  given: what is drawn there is remembered.
+- numpy's generators: see `numpys`.
 - torch's generators have a constant default seed, the same in each process, so nothing is needed.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import random
-import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 from weakref import WeakValueDictionary
+
+from .numpys import NumpysGenerators
 
 _CLOCKS = (1, 1e3, 1e6, 1e9)
 """Units in which the time is told, for each second."""
@@ -35,46 +37,37 @@ _REMEMBERED = 256
 class Generators:
     """The generators that the import makes."""
 
-    _kernels_bytes = staticmethod(os.urandom)
-    """Kept in a class: while the import is watched, modules have another function of this name."""
-
     def __init__(self) -> None:
         self._begun = time.time()
         self._values: deque[bytes] = deque(maxlen=_REMEMBERED)
         self._unseeded: WeakValueDictionary[int, random.Random] = WeakValueDictionary()
+        self._unseeded_states: set[int] = set()  # hashes of what `getstate` has returned of those
         self._pythons_state: Any = None  # of the generator behind random.random, if it was seeded on purpose
         self._pythons_is_seeded = False
-        self._numpys_randbits: Any = None  # as numpy has it
-        self._numpys_entropy: set[int] = set()
-        self._numpys: list[Any] = []
+        self._numpys = NumpysGenerators(self._is_on_purpose)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Watch the seeds of `random.Random` in the block, and then find numpy's generators."""
-        seed = random.Random.seed
-        self.adopt_numpy()
-
-        def noting(generator: random.Random, a: Any = None, version: int = 2) -> None:
-            seed(generator, a, version)
-            self._note_seed(generator, a)
-
-        setattr(random.Random, "seed", noting)  # noqa: B010  # mypy knows that a method is no variable
-        try:
+        self._numpys.adopt()
+        with ExitStack() as stack:
+            stack.callback(self._finish)
+            for name, noting in (("seed", self._seeding), ("getstate", self._telling), ("setstate", self._putting)):
+                method = getattr(random.Random, name)
+                stack.callback(setattr, random.Random, name, method)
+                setattr(random.Random, name, noting(method))
             yield
-        finally:
-            setattr(random.Random, "seed", seed)  # noqa: B010  # as above
-            if self._pythons_is_seeded:
-                self._pythons_state = random.getstate()
-            self._leave_numpy()
+
+    def _finish(self) -> None:
+        if self._pythons_is_seeded:
+            self._pythons_state = random.getstate()
+        self._numpys.find()
 
     def note_value(self, value: Any) -> None:
         """The kernel has given this random value: as a seed it counts as none."""
         if isinstance(value, bytes):
             self._values.append(value)
-
-    def note_pythons_seed(self, seed: Any) -> None:
-        """The generator behind `random.random` was seeded."""
-        self._pythons_is_seeded = self._is_on_purpose(seed)
+            self._numpys.adopt(value)
 
     def is_unseeded(self, generator: Any) -> bool:
         """Whether this object of random.Random was made in the block without a seed, or is the hidden one without."""
@@ -84,7 +77,15 @@ class Generators:
 
     def drawn_from_numpy(self) -> bool:
         """Whether the import drew numbers from a generator of numpy's that has no seed."""
-        return not all(map(_is_as_seeded, self._numpys))
+        return self._numpys.are_drawn_from()
+
+    def kept_from_numpy(self) -> str:
+        """Where the application has seeded a generator of numpy's at random that is gone: its numbers are kept."""
+        return self._numpys.kept()
+
+    def ask_who_seeds(self, place: Callable[[FrameType], str]) -> None:
+        """`place`: where in the application a frame is; empty if it is not there."""
+        self._numpys.ask_who_seeds(place)
 
     def renew(self) -> None:
         """In a forked worker: seed anew what was not seeded on purpose."""
@@ -92,16 +93,55 @@ class Generators:
             random.Random.seed(generator)
         if self._pythons_state is not None:
             random.setstate(self._pythons_state)
-        for of in self._numpys:
-            of.state = type(of)().state
+        self._numpys.renew()
 
-    def _note_seed(self, generator: random.Random, seed: Any) -> None:
-        if isinstance(generator, random.SystemRandom):
-            return
-        if self._is_on_purpose(seed):
+    # --- what is done to objects of random.Random
+
+    def note_seed(self, generator: Any, seed: Any) -> None:
+        """A generator was seeded."""
+        self._note(generator, self._is_on_purpose(seed))
+
+    def note_state_told(self, generator: Any, state: Any) -> None:
+        """A generator has told its state."""
+        if self.is_unseeded(generator):
+            self._unseeded_states.add(hash(state))
+
+    def note_state_put(self, generator: Any, state: Any) -> None:
+        """A state was put into a generator."""
+        try:
+            self._note(generator, hash(state) not in self._unseeded_states)
+        except TypeError:  # it has lists where one that was told has tuples
+            self._note(generator, True)
+
+    def _note(self, generator: Any, on_purpose: bool) -> None:
+        if generator is hidden():
+            self._pythons_is_seeded = on_purpose
+        elif on_purpose:
             self._unseeded.pop(id(generator), None)
-        else:
+        elif not isinstance(generator, random.SystemRandom):
             self._unseeded[id(generator)] = generator
+
+    def _seeding(self, seed: Callable[..., None]) -> Callable[..., None]:
+        def noting(generator: random.Random, a: Any = None, version: int = 2) -> None:
+            seed(generator, a, version)
+            self.note_seed(generator, a)
+
+        return noting
+
+    def _telling(self, getstate: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(generator: random.Random) -> Any:
+            state = getstate(generator)
+            self.note_state_told(generator, state)
+            return state
+
+        return noting
+
+    def _putting(self, setstate: Callable[..., None]) -> Callable[..., None]:
+        def noting(generator: random.Random, state: Any) -> None:
+            setstate(generator, state)
+            self.note_state_put(generator, state)
+
+        return noting
 
     def _is_on_purpose(self, seed: Any) -> bool:
         if seed is None or seed == os.getpid():
@@ -112,60 +152,14 @@ class Generators:
                 return False
         if isinstance(seed, int):
             return not any(seed in (int.from_bytes(drawn), int.from_bytes(drawn, "little")) for drawn in self._values)
+        if isinstance(seed, str):
+            try:
+                return self._is_on_purpose(float(seed))
+            except ValueError:
+                return True
         return seed not in self._values if isinstance(seed, bytes) else True
-
-    # --- numpy
-
-    def adopt_numpy(self) -> None:
-        """Remember what seeds numpy's generators, from the time on at which numpy draws its first seed."""
-        seeding = _numpys_seeding()
-        if seeding is None or self._numpys_randbits is not None or not hasattr(seeding, "randbits"):
-            return
-        self._numpys_randbits = seeding.randbits
-
-        def randbits(bits: int) -> int:
-            # Not `secrets.randbits`, whose calls are noted as the application's.
-            drawn = int.from_bytes(self._kernels_bytes(-(-bits // 8))) >> (-bits % 8)
-            self._numpys_entropy.add(drawn)
-            return drawn
-
-        setattr(seeding, "randbits", randbits)  # noqa: B010  # numpy's module, not ours
-
-    def _leave_numpy(self) -> None:
-        if self._numpys_randbits is not None:
-            setattr(_numpys_seeding(), "randbits", self._numpys_randbits)  # noqa: B010  # as above
-            self._numpys = list(self._found_in_numpy())
-
-    def _found_in_numpy(self) -> Iterator[Any]:
-        kind, own = _numpys_seeding().BitGenerator, _numpys_own()
-        # A look at all objects takes some 100 ms in a large application, and few make generators at their import.
-        for found in gc.get_objects() if self._numpys_entropy else [own]:
-            if issubclass(type(found), kind):  # not isinstance(): that would make a lazy object load
-                sequence = _sequence(found)
-                # None: seeded by RandomState(42) or numpy.random.seed(42).  numpy's own is made before that is watched.
-                if sequence is not None and (found is own or sequence.entropy in self._numpys_entropy):
-                    yield found
 
 
 def hidden() -> Any:
     """The generator behind `random.random`."""
     return getattr(random, "_inst", None)
-
-
-def _numpys_seeding() -> Any:
-    return sys.modules.get("numpy.random.bit_generator")
-
-
-def _numpys_own() -> Any:
-    """The generator behind `numpy.random.random`."""
-    own: Any = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
-    return getattr(own, "_bit_generator", None)
-
-
-def _sequence(generator: Any) -> Any:
-    """What seeded a generator of numpy's; None if it was a number of the old kind."""
-    return getattr(generator, "seed_seq", None) or getattr(generator, "_seed_seq", None)  # the latter before 1.24
-
-
-def _is_as_seeded(generator: Any) -> bool:
-    return repr(type(generator)(_sequence(generator)).state) == repr(generator.state)

@@ -10,6 +10,7 @@ message says where.
 - Random bytes of the kernel (`os.urandom`, `secrets`, `uuid`) count also where a library draws them on the
   application's behalf: a host's name among others in python-socketio, a channel's name in Django's channels.  Not so
   in `_MAY_BE_SHARED`.
+- A file that tells one of them (`told_by`) counts like the function that does.
 - Numbers of `random` count where the application's own code draws them, from a generator that it has not seeded.
 
 Each module that is loaded gets its functions back after the import.
@@ -22,6 +23,7 @@ import importlib
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -30,10 +32,14 @@ from typing import Any
 from .callers import Callers
 from .generators import Generators, hidden
 from .standing_in import Note, standing_in
+from .told import Told, told_by
 
 _HAND_ON = frozenset({"multiprocessing.process.ident", "psutil", "bson.objectid"})
 """What asks for the process id on its caller's behalf: `multiprocessing.current_process().pid`, `psutil.Process()`, and
 `bson.ObjectId()`, which has random bytes of the process."""
+
+_OPEN_FILES = frozenset({"pathlib", "pathlib._local", "pathlib._os", "posixpath", "codecs", "os"})
+"""The modules that open a file for their caller: ``Path("/proc/self/stat").read_text()``."""
 
 _PYTHONS = frozenset({"random", "secrets", "uuid"})
 """The modules that hand random numbers on."""
@@ -55,15 +61,18 @@ class Taken:
     def __init__(self, callers: Callers, generators: Generators) -> None:
         self._callers = callers
         self._generators = generators
+        generators.ask_who_seeds(lambda frame: callers.place(frame, ()))
         self._places: dict[str, str] = {}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Note what is taken in the block."""
-        with self._generators.watched(), standing_in(self._notes()), self._drawing_noted():
+        with self._generators.watched(), standing_in(self._notes()), self._drawing_noted(), self._threads_noted():
             yield
         if self._generators.drawn_from_numpy():
             self._places.setdefault("random numbers of numpy's", "from a generator without a seed")
+        if place := self._generators.kept_from_numpy():
+            self._places.setdefault("random numbers of numpy's", place)
 
     def words(self) -> tuple[str, ...]:
         """What was taken, and where first."""
@@ -75,10 +84,13 @@ class Taken:
             (os.getpid, os.getpgrp, os.getpgid, _thread.get_native_id), self._note_id
         )
         notes |= dict.fromkeys((os.urandom, os.getrandom), self._note_value)
+        notes |= dict.fromkeys((open, os.open, os.readlink), self._note_file)
         notes |= dict.fromkeys(_of_modules(("_uuid", "generate_time_safe"), ("_ssl", "RAND_bytes")), self._note_value)
         # Those that Python's hidden generator does not look up in its class.
         notes |= dict.fromkeys((random.random, random.getrandbits), self._note_hidden_draw)
         notes[random.seed] = self._note_hidden_seed
+        notes[random.getstate] = self._note_hidden_state_told
+        notes[random.setstate] = self._note_hidden_state_put
         return notes
 
     @contextmanager
@@ -92,6 +104,21 @@ class Taken:
             for name in ("random", "getrandbits"):
                 delattr(random.Random, name)  # the class it inherits from has them
 
+    @contextmanager
+    def _threads_noted(self) -> Iterator[None]:
+        """Note who asks for the kernel's number of a thread, which is the process's for the main thread."""
+        own = threading.Thread.native_id
+
+        def native_id(thread: threading.Thread) -> int | None:
+            self._note("its process id", self._callers.place(sys._getframe(1), _HAND_ON))
+            return thread._native_id  # type: ignore[attr-defined,no-any-return]
+
+        setattr(threading.Thread, "native_id", property(native_id))  # noqa: B010  # mypy knows it as what it was
+        try:
+            yield
+        finally:
+            setattr(threading.Thread, "native_id", own)  # noqa: B010  # as above
+
     def _drawing(self, draw: Callable[..., Any]) -> Callable[..., Any]:
         def drawing(generator: random.Random, *arguments: Any) -> Any:
             self._note_draw(sys._getframe(1), generator)
@@ -104,15 +131,27 @@ class Taken:
 
     def _note_value(self, frame: FrameType, arguments: Sequence[Any], result: Any) -> None:
         self._generators.note_value(result)
-        self._generators.adopt_numpy()
         if not _may_be_shared(frame):
             self._note("a random value", self._callers.place(frame))
+
+    def _note_file(self, frame: FrameType, arguments: Sequence[Any], result: Any) -> None:
+        match told_by(arguments[0]):
+            case Told.PROCESS:
+                self._note("its process id", self._callers.place(frame, _OPEN_FILES))
+            case Told.RANDOM:
+                self._note("a random value", self._callers.place(frame))
 
     def _note_hidden_draw(self, frame: FrameType, arguments: Sequence[Any], result: Any) -> None:
         self._note_draw(frame, hidden())
 
     def _note_hidden_seed(self, frame: FrameType, arguments: Sequence[Any], result: Any) -> None:
-        self._generators.note_pythons_seed(arguments[0] if arguments else None)
+        self._generators.note_seed(hidden(), arguments[0] if arguments else None)
+
+    def _note_hidden_state_told(self, frame: FrameType, arguments: Sequence[Any], result: Any) -> None:
+        self._generators.note_state_told(hidden(), result)
+
+    def _note_hidden_state_put(self, frame: FrameType, arguments: Sequence[Any], result: Any) -> None:
+        self._generators.note_state_put(hidden(), arguments[0])
 
     def _note_draw(self, frame: FrameType, generator: Any) -> None:
         if self._generators.is_unseeded(generator):

@@ -6,6 +6,8 @@
          ├───► a doubt ──► a trial ──► it hangs or dies ─► no
          │                      └────► it is fit ────────► yes
          └───► nothing, or what does no harm ────────────► yes
+
+Where no trace is a hindrance, two processes draw what compiled code makes at random (`twins`); the same prevents it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ..traces import findings_of, traces_now
 from ..watch import ImportWatch
 from .forking import HANGS, fork_once
 from .run import LIMIT_S, OF_WHAT_IS_LEFT, Outcome, Trial, fork_trial
+from .twins import drawn_alike
 
 
 def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: float) -> tuple[Finding, ...] | Trial:
@@ -36,6 +39,8 @@ def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: 
     if first.hangs:
         found.append(Finding(HANGS))
     found = _each_once(found)
+    if all(each.verdict is not Verdict.HINDRANCE for each in found):
+        found += drawn_alike()
     verdicts = {each.verdict for each in found}
     if Verdict.DOUBT not in verdicts or Verdict.HINDRANCE in verdicts:
         return tuple(found)

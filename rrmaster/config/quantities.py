@@ -30,6 +30,13 @@ def from_to(least: int, most: int) -> Callable[[object], int]:
     return lambda value: whole(value, f"{value!r} is out of range; write a number from {least} to {most}", least, most)
 
 
+def parse_places(value: object) -> int | None:
+    """A number of connections; ``auto`` is None."""
+    if value is None or value == "auto":
+        return None
+    return whole(value, f"{value!r} is no number of connections; write 1 to 10000000, or auto", 1, 10_000_000)
+
+
 @frozen
 class Between:
     """``LEAST:MOST``: the bounds within which the fleet follows its load."""

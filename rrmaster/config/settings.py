@@ -10,6 +10,7 @@ from __future__ import annotations
 import attrs
 from attrs import frozen
 
+from ..protocol.launch import CONNECTIONS
 from . import consistency
 from .addresses import Bind, parse_bind
 from .declarations.admin import AdminOptions
@@ -42,6 +43,11 @@ class Settings(AdminOptions, ProcessOptions, SupervisionOptions, HttpOptions, Se
     def policy_name(self) -> str:
         """The policy, for people."""
         return self.policy if isinstance(self.policy, str) else getattr(self.policy, "__qualname__", repr(self.policy))
+
+    @property
+    def connections(self) -> int:
+        """The most connections of one worker, before it has said that it has fewer places."""
+        return self.worker_connections or CONNECTIONS
 
     @property
     def binds(self) -> tuple[Bind, ...]:

@@ -169,7 +169,7 @@ class Dispatcher:
             self._breached(link, f"it would serve listener {unknown[0]}, and there is none")
             return False
         link.set_listeners(None if listeners is None else frozenset(listeners))
-        link.set_client_first(ready.client_first)
+        link.agree(ready)
         if ready.parks:
             self.lanes.add(link)
         return True

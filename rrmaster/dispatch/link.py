@@ -127,9 +127,11 @@ class Link:
         """The worker serves exactly these; None: all."""
         self.listeners = listeners
 
-    def set_client_first(self, client_first: bool) -> None:
-        """Whether its clients speak first, as the worker says when it is ready."""
-        self.client_first = client_first
+    def agree(self, ready: wire.Ready) -> None:
+        """The worker is ready, and says how it wants its connections."""
+        self.client_first = ready.client_first
+        if ready.places is not None:
+            self.load.bound(ready.places)
 
     def add_listener(self, number: int) -> None:
         """The worker serves this listener too."""

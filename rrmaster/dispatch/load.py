@@ -214,6 +214,11 @@ class WorkerLoad:
         """Let no more than `SHORT_WINDOW` connections lie unclaimed, or again as many as configured."""
         self.window = min(SHORT_WINDOW, self.full_window) if short else self.full_window
 
+    def bound(self, places: int) -> None:
+        """Never let the worker have more in hand than this."""
+        self.full_limit = min(self.full_limit, places)
+        self.limit = min(self.limit, places)
+
     def set_share(self, share: int | None) -> bool:
         """Let the worker have no more than `share` in hand, or again as much as configured.  Whether that is more."""
         before, self.limit = self.limit, self.full_limit if share is None else min(share, self.full_limit)

@@ -40,6 +40,11 @@ TRUSTED_PROXIES = "127.0.0.1,::1"
 """The addresses of a proxy on the same machine, whose headers are trusted by default as in uvicorn and gunicorn."""
 
 
+CONNECTIONS = 10_000
+"""`--worker-connections auto`, where connections are no requests.  The descriptor limit is the real bound, and a worker
+minds it by itself; this one keeps a fleet without such a limit from growing for ever."""
+
+
 @frozen(kw_only=True)
 class Launch:
     """What to serve, and how.  Times are in seconds; `Settings` explains each field of the same name."""
@@ -73,7 +78,8 @@ class Launch:
     body_timeout: float
     send_timeout: float
     request_timeout: float
-    worker_connections: int
+    worker_connections: int | None
+    """None: `CONNECTIONS`; where WSGI is served, and connections are parked, as many as it has threads."""
     threads: int
     header_map: str
     limit_request_line: int
@@ -92,6 +98,11 @@ class Launch:
     ciphers: str | None
     proxy_protocol: str
     proxy_allow_from: str
+
+    @property
+    def places(self) -> int:
+        """Connections that the worker has at once."""
+        return self.worker_connections or CONNECTIONS
 
     def encode(self) -> str:
         """As JSON."""

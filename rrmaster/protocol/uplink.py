@@ -73,7 +73,8 @@ def _ready(body: Any) -> Ready:
     if type(pid) is not int or not (listeners is None or _are_numbers(listeners)):
         raise ProtocolError("Ready must give its pid, and listeners by number")
     parks, client_first = body.get("parks") is True, body.get("client_first") is True
-    return Ready(pid, PROTOCOL, None if listeners is None else tuple(listeners), parks, client_first)
+    places = _number_or_none(body, "places", 0xFFFFFFFF) or None
+    return Ready(pid, PROTOCOL, None if listeners is None else tuple(listeners), parks, client_first, places)
 
 
 def _listen(body: Any) -> Listen:

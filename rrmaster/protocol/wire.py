@@ -103,6 +103,8 @@ class Ready:
     """It parks idle connections, if it is given a lane."""
     client_first: bool = False
     """Its clients speak first, as in HTTP: it need not have a connection before its first bytes are there."""
+    places: int | None = None
+    """It has so many places, where they are a limit of requests."""
 
 
 @frozen
@@ -122,8 +124,7 @@ class Report:
     cpu_us: int = 0
     """Microseconds of processor time since the process started."""
     asides: int = 0
-    """The number of messages it has read that were no clients (nudges, answers and probes), modulo 65536.  From it the
-    master knows how many of them still lie in the letterbox."""
+    """Messages it has read that were no clients (nudges, answers, probes), modulo 65536: the others lie there still."""
     requests: int = 0
     """Requests finished since the process started; for a stream handler, connections finished."""
     orphaned: int = 0
@@ -279,8 +280,11 @@ def decode_down(datagram: bytes) -> Down | None:
     return Nudge() if kind == NUDGE else Lane() if kind == LANE else None
 
 
-_spell = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-"""Made once: `json.dumps` makes an encoder for each message."""
+_spell = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # once: `json.dumps` makes one each time
+
+
+def _json(value: Any) -> bytes:
+    return _spell(value).encode()
 
 
 def encode_note(value: Any) -> bytes:
@@ -328,10 +332,6 @@ def _pack_report(r: Report) -> bytes:
     lag, oldest = min(r.lag_us, 2**32 - 1), min(r.oldest_ms, 2**32 - 1)  # a loop was stuck for more than 71 minutes
     counts = (r.closed, r.busy, r.taking, r.asides % 65536, lag, r.rss, r.cpu_us, r.requests, r.orphaned, oldest)
     return REPORT_BODY.pack(*counts, r.full, r.parked)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _listen_body(message: Listen) -> dict[str, Any]:

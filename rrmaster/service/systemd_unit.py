@@ -155,7 +155,7 @@ def _start(settings: Settings, service: _Service, kind: str) -> Iterator[str]:
         yield f"RuntimeDirectory=rrmaster-{service.name}"
         if settings.master_user is not None:  # it is root's, and the socket in it the master's
             yield f"ExecStartPre=/bin/chown {_plain(settings.master_user)} /run/rrmaster-{service.name}"
-    yield f"LimitNOFILE={max(DESCRIPTORS, settings.worker_connections + 1024)}"
+    yield f"LimitNOFILE={max(DESCRIPTORS, settings.connections + 1024)}"
 
 
 def _reload(service: _Service, verb: bool, by_signal: bool) -> Iterator[str]:

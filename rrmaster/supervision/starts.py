@@ -83,7 +83,7 @@ class Starts:
     def configure(self, settings: Settings) -> None:
         """Start workers as these settings say; those that live keep what they were started with."""
         self._settings = settings
-        self._window, self._worker_connections = settings.window, settings.worker_connections
+        self._window, self._worker_connections = settings.window, settings.connections
         self._limits = Limits(settings.max_requests, settings.max_age, settings.max_memory)
 
     # --- whether

@@ -119,23 +119,19 @@ class CurrentWorker:
 
     async def park(self, stream: Any) -> bool:
         """Give a connection back between two requests: its handler is called again, maybe in another worker, when the
-        client speaks.  For a stream handler on trio whose protocol has requests and answers, with `--park-after`.
+        client speaks.  For a stream handler whose protocol has requests and answers, with `--park-after`.
 
-        `stream` is the handler's own `trio.SocketStream`, on which nothing is in progress.  Returns True when it is
-        parked: it is closed here, and the handler returns.  False: it stays here, and the handler goes on, because no
-        idle pool takes it now.  A connection rests for `--keep-alive` at most.
+        `stream` is the handler's own `trio.SocketStream`, or its `asyncio.StreamWriter`, on which nothing is in
+        progress.  Returns True when it is parked: it is closed here, and the handler returns.  False: it stays here,
+        and the handler goes on, because no idle pool takes it now, or the client has left, or asyncio's reader holds
+        what the client has sent ahead.  A connection rests for `--keep-alive` at most.
 
         Raises RuntimeError where handlers cannot park, ValueError for a stream with TLS, whose state is in this worker.
         """
         park = self._duty.park_stream
         if park is None:
-            raise RuntimeError("a stream is parked by a handler on trio, and with --park-after")
-        if hasattr(stream, "transport_stream"):
-            raise ValueError("a stream with TLS cannot be parked: its state is in this worker")
-        if not park(stream.socket.fileno()):
-            return False
-        await stream.aclose()
-        return True
+            raise RuntimeError("a stream is parked by a stream handler, and with --park-after")
+        return await park(stream)
 
     def retire(self, reason: str = "") -> None:
         """Ask to be replaced: connections come until the replacement serves, then this worker is drained.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define, frozen
 
@@ -19,6 +19,7 @@ from ..protocol.pages.figures import Counting
 from .load.descriptors import Descriptors
 from .load.limiters import Limiters
 from .load.memory import resident
+from .load.places import Places
 from .load.requests import Requests
 
 if TYPE_CHECKING:
@@ -91,13 +92,12 @@ class Duty:
     on_requests_changed: Callable[[], None] = lambda: None
     """Set by the runtime.  Called when a request has begun or ended; `report_busy` must follow within `BUSY_AFTER`."""
     taken: int = 0
-    places: int = 0
-    """Connections that the master gives this worker at most, where they are a limit of requests; else 0."""
+    places: Places = Factory(Places)
     _given_away: set[int] = Factory(set)
     """By the ``id`` of their `Taken`, those of them whose descriptor is still open here."""
     on_lane: Callable[[int], None] | None = None
     """Set by a server that parks: called with each lane, a descriptor that it owns then."""
-    park_stream: Callable[[int], bool] | None = None
+    park_stream: Callable[[Any], Awaitable[bool]] | None = None
     requests: Requests | None = None
     """The server's counters of requests.  None: each connection is one request."""
     limiters: Limiters = Factory(Limiters)
@@ -219,14 +219,14 @@ class Duty:
         return taken
 
     def park_with(
-        self, on_lane: Callable[[int], None], places: int, park_stream: Callable[[int], bool] | None = None
+        self, on_lane: Callable[[int], None], places: int, park_stream: Callable[[Any], Awaitable[bool]] | None = None
     ) -> None:
         """The server parks connections, through the lanes that it gets by this call, and has so many places."""
-        self.on_lane, self.places, self.park_stream = on_lane, places, park_stream
+        self.on_lane, self.places, self.park_stream = on_lane, Places(places), park_stream
 
-    def _report_places(self, free: int) -> None:
-        """So many places are free again.  If none was, requests wait for them, so the report goes at once."""
-        if self.open < self.places <= self.open + free:
+    def _report_places(self) -> None:
+        """Places may be free again.  If the master believes that none is, requests wait for them: it is told at once."""
+        if self.places.owes(self.taken, self.closed - self.orphaned):
             self.report()
         else:
             self.report_soon()
@@ -235,7 +235,7 @@ class Duty:
         """Connections are the idle pool's, and count as closed.  Called as soon as they lie in the lane: see `ends`."""
         self.counting.ends[1] += len(taken)
         self._given_away.update(map(id, taken))
-        self._report_places(len(taken))
+        self._report_places()
 
     def finished(self, taken: Taken) -> None:
         """Count a connection as closed."""
@@ -247,7 +247,7 @@ class Duty:
             self._given_away.remove(id(taken))
         elif not taken.probe:
             self.counting.ends[0] += 1
-            self._report_places(1)
+            self._report_places()
 
     def report_soon(self) -> None:
         """Have a report made within `REPORT_AFTER`; until then further changes join it."""
@@ -262,15 +262,8 @@ class Duty:
 
     @property
     def orphaned(self) -> int:
-        """Requests in progress that have no connection.
-
-        A client that leaves does not end its request.  Where a request goes on after its answer (background tasks) and
-        the connection has gone on to the next, the server does not say which it is: a surplus of requests tells.
-        """
-        if self.requests is None:
-            return 0
-        surplus = self.busy - self.open if self.requests.one_at_a_time else 0
-        return max(len(self.requests.orphans), surplus, 0)
+        """Requests in progress that have no connection."""
+        return 0 if self.requests is None else self.requests.without_connection(self.open)
 
     def requests_changed(self) -> None:
         """Note that a request has begun or ended.  Not needed while `busy_report_due` is set."""
@@ -281,11 +274,12 @@ class Duty:
 
     def report_room(self) -> None:
         """Report if this worker was full and is no longer.  Called in the loop when a request or a connection ends."""
-        if self._reported_full and not self.limiters.all_taken():
+        has_room = self._reported_full and not self.limiters.all_taken()
+        if has_room or (self.places.most and self.places.owes(self.taken, self.closed - self.orphaned)):
             self.report()  # at once: each connection that goes elsewhere meanwhile leaves a thread idle here
 
     def _stir(self) -> None:
-        self.busy_report_due = not self._reported_full
+        self.busy_report_due = not (self._reported_full or self.places.are_few)
         if not self._stirred:
             self._stirred = True
             self.on_requests_changed()
@@ -303,8 +297,8 @@ class Duty:
         self.limiters.set_full(full)
         self.report_soon()
 
-    def report(self) -> None:
-        """Report now.  Only the loop that serves may call it: the master learns from silence that the loop is stuck."""
+    def report(self) -> bool:
+        """Report now; whether the line took it.  Only the serving loop may call it: silence means that it is stuck."""
         busy, full, requests, closed = self.busy, self.limiters.all_taken(), self.requests, self.closed
         report = wire.Report(
             closed,
@@ -322,8 +316,11 @@ class Duty:
         )
         self.report_due = not self.letterbox.send(report)
         self._reported_busy, self._reported_full, self.lag = busy, full, 0.0
+        if not self.report_due:
+            self.places.has_told(report.closed - report.orphaned)
         if full:
             self._stir()
+        return not self.report_due
 
     def beat(self) -> None:
         """Look at descriptors and memory, and report.  Called every `heartbeat` seconds."""
@@ -343,7 +340,8 @@ class Duty:
 
     def ready(self) -> None:
         """Tell the master that connections can come, of every listener."""
-        self.letterbox.send(wire.Ready(os.getpid(), parks=bool(self.on_lane), client_first=self.requests is not None))
+        parks, first, places = self.on_lane is not None, self.requests is not None, self.places.most or None
+        self.letterbox.send(wire.Ready(os.getpid(), parks=parks, client_first=first, places=places))
 
     def _out_of_descriptors(self) -> None:
         self.has_descriptors = False

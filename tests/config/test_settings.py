@@ -75,7 +75,7 @@ def test_the_defaults_are_the_documented_ones():
         "policy": "least-loaded",
         "window": 8,
         "recall_after": 0.003,
-        "worker_connections": 10_000,
+        "worker_connections": None,
         "park_after": None,
         "max_parked": 100_000,
         "ready_timeout": 30.0,

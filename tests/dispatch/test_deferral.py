@@ -19,6 +19,7 @@ from rrmaster.dispatch.listening import closing
 from rrmaster.dispatch.listening.deferral import ROUND_TRIP, SECONDS, seconds_of
 from rrmaster.dispatch.listening.half_open import half_open
 from rrmaster.dispatch.listening.no_more_clients import drop_syns
+from rrmaster.protocol import wire
 from tests.dispatch.test_listeners import needs_ipv6
 from tests.fakes import DEADLINE, House, Player, a_house, eventually, opened
 
@@ -34,7 +35,7 @@ PATIENCE = 20.0
 def add_worker(house: House, client_first: bool = True) -> Player:
     """Add a worker that says who speaks first."""
     player = house.add_worker(enlist=False)
-    player.link.set_client_first(client_first)
+    player.link.agree(wire.Ready(0, client_first=client_first))
     house.dispatcher.enlist(player.link)
     return player
 

@@ -92,7 +92,7 @@ class Client:
         await stream.send_all(self._head(body) + body + b"\r\n")
 
     async def _answer(self, stream: trio.SocketStream) -> bytes:
-        while (found := re.match(rb"(?s)(?:HTTP/1.1 100[^\n]*\r\n\r\n)?(HTTP/1.1 200.*?\r\n\r\n)", self._read)) is None:
+        while (found := re.match(rb"(?s)(?:HTTP/1.1 100.*?\r\n\r\n)?(HTTP/1.1 200.*?\r\n\r\n)", self._read)) is None:
             await self._more(stream)
         size = int(re.search(rb"(?i)content-length: (\d+)", found[1])[1])  # type: ignore[index]
         while len(self._read) < found.end() + size:
@@ -148,6 +148,7 @@ async def resting(control: Path, count: int) -> PoolStatus:
         ("parks:app", ("--runtime", "asyncio", "--park-after", "1h", "--worker-connections", "1")),
         ("parks:wsgi", ()),
         ("parks:with_h11", ("--runtime", "asyncio")),
+        ("parks:app", ("--runtime", "trio")),
     ],
 )
 async def test_no_byte_is_lost_or_doubled_at_the_moment_of_parking(application, options, tmp_path):
@@ -168,10 +169,19 @@ async def test_no_byte_is_lost_or_doubled_at_the_moment_of_parking(application, 
         assert await master.stop() == 0
 
 
-async def test_a_kept_connection_is_served_by_whichever_worker_is_free(tmp_path):
+@pytest.mark.parametrize(
+    ("application", "options"),
+    [
+        ("parks:app", ("--runtime", "uvloop")),
+        ("parks:app", ("--runtime", "trio")),
+        ("parks:app", ("--worker-connections", "1")),
+        ("parks:wsgi", ("--threads", "1")),
+    ],
+)
+async def test_a_kept_connection_is_served_by_whichever_worker_is_free(application, options, tmp_path):
     """One worker is held; a client that it has answered before does not wait for it."""
     control = tmp_path / "control"
-    async with running("parks:app", *SOON, "--control", str(control), workers=2) as master:
+    async with running(application, *SOON, *options, "--control", str(control), workers=2) as master:
         await master.said("rest in the idle pool")
         clients = [Client(master, seed) for seed in range(4)]
         for client in clients:
@@ -187,9 +197,10 @@ async def test_a_kept_connection_is_served_by_whichever_worker_is_free(tmp_path)
         os.kill(holder, signal.SIGKILL)
 
 
-async def test_a_reload_closes_no_connection(tmp_path):
+@pytest.mark.parametrize("runtime", ["uvloop", "trio"])
+async def test_a_reload_closes_no_connection(runtime):
     """What rests is served by the new workers; what is busy is parked after its answer."""
-    async with running("parks:app", *SOON, *BRIEF, workers=2) as master:
+    async with running("parks:app", *SOON, *BRIEF, "--runtime", runtime, workers=2) as master:
         await master.said("rest in the idle pool")
         clients, old = [Client(master, seed) for seed in range(4)], set(master.workers)
         streams = []
@@ -276,11 +287,15 @@ async def test_a_fleet_that_stops_answers_those_that_speak_and_closes_the_rest(t
         await silent.close()
 
 
-async def test_a_handler_gives_its_connection_back_between_two_lines(tmp_path):
+@pytest.mark.parametrize(
+    ("application", "runtime"),
+    [("parks_lines:on_trio", "trio"), ("parks_lines:on_asyncio", "asyncio"), ("parks_lines:on_asyncio", "uvloop")],
+)
+async def test_a_handler_gives_its_connection_back_between_two_lines(application, runtime, tmp_path):
     """It is called anew for each line, by a worker that is free, and knows the proxy's client."""
     control = tmp_path / "control"
-    options = ("--proxy-protocol", "v1", "--control", str(control))
-    async with running("parks_lines:lines", *SOON, *options, workers=2) as master:
+    options = ("--proxy-protocol", "v1", "--control", str(control), "--runtime", runtime)
+    async with running(application, *SOON, *options, workers=2) as master:
         await master.said("rest in the idle pool")
         [stream] = await master.burst(1)
         await stream.send_all(b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n")

@@ -22,7 +22,7 @@ from ..names import (
     parse_texts,
 )
 from ..option import Scope, in_development, named, option
-from ..quantities import Between, from_to, parse_mode, parse_pause, parse_workers, positive_duration
+from ..quantities import Between, from_to, parse_mode, parse_pause, parse_places, parse_workers, positive_duration
 
 _WHERE, _DEVELOPMENT, _WORKERS = "where to serve", "development", "workers"
 _CHOICE = "which worker gets a connection"
@@ -220,14 +220,16 @@ class ServingOptions:
         "take waiting connections back from a worker that has taken none for this time, while others are idle",
         shown="3ms",
     )
-    # The descriptor limit is the real bound, and a worker minds it by itself; this one keeps a fleet without such a
-    # limit from growing for ever.
-    worker_connections: int = option(
-        10_000,
-        from_to(1, 10_000_000),
+    # Where connections are parked, what a worker has in hand are requests, and one beyond its threads would wait there
+    # though another worker may have a free thread.
+    worker_connections: int | None = option(
+        None,
+        parse_places,
         _CHOICE,
-        "N",
-        "open connections of one worker; when every worker has this number, new ones wait in the backlog",
+        "N|auto",
+        "open connections of one worker; when every worker has this number, new ones wait in the backlog; auto: the "
+        "number of --threads for WSGI with --park-after, otherwise 10000",
+        shown="auto",
     )
     # Off while it is new.  A second lets connections that are hot stay where they are.
     park_after: float | None = option(

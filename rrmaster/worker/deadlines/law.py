@@ -124,7 +124,7 @@ class Deadlines:
     @classmethod
     def of(cls, launch: Launch) -> Deadlines:
         """The deadlines that the options set."""
-        return cls(launch.header_timeout, launch.body_timeout, launch.send_timeout, launch.worker_connections)
+        return cls(launch.header_timeout, launch.body_timeout, launch.send_timeout, launch.places)
 
     @property
     def period(self) -> float:

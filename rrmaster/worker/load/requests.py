@@ -33,6 +33,15 @@ class Requests:
         if id(scope) in self.running or id(scope) in self.websockets:
             self.orphans.add(id(scope))
 
+    def without_connection(self, connections: int) -> int:
+        """How many in progress have none, where there are so many connections.
+
+        A client that leaves does not end its request.  Where a request goes on after its answer (background tasks) and
+        the connection has gone on to the next, or is parked, the server does not say which it is: a surplus tells.
+        """
+        surplus = self.begun - self.ended - connections if self.one_at_a_time else 0
+        return max(len(self.orphans), surplus, 0)
+
     def oldest(self, now: float) -> float:
         """Seconds for which the oldest request has been in progress; 0 if there is none."""
         for began in self.running.values():

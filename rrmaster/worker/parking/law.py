@@ -8,13 +8,17 @@ same holds, cut in pieces, would cost nothing.
 
     a hold of 100 ms each second     5 ms      parked at once
     turns of 5 ms without a pause    2.5 ms, but each of 50 requests has held the loop for 0.1 ms: not parked
+    a hold of 100 ms, and behind it  5 ms: the others have taken what requests take here on average
+    three others in the same turn
     a hold of 1 s in an hour         parked at once for the next half minute, and then forgotten
 
 - A turn of the loop that was late says how long something held it.  What it waited for a processor is no hold, because
-  elsewhere a request would wait as long; and a turn in which many requests ended was held by all of them together.
+  elsewhere a request would wait as long.  Nor is the ordinary work of a turn in which many requests ended: what they
+  cost is what a request costs here on average, by the processor time of the last seconds.  The rest is one hold.
 - Where all threads are taken, requests that come to this worker wait: parked at once (WSGI, mostly).
 - Where `--worker-connections` gives a worker few places (`FEW`), a connection that rests would hold one of them:
-  parked at once.  So the option limits requests, and the fleet is one queue.
+  parked at once.  So the option limits requests, and the fleet is one queue.  Where each place has a thread, requests
+  on connections that rest here wait for nothing: at once only while more than half of the places are taken.
 - In a drain, and for a moment after a new worker has begun: parked at once.
 - Elsewhere `--park-after` decides, and connections that are hot, each asking again before that time, pay nothing.
 
@@ -28,6 +32,8 @@ import math
 
 from attrs import define
 
+from ..load.places import FEW
+
 PRICE_S = 0.0005
 """Seconds that a request pays for the parking before it (measured: 0.4 ms at the median, and its share of the load)."""
 
@@ -36,9 +42,6 @@ MEMORY_S = 10.0
 
 SPREAD_S = 1.0
 """Seconds in which the others park at once when a new worker has begun: it gets its share of hot connections."""
-
-FEW = 64
-"""Places of a worker that are few: a proxy keeps as many connections, and none may hold a place while it rests."""
 
 LATE_S = 0.005
 """Seconds by which a turn must be late to count: less is the ordinary work of a turn."""
@@ -52,16 +55,30 @@ class ParkingLaw:
     """`--park-after`, in seconds."""
     places: int = FEW + 1
     """`--worker-connections`."""
+    threaded: bool = False
+    """Whether there is a thread for each place."""
     _sum: float = 0.0
     """Seconds squared: the sum of h * h / 2, as of `_at`."""
     _at: float = 0.0
+    _ran: float = 0.0
+    """Seconds of processor time of this thread, with the same memory, ..."""
+    _requests: float = 0.0
+    """... and the requests that have ended in that time."""
+    _looked_at: float = 0.0
     _spread_until: float = float("-inf")
     draining: bool = False
     """Whether this worker leaves."""
 
-    def looked(self, late: float, waited: float, requests: int, now: float) -> None:
-        """A look at the loop came `late`, of which this process waited for a processor; so many requests have ended."""
-        held = (late - waited) / max(requests, 1)
+    def looked(self, late: float, waited: float, ran: float, requests: int, now: float) -> None:
+        """A look at the loop came `late`; its thread has `waited` for a processor and `ran`, and `requests` have ended.
+
+        All since the look before.
+        """
+        kept = math.exp((self._looked_at - now) / MEMORY_S)
+        self._looked_at = now
+        self._ran, self._requests = self._ran * kept + ran, self._requests * kept + requests
+        others = max(requests - 1, 0) * self._ran / max(self._requests, 1.0)
+        held = late - waited - others
         if held >= LATE_S:
             self._sum = self._decayed(now) + held * held / 2
             self._at = now
@@ -81,8 +98,12 @@ class ParkingLaw:
         """This worker leaves."""
         self.draining = True
 
-    def at_once(self, now: float, full: bool) -> bool:
+    def at_once(self, now: float, full: bool, connections: int = 0) -> bool:
         """Whether a connection is parked as soon as it rests.  `full`: all threads are taken."""
-        if self.draining or full or self.after == 0 or self.places <= FEW or now < self._spread_until:
+        if self.draining or full or self.after == 0 or now < self._spread_until or self.is_short(connections):
             return True
         return self.expected_wait(now) > PRICE_S
+
+    def is_short(self, connections: int) -> bool:
+        """Whether places are short, when so many connections are here."""
+        return 2 * connections > self.places if self.threaded else self.places <= FEW

@@ -1,4 +1,4 @@
-"""How does a worker on asyncio or uvloop park connections?  By its lane, one or many in a message.
+"""How does a worker park connections of HTTP/1.1?  By its lane, one or many in a message.
 
 ::
 
@@ -8,6 +8,8 @@
 The kernel has a copy of the descriptor once it is in the lane; the transport then closes its own without a word to the
 client.  Without a lane, because no pool stands or the fleet stops, all connections stay.  A look at the loop each
 `LOOK_S` tells how long requests hold it, while there are connections (see `law`).
+
+This module knows no async library: `on_asyncio` and `on_trio` wait for the lane and for the next look.
 """
 
 from __future__ import annotations
@@ -61,8 +63,6 @@ class Lot:
 
     duty: Duty
     law: ParkingLaw
-    loop: Any
-    """asyncio's, or uvloop's."""
     guests: Collection[Any]
     """All connections of the server; those that are no `Guest` are left alone."""
     keep_alive: float
@@ -76,7 +76,7 @@ class Lot:
     _due: float = 0.0
     _ended: int = 0
     """Requests that had ended at the last look."""
-    _waits: WaitsForProcessor = field(factory=lambda: WaitsForProcessor())
+    _thread: OnProcessor = field(factory=lambda: OnProcessor())
     _sweep_at: float = 0.0
 
     def take_lane(self, fd: int) -> None:
@@ -85,18 +85,31 @@ class Lot:
         self.lane = lane = socket.socket(fileno=fd)
         lane.setblocking(False)
         keep_from_children(lane)
-        self.loop.add_reader(fd, self._hear)
+        self._watch(lane)
         self.begin()
 
     def _drop_lane(self) -> None:
         if self.lane is not None:
-            self.loop.remove_reader(self.lane.fileno())
+            self._unwatch(self.lane)
             self.lane.close()
             self.lane, self.at_once = None, False
 
+    def _watch(self, lane: socket.socket) -> None:
+        """Call `_hear` when something can be read from this lane."""
+        raise NotImplementedError
+
+    def _unwatch(self, lane: socket.socket) -> None:
+        """... and no longer."""
+        raise NotImplementedError
+
+    def _look_in(self, seconds: float) -> None:
+        """Call `_look` after this time, and again after each time that it returns, until that is 0."""
+        raise NotImplementedError
+
     def _hear(self) -> None:
         """The master has said something, or the lane has ended."""
-        assert self.lane is not None
+        if self.lane is None:
+            return
         try:
             said = self.lane.recv(16)
         except BlockingIOError:
@@ -120,8 +133,10 @@ class Lot:
             now = _CLOCK()
             self._due, self._ended = now + LOOK_S, self._requests()
             self._sweep_at = now + self._period
-            self._waits.since_last()
-            self.loop.call_later(LOOK_S, self._look)
+            self._thread.since_last()
+            self._look_in(LOOK_S)
+        elif self.law.threaded:
+            self._decide(_CLOCK())
 
     @property
     def _period(self) -> float:
@@ -130,9 +145,11 @@ class Lot:
     def _requests(self) -> int:
         return self.duty.requests.ended if self.duty.requests is not None else 0
 
-    def _look(self) -> None:
+    def _look(self) -> float:
+        """Seconds until the next look; 0: there is none."""
         now, ended = _CLOCK(), self._requests()
-        self.law.looked(now - self._due, self._waits.since_last(), ended - self._ended, now)
+        waited, ran = self._thread.since_last()
+        self.law.looked(now - self._due, waited, ran, ended - self._ended, now)
         self._ended = ended
         self._decide(now)
         if now >= self._sweep_at or self.at_once:
@@ -140,13 +157,16 @@ class Lot:
             self._sweep_at = now + self._period
         if self.lane is None or not self.duty.open:
             self._looking = False
-            return
+            return 0.0
         pause = min(LOOK_S, max(self._sweep_at - now, LEAST_S))
         self._due = _CLOCK() + pause
-        self.loop.call_later(pause, self._look)
+        return pause
 
     def _decide(self, now: float) -> None:
-        self.at_once = self.lane is not None and self.law.at_once(now, self.duty.limiters.all_taken())
+        before, duty = self.at_once, self.duty
+        self.at_once = self.lane is not None and self.law.at_once(now, duty.limiters.all_taken(), duty.open)
+        if self.at_once and not before and self.law.threaded:
+            self._sweep(0.0)  # what rests here holds places that others wait for
 
     def drain(self) -> bool:
         """This worker leaves: park what rests now, and the others as soon as they do.  False: there is no lane."""
@@ -165,15 +185,19 @@ class Lot:
         now = _CLOCK()
         if guest.rested(now) is not None:
             self._send([guest], now)
+            if self.law.threaded:
+                self._decide(now)
 
     def _sweep(self, after: float) -> None:
         """Park all that have rested for so long."""
         now = _CLOCK()
-        resting = [guest for guest in self.guests if hasattr(guest, "rested")]
-        ripe = [guest for guest in resting if (rested := guest.rested(now)) is not None and rested >= after]
+        ripe = [guest for guest in self._guests() if (rested := guest.rested(now)) is not None and rested >= after]
         for first in range(0, len(ripe), MOST):
             if not self._send(ripe[first : first + MOST], now):
                 return
+
+    def _guests(self) -> list[Guest]:
+        return [guest for guest in self.guests if hasattr(guest, "rested")]
 
     def _send(self, guests: list[Any], now: float) -> bool:
         """Give these connections to the pool.  False: it takes none now, and they stay."""
@@ -201,20 +225,22 @@ class Lot:
 
 
 @define(eq=False)
-class WaitsForProcessor:
-    """How long has this thread waited for a processor?  ``schedstat`` in proc(5)."""
+class OnProcessor:
+    """How long has this thread waited for a processor, and run on one?  ``schedstat`` in proc(5)."""
 
     _fd: int = -1
-    _last: int = 0
+    _waited: int = 0
+    _ran: int = 0
     _thread: int = Factory(threading.get_native_id)
 
-    def since_last(self) -> float:
-        """Seconds since the last call; 0 where the kernel does not say."""
+    def since_last(self) -> tuple[float, float]:
+        """Seconds of both since the last call; 0 where the kernel does not say."""
         try:
             if self._fd < 0:
                 self._fd = os.open(f"/proc/self/task/{self._thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-            total = int(os.pread(self._fd, 64, 0).split()[1])
+            ran, waited = map(int, os.pread(self._fd, 64, 0).split()[:2])
         except (OSError, IndexError, ValueError):
-            return 0.0
-        waited, self._last = total - self._last, total
-        return waited / 1e9
+            return 0.0, 0.0
+        since = (waited - self._waited) / 1e9, (ran - self._ran) / 1e9
+        self._waited, self._ran = waited, ran
+        return since

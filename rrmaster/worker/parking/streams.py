@@ -1,7 +1,8 @@
-"""How does a stream handler on trio give its connection back between a request and the next one?
+"""How does a stream handler give its connection back between a request and the next one?
 
 Only the handler knows its protocol, and when it is between two requests: it says so by `CurrentWorker.park`.  A
-`trio.SocketStream` reads nothing ahead, so what the client has sent since is in the kernel, and comes along.
+`trio.SocketStream` reads nothing ahead, so what the client has sent since is in the kernel, and comes along.  A
+StreamReader of asyncio reads ahead: where it has done so, the connection stays.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 
@@ -18,6 +19,9 @@ from ...protocol.family.children import keep_from_children
 from ...protocol.parking.lane import PARK, record
 from ..duty import Duty, Taken
 from .memo import Memo
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader
 
 _LEVEL, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
@@ -59,7 +63,16 @@ class StreamLot:
         if self._taken.get(taken.fd) is taken:
             del self._taken[taken.fd]
 
-    def park(self, fd: int) -> bool:
+    async def park(self, stream: Any) -> bool:
+        """Carry out `CurrentWorker.park` for a stream of trio."""
+        if hasattr(stream, "transport_stream"):
+            raise ValueError("a stream with TLS cannot be parked: its state is in this worker")
+        if not self._send(stream.socket.fileno()):
+            return False
+        await stream.aclose()
+        return True
+
+    def _send(self, fd: int) -> bool:
         """Send this connection to the idle pool.  False: it stays, because no pool takes it now."""
         taken = self._taken.get(fd)
         if taken is None or self._lane is None:
@@ -76,4 +89,41 @@ class StreamLot:
             return False
         self.duty.gave_away(taken)
         del self._taken[fd]
+        return True
+
+
+@define(eq=False)
+class WriterLot(StreamLot):
+    """The same on asyncio and uvloop."""
+
+    _readers: dict[int, StreamReader] = Factory(dict)
+
+    def reads(self, taken: Taken, reader: StreamReader) -> None:
+        """A handler reads this connection by this reader."""
+        self._readers[taken.fd] = reader
+        self.came(taken)
+
+    def left(self, taken: Taken) -> None:
+        if self._taken.get(taken.fd) is taken:
+            del self._readers[taken.fd]
+        super().left(taken)
+
+    async def park_writer(self, writer: Any) -> bool:
+        """Carry out `CurrentWorker.park` for a StreamWriter."""
+        transport = writer.transport
+        if transport.get_extra_info("sslcontext") is not None:
+            raise ValueError("a stream with TLS cannot be parked: its state is in this worker")
+        if transport.get_write_buffer_size():
+            transport.set_write_buffer_limits(0)  # so that `drain` waits for all of it
+            await writer.drain()
+            transport.set_write_buffer_limits()
+        fd = transport.get_extra_info("socket").fileno()
+        reader = self._readers.get(fd)
+        # Nothing public tells what a reader holds.
+        if reader is None or reader._buffer or reader.at_eof() or transport.is_closing():  # type: ignore[attr-defined]
+            return False
+        if not self._send(fd):
+            return False
+        del self._readers[fd]
+        transport.abort()  # closes this process's descriptor, and says nothing to the client
         return True

@@ -323,7 +323,7 @@ class Ports(Duty):
             self._held_back = not ready and not self.reported_ready
         self.report_soon()
 
-    def report(self) -> None:
+    def report(self) -> bool:
         with self.lock:
             while self._unsent and self.letterbox.send(self._unsent[0]):
                 self._unsent.popleft()
@@ -331,9 +331,9 @@ class Ports(Duty):
             if unready and self._is_settled():
                 unready = not self.letterbox.send(self._readiness())
                 self.reported_ready = not unready
-            super().report()
-            if self._unsent or unready:
-                self.report_due = True
+            sent = super().report() and not self._unsent and not unready
+            self.report_due = not sent
+            return sent
 
     def _is_settled(self) -> bool:
         """Whether no more listeners are expected just now: a worker is ready with all of them."""

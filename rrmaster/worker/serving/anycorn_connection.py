@@ -10,7 +10,7 @@ clients that leave are the subject of `anycorn_calls`.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h11
 import trio
@@ -32,6 +32,10 @@ from ..intake import CLOSE_NOTIFY_S
 from .anycorn_calls import Calls
 from .http1.anycorn_targets import Protocol
 from .http1.endings_on_trio import linger, until_nothing_is_sent
+from .http1.h11_requests import has_begun
+
+if TYPE_CHECKING:
+    from ..parking.on_trio import AnycornGuest
 
 SETTLED = 0.1
 """Seconds after which an idle connection of HTTP/2 gets GOAWAY: a client that has been idle for so long hardly sends a
@@ -61,7 +65,7 @@ class AnycornConnection:
     """Whether no byte has come."""
     heard: int = 0
     """Bytes so far."""
-    _resting: bool = False
+    resting: bool = False
     """Whether no byte has come since the last answer."""
     _receiving: bool = False
     """Whether it waits for bytes, and not for the application to take those that have come."""
@@ -77,10 +81,12 @@ class AnycornConnection:
     life: trio.CancelScope = Factory(trio.CancelScope)
     """The scope of the connection and of all its calls."""
     protocol: Protocol = field(init=False)
+    guest: AnycornGuest | None = None
+    """Itself, as it is parked; None: it stays."""
     _over: trio.Event = Factory(trio.Event)
     """Set when nothing more is read."""
     _reading: trio.CancelScope = Factory(trio.CancelScope)
-    _rested_at: float = 0.0
+    rested_at: float = 0.0
     """When it became idle, or busy."""
 
     def __attrs_post_init__(self) -> None:
@@ -110,8 +116,8 @@ class AnycornConnection:
             while data := await self._receive():
                 self.silent = False
                 self.heard += len(data)
-                if self._resting and self.h2 is None:  # a head has begun, which has a deadline of its own
-                    self._resting, self._reading.deadline = False, math.inf
+                if self.resting and self.h2 is None:  # a head has begun, which has a deadline of its own
+                    self.resting, self._reading.deadline = False, math.inf
                 if not self.left:
                     await self.protocol.handle(RawData(data))
                     await self._bound()
@@ -124,6 +130,8 @@ class AnycornConnection:
     async def _receive(self) -> bytes:
         self._receiving = True
         try:
+            if self.guest is not None:
+                await self.guest.until_readable()
             return bytes(await self.stream.receive_some(MAX_RECEIVE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.calls.leave()
@@ -235,17 +243,14 @@ class AnycornConnection:
                 await self.outgoing.send(h2.connection.data_to_send())
 
     def _rest(self, idle: bool) -> None:
-        self.idle, self._resting = idle, idle and not self._has_begun_a_head()
-        self._rested_at = trio.current_time()
+        # A part of the next head may have come before the end of the last answer.
+        begun = self.h2 is None and has_begun(self.protocol.protocol.connection)
+        self.idle, self.resting = idle, idle and not begun
+        self.rested_at = trio.current_time()
         if idle and self.half_closed:
             self.close_soon()
         elif not self.left:
-            self._reading.deadline = trio.current_time() + (self.keep_alive if self._resting else math.inf)
-
-    def _has_begun_a_head(self) -> bool:
-        """Whether a part of the next head came before the end of the last answer; never with HTTP/2."""
-        protocol = self.protocol.protocol
-        return not isinstance(protocol, H2Protocol) and bool(protocol.connection.trailing_data[0])
+            self._reading.deadline = trio.current_time() + (self.keep_alive if self.resting else math.inf)
 
     def _broke(self) -> None:
         self.calls.leave()
@@ -268,7 +273,7 @@ class AnycornConnection:
         if isinstance(protocol, H2Protocol):
             is_body = self._receiving and awaits_a_body(protocol)
             return (Waiting.BODY if is_body else Waiting.NOTHING), None
-        if self._resting or not self._receiving:
+        if self.resting or not self._receiving:
             return Waiting.NOTHING, None
         state = protocol.connection.their_state  # None: a websocket
         if state is h11.IDLE:
@@ -309,7 +314,7 @@ class AnycornConnection:
 
     def has_settled(self, now: float) -> bool:
         """Whether it is HTTP/2 and has been idle for `SETTLED` seconds."""
-        return self.h2 is not None and self.is_idle and now - self._rested_at >= SETTLED
+        return self.h2 is not None and self.is_idle and now - self.rested_at >= SETTLED
 
     def close_soon(self) -> None:
         """Read no more, and close it when its requests are answered."""

@@ -271,8 +271,8 @@ class AsyncioWorker:
         self.loop.call_later(BUSY_AFTER, self.duty.report_busy)
 
     def _report(self) -> None:
-        self.duty.report()
-        if self.duty.report_due:  # the line was full, and the report was not sent
+        # None is due if one has gone at once meanwhile.  If the line was full, it was not sent.
+        if self.duty.report_due and not self.duty.report():
             self.loop.call_later(REPORT_AFTER, self._report)
 
     def _beat(self) -> None:

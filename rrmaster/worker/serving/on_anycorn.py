@@ -16,11 +16,13 @@ HTTP/2     idle, or busy with its last answer               GOAWAY, behind the a
 websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout
 ========== ================================================ ===========================================================
 
-At `IDLE_SHARE` idle and fresh connections are closed too.  A busy connection of HTTP/2 does not get GOAWAY at once,
-because Python's clients (h2, httpx) then give up the requests in progress.  In one write with the end of the last
-answer it costs no request.  Sent to an idle connection it may cross the client's next request, which the client may
-then send again elsewhere, because GOAWAY says that it was not begun; so only connections that have been idle for
-`SETTLED` get it.
+With `--park-after` connections of HTTP/1.1 are parked instead, busy ones after their answer, unless the whole fleet
+stops.  At `IDLE_SHARE` idle and fresh connections are closed too.
+
+A busy connection of HTTP/2 does not get GOAWAY at once, because Python's clients (h2, httpx) then give up the requests
+in progress.  In one write with the end of the last answer it costs no request.  Sent to an idle connection it may
+cross the client's next request, which the client may then send again elsewhere, because GOAWAY says that it was not
+begun; so only connections that have been idle for `SETTLED` get it.
 
 rrmaster uses names that anycorn's documentation does not promise, all of them here and in `anycorn_connection`:
 `H11Protocol` and `H2Protocol` (see `http1.anycorn_targets` for the choice), the latter's `.connection`,
@@ -34,7 +36,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import trio
@@ -57,12 +59,16 @@ from ..deadlines.requests import CANCEL_S, RequestTimeout
 from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
+from ..parking.opening import guest_of, trio_lot_of
 from .anycorn_connection import AnycornConnection
 from .asgi import ASGI, CountedApp, Message, Receive, Send, counted_app, is_clients_leaving, uncounted_app
 from .http1.anycorn_targets import Protocol, unwrap
 from .http1.forwarded import trusted
 from .http_limits import HttpLimits, refuse
 from .on_trio import TrioServer, without_cancelled
+
+if TYPE_CHECKING:
+    from ..parking.on_trio import TrioLot
 
 IDLE_SHARE = 0.5
 """The share of the graceful timeout after which idle connections are closed, as in `on_uvicorn`."""
@@ -75,8 +81,6 @@ CLOSE = (b"connection", b"close")
 
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
-    if launch.park_after is not None:
-        raise CannotLoad("--park-after is not for ASGI on trio; leave it out, or take --runtime uvloop or asyncio")
     failed = trio.run(AnycornServer(application.target, duty, launch).run, strict_exception_groups=True)
     if failed is not None:
         raise CannotLoad(failed)
@@ -112,6 +116,8 @@ class AnycornServer:
     context: WorkerContext = Factory(lambda: WorkerContext(None))
     state: dict[str, Any] = Factory(dict)
     clients: set[AnycornConnection] = Factory(set)
+    lot: TrioLot | None = field(init=False)
+    """Where connections are parked; None: they stay."""
     _for_clients: Any = field(init=False)
     _for_probes: Any = field(init=False)
     _lifespan: Lifespan = field(init=False)
@@ -127,6 +133,7 @@ class AnycornServer:
         self.duty.count(self.counted.requests)
         self._for_clients = self._for_anycorn(self.counted.serve)
         self._for_probes = self._for_anycorn(self.uncounted.serve)
+        self.lot = trio_lot_of(self.duty, self.launch, self.clients)
         self._lifespan = Lifespan(self._for_clients, self.config, self.state)
         self.service = TrioServer(self.duty, serve=self.serve, intake=Intake.of(self.duty, self.launch, tls.HTTP_2))
 
@@ -140,6 +147,8 @@ class AnycornServer:
                     nursery.cancel_scope.cancel()
                     return self.counted.startup
             nursery.start_soon(self._drain)
+            if self.lot is not None:
+                nursery.start_soon(self.lot.run)
             nursery.start_soon(keep_deadlines, self.clients, Deadlines.of(self.launch), self.duty, self.timed)
             await self.service.run()
             if self.launch.lifespan != "off":
@@ -189,6 +198,7 @@ class AnycornServer:
         alpn = stream.selected_alpn_protocol() if secure else None
         app = self._for_probes if taken.probe else self._for_clients
         served = AnycornConnection(self.launch.keep_alive, stream, self.service.draining, app)
+        served.guest = guest_of(self.lot, taken, served, stream)
         with served.life:
             await self._converse(served, client, server, facts, alpn)
 
@@ -234,11 +244,15 @@ class AnycornServer:
 
     def _closing(self, send: Send) -> Send:
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and self.service.draining.is_set():
+            if message["type"] == "http.response.start" and self.service.draining.is_set() and self._must_close():
                 message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
             await send(message)
 
         return closing
+
+    def _must_close(self) -> bool:
+        """Whether a connection ends with this worker, for it cannot be parked."""
+        return self.lot is None or self.lot.lane is None
 
     def _cut(self, scope: Message) -> bool:
         """Reset the connection of this request, if its client does not read."""
@@ -253,6 +267,8 @@ class AnycornServer:
 
     async def _drain(self) -> None:
         await self.service.draining.wait()
+        if self.lot is not None:
+            self.lot.drain()
         latest = trio.current_time() + IDLE_SHARE * self.launch.graceful_timeout
         fresh_until = min(trio.current_time() + FIRST_BYTE_S, latest)
         async with trio.open_nursery() as nursery:  # in tasks: a client that does not read must delay no other

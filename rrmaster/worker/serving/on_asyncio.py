@@ -14,7 +14,7 @@ import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 
@@ -25,7 +25,11 @@ from ..duty import Duty, Taken
 from ..intake import CLOSE_NOTIFY_S, FIRST_BYTE_S, HANDSHAKE_S, HEADER_S, Intake, Refused
 from ..load.requests import Requests
 from ..loading import Application
+from ..parking.opening import writer_lot_of
 from .asyncio_worker import run_server, until
+
+if TYPE_CHECKING:
+    from ..parking.streams import WriterLot
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object]]
 
@@ -33,7 +37,8 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[objec
 def run(application: Application, duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
     handler = with_access_log(application.target, AccessLog.of(launch, duty.identity, OF_A_CONNECTION))
-    run_server(lambda _: StreamServer(handler, duty, Intake.of(duty, launch)), duty, launch)
+    lot = writer_lot_of(duty, launch)
+    run_server(lambda _: StreamServer(handler, duty, Intake.of(duty, launch), lot), duty, launch)
 
 
 @define(eq=False)
@@ -43,6 +48,8 @@ class StreamServer:
     handler: Handler
     duty: Duty
     intake: Intake | None = None
+    lot: WriterLot | None = None
+    """Where handlers park their connections, if they may."""
     requests: Requests = Factory(lambda: Requests(one_at_a_time=True))
     """Each connection is one request, which may go on when its client has left."""
     _arriving: set[asyncio.Task[Any]] = Factory(set)
@@ -77,12 +84,16 @@ class StreamServer:
             transport = await self._admit(protocol, connection, taken)
             if transport is not None:
                 writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+                if self.lot is not None:
+                    self.lot.reads(taken, reader)
                 await self.handler(reader, writer)
         except Exception as error:
             # A mistake of the application, which costs this connection only.  A client that leaves is no mistake.
             if not is_disconnect(error, OSError, lambda owner: any(owner is one for one in (reader, writer, protocol))):
                 traceback.print_exc()
         finally:
+            if self.lot is not None:
+                self.lot.left(taken)
             if writer is not None:
                 writer.close()
             else:

@@ -178,7 +178,7 @@ class UvicornServer:
         self.uncounted = uncounted_app(app, duty, log)
         duty.count(self.counted.requests)
         self.intake = Intake.of(duty, self.launch, tls.HTTP_1)
-        self.lot = lot_of(duty, self.launch, self.service.loop, self.state.connections, self._say_close)
+        self.lot = lot_of(duty, self.launch, self.service.loop, self.state.connections, self._say_close, self.threaded)
         with _quiet():
             config = configured(self.counted.serve, self.launch, self.more, self.lot)
             self._config = _count_orphans(config, self.counted.requests)

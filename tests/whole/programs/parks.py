@@ -23,6 +23,9 @@ async def app(scope, receive, send):
 
 
 def wsgi(environ, start_response):
+    if environ["PATH_INFO"] == "/hold":
+        print(f"holds {os.getpid()}", file=sys.stderr, flush=True)
+        time.sleep(60)
     said = b"%d " % os.getpid() + environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Length", str(len(said)))])
     return [said]

@@ -1,11 +1,13 @@
-"""A handler that answers lines, and gives its connection back after each."""
+"""Handlers that answer lines, and give their connection back after each."""
+
+import asyncio
 
 import trio
 
 import rrmaster
 
 
-async def lines(stream):
+async def on_trio(stream):
     me, line = rrmaster.current_worker(), b""
     while not line.endswith(b"\n"):
         more = await stream.receive_some()
@@ -16,3 +18,16 @@ async def lines(stream):
     await stream.send_all(line.strip().upper() + f" of {host}\n".encode())
     while not await me.park(stream):
         await trio.sleep(0.01)
+
+
+async def on_asyncio(reader, writer):
+    me = rrmaster.current_worker()
+    while line := await reader.readline():
+        host, _ = rrmaster.client_address(writer)
+        writer.write(line.strip().upper() + f" of {host}\n".encode())
+        while not await me.park(writer):
+            if reader._buffer or reader.at_eof():
+                break  # the next line is here already
+            await asyncio.sleep(0.01)
+        else:
+            return

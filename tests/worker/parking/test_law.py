@@ -18,28 +18,33 @@ LAW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 LOOK_S = 0.01
 
 
-def after_a_minute(hold: float, period: float, requests: int = 1, waited: float = 0.0) -> tuple[ParkingLaw, float]:
-    """The law of a loop that something has held for `hold` seconds in each `period`."""
+def after_a_minute(
+    hold: float, period: float, requests: int = 1, waited: float = 0.0, ran: float = 0.0
+) -> tuple[ParkingLaw, float]:
+    """The law of a loop that something has held for `hold` seconds in each `period`, on a processor for `ran`."""
     law, now = ParkingLaw(1.0), 0.0
     while now < 60.0:
         now += period
-        law.looked(hold, waited, requests, now)
+        law.looked(hold, waited, ran, requests, now)
     return law, now
 
 
 @pytest.mark.parametrize(
-    ("hold", "period", "requests", "at_once"),
+    ("hold", "period", "requests", "ran", "at_once"),
     [
-        (0.1, 1.0, 1, True),  # 3 % of requests hold it for 100 ms
-        (0.05, 5.0, 1, False),  # 0.3 ms on average: less than it would cost
-        (0.02, 0.1, 1, True),  # slow requests that compute
-        (0.002, 0.012, 1, False),  # the ordinary work of a turn
-        (0.013, 0.02, 256, False),  # a closed loop of 256 clients: each turn is long, and no request is
-        (1.0, 30.0, 1, True),
+        (0.1, 1.0, 1, 0.0, True),  # 3 % of requests hold it for 100 ms
+        (0.1, 0.4, 4, 0.001, True),  # the same, and three others that were behind it end in the same turn
+        (0.1, 0.4, 4, 0.1, True),  # the same, and it computes
+        (0.05, 5.0, 1, 0.0, False),  # 0.3 ms on average: less than it would cost
+        (0.02, 0.1, 1, 0.02, True),  # slow requests that compute
+        (0.002, 0.012, 1, 0.002, False),  # the ordinary work of a turn
+        (0.013, 0.02, 256, 0.013, False),  # a closed loop of 256 clients: each turn is long, and no request is
+        (0.013, 0.02, 256, 0.018, False),
+        (1.0, 30.0, 1, 1.0, True),
     ],
 )
-def test_a_loop_that_requests_hold_parks_at_once_and_a_busy_one_does_not(hold, period, requests, at_once):
-    law, now = after_a_minute(hold, period, requests)
+def test_a_loop_that_requests_hold_parks_at_once_and_a_busy_one_does_not(hold, period, requests, ran, at_once):
+    law, now = after_a_minute(hold, period, requests, ran=ran)
     assert law.at_once(now, full=False) is at_once
 
 
@@ -70,15 +75,21 @@ def test_where_places_are_few_a_connection_that_rests_holds_none():
     assert not ParkingLaw(1.0, places=10_000).at_once(0.0, full=False)
 
 
+def test_where_each_place_has_a_thread_connections_rest_until_most_of_them_are_taken():
+    law = ParkingLaw(1.0, places=8, threaded=True)
+    assert not law.at_once(0.0, full=False, connections=4)
+    assert law.at_once(0.0, full=False, connections=5)
+
+
 @LAW
-@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5), st.integers(0, 500), st.floats(0, 5)), max_size=50))
+@given(st.lists(st.tuples(*[st.floats(0, 5)] * 3, st.integers(0, 500), st.floats(0, 5)), max_size=50))
 def test_the_expected_wait_is_that_of_a_request_at_a_random_moment(looks):
     """Never negative, never more than the holds could cause, and it only sinks while nothing holds the loop."""
     law, now, worst = ParkingLaw(1.0), 0.0, 0.0
-    for late, waited, requests, passed in looks:
+    for late, waited, ran, requests, passed in looks:
         now += passed
-        law.looked(late, waited, requests, now)
-        held = (late - waited) / max(requests, 1)
+        law.looked(late, waited, ran, requests, now)
+        held = late - waited
         worst += held * held / 2 if held >= LATE_S else 0.0
         assert 0.0 <= law.expected_wait(now) <= worst / MEMORY_S + 1e-9
         assert law.expected_wait(now + 1.0) <= law.expected_wait(now)

@@ -13,7 +13,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .endings import Lingers, abort_when_silent
-from .h11_requests import Connection
+from .h11_requests import Connection, has_begun
 from .handshake import is_handshake
 from .reading import Flow
 
@@ -68,7 +68,7 @@ class H11Client(Lingers, H11Protocol):
 
     def _is_at_rest(self) -> bool:
         answered = self.cycle is not None and self.cycle.response_complete
-        return answered and self.conn.states == _AT_REST and not self.conn.trailing_data[0]
+        return answered and self.conn.states == _AT_REST and not has_begun(self.conn)
 
     def _holds_back(self) -> bool:
         if self._ended:

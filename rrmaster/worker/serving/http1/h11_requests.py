@@ -34,6 +34,11 @@ class Connection(h11.Connection):
         return event
 
 
+def has_begun(connection: Any) -> bool:
+    """Whether a part of a further request has come.  A blank line, which old clients send after a body, is none."""
+    return bool(connection.trailing_data[0].strip(b"\r\n"))
+
+
 def _in_origin_form(request: h11.Request) -> h11.Request:
     """The request with the path and the query of its target alone (RFC 9112, 3.2.2); ``*`` stays.
 

@@ -289,7 +289,7 @@ async def test_a_fleet_that_stops_answers_those_that_speak_and_closes_the_rest(t
 
 @pytest.mark.parametrize(
     ("application", "runtime"),
-    [("parks_lines:on_trio", "trio"), ("parks_lines:on_asyncio", "asyncio"), ("parks_lines:on_asyncio", "uvloop")],
+    [("parks_lines:lines", "trio"), ("parks_lines:streams", "asyncio"), ("parks_lines:streams", "uvloop")],
 )
 async def test_a_handler_gives_its_connection_back_between_two_lines(application, runtime, tmp_path):
     """It is called anew for each line, by a worker that is free, and knows the proxy's client."""

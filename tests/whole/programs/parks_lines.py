@@ -7,7 +7,7 @@ import trio
 import rrmaster
 
 
-async def on_trio(stream):
+async def lines(stream):
     me, line = rrmaster.current_worker(), b""
     while not line.endswith(b"\n"):
         more = await stream.receive_some()
@@ -20,7 +20,7 @@ async def on_trio(stream):
         await trio.sleep(0.01)
 
 
-async def on_asyncio(reader, writer):
+async def streams(reader, writer):
     me = rrmaster.current_worker()
     while line := await reader.readline():
         host, _ = rrmaster.client_address(writer)

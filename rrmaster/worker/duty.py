@@ -225,7 +225,7 @@ class Duty:
         self.on_lane, self.places, self.park_stream = on_lane, Places(places), park_stream
 
     def _report_places(self) -> None:
-        """Places may be free again.  If the master believes that none is, requests wait for them: it is told at once."""
+        """Places may be free again.  If the master believes that none is, requests wait: it is told at once."""
         if self.places.owes(self.taken, self.closed - self.orphaned):
             self.report()
         else:

@@ -14,6 +14,7 @@ from rrmaster.protocol import wire
 from rrmaster.protocol.pages.figures import Counting
 from rrmaster.worker.connection import Connection
 from rrmaster.worker.duty import Duty, Identity
+from rrmaster.worker.load.places import AHEAD
 from tests.fakes import a_line
 from tests.worker.test_duty import Master, finish, take
 
@@ -63,7 +64,7 @@ def test_a_probe_is_in_neither_count() -> None:
 @pytest.mark.parametrize("parked", [1, 3])
 def test_places_that_are_free_again_are_reported_at_once(parked: int) -> None:
     with counting_duty() as (master, duty, _):
-        duty.park_with(os.close, 3)
+        duty.park_with(os.close, 3 + AHEAD)  # so many may lie in the letterbox
         master.hand(3)
         taken = [take(duty) for _ in range(3)]
         duty.report()

@@ -100,8 +100,9 @@ class WriterLot(StreamLot):
 
     def reads(self, taken: Taken, reader: StreamReader) -> None:
         """A handler reads this connection by this reader."""
-        self._readers[taken.fd] = reader
         self.came(taken)
+        if not taken.probe:
+            self._readers[taken.fd] = reader
 
     def left(self, taken: Taken) -> None:
         if self._taken.get(taken.fd) is taken:

@@ -37,7 +37,10 @@ class Receiver:
             while True:
                 event = http.next_event()
                 if event is h11.NEED_DATA:
-                    http.receive_data(await stream.receive_some())
+                    try:
+                        http.receive_data(await stream.receive_some())
+                    except trio.BrokenResourceError:
+                        return  # its worker was killed
                 elif isinstance(event, h11.Data):
                     body += event.data
                 elif isinstance(event, h11.EndOfMessage):

@@ -108,13 +108,16 @@ class Stage:
             run("umount", self.root / whence.lstrip("/"))
 
     def finish(self, read_only: bool = True) -> None:
-        """As containers see it: /dev has no shm, and a root that is read-only can be written nowhere but in /tmp."""
+        """As containers see it: /dev has no shm, and a root that is read-only can be written nowhere but in /tmp.
+
+        `bind`, because an overlay refuses a remount that repeats its directories, as mount of util-linux 2.41 does.
+        """
         if read_only:
-            run("mount", "-o", "remount,ro", self.root)
+            run("mount", "-o", "remount,bind,ro", self.root)
         run("mount", "-t", "tmpfs", "-o", "mode=755", "dev", self.root / "dev")
         for name, major, minor in (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)):
             run("mknod", "-m", "666", self.root / "dev" / name, "c", major, minor)
-        run("mount", "-o", "remount,ro", self.root / "dev")
+        run("mount", "-o", "remount,bind,ro", self.root / "dev")
 
 
 def may_be_seen(source: str) -> bool:
@@ -159,16 +162,19 @@ class Container:
         apart = [*place, "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", begin, "begin"]
         with self.log.open("wb") as log:
             self.outside = subprocess.Popen(
-                [*apart, *self.inside(command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*apart, CHROOT, str(self.root), *self.inside(command)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def inside(self, command: list[str]) -> list[str]:
-        """A command with this container's root, user, directory and environment, in which there is no HOME."""
+        """A command with this container's user, directory and environment, in which there is no HOME."""
         environ = [f"{name}={value}" for name, value in self.environ.items()]
         uid, gid = self.user.split(":")
         bound = [] if self.trusted else ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
         privileges = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", *bound]
-        return [CHROOT, str(self.root), *privileges, "env", "-i", "-C", self.stage.workdir, *environ, *command]
+        return [*privileges, "env", "-i", "-C", self.stage.workdir, *environ, *command]
 
     @property
     def pid(self) -> int:
@@ -182,7 +188,7 @@ class Container:
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """As `docker exec` does."""
-        words = ["nsenter", "-t", str(self.pid), "--net", "--pid", "--mount", *self.inside(list(command))]
+        words = ["nsenter", "-t", str(self.pid), "--net", "--pid", "--mount", "--root", *self.inside(list(command))]
         return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def until(self, true: Callable[[], bool], what: str) -> None:

@@ -327,6 +327,8 @@ class Duty:
         self.has_descriptors = self._descriptors.has_room()
         if not self.has_descriptors:
             self._descriptors.complain(self.open)
+            if reason := self._descriptors.leaked(self.open):
+                self.retire(reason)
         self._rss = resident()
         self.beat_at = time.monotonic()
         if self._retirement is not None:

@@ -407,6 +407,52 @@ def test_a_full_table_is_logged_with_what_to_do_once_a_minute(
         assert "LimitNOFILE" in told
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time by which the table is judged."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def wishes(master: Master, duty: Duty, clock: list[float], beats: int = 30) -> list[str]:
+    """Why a worker asks to be replaced in so many beats of a second."""
+    for _ in range(beats):
+        duty.beat()
+        clock[0] += 1.0
+    return [heard.reason for heard in master.heard() if isinstance(heard, wire.Retiring)]
+
+
+def test_a_worker_that_has_leaked_its_descriptors_asks_once_to_be_replaced(
+    limit: list[int], clock: list[float]
+) -> None:
+    with on_duty() as (master, duty):
+        assert wishes(master, duty, clock) == []
+        limit[0] = in_use() + RESERVE
+        assert wishes(master, duty, clock, beats=10) == [], "a burst of open files may be over soon"
+        (reason,) = wishes(master, duty, clock)
+        assert reason == f"{in_use()} of {limit[0]} descriptors are in use, and not by connections"
+
+
+@pytest.mark.parametrize("why", ["its connections hold them", "it never had room", "it has room in between"])
+def test_other_workers_without_a_descriptor_stay(limit: list[int], clock: list[float], why: str) -> None:
+    with on_duty() as (master, duty):
+        taken = []
+        if why != "it never had room":
+            duty.beat()
+        if why == "its connections hold them":
+            master.hand(1)
+            taken.append(take(duty))
+        for _ in range(3):
+            limit[0] = in_use() + RESERVE
+            assert wishes(master, duty, clock, beats=30 if why != "it has room in between" else 9) == []
+            if why == "it has room in between":
+                limit[0] = 1_000_000
+                duty.beat()
+        for one in taken:
+            finish(duty, one)
+
+
 def test_a_worker_that_cannot_take_reads_no_nudge(limit: list[int]) -> None:
     with on_duty() as (master, duty):
         limit[0] = RESERVE

@@ -34,7 +34,5 @@ class FullLog:
         held = [f"{deadlines.counts[one]} {words}" for one, words in WORDS.items() if deadlines.counts[one]]
         others = duty.open - sum(deadlines.counts)
         held += [f"{others} are others, such as websockets"] if others > 0 else []
-        self.write(
-            f"every place is taken ({limit}), and no connection is accepted for this worker: of {duty.open}, "
-            f"{', '.join(held)}; {closed} that have said least are closed\n"
-        )
+        said = f"of {duty.open}, {', '.join(held)}; {closed} that have said least are closed" if held else "it has none"
+        self.write(f"every place is taken ({limit}), and no connection is accepted for this worker: {said}\n")

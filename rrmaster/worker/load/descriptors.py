@@ -17,6 +17,11 @@ COMPLAINT_S = 60.0
 """Seconds between log lines about a full descriptor table."""
 
 
+LEAK_S = 10.0
+"""Seconds after which a worker that could take no connection, even if it closed all that it has, asks to be replaced.
+Nothing that it serves will make room then; a burst of open files is over sooner."""
+
+
 @define(eq=False)
 class Descriptors:
     """The descriptor table of this process."""
@@ -27,6 +32,9 @@ class Descriptors:
     _free: int = 0
     """Descriptors that were free at the last count, less the connections taken since."""
     _complained: float = float("-inf")
+    _had_room: bool = False
+    """Where it never had, the limit is too low, and a replacement would be no better."""
+    _leaks_since: float | None = None
 
     def took(self, fd: int) -> bool:
         """A connection has come as this descriptor.  Whether the table is nearly full."""
@@ -41,7 +49,10 @@ class Descriptors:
     def has_room(self) -> bool:
         """Look again at the limit, which the application may have changed, and count."""
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return self._count_free() > RESERVE
+        has_room = self._count_free() > RESERVE
+        if has_room:
+            self._had_room, self._leaks_since = True, None
+        return has_room
 
     def _count_free(self) -> int:
         """Count the descriptors that are free: 2 us, or on kernels before 6.2 some 0.4 us for each that is open."""
@@ -59,6 +70,19 @@ class Descriptors:
             return self._limit
         os.close(fd)
         return fd
+
+    def leaked(self, connections: int) -> str:
+        """Why this worker should be replaced, if it has no room; at most once, and else empty."""
+        now = time.monotonic()
+        if not self._had_room or self._free + connections > RESERVE:
+            self._leaks_since = None
+        elif self._leaks_since is None:
+            self._leaks_since = now
+        elif now - self._leaks_since >= LEAK_S:
+            self._had_room, self._leaks_since = False, None
+            used = self._limit - self._free
+            return f"{used - connections} of {self._limit} descriptors are in use, and not by connections"
+        return ""
 
     def complain(self, connections: int) -> None:
         """Log that no connections are taken, and what to do: otherwise the clients would wait without a trace."""

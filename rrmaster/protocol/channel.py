@@ -91,6 +91,13 @@ class Letterbox:
         """
         return receive_down(self.line, 0)
 
+    def has_ended(self) -> bool:
+        """Whether the next `take` would raise HungUp.  To ask takes no descriptor."""
+        try:
+            return not self.line.recv(1, DONTWAIT | PEEK)
+        except OSError as error:
+            return error.errno in (errno.ECONNRESET, errno.ENOTCONN)
+
     def oldest(self) -> wire.Down | None:
         """The message that `take` would find, without its descriptor; it stays there, and the master may recall it.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Factory, define, frozen
 
 from ..protocol import wire
-from ..protocol.channel import DescriptorLost, Letterbox, TalkLine
+from ..protocol.channel import DescriptorLost, HungUp, Letterbox, TalkLine
 from ..protocol.pages.figures import Counting
 from .load.descriptors import Descriptors
 from .load.limiters import Limiters
@@ -185,6 +185,8 @@ class Duty:
                 elif fd is not None:
                     os.close(fd) if self.on_lane is None else self.on_lane(fd)
                 self.report()
+        if not self.has_descriptors and self.letterbox.has_ended():
+            raise HungUp
         return None
 
     def wants_next(self) -> bool:
@@ -326,9 +328,7 @@ class Duty:
         """Look at descriptors and memory, and report.  Called every `heartbeat` seconds."""
         self.has_descriptors = self._descriptors.has_room()
         if not self.has_descriptors:
-            self._descriptors.complain(self.open)
-            if reason := self._descriptors.leaked(self.open):
-                self.retire(reason)
+            self._descriptors.complain(self.open, self.retire)
         self._rss = resident()
         self.beat_at = time.monotonic()
         if self._retirement is not None:

@@ -463,6 +463,22 @@ def test_a_worker_that_cannot_take_reads_no_nudge(limit: list[int]) -> None:
         assert (master.line.unclaimed(), master.heard()) == (1, [])
 
 
+def test_a_worker_that_cannot_take_learns_that_no_more_will_come(limit: list[int]) -> None:
+    with on_duty() as (master, duty):
+        limit[0] = RESERVE
+        duty.beat()
+        master.hand(1)
+        master.line.half_close()
+        assert duty.take() is None, "one still lies there, which the master may take back"
+        limit[0] = 1_000_000
+        duty.beat()
+        finish(duty, take(duty))
+        limit[0] = RESERVE
+        duty.beat()
+        with pytest.raises(HungUp):
+            duty.take()
+
+
 def test_a_connection_lost_for_want_of_a_descriptor_counts_as_closed() -> None:
     run_alone("""
 from tests import fakes

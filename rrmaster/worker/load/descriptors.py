@@ -71,9 +71,10 @@ class Descriptors:
         os.close(fd)
         return fd
 
-    def leaked(self, connections: int) -> str:
-        """Why this worker should be replaced, if it has no room; at most once, and else empty."""
+    def complain(self, connections: int, retire: Callable[[str], None]) -> None:
+        """There is no room: say so.  After `LEAK_S`, if connections are not to blame, ask to be replaced, once."""
         now = time.monotonic()
+        self._say(connections, now)
         if not self._had_room or self._free + connections > RESERVE:
             self._leaks_since = None
         elif self._leaks_since is None:
@@ -81,13 +82,12 @@ class Descriptors:
         elif now - self._leaks_since >= LEAK_S:
             self._had_room, self._leaks_since = False, None
             used = self._limit - self._free
-            return f"{used - connections} of {self._limit} descriptors are in use, and not by connections"
-        return ""
+            retire(f"{used - connections} of {self._limit} descriptors are in use, and not by connections")
 
-    def complain(self, connections: int) -> None:
+    def _say(self, connections: int, now: float) -> None:
         """Log that no connections are taken, and what to do: otherwise the clients would wait without a trace."""
-        if time.monotonic() - self._complained >= COMPLAINT_S:
-            self._complained = time.monotonic()
+        if now - self._complained >= COMPLAINT_S:
+            self._complained = now
             print(
                 f"no connections are taken: {self._limit - self._free} of {self._limit} descriptors are in use, "
                 f"{connections} of them by connections. Raise the limit (ulimit -n, LimitNOFILE=), or find out which "

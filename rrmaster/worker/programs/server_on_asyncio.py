@@ -95,7 +95,7 @@ class AsyncioHost(AsyncioWorker):
     def _readable(self) -> None:
         if self._stopped or self.draining.is_set():
             return
-        if self.duty.has_descriptors:
+        if self.duty.has_descriptors or self.duty.letterbox.has_ended():
             AsyncioWorker._readable(self)
             return
         # Without a free descriptor: each `accept` calls this too, and must not add a timer of its own.

@@ -206,6 +206,11 @@ class Link:
         return closed, min(max(parked, load.parked, self.through), load.handed - closed)
 
     @property
+    def done(self) -> int:
+        """Connections that it has closed or parked, as far as that is known."""
+        return sum(self._left())
+
+    @property
     def parked(self) -> int:
         """Connections that it has parked, as far as that is known."""
         return self._left()[1]
@@ -218,7 +223,7 @@ class Link:
         self._count(self.load.recount() + self.recalling)
 
     def _count(self, waiting: int) -> None:
-        self.lost = max(self.load.handed - sum(self._left()) - waiting, 0)
+        self.lost = max(self.load.handed - self.done - waiting, 0)
 
     def lane_opened(self) -> None:
         """It has another lane."""

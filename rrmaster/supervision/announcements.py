@@ -129,10 +129,12 @@ class Announcements:
 
 def _done_by(worker: WorkerRecord) -> SlotTotals:
     requests, cpu = (worker.report.requests, worker.report.cpu_us) if worker.report is not None else (0, 0)
-    # Not those that were handed over: what it had not taken is recalled after its end.  Both counts are at most right:
-    # the worker may have died before it counted one that it took, and a recall under way may have found one less.
-    figures = worker.figures.so_far() or Figures()
-    taken = max(figures.waits.count, worker.link.load.closed + worker.link.lost)
+    # Not those that were handed over: what it had not taken is recalled after its end.  Each count is at most right:
+    # the worker may have died before it counted one, and a recall under way may have found one less.
+    figures, link = worker.figures.so_far() or Figures(), worker.link
+    taken = max(figures.waits.count, link.load.closed + link.lost)
+    # What it has done since its last report.  Of a server without requests, a connection is one.
+    requests = max(requests, figures.durations.count if link.client_first else link.done)
     return SlotTotals(worker.slot, taken, requests, cpu, request_duration=figures.durations, accept_wait=figures.waits)
 
 

@@ -231,6 +231,18 @@ async def test_a_gauge_of_prometheus_counts_the_workers_that_run_and_no_template
         assert await master.stop() == 0
 
 
+async def test_an_import_is_counted_once_by_prometheus_and_a_trial_makes_no_request(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    async with running("with_prometheus:app", workers=2, environ=environ) as master:
+        for asked in (1, 2):
+            answer = await fetched(master)
+            assert b"\nimports_total 1.0\n" in answer
+            assert f"\nrequests_total {asked}.0\n".encode() in answer
+        assert await master.stop() == 0
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
 async def fetched(master: Running) -> bytes:
     """The answer to one request."""
     found = b""

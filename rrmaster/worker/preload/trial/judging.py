@@ -35,7 +35,7 @@ def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: 
     first = fork_once()
     after = traces_now(watch, first.renewed)
     found = [*findings_of(before, after), *watch.findings(before, after)]
-    watch.value_files.remove()
+    watch.value_files.take_out_gauges()
     if first.hangs:
         found.append(Finding(HANGS))
     found = _each_once(found)
@@ -53,7 +53,7 @@ def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: 
     left = prepared.launch.ready_timeout - (time.monotonic() - begun)
     limit = min(LIMIT_S, max(left, 0.0) * OF_WHAT_IS_LEFT)
     outcome = trial.outcome(prepared.launch, prepared.application.kind, limit)
-    watch.value_files.remove_of(trial.pid)
+    watch.value_files.remove_aside(trial.pid)
     return _decided(found, outcome)
 
 

@@ -224,6 +224,7 @@ def be_tried(trial: Trial, prepared: Prepared, watch: ImportWatch) -> int:
         os.write(trial.stages, f"{stage}\n".encode())
 
     os.environ.update(ENVIRON, RRMASTER_TALK=str(trial.talk.detach()))
+    watch.value_files.go_aside()
     watch.begin_worker(("trial",))
     return serve(Letterbox.inherit(trial.line.detach()), prepared.launch, ready)
 

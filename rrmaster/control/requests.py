@@ -20,8 +20,8 @@ from attrs import asdict, define
 
 from ..config.presentation import CommandLine, as_json
 from ..config.settings import Settings
+from ..logs.access import reopen_all
 from ..logs.log import logger, tell
-from ..logs.setup import reopen_files
 from ..rules.rollout import BUSY
 from ..status.model import Snapshot, to_json
 from ..supervision.reload_progress import Busy, Reload
@@ -124,9 +124,9 @@ class RequestHandler:
         return found | {"started": None if started is None else asdict(started)}
 
     async def _reopen(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
-        files = reopen_files()
+        files = reopen_all()
         if not files:
-            raise Refused("there is no log file to open again: everything is logged to stderr (--log-file)")
+            raise Refused("there is no log file to open again: see --log-file and --access-log")
         tell("log.reopened", f"{', '.join(files)}: opened again, asked through the control socket", files=files)
         return {"text": f"{', '.join(files)}: opened again", "files": files}
 

@@ -28,7 +28,7 @@ from ..config.option import SettingsError
 from ..config.settings import Settings
 from .formats import OutputSource
 from .log import Entry, logger, tell
-from .setup import attached
+from .setup import attached, reopen_files
 from .sinks import Descriptor, RotatingFile, Sink
 
 MARK = f"{secrets.token_hex(8)} "
@@ -131,10 +131,17 @@ def _sink(settings: Settings) -> Sink:
     return Sink(RotatingFile(path, settings.log_max_size, settings.log_keep, on_error), notice, on_error)
 
 
-def reopen() -> None:
-    """Open the file again after what was logged so far (signal USR1)."""
+def reopen_all() -> list[str]:
+    """Open the log file and the access log again after what was logged so far, because logrotate has moved them away.
+
+    Returns what is opened.
+    """
+    files = reopen_files()
     if access.sink is not None:
         access.sink.reopen()
+        if isinstance(access.sink.destination, RotatingFile):
+            files.append(access.sink.destination.path)
+    return files
 
 
 def give_ownership(uid: int, gid: int) -> None:

@@ -25,7 +25,6 @@ from ..dispatch.listeners import BindError
 from ..faults import unwrapped
 from ..logs import access
 from ..logs.log import logger, tell
-from ..logs.setup import reopen_files
 from ..master import RunningMaster
 from ..processes.cgroups import Cgroups
 from ..processes.process import reap_strangers
@@ -243,8 +242,7 @@ async def _obey(master: RunningMaster, signals: AsyncIterator[int]) -> None:
                 case signal.SIGHUP:
                     master.reload()
                 case signal.SIGUSR1:
-                    reopen_files()
-                    access.reopen()
+                    access.reopen_all()
                 case signal.SIGTTIN:
                     master.scale(master.supervisor.reload.goal.size + 1)
                 case signal.SIGTTOU:

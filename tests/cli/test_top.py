@@ -195,6 +195,12 @@ def test_a_watched_report_is_written_over_the_one_before_and_cut_to_the_terminal
     assert drawn == "\x1b[Haaaaaaaaa…\x1b[K\r\nb\\x1b[2J\x1b[K\r\n... 2 more lines\x1b[K\x1b[J"
 
 
+def test_no_line_of_the_help_is_cut_in_a_terminal_of_80_columns() -> None:
+    view = a_view()
+    view.helping = True
+    assert [line for line in lines(view, 80, 200)[1:] if "…" in line] == []
+
+
 @pytest.mark.parametrize("key", ["?", "h"])
 def test_the_help_screen_explains_every_column_that_may_be_shown(key: str) -> None:
     view = a_view()

@@ -10,8 +10,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rrmaster.config.presentation import CommandLine, as_json
+from rrmaster.config.settings import Settings
 from rrmaster.control.requests import STACKS_S, Refused, new_size
 from rrmaster.control.server import GOODBYE_S
+from rrmaster.logs.access import close_access_log, open_access_log
 from rrmaster.rules.rollout import Phase
 from rrmaster.status.model import from_json
 from tests.control.serving import EMPTY, serving
@@ -146,6 +148,17 @@ async def test_without_a_log_file_there_is_none_to_open_again(tmp_path: Path) ->
         end = await served.end_of(do="reopen")
         assert end["status"] == 1
         assert end["error"].startswith("there is no log file to open again")
+
+
+async def test_an_access_log_alone_is_opened_again_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    open_access_log(Settings("shop:app", access_log=str(path)))
+    try:
+        async with serving(tmp_path) as served:
+            end = await served.end_of(do="reopen")
+            assert end == {"status": 0, "text": f"{path}: opened again", "files": [str(path)]}
+    finally:
+        close_access_log()
 
 
 async def test_logs_shows_the_last_lines_of_one_slot(tmp_path: Path) -> None:

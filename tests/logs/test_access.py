@@ -56,7 +56,7 @@ def test_usr1_opens_a_file_that_was_moved_away_again(tmp_path) -> None:  # type:
     log.take([MARK + "one"])
     until(lambda: path.read_text() == "one\n")
     path.rename(tmp_path / "moved")
-    module.reopen()
+    assert module.reopen_all() == [str(path)]
     until(path.exists)
     log.take([MARK + "two"])
     until(lambda: path.read_text() == "two\n")

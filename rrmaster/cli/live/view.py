@@ -23,13 +23,16 @@ Lines = list[tuple[str, str]]
 _COLOURS = {"serving": "normal", "suspended": "yellow", "full": "yellow", "paused": "yellow", "killed": "bright_red"}
 """The colour of a row by its state.  Every other state is a transition, and cyan."""
 
-COLOUR_KEY = "Rows: yellow suspended, full or paused, cyan in transition, red killed; inverse the chosen one."
+COLOUR_KEY = (
+    "Rows: yellow suspended, full or paused, cyan in transition, red killed;",
+    "inverse the chosen one.",
+)
 
 KEYS = (
     ("q", "quit"),
     ("?, h", "this page, and back"),
     ("arrows, j, k, PgUp, PgDn", "choose a worker, or scroll a page"),
-    ("s, Enter", "the stacks of the chosen worker, or of the first; again: ask it again; Esc: back"),
+    ("s, Enter", "stacks of the chosen worker, or the first; Esc: back"),
     ("<, >, left, right", "sort by the column to the left, to the right"),
     ("r", "sort the other way round"),
 )
@@ -167,7 +170,7 @@ class LiveView:
         """The keys, and what each column means, whether it fits the table now or not."""
         indent = max(len(keys) for keys, _ in KEYS) + 2
         lines = [f"{keys:<{indent}}{deed}" for keys, deed in KEYS]
-        lines += ["", *legend(self._columns(), width - 1), "", COLOUR_KEY]
+        lines += ["", *legend(self._columns(), width - 1), "", *COLOUR_KEY]
         return [(shortened(f" {line}" if line else "", width), "normal") for line in lines]
 
     def _numbers(self, s: Snapshot) -> list[str]:

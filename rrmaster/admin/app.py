@@ -48,7 +48,7 @@ TICK_S = 1.0
 """Seconds between two samples of the history, and between two changes of the page."""
 
 MOST_LIVE = 100
-"""Pages that may be open at once.  One that is not read keeps some 100 KiB."""
+"""Pages that may be open at once.  One that is not read keeps some 110 KiB here, and 130 KiB in the kernel."""
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "::1")
 """Names by which a loopback address may be asked for.  A site whose name an attacker has pointed at 127.0.0.1 runs its

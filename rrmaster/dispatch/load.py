@@ -95,6 +95,8 @@ class WorkerLoad:
     closed: int = 0
     busy: int = 0
     """Requests in progress, as last reported."""
+    tells_requests: bool = False
+    """Whether the worker has told of a request, in progress or finished."""
     orphaned: int = 0
     """How many of them have no connection, as last reported: they take as much of the worker as those that have."""
     parked: int = 0
@@ -238,6 +240,7 @@ class WorkerLoad:
                 raise Breach(f"it reports {report.closed} closed, of {most} taken and {self.closed} before")
         self.closed, self.parked = report.closed, report.parked
         self.busy = report.busy
+        self.tells_requests = self.tells_requests or report.busy > 0 or report.requests > 0
         self.orphaned = min(report.orphaned, report.busy)
         # Only the loop that serves sends reports, so any report ends a suspension; but the worker may ask for a pause.
         self.suspended = not report.taking

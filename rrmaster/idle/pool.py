@@ -59,7 +59,8 @@ LONGEST_S = 86_400.0
 """Seconds that a connection rests at most, whatever a worker has written."""
 
 SHARE = 2
-"""One worker may have 1/SHARE of all places: one that sends rubbish leaves some to the others."""
+"""Where all places are taken, a worker with more than 1/SHARE of them loses its own: one that sends rubbish leaves some
+to the others.  While a place is free none is closed: two workers never park exactly alike."""
 
 TAKEN, RETURNED, LEFT, EXPIRED, EVICTED, REFUSED, LOST, HELD, BEAT = range(len(wire.COUNTS))
 
@@ -73,6 +74,8 @@ class Pool:
         self.resting: dict[int, Rest] = {}
         self.identities: set[bytes] = set()
         self.lanes: dict[int, Lane] = {}
+        self.largest: Lane | None = None
+        """The lane of more than 1/SHARE of all places, if there is one; its worker may be dead."""
         self.spoken: deque[Rest] = deque()
         """What the master could not be sent yet."""
         self.ended: list[tuple[int, int]] = []
@@ -160,8 +163,15 @@ class Pool:
         self.counts[EXPIRED] += 1
         let_go(rest.sock)
 
-    def evict(self, fd: int) -> None:
-        """Close one to make room."""
+    def evict(self, lane: Lane) -> None:
+        """Make room for what comes through this lane: close the oldest of a worker that has too many, or of all."""
+        share = max(self.most // SHARE, 1)
+        if len(lane.held) >= share:
+            fd = next(iter(lane.held))
+        elif self.largest is not None and len(self.largest.held) > share:
+            fd = next(iter(self.largest.held))
+        else:
+            fd = next(iter(self.resting))
         rest = self.resting[fd]
         self.forget(fd, rest)
         self.counts[EVICTED] += 1
@@ -222,15 +232,15 @@ class Pool:
             self.counts[REFUSED] += 1
             return
         self.count_taken(lane)
-        if len(lane.held) >= max(self.most // SHARE, 1):
-            self.evict(next(iter(lane.held)))
-        elif len(self.resting) >= self.most:
-            self.evict(next(iter(self.resting)))
+        if len(self.resting) >= self.most:
+            self.evict(lane)
         now = time.monotonic()
         bucket = int(min(until, now + LONGEST_S) if until > now else now) + 1  # NaN is not greater
         self.resting[fd] = Rest(sock, identity, lane, (listener, memo, bucket))
         self.identities.add(identity)
         lane.held[fd] = None
+        if len(lane.held) > self.most // SHARE:
+            self.largest = lane
         self.buckets.setdefault(bucket, set()).add(fd)
         self.counts[HELD] = len(self.resting) + len(self.spoken)
         self.epoll.register(fd, _WATCHED)  # it reports at once what has come since

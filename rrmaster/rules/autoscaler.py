@@ -3,12 +3,18 @@
 The rule and its names are the Kubernetes horizontal pod autoscaler's: desired = ceil(current x share / target), no
 change within a tolerance, and *stabilisation*: of the recommendations within a window, the one that changes least is
 followed, so that a quiet moment does not take away what the next one needs.  This module knows no clock.
+
+A worker is busy while it has a request in progress, or a connection in its letterbox.  A kept connection on which
+nothing is asked makes no worker busy, wherever it rests.  A worker that tells nothing of requests (a foreign one may
+not) is busy while it has a connection.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
 from attrs import Factory, define, frozen
 
@@ -21,6 +27,36 @@ TOLERANCE = 0.1
 SYNC_S = 1.0
 """Seconds between samples.  Kubernetes has 15, for pods that take half a minute to start; a worker takes half a
 second."""
+
+
+class Load(Protocol):
+    """What is known of a worker's load."""
+
+    @property
+    def in_hand(self) -> int:
+        """Its connections, and the requests in progress that have none."""
+
+    @property
+    def unclaimed(self) -> int:
+        """Connections that it has not taken yet."""
+
+    @property
+    def busy(self) -> int:
+        """Requests in progress, as last reported."""
+
+    @property
+    def tells_requests(self) -> bool:
+        """Whether it has told of a request, in progress or finished."""
+
+
+def is_busy(load: Load) -> bool:
+    """Whether a worker has something to do."""
+    return load.busy + load.unclaimed > 0 if load.tells_requests else load.in_hand > 0
+
+
+def busy_share(loads: Sequence[Load]) -> float:
+    """The share of these workers that are busy, from 0 to 1."""
+    return sum(map(is_busy, loads)) / len(loads)
 
 
 @frozen

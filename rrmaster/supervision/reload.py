@@ -19,7 +19,7 @@ from attrs import define, evolve, field
 
 from ..config.settings import Settings
 from ..processes.process import usable_cpus
-from ..rules.autoscaler import SYNC_S, Autoscaler, autoscaler_of, fleet_size, surge_of
+from ..rules.autoscaler import SYNC_S, Autoscaler, autoscaler_of, busy_share, fleet_size, surge_of
 from ..rules.lifecycle import Event, State
 from ..rules.plan import Goal
 from ..rules.rollout import Phase, Rollout, Trial
@@ -343,7 +343,7 @@ class ReloadController:
         self.reports.read_reports()
         serving = self._serving()
         if serving:
-            busy = sum(worker.link.load.in_hand > 0 for worker in serving) / len(serving)
+            busy = busy_share([worker.link.load for worker in serving])
             self.scale(self._autoscaler.sample(now, self._goal.size, busy))
 
     def _serving(self) -> list[WorkerRecord]:

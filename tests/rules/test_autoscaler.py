@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrmaster.rules.autoscaler import Autoscaler, Scaling
+from rrmaster.rules.autoscaler import Autoscaler, Scaling, busy_share
 
 
 def scaling(
@@ -42,3 +44,28 @@ def test_the_bounds_hold_whatever_the_load(looks: list[tuple[float, float]], sta
         now += later
         size = scaler.sample(now, size, share)
         assert 2 <= size <= 8
+
+
+@frozen
+class Load:
+    in_hand: int = 0
+    unclaimed: int = 0
+    busy: int = 0
+    tells_requests: bool = True
+
+
+@pytest.mark.parametrize(
+    ("load", "busy"),
+    [
+        (Load(), False),
+        (Load(in_hand=9), False),
+        (Load(in_hand=9, busy=1), True),
+        (Load(in_hand=9, unclaimed=1), True),
+        (Load(busy=1), True),
+        (Load(tells_requests=False), False),
+        (Load(in_hand=9, tells_requests=False), True),
+    ],
+)
+def test_a_worker_is_busy_with_requests_and_with_connections_only_if_it_tells_nothing_of_requests(load, busy):
+    assert busy_share([load]) == busy
+    assert busy_share([load, Load()]) == busy / 2

@@ -6,8 +6,9 @@
                       │                       └── JSON log: an entry whose fields are the atoms
                       └─ any other line ── the log, as what the worker has printed
 
-A line in a log for people has no mark and is an ordinary line of the worker's output.  The mark is drawn at the start
-of the master: what a client sends may reach a worker's output, and must not become a line of the access log.
+A line in a log for people is an ordinary line of the worker's output: its mark says where it begins, and is left out.
+The mark is drawn at the start of the master: what a client sends may reach a worker's output, and must not become a
+line of the access log.
 
 A sink has a thread, a bounded queue, and counts what did not fit, so neither a full disk nor a stalled reader delays
 anything; the file is opened again at USR1, and when it was moved away, as the log file is.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +28,9 @@ LINE = 4 * 1024
 
 CONTINUED = b"... "
 """Without a mark, what a client sent could begin a line of its own: 4 KiB of filling, and then a forged line."""
+
+UNSEEN = b"|"
+"""What is behind a mark that only says where its line begins."""
 
 RATE = 2 * 1024 * 1024
 """Bytes a second that are logged of one stream of a worker; each line counts `LINE_COST` bytes more.  An access log of
@@ -84,6 +88,9 @@ class LineSplitter:
 
     consumer: LineConsumer = field(converter=_as_consumer)
     clock: Callable[[], float] = time.monotonic
+    mark: bytes = b""
+    """Begins a line wherever it stands: what an application prints without a newline is no part of the line after it.
+    With `UNSEEN` behind it, it is left out."""
     dropped: int = 0
     """Lines dropped beyond `RATE` and not yet reported."""
     flooding: bool = False
@@ -114,7 +121,10 @@ class LineSplitter:
             _, newline, data = data.partition(b"\n")
             self._torn = not newline
         self.report_dropped()
-        *whole, self._partial = (self._partial + data).split(b"\n")
+        text = self._partial + data
+        if self.mark and self.mark in text:
+            text = self._apart(text)
+        *whole, self._partial = text.split(b"\n")
         if whole and self._cut:
             self._cut, whole[0] = False, whole[0] and CONTINUED + whole[0]
             whole = whole if whole[0] else whole[1:]
@@ -123,6 +133,16 @@ class LineSplitter:
             whole, self._partial, self._cut = [*whole, begin + self._partial], b"", True
         if whole:
             self.consumer.take(_readable(whole))
+
+    def _apart(self, text: bytes) -> bytes:
+        """The text with each mark at the beginning of a line."""
+        mark = self.mark
+        begins = text.startswith(mark)
+        if text.count(mark) > text.count(b"\n" + mark) + begins:
+            text = re.sub(rb"(?<=[^\n])" + re.escape(mark), b"\n" + mark, text)
+        if begins and self._cut:  # what was logged has no newline yet
+            text = b"\n" + text
+        return text.replace(mark + UNSEEN, b"")
 
     def skip(self, size: int) -> None:
         """Count `size` bytes that were dropped unread; the number of their lines is estimated."""

@@ -6,7 +6,7 @@ import time
 
 from attrs import frozen
 
-from .access import access, split
+from .access import MARK, access, split
 from .capture import LineSplitter
 from .formats import OutputSource, as_text
 from .log import ENTRY, OUTPUT, Entry, logger, publish, subscribers
@@ -15,7 +15,7 @@ from .setup import SinkHandler, attached
 
 def worker_output(slot: int, pid: int, generation: int, stream: str) -> LineSplitter:
     """What `capture_output` feeds with the bytes that this worker prints on "stdout" or "stderr"."""
-    return LineSplitter(OutputLog(OutputSource(slot, pid, generation, stream)))
+    return LineSplitter(OutputLog(OutputSource(slot, pid, generation, stream)), mark=MARK.rstrip().encode())
 
 
 @frozen(eq=False)

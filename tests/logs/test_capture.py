@@ -59,6 +59,24 @@ def test_a_line_without_an_end_is_cut_and_not_kept_in_memory() -> None:
     assert sum(map(len, said)) == 100_000 + (len(said) - 1) * len("... ")
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_a_line_with_the_mark_begins_anew_after_output_without_a_newline(size: int) -> None:
+    text = b"KEY|a\nhalf KEY|b\n\nof it\nKEY c\nmore KEY d\nKEY|e\n"
+    said: list[str] = []
+    into = LineSplitter(said.append, Clock(), b"KEY")
+    for start in range(0, len(text), size):
+        into.feed(text[start : start + size])
+    assert said == ["a", "half ", "b", "", "of it", "KEY c", "more ", "KEY d", "e"]
+
+
+def test_a_line_with_the_mark_is_whole_after_a_line_that_was_cut() -> None:
+    said: list[str] = []
+    into = LineSplitter(said.append, Clock(), b"KEY")
+    for data in (b"x" * (LINE + 1), b"KEY|one\n", b"y" * LINE, b"KEY two\nyy\n"):
+        into.feed(data)
+    assert said == ["x" * LINE, "... x", "one", "y" * LINE, "KEY two", "yy"]
+
+
 @pytest.mark.parametrize("pieces", [[20_000], [5_000, 9_000, 6_000], [20_000, 1], [4096, 1, 1], [3, 20_000]])
 def test_what_follows_a_cut_never_looks_like_a_line_of_its_own(pieces: list[int]) -> None:
     into, said, _ = lines()

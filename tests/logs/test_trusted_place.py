@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import stat
 from collections.abc import Iterator
@@ -63,6 +64,22 @@ def untouched(directory: Path) -> Iterator[None]:
     before = look()
     yield
     assert look() == before
+
+
+@contextlib.contextmanager
+def deadline() -> Iterator[None]:
+    """A system call that waits fails after 20 seconds."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("it waits")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def opened(path: Path, mode: int = 0o666) -> Any:
@@ -175,7 +192,7 @@ def test_a_file_of_roots_with_another_name_in_a_users_directory_is_not_written_t
 
 def test_a_pipe_in_the_place_of_an_env_file_stops_no_master(his: Path) -> None:
     os.mkfifo(his / "env")
-    with pytest.raises(SettingsError, match=r"--env-file: .*env is no file, but a pipe"):
+    with pytest.raises(SettingsError, match=r"--env-file: .*env is no file, but a pipe"), deadline():
         environment_of(Settings("a:b", env_file=str(his / "env")))
 
 

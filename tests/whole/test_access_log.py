@@ -59,6 +59,20 @@ async def test_as_json_each_atom_is_a_field_in_a_file_that_usr1_opens_again(tmp_
         assert await master.stop() == 0
 
 
+@pytest.mark.parametrize("to_file", [True, False])
+async def test_what_an_application_prints_without_a_newline_is_a_line_of_its_own(tmp_path: Path, to_file: bool) -> None:
+    path = tmp_path / "access.log"
+    option = f"--access-log={path}" if to_file else "--access-log"
+    async with running("asgi_apps:mutters", option, workers=1) as master, browsing(master.port) as browser:
+        for _ in range(2):
+            assert (await browser.get("/")).status == 200
+        await master.said(r"(?m)worker 0 \| half a line$", times=2)
+        if to_file:
+            assert all('"GET / HTTP/1.1" 200' in line for line in await lines_of(path, 2))
+        else:
+            await master.said(r'worker 0 \| 127\.0\.0\.1\S* "GET / HTTP/1\.1" 200', times=2)
+
+
 async def test_a_mistake_in_a_format_is_one_line_and_status_2() -> None:
     async with running("with_fastapi:app", "--access-log", "--access-log-format", "%(z)s", ready=False) as master:
         assert await master.ended() == 2

@@ -1,9 +1,10 @@
 """Where does a line of the access log go?  Into this worker's stdout, which the master reads.
 
 The master has the file: it opens it, opens it again when it was moved away, and writes it in a thread of its own, so
-neither a full disk nor a reader that has stalled delays a request.  A line for a file of its own, or of fields for a
-log in JSON, begins with a mark that the master has drawn at its start: a client, whose words an application may print,
-cannot guess it, and so cannot forge a line.
+neither a full disk nor a reader that has stalled delays a request.  A line begins with a mark that the master has drawn
+at its start: a client, whose words an application may print, cannot guess it, and so cannot forge a line.  The mark
+says that the line is for a file of its own, or of fields for a log in JSON.  In a log for people it says only that a
+line begins here, whatever the application has printed without a newline.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class AccessLog:
             format_ = format_ or (_ALL if as_json else "brief" if in_log else "combined")
         pieces = pieces_of(format_)
         if not as_json:
-            return cls(compiled(pieces, identity), "" if in_log else mark)
+            return cls(compiled(pieces, identity), mark and mark.rstrip() + "|" if in_log else mark)
         atoms = [piece for piece in pieces if piece != TIME]  # an entry of the log has a time of its own
         return cls(compiled_as_json(atoms if in_log else [TIME, *atoms], identity), mark)
 

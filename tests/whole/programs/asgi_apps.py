@@ -81,6 +81,13 @@ async def plain(scope, receive, send):
         await answer(send, b"hello")
 
 
+async def mutters(scope, receive, send):
+    """Print what has no newline."""
+    if scope["type"] == "http":
+        print("half a line", end="", flush=True)
+        await answer(send, b"hello")
+
+
 async def hangs(scope, receive, send):
     """Begin an answer, and block the whole worker until it is killed."""
     import anyio

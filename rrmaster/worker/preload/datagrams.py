@@ -15,6 +15,8 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
+from .sharing import target, targets
+
 _OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_BROADCAST),
     (socket.SOL_SOCKET, socket.SO_REUSEADDR),
@@ -51,7 +53,7 @@ class Datagrams:
 
 def all_as_new() -> tuple[Datagrams, ...]:
     """All such sockets of this process."""
-    found = [as_new(int(name)) for name in os.listdir("/proc/self/fd")] if os.path.isdir("/proc/self/fd") else []
+    found = map(as_new, targets())
     return tuple(each for each in found if each is not None)
 
 
@@ -66,7 +68,7 @@ def as_new(number: int) -> Datagrams | None:
                 return None
             with socket.socket(found.family, socket.SOCK_DGRAM) as new:
                 is_new = _told_of(found) == _told_of(new)
-            return Datagrams(number, found.family, _target(number)) if is_new else None
+            return Datagrams(number, found.family, target(number)) if is_new else None
     except OSError:
         return None  # closed by now
 
@@ -92,16 +94,9 @@ def _option(found: socket.socket, level: int, option: int) -> bytes:
 def make_again(sockets: Iterable[Datagrams]) -> None:
     """In a forked worker: put a new socket in the place of each.  Raises OSError."""
     for old in sockets:
-        if _target(old.number) != old.target:
+        if target(old.number) != old.target:
             continue  # a handler of `os.register_at_fork` has closed it, and the number may be another file's
         flags = fcntl.fcntl(old.number, fcntl.F_GETFL)
         with socket.socket(old.family, socket.SOCK_DGRAM) as new:
             fcntl.fcntl(new, fcntl.F_SETFL, flags)
             os.dup2(new.fileno(), old.number, os.get_inheritable(old.number))
-
-
-def _target(number: int) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{number}")
-    except OSError:
-        return ""  # it is closed

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from .sharing import read
+
 _TIMERS = "set a timer (timer_create)"
 _MEMORY = "locked memory (mlock)"
 _SIGNAL = "asked for a signal at the death of its parent (PR_SET_PDEATHSIG)"
@@ -17,8 +19,8 @@ _PR_GET_PDEATHSIG = 2
 
 def lost_by_a_fork() -> tuple[str, ...]:
     """What this process has of that, as phrases that follow "it"."""
-    locked = re.search(r"^VmLck:\s+([1-9]\d*)", _read("/proc/self/status"), re.MULTILINE)
-    found = ((_TIMERS, bool(_read("/proc/self/timers"))), (_MEMORY, bool(locked)), (_SIGNAL, _signal_at_death() != 0))
+    locked = re.search(r"^VmLck:\s+([1-9]\d*)", read("/proc/self/status"), re.MULTILINE)
+    found = ((_TIMERS, bool(read("/proc/self/timers"))), (_MEMORY, bool(locked)), (_SIGNAL, _signal_at_death() != 0))
     return tuple(what for what, there in found if there)
 
 
@@ -30,11 +32,3 @@ def _signal_at_death() -> int:
     found = ctypes.c_int()
     ctypes.CDLL(None).prctl(_PR_GET_PDEATHSIG, ctypes.byref(found), 0, 0, 0)
     return found.value
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""  # a kernel that does not tell

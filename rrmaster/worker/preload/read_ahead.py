@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gc
 import io
-import os
 from typing import Any
+
+from .sharing import targets
 
 _DEVICES = frozenset({"/dev/random", "/dev/urandom"})
 
@@ -25,7 +26,7 @@ class ReadAhead:
 
     def find(self) -> None:
         """Find them, after the import."""
-        numbers = {int(name) for name in _listed("/proc/self/fd") if _target(name) in _DEVICES}
+        numbers = {number for number, path in targets().items() if path in _DEVICES}
         if numbers:
             readers = (found for found in gc.get_objects() if type(found) in _READERS)
             self._found = [found for found in readers if _number(found) in numbers]
@@ -43,17 +44,3 @@ def _number(reader: Any) -> int:
         return reader.raw.fileno() if type(reader.raw) is io.FileIO else -1
     except ValueError:
         return -1  # it is closed, or detached
-
-
-def _listed(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []  # there is no /proc
-
-
-def _target(number: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{number}")
-    except OSError:
-        return ""  # the descriptor of the listing itself

@@ -37,19 +37,44 @@ _LOCK = re.compile(r"^lock:\s+\S+ (\S+)\s+\S+\s+(\S+)", re.MULTILINE)
 # --- what there is
 
 
+def targets() -> dict[int, str]:
+    """The descriptors of this process, and where each leads; none where there is no /proc."""
+    try:
+        found = {int(name): target(int(name)) for name in os.listdir("/proc/self/fd")}
+    except OSError:
+        return {}
+    return {number: path for number, path in found.items() if path}  # not the descriptor of the listing itself
+
+
+def target(number: int) -> str:
+    """Where a descriptor leads; empty if it is closed."""
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return ""
+
+
+def read(path: str) -> str:
+    """What a file in /proc tells; empty if it has gone, or the kernel does not tell."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def open_descriptors() -> Iterator[OpenDescriptor]:
     """What this process has open."""
-    for name in os.listdir("/proc/self/fd"):
+    for number, path in targets().items():
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
-            mode = os.fstat(int(name)).st_mode
+            flags = fcntl.fcntl(number, fcntl.F_GETFL)
+            mode = os.fstat(number).st_mode
         except OSError:
-            continue  # the descriptor of the listing itself
+            continue  # closed by now
         # A file in /proc that tells of this process would tell a worker of its template.
-        plain = (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and not target.startswith(f"/proc/{os.getpid()}/")
+        plain = (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and not path.startswith(f"/proc/{os.getpid()}/")
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        yield OpenDescriptor(int(name), target, writable, plain, target.startswith("/") and _is_locked(name))
+        yield OpenDescriptor(number, path, writable, plain, path.startswith("/") and _is_locked(number))
 
 
 _SHARED_LOCK = ("FLOCK", "READ")
@@ -57,27 +82,19 @@ _SHARED_LOCK = ("FLOCK", "READ")
 that it reads.  Each worker takes its own."""
 
 
-def _is_locked(name: str) -> bool:
+def _is_locked(number: int) -> bool:
     """Whether the file is locked through it, and not only against writing."""
-    return any(lock != _SHARED_LOCK for lock in _locks(int(name)))
+    return any(lock != _SHARED_LOCK for lock in _locks(number))
 
 
 def _locks(number: int) -> list[tuple[str, str]]:
     """The kinds and ways of the locks on a file: ``FLOCK``, ``WRITE``; proc_pid_fdinfo(5)."""
-    return _LOCK.findall(_read(f"/proc/self/fdinfo/{number}"))
+    return _LOCK.findall(read(f"/proc/self/fdinfo/{number}"))
 
 
 def shared_memory() -> tuple[str, ...]:
     """The names of the mappings that this process can write to and shares with those that it forks."""
-    return tuple(_SHARED_AND_WRITABLE.findall(_read("/proc/self/maps")))
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""  # closed by now, or a kernel that does not tell
+    return tuple(_SHARED_AND_WRITABLE.findall(read("/proc/self/maps")))
 
 
 # --- what each worker opens again

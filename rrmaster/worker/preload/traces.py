@@ -15,7 +15,7 @@ from typing import Any
 from ...protocol.forks.safety import Finding, Thread, Traces, findings
 from ...protocol.template_wire import MemoryUse
 from .lost import lost_by_a_fork
-from .sharing import open_descriptors, shared_memory
+from .sharing import open_descriptors, read, shared_memory
 from .watch import ImportWatch
 
 
@@ -37,7 +37,7 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
     return Traces(
         threads=_threads(sorted(tid for tid in tasks if tid != os.getpid())),
         held=frozenset(held for held in open_descriptors() if not (watch and watch.is_made_again(held.target))),
-        children=sum(len(_read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
+        children=sum(len(read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
         looping=_looping(),
         asked=watch.asked() if watch else (),
@@ -54,7 +54,7 @@ def _threads(tids: list[int]) -> Iterator[Thread]:
         if (thread := known.get(tid)) is not None:
             yield Thread(thread.name, tid, waits=_waits(thread))
         else:
-            yield Thread(_read(f"/proc/self/task/{tid}/comm"), tid)
+            yield Thread(read(f"/proc/self/task/{tid}/comm").strip(), tid)
 
 
 def _waits(thread: threading.Thread) -> bool:
@@ -71,18 +71,10 @@ def _looping() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return ""  # a thread that has just ended, or a kernel that does not tell
-
-
 def memory_use() -> MemoryUse:
     """How much memory this process has for itself alone, and in all."""
     found: dict[str, int] = {}
-    for line in _read("/proc/self/smaps_rollup").splitlines():
+    for line in read("/proc/self/smaps_rollup").splitlines():
         name, _, value = line.partition(":")
         if value.endswith(" kB"):
             found[name] = int(value.split()[0]) * 1024

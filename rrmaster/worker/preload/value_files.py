@@ -23,6 +23,7 @@ import sys
 from attrs import Factory, define
 
 from ...protocol.forks.safety import Finding, Verdict
+from .sharing import targets
 
 _WHY = "each worker has such files of its own, whose gauges begin as the import has left them"
 
@@ -43,12 +44,11 @@ class ValueFiles:
         """Look for them."""
         if "prometheus_client" not in sys.modules:
             return
-        for name in os.listdir("/proc/self/fd"):
-            path = _target(name)
+        for number, path in targets().items():
             if found := re.fullmatch(rf"(/.*/(?:counter|histogram|summary|gauge_\w+)_){os.getpid()}\.db", path):
-                size = os.fstat(int(name)).st_size
-                content = os.pread(int(name), size, 0).rstrip(b"\0") if _of_gauges(found[1]) else b""
-                self._held[int(name)] = path
+                size = os.fstat(number).st_size
+                content = os.pread(number, size, 0).rstrip(b"\0") if _of_gauges(found[1]) else b""
+                self._held[number] = path
                 self._contents[found[1]] = content, size
 
     def has(self, path: str) -> bool:
@@ -115,10 +115,3 @@ def _of_gauges(beginning: str) -> bool:
 
 def _aside(folder: str, pid: int) -> str:
     return f"{folder}/.trial-{pid}"
-
-
-def _target(number: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{number}")
-    except OSError:
-        return ""  # the descriptor of the listing itself

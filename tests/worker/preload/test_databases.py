@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 
 import pytest
 
 from rrmaster.worker.preload.taken import databases
+from tests import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 """The runner has threads, and the child does nothing but answer."""
@@ -15,20 +15,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 def in_two_workers(database: sqlite3.Connection, renewed: bool) -> tuple[bytes, bytes]:
     """What each of two forked workers is given by the database."""
-    given = []
-    for _ in range(2):
-        ours, its = os.pipe()
-        child = os.fork()
-        if child == 0:
-            if renewed:
-                databases.renew()
-            os.write(its, database.execute("select randomblob(16)").fetchone()[0])
-            os._exit(0)
-        os.close(its)
-        with open(ours, "rb") as answer:
-            given.append(answer.read())
-        os.waitpid(child, 0)
-    return given[0], given[1]
+
+    def answer() -> bytes:
+        if renewed:
+            databases.renew()
+        return bytes(database.execute("select randomblob(16)").fetchone()[0])
+
+    return forked.in_two_workers(answer)
 
 
 def test_a_database_in_memory_gives_other_random_values_in_each_worker() -> None:

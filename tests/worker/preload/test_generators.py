@@ -16,6 +16,7 @@ import pytest
 
 from rrmaster.worker.preload.taken.generators import Generators
 from rrmaster.worker.preload.watch import ImportWatch
+from tests import forked
 from tests.launches import a_launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -27,21 +28,12 @@ def in_two_workers(make: Callable[[], Any], draw: Callable[[Any], Any]) -> tuple
     watch = ImportWatch(a_launch())
     with watch.watched():
         generator = make()
-    drawn = []
-    for _ in range(2):
-        ours, its = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(ours)
-            watch.begin_worker(("a worker",))
-            os.write(its, repr(draw(generator)).encode())
-            os._exit(0)
-        os.close(its)
-        with open(ours, "rb") as answer:
-            drawn.append(answer.read())
-        os.waitpid(child, 0)
-    assert all(drawn)
-    return drawn[0], drawn[1]
+
+    def answer() -> bytes:
+        watch.begin_worker(("a worker",))
+        return repr(draw(generator)).encode()
+
+    return forked.in_two_workers(answer)
 
 
 def own_seed(generator: random.Random) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 
 import pytest
 
 from rrmaster.worker.preload.read_ahead import ReadAhead
+from tests import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 """The runner has threads, and the child does nothing but answer."""
@@ -15,19 +15,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 def in_two_workers(reader: io.BufferedReader, found: ReadAhead) -> tuple[bytes, bytes]:
     """What each of two forked workers reads."""
-    told = []
-    for _ in range(2):
-        ours, its = os.pipe()
-        child = os.fork()
-        if child == 0:
-            found.drop()
-            os.write(its, reader.read(16))
-            os._exit(0)
-        os.close(its)
-        with open(ours, "rb") as answer:
-            told.append(answer.read())
-        os.waitpid(child, 0)
-    return told[0], told[1]
+
+    def answer() -> bytes:
+        found.drop()
+        return reader.read(16)
+
+    return forked.in_two_workers(answer)
 
 
 def test_random_bytes_that_were_read_ahead_are_read_by_no_worker() -> None:

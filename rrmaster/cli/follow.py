@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..config.quantities import from_to
@@ -25,6 +25,12 @@ RETRY_S = 0.2
 
 ALL = 1_000
 """Lines to ask the next master for: all that it keeps."""
+
+OF_A_LINE = ("slot", "pid", "generation", "stream")
+"""Fields of each line that a worker has printed, besides those that all entries have."""
+
+LEVELS = {"missed": "warning", "ended": "info"}
+"""Of what the verb itself says."""
 
 PAST_LINES = 20
 """Past lines that `logs` shows; `tail` shows 10."""
@@ -53,7 +59,8 @@ def _common(parser: argparse.ArgumentParser, lines: int) -> None:
 
 def events(client: Client, arguments: argparse.Namespace) -> int:
     """Print what happens."""
-    return _print_all(_answers(client, "events", {"follow": True}, arguments, as_json=True), as_json=True)
+    answers = _answers(client, "events", {"follow": True}, arguments, as_json=True)
+    return _print_all(answers, as_json=True, fields=())
 
 
 def logs(client: Client, arguments: argparse.Namespace) -> int:
@@ -61,16 +68,27 @@ def logs(client: Client, arguments: argparse.Namespace) -> int:
     if arguments.retry and not arguments.follow:
         raise UsageError("logs: --retry goes with --follow")
     more = {"slot": arguments.slot, "follow": arguments.follow}
-    return _print_all(_answers(client, "logs", more, arguments, as_json=arguments.json), as_json=arguments.json)
+    answers = _answers(client, "logs", more, arguments, as_json=arguments.json)
+    return _print_all(answers, as_json=arguments.json, fields=OF_A_LINE)
 
 
-def _print_all(answers: Iterable[dict[str, Any]], *, as_json: bool) -> int:
+def _print_all(answers: Iterable[dict[str, Any]], *, as_json: bool, fields: Sequence[str]) -> int:
     for answer in answers:
         if answer.get("status"):
             return print_result(answer)
         if answer.keys() & {"entry", "missed", "ended"}:
-            print_lines([json.dumps(answer.get("entry", answer)) if as_json else _as_text(answer)])
+            print_lines([json.dumps(_record(answer, fields)) if as_json else _as_text(answer)])
     return 0
+
+
+def _record(answer: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """The entry; what the verb itself says is made like one, or a program that reads each line fails at the last."""
+    if "entry" in answer:
+        entry: dict[str, Any] = answer["entry"]
+        return entry
+    what = "missed" if "missed" in answer else "ended"
+    head = {"time": time.time(), "level": LEVELS[what], "event": f"follow.{what}", "text": _as_text(answer).strip("()")}
+    return head | dict.fromkeys(fields) | {what: answer[what]}
 
 
 def _as_text(answer: dict[str, Any]) -> str:

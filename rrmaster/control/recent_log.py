@@ -20,8 +20,8 @@ from ..logs.log import Entry
 MAX_ENTRIES = 1_000
 """Log entries kept of each kind; with 4 KiB of text at most, 4 MB."""
 
-OUTPUT = "worker.output"
-"""The event of log entries that are a worker's output."""
+OUTPUT = ("worker.output", "worker.access")
+"""The events of log entries that workers write; with a line for each request no other event would be kept for long."""
 
 
 @define(eq=False)
@@ -53,7 +53,7 @@ class RecentLog:
 
     events: LogBuffer = Factory(LogBuffer)
     output: LogBuffer = Factory(LogBuffer)
-    """The workers' output; everything else is in `events`."""
+    """What the workers write; everything else is in `events`."""
     ended: bool = False
     """The master has nothing more to say: a follower that has read everything leaves."""
     followers: int = 0
@@ -67,7 +67,7 @@ class RecentLog:
 
     def record(self, entry: Entry) -> None:
         """Keep a log entry.  Called in the thread that logs it."""
-        (self.output if entry.event == OUTPUT else self.events).add(_as_json(entry))
+        (self.output if entry.event in OUTPUT else self.events).add(_as_json(entry))
         if self.followers and self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):  # the master's last entries: its followers have gone
                 self._token.run_sync_soon(self._wake, idempotent=True)

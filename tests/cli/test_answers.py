@@ -62,6 +62,34 @@ def test_any_answer_ends_in_an_exit_status_and_drives_no_terminal(
     assert "Traceback" not in said.err
 
 
+def test_what_logs_says_itself_has_the_fields_of_every_other_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"time": 1.0, "level": "info", "event": "worker.output", "text": "hello"}
+    line |= {"slot": 3, "pid": 4711, "generation": 2, "stream": "stdout"}
+    answers = {"entry": line}, {"missed": 17}, {"status": 0, "text": "the master has stopped"}
+    path = os.fspath(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def answer() -> None:
+            with listener.accept()[0] as sock:
+                sock.recv(4096)
+                sock.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in answers))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert main(["logs", "-f", "--json", "--control", path]) == 0
+        thread.join(10)
+    printed, missed, ended = map(json.loads, capsys.readouterr().out.splitlines())
+    assert printed == line
+    assert missed.keys() == line.keys() | {"missed"}
+    assert (missed["event"], missed["missed"], missed["slot"]) == ("follow.missed", 17, None)
+    assert ended.keys() == line.keys() | {"ended"}
+    assert (ended["event"], ended["ended"]) == ("follow.ended", "the master has stopped")
+
+
 @pytest.mark.parametrize("words", [["check", "rrmaster.demo:hello"], ["--help"], ["status", "--help"], ["--version"]])
 def test_a_full_disk_is_one_line_and_not_a_success(words: list[str]) -> None:
     with open("/dev/full", "w") as full:

@@ -108,6 +108,16 @@ async def test_events_follow_all_but_what_workers_print(tmp_path: Path) -> None:
         assert await client.line() == {"entry": {"slot": 1, "path": "/x"} | entry}
 
 
+async def test_a_line_of_the_access_log_in_json_is_among_what_workers_print(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        served.log("worker 3 (pid 103) has ended")
+        served.log("GET / HTTP/1.1", "worker.access", slot=3, pid=103, generation=1, stream="stdout", status=200)
+        told, _ = await served.ask(do="events", lines=10)
+        assert told["entry"]["event"] == "worker.exited"
+        told, _ = await served.ask(do="logs", slot=3, lines=10)
+        assert (told["entry"]["text"], told["entry"]["status"]) == ("GET / HTTP/1.1", 200)
+
+
 async def test_a_follower_gets_all_that_was_logged_before_the_master_stopped_and_is_told(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         client = await served.follow(do="events")

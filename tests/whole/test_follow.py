@@ -103,12 +103,19 @@ async def test_followers_go_on_over_a_reload_and_are_told_that_the_master_has_st
         assert [await follower.ended() for follower in (as_json, as_text, events)] == [0, 0, 0]
         await until(lambda: bool(events.lines) and "ended" in events.lines[-1])
         *printed, last = as_json.objects()
-        assert last == {"ended": "the master has stopped"}
+        assert last == printed[-1] | dict.fromkeys(("slot", "pid", "generation", "stream")) | {
+            "time": last["time"],
+            "level": "info",
+            "event": "follow.ended",
+            **dict.fromkeys(("text", "ended"), "the master has stopped"),
+        }
+        assert last["time"] >= printed[-1]["time"]
         assert {entry["generation"] for entry in printed} == {1, 2}
         assert {entry["event"] for entry in printed} == {"worker.output"}
         assert as_text.lines[-1] == "(the master has stopped)"
         *happened, last = events.objects()
-        assert last == {"ended": "the master has stopped"}
+        assert (last["event"], last["ended"]) == ("follow.ended", "the master has stopped")
+        assert all(entry.keys() >= {"time", "level", "event", "text"} for entry in (*happened, last))
         assert any("generation 2 serves alone" in entry["text"] for entry in happened)
         assert sum(entry.get("state") == "gone" for entry in happened) == 4, "to the last worker"
 
@@ -127,7 +134,7 @@ async def test_the_end_of_a_master_that_was_killed_is_told_too_and_is_no_success
         why = f"{path}: the master has ended"
         await until(lambda: events.errors.endswith(b"\n") and as_text.errors.endswith(b"\n"))
         assert as_text.errors.decode() == events.errors.decode() == f"rrmaster: {why}\n"
-        await until(lambda: events.objects()[-1] == {"ended": why})
+        await until(lambda: events.objects()[-1].get("ended") == why)
 
 
 async def test_with_retry_a_follower_waits_for_the_next_master_and_goes_on(path: Path):

@@ -13,6 +13,9 @@ parked                          the worker, on its page, after it; and the idle 
 cut by the worker's death       none: it is what remains
 ==============================  =====================================================================================
 
+A worker that is told to end now, by a second SIGTERM or at the end of the graceful timeout, cuts connections itself.
+Those belong to its death, however orderly it is: from then on it counts none as closed.
+
 A count may be late, because a process was killed before it could write it, and is never early.  So where two count, the
 greater number is right.  What remains is final as soon as nothing is under way: the letterbox is empty, and the lanes
 are read to their end.  Until then it is an upper bound.

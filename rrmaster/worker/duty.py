@@ -170,7 +170,7 @@ class Duty:
                 # The kernel has closed the connection, and its client has seen that.  It counts as served: the master
                 # counts it as handed over, and without a `closed` for it this worker would seem busier for ever.
                 self.taken += 1
-                self.counting.ends[0] += 1
+                self.counting.closed()
                 self._out_of_descriptors()
                 return None
             if found is None:
@@ -248,7 +248,7 @@ class Duty:
         if id(taken) in self._given_away:
             self._given_away.remove(id(taken))
         elif not taken.probe:
-            self.counting.ends[0] += 1
+            self.counting.closed()
             self._report_places()
 
     def report_soon(self) -> None:

@@ -108,3 +108,17 @@ def test_a_lane_without_its_descriptor_is_an_aside_that_was_read() -> None:
         assert master.line.sock.send(wire.encode(wire.Lane()))
         assert duty.take() is None
         assert master.report().asides == 1
+
+
+def test_what_a_worker_closes_while_it_ends_is_cut_and_counts_nowhere() -> None:
+    with counting_duty() as (master, duty, figures):
+        master.hand(3)
+        taken = [take(duty) for _ in range(3)]
+        finish(duty, taken[0])
+        duty.gave_away(taken[1])
+        duty.counting.cut()
+        finish(duty, taken[2])
+        finish(duty, taken[1])
+        assert figures.ends() == (1, 1)
+        duty.report()
+        assert master.report().closed == 2, "it looks busier than it is, and nothing comes to it any longer"

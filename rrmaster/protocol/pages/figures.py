@@ -142,6 +142,7 @@ class Counting:
     waits: Tally
     ends: memoryview[int]
     """Connections that were closed, and connections that were parked instead."""
+    _cuts: bool = False
 
     @classmethod
     def on(cls, page: mmap.mmap) -> Counting:
@@ -163,6 +164,19 @@ class Counting:
     def unread(cls) -> Counting:
         """Count where no master reads: for its probes, and where there is no page."""
         return cls.on(mmap.mmap(-1, mmap.PAGESIZE))
+
+    def closed(self) -> None:
+        """A connection is about to be closed."""
+        if not self._cuts:
+            self.ends[0] += 1
+
+    def cut(self) -> None:
+        """This worker ends now, and cuts what it has in hand.  To be called before it cuts the first.
+
+        What is closed from now on is lost with this worker, as if it were killed: it counts as nothing here, so that
+        the master finds it to be what remains.
+        """
+        self._cuts = True
 
     def taken(self, accepted_at: int) -> None:
         """A connection was taken that the master had accepted then: see `clock_us`."""

@@ -80,6 +80,8 @@ class Program:
     def end(self, now: bool = False) -> None:
         """Let the program end: its connections are done, or with `now` they are cut."""
         self.ending = True
+        if now:
+            self.ports.counting.cut()
         if self.host is not None:
             self.host.end(now)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from attrs import Factory, define
 from ..connection import Connection
 from ..duty import FULL_TABLE_S, Taken
 from ..load.anyio_threads import AnyioThreads
-from ..serving.asyncio_worker import AsyncioWaiter, AsyncioWorker, tasks_of
+from ..serving.asyncio_worker import AsyncioWaiter, AsyncioWorker, ConnectionServer, tasks_of
 from ..stacks import DUMP_SIGNAL, dump_tasks_at
 from .port import Port, PortSocket
 from .ports import Ports
@@ -28,10 +28,34 @@ wait for something else beside the server.  Enough for most programs to flush an
 little enough that a reload does not wait for a program that never ends."""
 
 
+class NoServer:
+    """Serves nothing: the program accepts its connections itself (see `ports_on_asyncio`)."""
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    def begin(self, connection: Connection, taken: Taken) -> None:
+        """Never called, because the program's ports take the connections."""
+
+    def drain(self) -> None:
+        """Nothing to do."""
+
+    def is_done(self) -> bool:
+        """Always: there is no work of its own."""
+        return True
+
+    def abort(self) -> Iterable[asyncio.Task[Any]]:
+        return ()
+
+    async def end(self) -> None:
+        """Nothing to do."""
+
+
 @define(eq=False)
 class AsyncioHost(AsyncioWorker):
     """Serves the ports by callbacks of the program's loop, beside the program."""
 
+    _make: Callable[[AsyncioWorker], ConnectionServer] = lambda _: NoServer()
     waiter: AsyncioWaiter = Factory(AsyncioWaiter)
     servers: set[Server] = Factory(set)
     """Those that are open."""
@@ -66,6 +90,9 @@ class AsyncioHost(AsyncioWorker):
         self.call(lambda: self._end(now))
 
     def _end(self, now: bool) -> None:
+        if now:
+            for server in self.servers:
+                server.abort_clients()  # `serve_forever`, cancelled, waits for them, and a handler may close none
         released = [server for server in self.servers if server.release()]
         if released and not now:
             self.loop.call_later(EXIT_S, self._cancel_everything)

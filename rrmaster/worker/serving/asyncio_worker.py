@@ -64,33 +64,15 @@ class ConnectionServer(Protocol):
         """Clean up; called when all connections are closed."""
 
 
-class NoServer:
-    """Serves nothing: for a program that accepts its connections itself (see `worker.programs.ports_on_asyncio`)."""
-
-    async def start(self) -> None:
-        """Nothing to do."""
-
-    def begin(self, connection: Connection, taken: Taken) -> None:
-        """Never called, because the program's ports take the connections."""
-
-    def drain(self) -> None:
-        """Nothing to do."""
-
-    def is_done(self) -> bool:
-        """Always: there is no work of its own."""
-        return True
-
-    def abort(self) -> Iterable[asyncio.Task[Any]]:
-        return ()
-
-    async def end(self) -> None:
-        """Nothing to do."""
-
-
 def run_server(make: Callable[[AsyncioWorker], ConnectionServer], duty: Duty, launch: Launch) -> None:
     """Serve until the master sends no more and all connections are closed.  Raises CannotLoad before it is ready."""
     with asyncio.Runner(loop_factory=_loop_factory(launch.runtime)) as runner:
-        if runner.run(_serve(make, duty)) and threading.active_count() > len(_daemons()):
+        try:
+            forced = runner.run(_serve(make, duty))
+        except BaseException:
+            duty.counting.cut()  # a handler that calls `sys.exit` ends the loop, and all connections with it
+            raise
+        if forced and threading.active_count() > len(_daemons()):
             # A thread of the application does not know that the worker must end now, and a normal exit waits for it.
             sys.stdout.flush()
             sys.stderr.flush()
@@ -132,7 +114,7 @@ class AsyncioWorker:
     """
 
     duty: Duty
-    _make: Callable[[AsyncioWorker], ConnectionServer] = lambda _: NoServer()
+    _make: Callable[[AsyncioWorker], ConnectionServer]
     """Makes the server, which may keep this worker to call `finished`."""
     draining: asyncio.Event = Factory(asyncio.Event)
     clock: Callable[[], float] = time.monotonic  # uvloop's own counts whole milliseconds, and QUICK is one
@@ -289,6 +271,7 @@ class AsyncioWorker:
         if self._asked or self.draining.is_set():
             self.loop.remove_reader(self.duty.letterbox.fileno())
             self.draining.set()
+            self.duty.counting.cut()
             self.aborted.set()
         self._asked = True
         self.duty.retire(signal.Signals(number).name)

@@ -213,6 +213,7 @@ class TrioServer(TrioWorker):
             # A mistake of the application, which costs this connection only, be it `sys.exit()`: signals come another
             # way.  A client that leaves is no mistake.
             if (fault := without_cancelled(error)) is None:
+                self.duty.counting.cut()  # the whole worker ends, by a signal or by an error of its own
                 raise
             if not is_disconnect(fault, trio.BrokenResourceError, _is_over(stream)):
                 traceback.print_exception(fault)
@@ -268,6 +269,7 @@ class TrioServer(TrioWorker):
             task_status.started()
             async for number in signals:
                 if asked or self.draining.is_set():
+                    self.duty.counting.cut()
                     connections.cancel()
                     return
                 asked = True

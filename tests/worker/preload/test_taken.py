@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import multiprocessing.managers
 import os
 import random
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 from rrmaster.worker.preload.taken.callers import Callers, Owner
 from rrmaster.worker.preload.watch import ImportWatch
+from tests import forked
 from tests.launches import a_launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -232,3 +235,32 @@ def test_what_stands_for_the_importing_process_stands_for_the_worker_in_a_worker
     with open(ours, "rb") as told:
         assert told.read() == b"1 0 1"
     os.waitpid(child, 0)
+
+
+def test_each_worker_writes_its_own_process_id_into_its_log() -> None:
+    watch = ImportWatch(a_launch())
+    with watch.watched():
+        kept = logging.makeLogRecord({"process": logging.LogRecord("shop", 20, "", 0, "", (), None).process})
+
+    def answer() -> bytes:
+        watch.begin_worker(("a worker",))
+        new = logging.LogRecord("shop", 20, "", 0, "", (), None)
+        return f"{new.process == os.getpid()} {kept.process == os.getppid()}".encode()
+
+    assert forked.in_two_workers(answer) == (b"True True", b"True True"), "a record that is kept tells of the template"
+
+
+def test_all_forked_workers_have_the_key_of_multiprocessing_that_their_import_has_used() -> None:
+    """A manager that the import makes keeps that key, and the children of a worker ask it with the worker's."""
+    watch = ImportWatch(a_launch())
+    with watch.watched():
+        manager = multiprocessing.managers.BaseManager()
+
+    def answer() -> bytes:
+        watch.begin_worker(("a worker",))
+        own = multiprocessing.current_process().authkey
+        return f"{own == manager._authkey} {own.hex()}".encode()  # type: ignore[attr-defined]
+
+    one, other = forked.in_two_workers(answer)
+    assert one.startswith(b"True ")
+    assert one == other

@@ -2,7 +2,7 @@
 
 A template has none of them.  Asked for one by its name, the environment has to look for it, and that is noted.  A copy
 (``dict(os.environ)``) cannot be watched, and whole environments are read for other ends by most libraries of settings.
-So what counts is that the application's sources name such a variable, too.
+So what counts is that the application's sources name such a variable, too, or search the names for one (`searching`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from ....protocol.template_wire import OWN_TO_EACH
 from .callers import Callers, Owner
+from .searching import searched_for
 
 _NAMES_ONE = re.compile("|".join([*OWN_TO_EACH, "RRMASTER_WORKER_(?![A-Z])", "['\"]RRMASTER_['\"]"]))
 """A source that names such a variable, or the beginning of one."""
@@ -80,6 +81,8 @@ class OwnEnvironment:
             if found is not None:
                 name = found[0].upper()
                 self.note_missing(name if name in OWN_TO_EACH else OWN_TO_EACH[0])
+            elif self._copied_in:
+                self.note_missing(searched_for(source))
 
     def _applications_files(self) -> Iterator[str]:
         for name, module in list(sys.modules.items()):

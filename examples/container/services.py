@@ -40,13 +40,13 @@ class Names:
 
     def serve(self, host: str) -> None:
         where = "--listen-address=127.0.0.11 --bind-interfaces --port=53 --local-ttl=0 --max-cache-ttl=0 --cache-size=0"
-        files = (
-            f"--local=/#/ --no-resolv --no-hosts --addn-hosts={self.file} --conf-file=/dev/null --pid-file= --user=root"
-        )
+        files = f"--local=/#/ --no-resolv --no-hosts --addn-hosts={self.file} --conf-file=/dev/null"
         command = f"ip netns exec {host} dnsmasq --keep-in-foreground --pid-file= --user=root {where} {files}"
         server = subprocess.Popen([*command.split(), "--log-facility=-"], stderr=subprocess.PIPE)
         assert server.stderr is not None
-        server.stderr.readline()  # "started": from here on it reads the file again at HUP, which ends it earlier
+        said = server.stderr.readline()  # from here on it reads the file again at HUP, which ends it earlier
+        if b"started" not in said:
+            sys.exit(f"dnsmasq of {host}: {said.decode()}{server.stderr.readline().decode()}")
         self.servers.append(server)
 
     def change(self, address: str, service: str | None) -> None:

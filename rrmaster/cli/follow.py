@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..config.quantities import from_to
-from ..control.client import Client, NoMaster, connect_to_master
+from ..control.client import ANSWER_S, Client, NoMaster, connect_to_master
 from ..status.formatting import plain
 from .arguments import UsageError, argument_type
 from .output import clock, complain, print_lines, print_result, worker_of
@@ -108,9 +108,10 @@ def _answers(
     Raises NoMaster if a master ends in another way than by a stop.
     """
     path, lines = os.path.abspath(client.path), arguments.lines
+    timeout = None if more["follow"] else ANSWER_S
     while True:
         try:
-            for answer in client.ask(verb, timeout=None, lines=lines, **more):
+            for answer in client.ask(verb, timeout=timeout, lines=lines, **more):
                 yield answer
                 if answer.get("status") == 0 and "text" in answer:
                     yield {"ended": answer["text"]}

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import define
+from attrs import Factory, define
 
 from ..status.model import Snapshot, from_json
 from .socket_paths import directories_to_search, peer_of
@@ -30,12 +30,24 @@ RETRY_S = 0.02
 ANSWER_S = 10.0
 """Seconds to wait for each line of an answer that is not a stream."""
 
+WHOLE_S = 60.0
+"""Seconds to wait for all lines of such an answer together; an overwhelmed master may need seconds for some of them."""
+
 POLL_S = 1.0
 """Seconds of one receive where there is no deadline.  A Ctrl-C that arrives just before a blocking call is only noticed
 after it, so a follower of a quiet master would need a second one."""
 
-MAX_ANSWER = 16 * 1024 * 1024
+MAX_LINE = 16 * 1024 * 1024
 """Bytes of one line of an answer: a thousand workers take 400 KB."""
+
+LEAST_S = 0.001
+"""Seconds of the last receive before a deadline; 0 would be a socket that does not block."""
+
+NONE = "the answer is none of a master's"
+
+MAX_ANSWER, MAX_LINES = 64 * 1024 * 1024, 100_000
+"""Bytes and lines of an answer that is not a stream: the log that a master keeps has 1,000 lines, and takes 4 MB, or 24
+where each character is escaped."""
 
 
 class NoMaster(Exception):
@@ -137,30 +149,62 @@ def _why(path: Path, error: OSError) -> str:
     return f"{path}: {error.strerror or error}"  # the error for a path that is too long has no errno
 
 
+@define
+class _Limits:
+    """How long an answer may take, and how large it may be."""
+
+    each: float | None
+    """Seconds for each line; None for a stream, which goes on until the operator or the master ends it."""
+    _left: float = WHOLE_S
+    _bytes: int = MAX_ANSWER
+    _lines: int = MAX_LINES
+    _began: float = 0.0
+
+    def begin_line(self) -> float | None:
+        """Until when the next line must be there, on the monotonic clock."""
+        self._began = time.monotonic()
+        return None if self.each is None else self._began + min(self.each, self._left)
+
+    def end_line(self, size: int) -> bool:
+        """A line of so many bytes is there; whether the answer may go on."""
+        self._left -= time.monotonic() - self._began
+        self._bytes -= size
+        self._lines -= 1
+        return self.each is None or (self._bytes >= 0 and self._lines >= 0)
+
+    def silence(self) -> str:
+        """What is wrong when a line is not there in time."""
+        each = self.each or POLL_S
+        if self._left < each:
+            return f"the master has not ended its answer in {WHOLE_S:g} s"
+        return f"the master has not answered for {each:g} s"
+
+
 @define(eq=False)
 class Client:
     """One connection to a master, for the verbs.  It owns the socket; all its methods block."""
 
     sock: socket.socket
     path: Path
-    _unread: bytes = b""
+    _unread: bytearray = Factory(bytearray)
 
     def ask(self, do: str, *, timeout: float | None = ANSWER_S, **more: Any) -> Iterator[dict[str, Any]]:
         """Send a request, and yield the lines of the answer; the last one has a status.
 
-        `timeout` is in seconds for each line; None waits without a limit, as for a stream.  Raises NoMaster if the
-        master ends, or does not answer in time.
+        `timeout` is in seconds for each line; None waits without a limit, as for a stream.  What is no stream ends:
+        after `WHOLE_S`, and after `MAX_ANSWER` at the latest.  Raises NoMaster if the master ends, or does not answer
+        in time, and ValueError for an answer that is none of a master's.
         """
-        self.sock.settimeout(POLL_S if timeout is None else timeout)
         request = json.dumps({"do": do} | more).encode() + b"\n"
+        limits = _Limits(timeout)
         try:
+            self.sock.settimeout(POLL_S if timeout is None else timeout)
             self.sock.sendall(request)
-            while "status" not in (answer := self._line(unlimited=timeout is None)):
+            while "status" not in (answer := self._line(limits)):
                 yield answer
             yield answer
         except TimeoutError:
-            silence = f"the master has not answered for {self.sock.gettimeout():g} s"
-            raise NoMaster(f"{self.path}: {silence}; it is stopped or overwhelmed") from None
+            raise NoMaster(f"{self.path}: {limits.silence()}; it is stopped or overwhelmed") from None
         except OSError:
             raise NoMaster(f"{self.path}: the master has ended") from None
 
@@ -173,29 +217,46 @@ class Client:
 
     def until_end(self) -> None:
         """Wait until the master has ended or has closed this connection."""
-        self.sock.settimeout(POLL_S)
         with contextlib.suppress(OSError):  # a reset is an end as well
-            while self._receive(unlimited=True):
+            while self._receive(None):
                 pass
 
-    def _receive(self, *, unlimited: bool) -> bytes:
+    def _receive(self, deadline: float | None) -> bytes:
         while True:
+            self.sock.settimeout(POLL_S if deadline is None else max(deadline - time.monotonic(), LEAST_S))
             try:
                 return self.sock.recv(65536)
             except TimeoutError:
-                if not unlimited:
+                if deadline is not None:
                     raise
 
-    def _line(self, *, unlimited: bool) -> dict[str, Any]:
-        while b"\n" not in self._unread:
-            data = self._receive(unlimited=unlimited)
-            if not data or len(self._unread) > MAX_ANSWER:
+    def _line(self, limits: _Limits) -> dict[str, Any]:
+        deadline = limits.begin_line()
+        seen = 0
+        while (end := self._unread.find(b"\n", seen)) < 0:
+            seen = len(self._unread)
+            data = self._receive(deadline)
+            if not data:
                 raise ConnectionResetError
             self._unread += data
-        line, _, self._unread = self._unread.partition(b"\n")
-        answer = json.loads(line)
+            if seen > MAX_LINE:
+                raise ValueError(f"{self.path}: {NONE}: a line of it has more than {MAX_LINE >> 20} MiB")
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        if not limits.end_line(len(line)):
+            raise ValueError(f"{self.path}: {NONE}: it does not end")
+        return self._parsed(line)
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {NONE}: {error}") from None
         if not isinstance(answer, dict):
-            raise ConnectionResetError
+            raise ValueError(f"{self.path}: {NONE}: it is no object")
+        status = answer.get("status", 0)
+        if type(status) is not int or status not in range(256):  # 256 would end the verb with 0
+            raise ValueError(f"{self.path}: {NONE}: its status is no exit status")
         return answer
 
     def close(self) -> None:

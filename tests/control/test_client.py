@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from rrmaster.control import client as asking
 from rrmaster.control.client import Client, NoMaster, connect_to_master
 from rrmaster.control.socket_paths import ControlSocket, claim_by_name, usable_directory
 from tests.control.serving import UID
@@ -77,3 +83,47 @@ def test_a_master_that_ends_during_a_request_is_reported(tmp_path: Path) -> None
     with pytest.raises(NoMaster, match="the master has ended"):
         list(client.ask("status"))
     client.close()
+
+
+@contextlib.contextmanager
+def answered_by(part: bytes, times: int, pause: float = 0.0) -> Iterator[Client]:
+    """A client whose master sends this again and again, and ends long after the client must have given up."""
+    ours, its = socket.socketpair()
+
+    def answer() -> None:
+        with its, contextlib.suppress(OSError):
+            for _ in range(times):
+                its.sendall(part)
+                time.sleep(pause)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield Client(ours, Path("x"))
+    finally:
+        ours.close()
+        thread.join(10)
+
+
+@pytest.mark.parametrize(("part", "times"), [(b"{}\n", 200_000), (b'{"line": "%s"}\n' % (b"x" * 1_000_000), 100)])
+def test_an_answer_that_does_not_end_is_given_up_where_it_is_no_stream(part: bytes, times: int) -> None:
+    with answered_by(part, times) as client, pytest.raises(ValueError, match="none of a master's: it does not end"):
+        for _ in client.ask("status"):
+            pass
+
+
+def test_a_line_that_does_not_end_is_given_up_in_a_stream_too() -> None:
+    with answered_by(b"x" * 1_000_000, 100) as client, pytest.raises(ValueError, match="has more than 16 MiB"):
+        next(client.ask("events", timeout=None))
+
+
+def test_a_line_that_comes_byte_by_byte_has_no_more_time_than_another() -> None:
+    with answered_by(b" ", 1_000, 0.01) as client, pytest.raises(NoMaster, match=r"has not answered for 0\.2 s"):
+        next(client.ask("status", timeout=0.2))
+
+
+def test_an_answer_has_a_time_for_all_its_lines_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_Limits", partial(asking._Limits, left=0.3))
+    with answered_by(b"{}\n", 1_000, 0.01) as client, pytest.raises(NoMaster, match="has not ended its answer in 60 s"):
+        for _ in client.ask("status", timeout=5.0):
+            pass

@@ -111,6 +111,33 @@ async def test_a_client_that_sends_steadily_or_rests_keeps_its_place(runtime: st
             assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 200")
 
 
+UNREAD = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000000\r\n\r\n"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+async def test_the_rest_of_a_body_that_no_application_reads_holds_no_place(runtime: str) -> None:
+    """It is answered at once (405), and what comes after that is no progress, however steadily it comes."""
+    async with running(*RUNTIMES[runtime], *SHORT, workers=1) as master:
+        answer, seconds = await _end(master.port, UNREAD, b"x" * 2000)
+        assert answer.startswith(b"HTTP/1.1 405")
+        assert seconds < 6
+        await _answers(master)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+async def test_a_body_in_many_parts_that_no_application_reads_is_answered(runtime: str) -> None:
+    """anycorn keeps ten messages for a call, and put the last one there within the call's own `send`."""
+    async with running(*RUNTIMES[runtime], *SHORT, workers=1) as master, browsing(master.port) as client:
+        await client.stream.send_all(b"GET /slow?ms=700 HTTP/1.1\r\nHost: test\r\nContent-Length: 30000\r\n\r\n")
+        for _ in range(30):
+            await client.stream.send_all(b"x" * 1000)
+            await trio.sleep(0.01)
+        with trio.fail_after(PATIENCE):
+            assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 200")
+        assert await master.stop() == 0
+        assert "not done in time" not in master.text
+
+
 async def _first_to_go(streams: list[trio.SocketStream]) -> bytes:
     send, receive = trio.open_memory_channel[bytes](len(streams))
 

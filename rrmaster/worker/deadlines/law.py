@@ -13,6 +13,8 @@
     NOTHING      its own application, or the client   by deadlines of its own (`--keep-alive`, `--request-timeout`)
                  that rests between two requests
 
+What comes of a body after the end of its answer is no progress: it is read only to be dropped.
+
 READING begins when the kernel takes no more, which is a megabyte or several after the last byte that the client has
 read.  Until then nothing waits in the worker, and its application goes on.
 

@@ -104,7 +104,8 @@ class HeardByHttptools(_Heard):
         return super().serves(scope) or (self._running is not None and self._running.scope is scope)
 
     def on_body(self, body: bytes) -> None:
-        self.heard += len(body)
+        if not self.cycle.response_complete:  # the rest of an unread body is no progress
+            self.heard += len(body)
         super().on_body(body)  # type: ignore[misc]
 
     def _is_idle(self) -> bool:
@@ -127,7 +128,8 @@ class HeardByH11(_Heard):
     timeout_keep_alive_task: Any
 
     def data_received(self, data: bytes) -> None:
-        self.heard += len(data)
+        if self.cycle is None or not self.cycle.response_complete:
+            self.heard += len(data)
         super().data_received(data)  # type: ignore[misc]
 
     def _is_idle(self) -> bool:

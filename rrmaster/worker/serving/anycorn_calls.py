@@ -10,13 +10,14 @@ running, does harm: its connection ends and takes all its calls with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import trio
 from anycorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from anycorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+from anycorn.task_group import TaskGroup
 from attrs import Factory, define
 from wsproto.connection import ConnectionState
 
@@ -31,6 +32,33 @@ MAX_ABANDONED = 100
 RESETS, RESETS_PER_S = 1000, 33
 """Requests that a client may reset at once, and in each second: the values of nghttp2 since the rapid-reset attack
 (CVE-2023-44487).  A page that a browser leaves resets some dozens."""
+
+
+_BODY = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Tasks(TaskGroup):
+    """anycorn's tasks of one connection, in which no application waits for itself.
+
+    A call has a queue for ten messages.  At the end of an answer anycorn puts the disconnect there, and waits for room,
+    within the application's own `send`: one that had not read a body of ten parts was stuck for ever, and its client
+    with it.  Here a task of its own waits.
+    """
+
+    async def spawn_app(self, app: Any, config: Any, scope: Any, send: Any) -> Callable[[Any], Awaitable[None]]:
+        """Call the application; returns what puts a message into its queue."""
+        put = await super().spawn_app(app, config, scope, send)
+        bodiless = _BODY.isdisjoint(name for name, _ in scope["headers"])
+        if scope["type"] == "http" and scope["http_version"] < "2" and bodiless:
+            return put  # there is one message and the disconnect: such requests pay for no task
+
+        async def put_or_leave(message: Any) -> None:
+            if message["type"].endswith(".disconnect"):
+                self.spawn(put, message)
+            else:
+                await put(message)
+
+        return put_or_leave
 
 
 @define(eq=False)

@@ -42,7 +42,6 @@ import anyio
 import trio
 from anycorn.config import Config
 from anycorn.lifespan import Lifespan
-from anycorn.task_group import TaskGroup
 from anycorn.typing import ConnectionState
 from anycorn.utils import LifespanFailureError, build_tls_extension, parse_socket_addr
 from anycorn.worker_context import WorkerContext
@@ -60,6 +59,7 @@ from ..duty import Duty, Taken
 from ..intake import FIRST_BYTE_S, Intake
 from ..loading import Application, CannotLoad
 from ..parking.opening import guest_of, trio_lot_of
+from .anycorn_calls import Tasks
 from .anycorn_connection import AnycornConnection
 from .asgi import ASGI, CountedApp, Message, Receive, Send, counted_app, is_clients_leaving, uncounted_app
 from .http1.anycorn_targets import Protocol, unwrap
@@ -204,7 +204,7 @@ class AnycornServer:
 
     async def _converse(self, served: AnycornConnection, client: Any, server: Any, facts: Any, alpn: Any) -> None:
         call, state = cast("Any", served.calls.call), ConnectionState(self.state)
-        async with TaskGroup() as group:
+        async with Tasks() as group:
             made_with = (call, self.config, self.context, group, state, client, server, served.send, facts)
             served.speak(Protocol(made_with, is_http2=alpn == "h2"))
             self.clients.add(served)

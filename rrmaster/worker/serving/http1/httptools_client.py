@@ -94,6 +94,8 @@ class HttptoolsClient(Lingers, HttpToolsProtocol):
         elif cycle.response_complete and cycle.scope is self.scope:
             # A blank line, which old clients send after a body, begins nothing, and gives no more time.
             self.idle_since = self.loop.time() if idle_since is None else idle_since
+            if self.timeout_keep_alive_task is None:  # it has looked while the rest of an unread body came
+                self._time_idle(self.timeout_keep_alive)
 
     def _feed_unread(self) -> None:
         while self._unread and not self.pipeline and self._last is None and not self.transport.is_closing():

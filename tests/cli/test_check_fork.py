@@ -31,6 +31,34 @@ def test_each_trace_has_its_module_and_what_to_change(tmp_path: Path, capfd: pyt
     assert "  by      shop itself\n" in text
 
 
+LEADS = """
+import fcntl, os, socket
+SLOTS = [value for name, value in {**os.environ}.items() if name.endswith("_SLOT")]
+LOCK = open("lock", "w")
+fcntl.flock(LOCK, fcntl.LOCK_EX)
+LISTENER = socket.create_server(("127.0.0.1", 0))
+BANK = socket.create_connection(LISTENER.getsockname())
+PAIR = socket.socketpair()
+def app(environ, start_response): ...
+"""
+
+
+def test_what_is_found_is_said_once_and_with_what_a_reader_knows_it_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shop.py").write_text(LEADS)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "--fork", "shop:app"]) == OK
+    text = capfd.readouterr().out
+    assert text.count(f"it locked {tmp_path}/lock") == 1
+    assert text.count("it opened a socket (") == 1, "the one that listens"
+    assert text.count("it opened a socket to 127.0.0.1:") == 1
+    assert text.count("it opened a socket of a pair (") == 2
+    by = "  by      shop:app, or a module of it: its source names the variable, or searches the environment for it"
+    assert f"it asked for RRMASTER_WORKER_SLOT, which each worker has for itself\n{by}\n" in text
+    assert "after its import" not in text
+
+
 def test_programs_get_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shop.py").write_text("def app(environ, start_response): ...\n")
     assert main(["check", "--json", "--app-dir", str(tmp_path), "shop:app", "--fork"]) == OK

@@ -42,6 +42,7 @@ def test_what_was_there_before_the_import_is_no_hindrance() -> None:
         ({"threads": ("one", "one")}, "started a thread (one)"),
         ({"held": [OpenDescriptor(7, "socket:[2]", True)]}, "opened a socket (descriptor 7)"),
         ({"held": [OpenDescriptor(3, "socket:[2]", True)]}, "opened a socket (descriptor 3)"),
+        ({"held": [OpenDescriptor(7, "socket:[2]", True, peer="to h:5")]}, "opened a socket to h:5 (descriptor 7)"),
         ({"held": [OpenDescriptor(7, "pipe:[2]", False)]}, "opened a pipe (descriptor 7)"),
         ({"held": [OpenDescriptor(7, "/srv/shop.db", True)]}, "opened /srv/shop.db for writing (descriptor 7)"),
         ({"held": [OpenDescriptor(7, "/dev/ttyS0", True)]}, "opened a device /dev/ttyS0 (descriptor 7)"),

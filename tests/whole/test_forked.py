@@ -87,7 +87,7 @@ async def test_a_forked_worker_is_as_new_as_one_that_was_started() -> None:
     ("deed", "words"),
     [
         ("thread", r"it started a thread \(a-poller\); to fork them, do that in a start-up hook"),
-        ("socket", r"it opened a socket \(descriptor \d+\) and opened a socket"),
+        ("socket", r"it opened a socket of a pair \(descriptor \d+\) and opened a socket of a pair"),
         ("database", r"it opened /\S+/shop.db for writing \(descriptor \d+\)"),
         ("loop", r"it made an event loop \(descriptor \d+\)"),
         ("process", r"it started a process"),

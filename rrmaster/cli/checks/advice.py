@@ -26,6 +26,11 @@ _ADVICE = (
         "have the handler wait for nothing",
     ),
     (
+        "opened a socket of a pair",
+        "what one process writes comes to one of those that read; each event loop has such a pair",
+        f"make it, or the loop, {_HOOK}",
+    ),
+    (
         "opened a socket",
         "all workers would have one connection, and each answer would come to one of them",
         f"connect at the first use, or {_HOOK}",
@@ -89,7 +94,8 @@ _ADVICE = (
     (
         "opened",
         "forked workers would share the open file: where each writes, and what is buffered",
-        f"open it {_HOOK}; a log goes to stdout, or to a handler with delay=True",
+        f"open it {_HOOK}; a log goes to stdout, or to a handler with delay=True; "
+        "a database is connected to at the first use",
     ),
 )
 """How a phrase begins, why it prevents forking, and what to change."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -105,9 +106,20 @@ def _by(trace: Mapping[str, Any], application: str) -> str:
     if is_drawn(trace["trace"]):
         return f"{application}, or a library: calls of compiled code cannot be seen"
     if not modules:
-        return f"{application}, after its import (a factory, or the server)"
+        return _found_afterwards(trace["trace"], application)
     own, *outer = modules
     return f"{own}, imported by {' < '.join(outer)}" if outer else f"{own} itself"
+
+
+def _found_afterwards(what: str, application: str) -> str:
+    """Whose it is where no module was being loaded when it was found."""
+    if place := re.search(r"\((\S+:\d+)\)", what):
+        return place[1]
+    if what.startswith("took "):
+        return f"{application}, or a library: who draws from such a generator cannot be seen"
+    if what.startswith("asked for "):
+        return f"{application}, or a module of it: its source names the variable, or searches the environment for it"
+    return f"{application}, after its import (a factory, or the server)"
 
 
 def _template_says(settings: Settings, more: Mapping[str, str]) -> Iterator[Message]:

@@ -78,6 +78,8 @@ class OpenDescriptor:
     """Whether it is a file or a directory, and no device or named pipe, which have one reader."""
     locked: bool = False
     """Whether the file is locked through it."""
+    peer: str = ""
+    """For a socket: to what it is connected, as a word and an address; empty if to nothing."""
 
 
 @frozen
@@ -228,7 +230,7 @@ def _opened(held: OpenDescriptor) -> str:
         return file_locked(held.target, held.number)
     for beginning, what in _KINDS:
         if held.target.startswith(beginning):
-            named = f" {held.target}" if held.target.startswith("/") else ""
+            named = f" {held.target}" if held.target.startswith("/") else f" {held.peer}" if held.peer else ""
             return f"{what}{named} (descriptor {held.number})"
     how = "for writing" if held.plain else "which is not an ordinary file"
     return f"opened {held.target}{'' if held.plain else ','} {how} (descriptor {held.number})"

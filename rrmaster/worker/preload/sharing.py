@@ -19,7 +19,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import socket
 import stat
+import struct
 from collections.abc import Iterable, Iterator
 
 from attrs import frozen
@@ -74,7 +76,24 @@ def open_descriptors() -> Iterator[OpenDescriptor]:
         # A file in /proc that tells of this process would tell a worker of its template.
         plain = (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and not path.startswith(f"/proc/{os.getpid()}/")
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        yield OpenDescriptor(number, path, writable, plain, path.startswith("/") and _is_locked(number))
+        locked = path.startswith("/") and _is_locked(number)
+        yield OpenDescriptor(number, path, writable, plain, locked, _peer(number) if stat.S_ISSOCK(mode) else "")
+
+
+def _peer(number: int) -> str:
+    """To what a socket is connected: ``to 127.0.0.1:5432``.  An event loop has two that are connected to each other."""
+    try:
+        with socket.socket(fileno=os.dup(number)) as found:
+            if found.family == socket.AF_UNIX and not found.getsockname():
+                pid, _, _ = struct.unpack("3i", found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                if pid == os.getpid():
+                    return "of a pair"
+            peer = found.getpeername()
+    except OSError:
+        return ""  # it is not connected
+    if isinstance(peer, tuple):
+        return f"to {peer[0]}:{peer[1]}"
+    return f"to {os.fsdecode(peer)}" if peer else ""
 
 
 _SHARED_LOCK = ("FLOCK", "READ")

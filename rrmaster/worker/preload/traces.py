@@ -18,6 +18,9 @@ from .lost import lost_by_a_fork
 from .sharing import open_descriptors, read, shared_memory
 from .watch import ImportWatch
 
+_NAMELESS = "of compiled code, without a name"
+"""A thread to which its library has given no name has that of the process."""
+
 
 def findings_of(before: Traces | None, after: Traces | None) -> tuple[Finding, ...]:
     """What the import did that matters to a fork.  None: it cannot be seen."""
@@ -50,11 +53,13 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
 
 def _threads(tids: list[int]) -> Iterator[Thread]:
     known = {thread.native_id: thread for thread in threading.enumerate()}
+    own = read("/proc/self/comm").strip()
     for tid in tids:
         if (thread := known.get(tid)) is not None:
             yield Thread(thread.name, tid, waits=_waits(thread))
         else:
-            yield Thread(read(f"/proc/self/task/{tid}/comm").strip(), tid)
+            name = read(f"/proc/self/task/{tid}/comm").strip()
+            yield Thread(_NAMELESS if name == own else name, tid)
 
 
 def _waits(thread: threading.Thread) -> bool:

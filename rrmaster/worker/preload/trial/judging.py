@@ -58,9 +58,10 @@ def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: 
 
 
 def _each_once(found: Iterable[Finding]) -> list[Finding]:
-    """Without what is said to be harmless in one place and not in another."""
-    bad = {each.trace for each in found if each.trace and each.verdict is Verdict.HINDRANCE}
-    return [each for each in found if each.verdict is not Verdict.HARMLESS or each.trace not in bad]
+    """Without what is said twice, or to be harmless in one place and not in another."""
+    known = {(each.what, each.trace): each for each in found}
+    bad = {each.trace for each in known.values() if each.trace and each.verdict is Verdict.HINDRANCE}
+    return [each for each in known.values() if each.verdict is not Verdict.HARMLESS or each.trace not in bad]
 
 
 def _decided(found: Iterable[Finding], outcome: Outcome) -> tuple[Finding, ...]:

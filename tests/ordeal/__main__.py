@@ -51,7 +51,7 @@ async def run(seed: int, plan: Plan, options: list[str], out: Path | None) -> tu
         async with trio.open_nursery() as clients, trio.open_nursery() as requests:
             for _ in range(plan.kept):
                 clients.start_soon(asker.keep, random.Random(luck.random()))
-            clients.start_soon(_fresh, asker, plan.rate, requests, random.Random(luck.random()))
+            clients.start_soon(asker.come, plan.rate, requests, random.Random(luck.random()))
             clients.start_soon(_sample, master, samples, ledger, out)
             troubles = Troubles(master, asker, ledger, luck, requests)
             end = trio.current_time() + plan.seconds
@@ -69,14 +69,6 @@ async def run(seed: int, plan: Plan, options: list[str], out: Path | None) -> tu
         if out is not None or wrong:
             (out or Path(tempfile.gettempdir(), f"ordeal-{seed}")).with_suffix(".log").write_text(log)
     return ledger, wrong + _growth(samples)
-
-
-async def _fresh(asker: Asker, rate: float, requests: trio.Nursery, luck: random.Random) -> None:
-    from .clients import ORDINARY
-
-    while True:
-        await trio.sleep(luck.expovariate(rate))
-        requests.start_soon(asker.ask, luck.choice(ORDINARY))
 
 
 async def _trouble(troubles: Troubles) -> None:

@@ -24,22 +24,30 @@ class Asker:
 
     port: int
     ledger: Ledger
+    ending: bool = False
+    """No more is asked."""
 
     async def ask(self, path: str, harmful: bool = False) -> int | None:
         """One request over a connection of its own; returns the pid that answered."""
         return await self._noted(path, harmful, None)
 
     async def keep(self, luck: random.Random) -> None:
-        """Ask over a kept connection for as long as it lives, and then over another, until cancelled."""
-        while True:
+        """Ask over a kept connection for as long as it lives, and then over another."""
+        while not self.ending:
             kept: list[trio.SocketStream] = []
             try:
-                while await self._noted(luck.choice(ORDINARY), False, kept) is not None and kept:
+                while await self._noted(luck.choice(ORDINARY), False, kept) is not None and kept and not self.ending:
                     await trio.sleep(luck.uniform(0.02, 0.5))
             finally:
                 for stream in kept:
                     stream.socket.close()
             await trio.sleep(0.05)
+
+    async def come(self, rate: float, requests: trio.Nursery, luck: random.Random) -> None:
+        """Ask so many times a second, each time over a connection of its own."""
+        while not self.ending:
+            await trio.sleep(luck.expovariate(rate))
+            requests.start_soon(self.ask, luck.choice(ORDINARY))
 
     async def _noted(self, path: str, harmful: bool, kept: list[trio.SocketStream] | None) -> int | None:
         began, pid, end = trio.current_time(), None, "hung"
@@ -60,7 +68,7 @@ class Asker:
         return pid
 
     async def _exchange(self, path: str, kept: list[trio.SocketStream] | None) -> int:
-        stream = kept.pop() if kept else await trio.open_tcp_stream("127.0.0.1", self.port)
+        stream = kept.pop() if kept else await self._open()
         stays = False
         try:
             await stream.send_all(_request(path, kept is not None))
@@ -71,6 +79,11 @@ class Asker:
                 kept.append(stream)
             else:
                 stream.socket.close()
+
+    async def _open(self) -> trio.SocketStream:
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        self.ledger.opened += 1
+        return stream
 
 
 def _request(path: str, keeps: bool) -> bytes:

@@ -25,6 +25,8 @@ class Ledger:
     harmful: Counter[str] = Factory(Counter)
     """The same of those that hurt a worker: they are cut, as a rule."""
     troubles: Counter[str] = Factory(Counter)
+    opened: int = 0
+    """Connections, of both kinds of requests."""
     slowest: float = 0.0
     """Seconds."""
     details: list[str] = Factory(list)

@@ -1,8 +1,4 @@
-"""OpenTelemetry in many workers, with its own SDK: each span arrives once, and says from which worker it comes.
-
-The SDK is no part of the extra `test`.  `pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http` (1.45
-was tried) lets these tests run.
-"""
+"""OpenTelemetry in many workers, with its own SDK: each span arrives once, and says from which worker it comes."""
 
 from __future__ import annotations
 

@@ -12,12 +12,14 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field
 
 from ..control.client import Client, NoMaster, connect_to_master
+from ..control.socket_paths import peer_of
 from ..status.model import Snapshot, from_json, to_json
 from .secrets import Secrets
 
@@ -50,11 +52,17 @@ class MasterClient:
     _kept: Client | None = None
     _asking: Client | None = None
     _ended: bool = False
+    _generation: int | None = None
+    """Of which the secrets are known."""
 
     def status(self) -> Snapshot:
         """A snapshot.  Raises NoMaster, ValueError."""
         self.secrets.refresh()
-        return from_json(self.secrets.masked(to_json(self._asked(lambda client: client.status(ANSWER_S)))))
+        snapshot = self._asked(lambda client: client.status(ANSWER_S))
+        if snapshot.generation != self._generation:
+            self._asked(self._learn)  # a reload may have brought others
+            self._generation = snapshot.generation
+        return from_json(self.secrets.masked(to_json(snapshot)))
 
     def entries(self, kind: str, lines: int) -> list[dict[str, Any]]:
         """The last entries of ``events`` or of ``logs``, the oldest first.  Raises NoMaster, ValueError."""
@@ -77,6 +85,12 @@ class MasterClient:
         finally:
             client.close()
 
+    def _learn(self, client: Client) -> None:
+        """Let no answer show what the master's settings and its environment have."""
+        *_, answer = client.ask("config", timeout=ANSWER_S)
+        started = answer.get("started") or {}
+        self.secrets.learn(answer.get("settings") or {}, started.get("directory", ""), _environ_of(client))
+
     def end(self) -> None:
         """Know that the master has ended; called in any thread.  A request that is under way ends as well.
 
@@ -95,6 +109,8 @@ class MasterClient:
         try:
             if self._ended:  # looked at last, or `end` could come in between
                 raise NoMaster(f"{self.path}: the master has ended")
+            if not reused:
+                self._learn(client)
             answer = ask(client)
         except (NoMaster, ValueError):
             client.close()
@@ -105,6 +121,15 @@ class MasterClient:
             self._asking = None
         self._kept = client
         return answer
+
+
+def _environ_of(client: Client) -> dict[str, str]:
+    """What the master's environment was at its start, where that can be read."""
+    try:
+        text = Path(f"/proc/{peer_of(client.sock)[0]}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (line.partition("=") for line in text.split("\0"))}
 
 
 @define(eq=False)

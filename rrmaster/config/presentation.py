@@ -47,26 +47,34 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__qualname__", repr(value))
 
 
-def without_secrets(value: Any) -> Any:
-    """The same value of `as_json`, with `HIDDEN` for what looks like a secret."""
+def without_secrets(value: Any, found: list[str] | None = None) -> Any:
+    """The same value of `as_json`, with `HIDDEN` for what looks like a secret.  What is hidden is added to `found`."""
+    found = [] if found is None else found
     if isinstance(value, str):
-        return _hide(value)
+        return _hide(value, found)
     if not isinstance(value, list):
         return value
     hidden: list[Any] = []
     for before, part in zip([None, *value], value, strict=False):
         follows = isinstance(before, str) and _names_a_secret(before) and before.startswith("-") and "=" not in before
-        hidden.append(HIDDEN if follows and isinstance(part, str) else without_secrets(part))
+        if follows and isinstance(part, str):
+            found.append(part)
+        hidden.append(HIDDEN if follows and isinstance(part, str) else without_secrets(part, found))
     return hidden
 
 
 _NAME = re.compile(r"(?i)(?:key|token|secret|passw|passphrase|pwd|credential|auth|dsn|signature)")
 _PUBLIC = re.compile(r"(?i)(?:file|path|dir)s?$")
 """Where a key is, is no key: --keyfile."""
-_ASSIGNED = re.compile(r"([\w.-]+)=([^\s&;,]+)")
-_IN_URL = re.compile(r"(\w+://[^\s:/@]*):[^\s/@]+@")
+_ASSIGNED = re.compile(r"(?P<before>(?P<name>[\w.-]+)=)(?P<secret>[^\s&;,]+)")
+IN_ADDRESS = re.compile(
+    r"(?P<before>\b[a-z][a-z0-9+.-]{0,30}://[^\s:/@]{0,256}:)(?P<secret>[^\s/]{1,256}(?=@)|(?:(?!://)\S){1,256}(?=@))",
+    re.IGNORECASE,
+)
+"""A password in an address.  It ends at the last @ of the part before the path; one that has a slash, at the last of
+all.  Each repetition is bounded, so that no line, however it is made, takes long."""
 _KEY = re.compile(
-    r"(?<![\w/.+-])(?:(?:sk|pk|rk|ghp|gho|ghs|glpat|xox[a-z]|AKIA|ASIA|AIza|eyJ)[\w.-]{12,}|"
+    r"(?<![\w/.+-])(?P<secret>(?:sk|pk|rk|ghp|gho|ghs|glpat|xox[a-z]|AKIA|ASIA|AIza|eyJ)[\w.-]{12,}|"
     r"(?=[A-Za-z+]*\d)(?=[\d+]*[A-Za-z])[A-Za-z\d+]{32,}={0,2})(?![\w/.+-])"
 )
 """A key by its look: the beginnings that issuers use, or 32 letters and digits and more without any mark, which no path
@@ -77,10 +85,17 @@ def _names_a_secret(name: str) -> bool:
     return _NAME.search(name) is not None and _PUBLIC.search(name) is None
 
 
-def _hide(text: str) -> str:
-    text = _IN_URL.sub(rf"\1:{HIDDEN}@", text)
-    text = _ASSIGNED.sub(lambda found: f"{found[1]}={HIDDEN}" if _names_a_secret(found[1]) else found[0], text)
-    return _KEY.sub(HIDDEN, text)
+def _hide(text: str, found: list[str]) -> str:
+    def hidden(match: re.Match[str]) -> str:
+        groups = match.groupdict()
+        if "name" in groups and not _names_a_secret(match["name"]):
+            return match[0]
+        found.append(match["secret"])
+        return groups.get("before", "") + HIDDEN
+
+    for pattern in (IN_ADDRESS, _ASSIGNED, _KEY):
+        text = pattern.sub(hidden, text)
+    return text
 
 
 def spelled(name: str) -> str:

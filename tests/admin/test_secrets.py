@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 from attrs import evolve
 
 from rrmaster.admin.metrics import exposition
 from rrmaster.admin.secrets import Secrets
+from rrmaster.admin.source import MasterClient
+from rrmaster.config.settings import Settings
 from rrmaster.status.model import from_json, to_json
+from tests.control.serving import serving
 from tests.status.snapshots import a_snapshot, a_worker
 
 SECRET = "hunter2-of-the-db"
@@ -48,6 +52,8 @@ def test_what_is_no_secret_stays(environ: dict[str, str]) -> None:
     [
         (f"postgres://shop:{SECRET}@db/shop is down", "postgres://shop:***@db/shop is down"),
         ("amqp://u:p/w:1@host", "amqp://u:***@host"),
+        ("redis://:p@ss@host/0, http://u:p@other/?m=a@b", "redis://:***@host/0, http://u:***@other/?m=a@b"),
+        ("redis://:a@one,redis://:b@two", "redis://:***@one,redis://:***@two"),
         (f"server.py --password={SECRET} --verbose", "server.py --password=*** --verbose"),
         (f"connect(host='db', password='{SECRET}')", "connect(host='db', password='***')"),
         (f'{{"api_key": "{SECRET}", "n": 1}}', '{"api_key": "***", "n": 1}'),
@@ -68,6 +74,37 @@ def test_the_file_of_variables_is_read_again_after_a_change(tmp_path: Path) -> N
     file.unlink()
     secrets.refresh()
     assert secrets.masked(SECRET) == "***", "the workers still have it"
+
+
+def test_a_secret_of_the_settings_and_of_the_masters_environment_is_masked(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SHOP_KEY=of-the-file\n")
+    secrets = Secrets({})
+    settings = {
+        "arguments": ["--api-key", SECRET, "--cache", "redis://:of-the-cache@h"],
+        "env_file": ".env",
+        "window": 8,
+    }
+    secrets.learn(settings, str(tmp_path), {"DB_PASSWORD": "of-the-master"})
+    secrets.learn({"arguments": ["--api-key", "of-the-next-code"]})
+    text = f"I try {SECRET}, of-the-cache, of-the-file, of-the-master and of-the-next-code"
+    assert secrets.masked(text) == "I try ***, ***, ***, *** and ***"
+
+
+async def test_a_client_of_the_master_learns_its_secrets_before_it_asks_and_after_a_reload(tmp_path: Path) -> None:
+    def with_key(key: str) -> Settings:
+        return Settings("server.py", arguments=("--api-key", key))
+
+    async with serving(tmp_path) as served:
+        client = MasterClient(str(tmp_path / "control.sock"))
+        served.operator.settings = with_key(SECRET)
+        served.prints(0, f"I have {SECRET}")
+        [entry] = await trio.to_thread.run_sync(client.entries, "logs", 10)
+        assert entry["text"] == "I have ***"
+        served.operator.settings = with_key("another-key")
+        served.operator.snapshot = evolve(served.operator.snapshot, generation=2, name="another-key")
+        assert (await trio.to_thread.run_sync(client.status)).name == "***"
+        assert client._kept is not None
+        client._kept.close()
 
 
 def test_no_text_of_a_snapshot_and_no_metric_has_it() -> None:

@@ -25,6 +25,7 @@ def test_settings_are_values_for_json_and_equal_ones_are_equal_there() -> None:
         (["--keyfile", "tls.key", "--secret-key-file", "x"], ["--keyfile", "tls.key", "--secret-key-file", "x"]),
         (["DB_PASSWORD=hunter2"], [f"DB_PASSWORD={HIDDEN}"]),
         ("redis://:hunter2@db:6379/0", f"redis://:{HIDDEN}@db:6379/0"),
+        ("redis://:hunt@er2@db:6379/0", f"redis://:{HIDDEN}@db:6379/0"),
         ("http:/health?token=abc&x=1", f"http:/health?token={HIDDEN}&x=1"),
         (["sk-proj-0123456789abcdef"], [HIDDEN]),
         (["ghp_0123456789abcdefghijABCDEFGHIJ"], [HIDDEN]),
@@ -33,6 +34,12 @@ def test_settings_are_values_for_json_and_equal_ones_are_equal_there() -> None:
 )
 def test_what_looks_like_a_secret_is_hidden(value: object, shown: object) -> None:
     assert without_secrets(value) == shown
+
+
+def test_what_is_hidden_is_told_to_a_caller_that_asks_for_it() -> None:
+    found: list[str] = []
+    without_secrets(["--token", "abc", "--api-key=def", "--cache", "redis://:ghi@db", "--port", "80"], found)
+    assert found == ["abc", "def", "ghi"]
 
 
 @pytest.mark.parametrize(

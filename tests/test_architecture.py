@@ -282,7 +282,7 @@ def test_the_idle_pool_has_the_interpreter_and_the_standard_library_alone():
     loaded = loaded_by("rrmaster.idle.pool")
     assert our_modules(loaded) <= {
         "__init__", "_version", "protocol", "protocol/parking", "protocol/parking/lane",
-        "idle", "idle/pool", "protocol/parking/admission", "idle/known",
+        "idle", "idle/pool", "protocol/parking/admission", "idle/known", "idle/places",
     }  # fmt: skip
     assert {module.split(".")[0] for module in loaded} <= set(sys.stdlib_module_names) | {"rrmaster"}
     assert loaded.isdisjoint({"asyncio", "json", "subprocess", "threading", "logging", "typing"})

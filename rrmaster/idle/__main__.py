@@ -15,10 +15,8 @@ import signal
 import socket
 
 from ..protocol.parking.lane import PAGE
+from .places import places
 from .pool import Pool
-
-SPARE = 64
-"""Descriptors that are not for connections."""
 
 
 def main(line: int, page: int, most: int) -> None:
@@ -30,7 +28,7 @@ def main(line: int, page: int, most: int) -> None:
     counts = memoryview(mmap.mmap(page, PAGE)).cast("Q")
     os.close(page)
     os.chdir("/")
-    Pool(socket.socket(fileno=line), counts, max(min(most, hard - SPARE), 1)).run()
+    Pool(socket.socket(fileno=line), counts, places(most)).run()
 
 
 if __name__ == "__main__":

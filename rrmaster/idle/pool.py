@@ -31,6 +31,7 @@ from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from ..protocol.parking import lane as wire
 from ..protocol.parking.admission import Left, Refused, admit, let_go, restore
 from .known import Lane, Rest, descriptors
+from .places import places
 
 _FIONREAD = 0x541B
 _LEVEL, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
@@ -308,7 +309,7 @@ class Pool:
             if kind == wire.LANE:
                 self.open_lane(number, descriptors(ancillary))
             elif kind == wire.LIMIT:
-                self.most = number
+                self.most = places(number)
             elif kind == wire.END:
                 self.end()
                 return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
+from rrmaster.idle.places import SPARE, places
 from rrmaster.protocol.parking.lane import LIMIT, ORDER
 from tests.idle.conftest import Pool
 
@@ -50,3 +53,25 @@ def test_when_no_worker_has_more_than_half_the_one_that_has_rested_longest_goes(
     _, server = pool.connection()
     pool.park(other, server)
     assert theirs[0][0].recv(1) == b""
+
+
+@pytest.mark.parametrize("pool", [8], indirect=True)
+def test_a_limit_that_is_raised_is_held_by_that_of_descriptors(pool: Pool):
+    resource.prlimit(pool.process.pid, resource.RLIMIT_NOFILE, (SPARE + 10, SPARE + 10))
+    pool.line.send(ORDER.pack(LIMIT, 100))
+    lane = pool.lane()
+    pairs = [pool.connection() for _ in range(12)]
+    for _, server in pairs:
+        pool.park(lane, server)
+    pool.counted(taken=12, held=10, evicted=2, lost=0)
+    assert pairs[0][0].recv(1) == pairs[1][0].recv(1) == b""
+
+
+def test_a_limit_beyond_that_of_descriptors_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    assert places(1024 - SPARE) == 1024 - SPARE
+    assert capsys.readouterr().err == ""
+    assert places(100_000) == 960
+    assert "960 connections may rest, and not 100000 (--max-parked): the limit of descriptors is 1024" in (
+        capsys.readouterr().err
+    )

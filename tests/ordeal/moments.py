@@ -35,6 +35,8 @@ ROWS = (
     ("asyncio, httptools, 1 ms", "parks:app", ("--runtime", "asyncio", "--park-after", "1ms")),
     ("asyncio, h11", "parks:with_h11", ("--runtime", "asyncio", "--park-after", "1ms")),
     ("WSGI", "parks:wsgi", ("--park-after", "0")),
+    ("trio, anycorn", "parks:app", ("--runtime", "trio", "--park-after", "0")),
+    ("trio, anycorn, 1 ms", "parks:app", ("--runtime", "trio", "--park-after", "1ms")),
     ("trio, lines", "parks_lines:lines", ("--park-after", "0")),
 )
 

@@ -169,6 +169,24 @@ async def test_no_byte_is_lost_or_doubled_at_the_moment_of_parking(application, 
         assert await master.stop() == 0
 
 
+@pytest.mark.parametrize("runtime", ["uvloop", "asyncio", "trio"])
+async def test_a_blank_line_in_a_packet_of_its_own_keeps_no_connection_from_being_parked(runtime, tmp_path):
+    control = tmp_path / "control"
+    options = ("--runtime", runtime, "--park-after", "1s", "--keep-alive", "60s", "--control", str(control))
+    async with running("parks:app", *options, workers=1) as master:
+        await master.said("rest in the idle pool")
+        client = Client(master, 1)
+        await client.ask("whole")
+        stream = client.stream
+        assert stream is not None
+        await stream.send_all(b"\r\n")
+        pool = await resting(control, 1)
+        await client.ask("whole")
+        assert client.stream is stream
+        assert (client.ends, pool.resumed) == ({"answered": 2}, 0)
+        await client.close()
+
+
 @pytest.mark.parametrize(("application", "options"), [("parks:app", ()), ("parks:wsgi", ("--threads", "1"))])
 async def test_a_kept_connection_is_served_by_whichever_worker_is_free(application, options, tmp_path):
     """One worker is held; a client that it has answered before does not wait for it."""

@@ -24,9 +24,6 @@ from .lot import Guest, Lot
 if TYPE_CHECKING:
     from ..serving.anycorn_connection import AnycornConnection
 
-WAKES = 3
-"""Bytes that wake a resting connection: a blank line, which old clients send after a body, is no request."""
-
 
 @define(eq=False, kw_only=True)
 class TrioLot(Lot):
@@ -110,7 +107,7 @@ class AnycornGuest:
         """Its descriptor, and its record for the idle pool."""
         protocol: Any = self.connection.protocol.protocol
         idle = 0.0 if self.connection.silent else self._idle()
-        return self.taken.fd, self.lot.record_of(self.taken, protocol.keep_alive_requests, idle, now, WAKES)
+        return self.taken.fd, self.lot.record_of(self.taken, protocol.keep_alive_requests, idle, now)
 
     def parked(self) -> None:
         """It is the pool's.  This process's descriptor is closed, which says nothing to the client."""

@@ -116,7 +116,8 @@ class AnycornConnection:
             while data := await self._receive():
                 self.silent = False
                 self.heard += len(data)
-                if self.resting and self.h2 is None:  # a head has begun, which has a deadline of its own
+                # A head has begun, which has a deadline of its own; a blank line, which old clients send, is none.
+                if self.resting and self.h2 is None and data.strip(b"\r\n"):
                     self.resting, self._reading.deadline = False, math.inf
                 if not self.left:
                     await self.protocol.handle(RawData(data))

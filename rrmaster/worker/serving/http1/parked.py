@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from ...parking.lot import Lot
     from ..asgi import ASGI, Message, Receive, Send
 
-WAKES = 3
-"""Bytes that wake a resting connection: a blank line, which old clients send after a body, is no request."""
-
 
 def _marked(app: ASGI) -> ASGI:
     """The application, for a connection that was parked before: the access log can tell (`access.line.PARKED`)."""
@@ -92,7 +89,7 @@ class Parks:
         """Its descriptor, and its record for the idle pool."""
         assert self.taken is not None
         idle = 0.0 if self.idle_since is None else max(now - self.idle_since, 0.0)
-        return self.taken.fd, self.lot.record_of(self.taken, self.served, idle, now, WAKES)
+        return self.taken.fd, self.lot.record_of(self.taken, self.served, idle, now)
 
     def parked(self) -> None:
         """It is the pool's.  The transport closes this process's descriptor, and says nothing to the client."""

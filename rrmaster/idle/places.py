@@ -1,0 +1,20 @@
+"""How many connections can rest in the idle pool?  `--max-parked`, but no more than there may be descriptors."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+SPARE = 64
+"""Descriptors that are not for connections."""
+
+
+def places(wanted: int) -> int:
+    """The number of connections that may rest where so many are wanted.  Where it is less, a line says so."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(min(wanted, limit - SPARE), 1)
+    if most < wanted:
+        text = f"{most} connections may rest, and not {wanted} (--max-parked): the limit of descriptors is {limit}\n"
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    return most

@@ -76,8 +76,9 @@ def pool_line(pool: PoolStatus) -> str:
         "cut": pool.cut,
         "restarts": pool.restarts,
     }
+    rest = f"{count(pool.held, 'connection')} {'rests' if pool.held == 1 else 'rest'}"
     return (
-        f"{pool.held} connections rest in the idle pool ({where}), parked {pool.parked}{rate}, resumed {pool.resumed}, "
+        f"{rest} in the idle pool ({where}), parked {pool.parked}{rate}, resumed {pool.resumed}, "
         f"left {pool.left}, expired {pool.expired}" + "".join(f", {name} {many}" for name, many in odd.items() if many)
     )
 

@@ -19,7 +19,7 @@ from rrmaster.admin.page.history import History
 from rrmaster.admin.source import PACE_S, Source, Unreachable
 from rrmaster.config.readiness import ReadyWhen, parse_ready_when
 from rrmaster.events.totals import FleetTotals
-from rrmaster.status.model import ReloadStatus, Snapshot, from_json
+from rrmaster.status.model import PoolStatus, ReloadStatus, Snapshot, from_json
 from tests.admin.fake_master import FakeMaster
 from tests.status.snapshots import FOUR, a_snapshot, a_worker
 
@@ -186,6 +186,13 @@ def test_the_lines_of_latency_are_there_if_it_is_measured() -> None:
 def test_an_empty_slot_is_shown() -> None:
     assert "no worker" in get("/", FakeMaster(evolve(ONE_OF_TWO, size=3))).text
     assert "no worker<" not in get("/", FakeMaster(FOUR)).text
+
+
+def test_connections_that_rest_in_no_workers_hands_are_on_the_page() -> None:
+    assert "Between two requests" not in get("/", FakeMaster(a_snapshot(a_worker()))).text
+    pool = PoolStatus(pid=4712, held=1, parked=340, parked_per_s=3.2, resumed=330)
+    page = get("/", FakeMaster(a_snapshot(a_worker(), pool=pool))).text
+    assert "1 connection rests in the idle pool (pid 4712), parked 340 (3/s), resumed 330" in page
 
 
 def test_a_traceback_is_one_click_away() -> None:

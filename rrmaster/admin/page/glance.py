@@ -16,7 +16,7 @@ from ...config.readiness import ReadyWhen
 from ...status.formatting import count, duration, gist, lag, number, shortened, size
 from ...status.model import ReloadStatus, Snapshot, WorkerStatus
 from ...status.readiness import why_not_ready
-from ...status.report import RESULTS, troubles
+from ...status.report import RESULTS, pool_line, troubles
 from ...status.tables import COLUMNS, shown_state
 from .assets import render
 from .history import HEIGHT, WIDTH, History, curve
@@ -80,6 +80,7 @@ def _facts(glance: Glance) -> dict[str, Any]:
         "workers": [_worker(s, w) for w in s.workers],
         "vacant": sorted(set(range(s.size)) - {worker.slot for worker in s.workers}),
         "listeners": [(each.address, number(each.queued), each.limit) for each in s.listeners],
+        "pool": pool_line(s.pool) if s.pool is not None else "",
         "curves": _curves(glance.history),
         "columns": _COLUMNS,
         "reload": _reload(s.reload) if s.reload is not None else None,

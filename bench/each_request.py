@@ -53,11 +53,14 @@ CLOSED, APART, RELOADS, ADDED = "closed loop", "one at a time", "reloads", "adde
 
 CLOSED_WORKERS, CLIENTS = 2, 64
 
+GROWING, ENOUGH = 10.0, 1000
+"""Seconds of load around the start of one more worker, and the requests in which its part is read."""
+
 APART_RATE = 2000.0
 """Requests a second; those of 64 connections are 32 ms apart."""
 
 OPTIONS = ("--keep-alive", f"{KEEP}s", "--log-level", "warning")
-PARKING = ("--park-after", "2ms")
+STAYING = ("--park-after", "off")
 BRIEF = ("--probation", "100ms", "--soak", "100ms")
 """Reloads of good code: it is not the watch over new workers that is measured."""
 
@@ -77,12 +80,12 @@ def _ours(want: Wanted, *options: str) -> list[str]:
     return rrmaster(want, *OPTIONS, *options)
 
 
-PARKS = f"{OURS} parks"
-"""rrmaster with `--park-after`: not a peer."""
+STAYS = f"{OURS} stays"
+"""rrmaster without parking: not a peer."""
 
 SERVERS = (
     Contender(OURS, _ours, UVLOOP),
-    Contender(PARKS, lambda want: _ours(want, *PARKING), UVLOOP),
+    Contender(STAYS, lambda want: _ours(want, *STAYING), UVLOOP),
     *(peer for peer in OVER_HTTP if peer.name in ("uvicorn", "granian", "node rr")),
     Contender("gunicorn asgi", _gunicorn_asgi, ("gunicorn", "gunicorn_h1c", "uvloop")),
     Contender("nginx least_conn", partial(_proxied, "nginx"), ("uvicorn", "uvloop"), says=PORT, grow=None),
@@ -133,7 +136,7 @@ def measure(record: Record, quick: bool) -> None:
         _open_loops(record, fleets, plan)
     with all_running(servers, CLOSED_WORKERS) as fleets:
         _closed_loops(record, fleets, plan)
-    for name, options in ((OURS, ()), (PARKS, PARKING)):
+    for name, options in ((OURS, ()), (STAYS, STAYING)):
         _reloads(record, plan, name, options)
         _added(record, plan, name, options)
 
@@ -264,12 +267,12 @@ def _verb(fleet: Fleet, *words: str) -> None:
 
 
 def _added(record: Record, plan: Plan, name: str, options: Sequence[str]) -> None:
-    ours = Contender(name, lambda want: _ours(want, *options), UVLOOP)
+    ours = Contender(name, lambda want: _ours(want, *BRIEF, *options), UVLOOP)
     for _ in range(plan.rounds):
         with step(f"each request: a worker is added, {name}") as done, running(ours, CLOSED_WORKERS) as fleet:
             before = {str(pid) for pid in fleet.wait_for_workers()}
             began = time.monotonic()
-            with _stubborn(fleet.port, 6.0, "/pid") as clients:
+            with _stubborn(fleet.port, GROWING, "/pid") as clients:
                 time.sleep(1.0)
                 _verb(fleet, "scale", f"{CLOSED_WORKERS + 1}")
                 fleet.wait_for_workers(1, {int(pid) for pid in before})
@@ -277,6 +280,6 @@ def _added(record: Record, plan: Plan, name: str, options: Sequence[str]) -> Non
                 lines = [line.split() for line in clients.communicate()[0].splitlines()[:-1]]
             # From a second after it served.
             told = Counter(pid not in before for us, pid in lines if int(us) / 1e6 > serves + 1.0)
-            share = told[True] / max(told.total(), 1) * (CLOSED_WORKERS + 1)
+            share = told[True] / told.total() * (CLOSED_WORKERS + 1) if told.total() >= ENOUGH else None
             record.add(name, ADDED, "share", share)
-            done(f"{share:.2f} of its fair part")
+            done("too few requests after it" if share is None else f"{share:.2f} of its fair part")

@@ -90,7 +90,7 @@ def _of_timeouts(settings: Any) -> Iterator[str]:
 
 
 def _of_tls(settings: Any) -> Iterator[str]:
-    if settings.certfile is not None and settings.park_after is not None:
+    if settings.certfile is not None and settings.park_after not in (None, "auto"):
         yield (
             "--park-after is for connections without TLS: with --certfile the state of TLS is in the worker, and only "
             "that worker can go on with it; let a proxy end TLS, or leave --park-after out"

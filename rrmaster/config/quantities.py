@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Literal
 
 from attrs import frozen
 
@@ -116,14 +117,16 @@ def positive_duration(value: object) -> float:
     return seconds
 
 
-def parse_pause(value: object) -> float | None:
-    """Seconds, or None for "off"."""
+def parse_pause(value: object) -> float | Literal["auto"] | None:
+    """Seconds, "auto", or None for "off"."""
     if value is None or value is False or value == "off":
         return None
+    if value == "auto":
+        return "auto"
     try:
         return parse_duration(value)
     except ValueError:
-        raise ValueError(f"{value!r} is not a duration; write 500ms, 1s, or off") from None
+        raise ValueError(f"{value!r} is not a duration; write 500ms, 1s, auto, or off") from None
 
 
 # --- sizes and modes

@@ -11,6 +11,7 @@ version of this package, because a worker is started from the directory that the
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import attrs
 from attrs import frozen
@@ -45,6 +46,10 @@ CONNECTIONS = 10_000
 minds it by itself; this one keeps a fleet without such a limit from growing for ever."""
 
 
+PARK_AFTER_S = 1.0
+"""Seconds of `--park-after auto`, where connections are parked by default: those that are hot stay where they are."""
+
+
 @frozen(kw_only=True)
 class Launch:
     """What to serve, and how.  Times are in seconds; `Settings` explains each field of the same name."""
@@ -72,7 +77,7 @@ class Launch:
     proxy_headers: bool
     forwarded_allow_ips: str
     keep_alive: float
-    park_after: float | None
+    park_after: float | Literal["auto"] | None
     """None: idle connections are not parked."""
     header_timeout: float
     body_timeout: float
@@ -98,6 +103,18 @@ class Launch:
     ciphers: str | None
     proxy_protocol: str
     proxy_allow_from: str
+
+    @property
+    def asked_to_park_after(self) -> float | None:
+        """`--park-after`, where connections are parked only if the user asks for it; None: they stay."""
+        return None if self.park_after == "auto" else self.park_after
+
+    @property
+    def parks_after(self) -> float | None:
+        """`--park-after`, where connections are parked by default; None: they stay."""
+        if self.park_after != "auto":
+            return self.park_after
+        return PARK_AFTER_S if self.certfile is None else None
 
     @property
     def places(self) -> int:

@@ -42,6 +42,10 @@ FIRST_BYTE_S = 2.0
 """Seconds that a connection without a first byte is kept in a drain: many times a round trip to the other end of the
 world, and gunicorn's linger.  A browser's connection made in advance would hold the worker for ever."""
 
+NEXT_REQUEST_S = 5.0
+"""Seconds that an idle connection is kept in a drain for its next request: uvicorn's keep-alive time.  Longer, and each
+reload waits for clients that have nothing to ask."""
+
 LOG_EVERY_S = 10.0
 """Seconds between two lines about refused connections, for a scan of the port refuses thousands."""
 

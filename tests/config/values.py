@@ -87,7 +87,7 @@ GOOD = {
     "window": [("1", 1), (MAX_WINDOW, MAX_WINDOW)],
     "recall_after": [("5ms", 0.005), (0.1, 0.1)],
     "worker_connections": [("1", 1), (10_000_000, 10_000_000), ("auto", None), (None, None)],
-    "park_after": [("off", None), ("1s", 1.0), ("0", 0.0), (None, None), (False, None)],
+    "park_after": [("auto", "auto"), ("off", None), ("1s", 1.0), ("0", 0.0), (None, None), (False, None)],
     "max_parked": [("1", 1), (10_000_000, 10_000_000)],
     "ready_timeout": [("1m", 60.0)],
     "graceful_timeout": [("0", 0.0), (10, 10.0)],

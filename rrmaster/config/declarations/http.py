@@ -47,9 +47,10 @@ class HttpOptions:
         "addresses or networks of trusted proxies, separated by commas; *: all",
         shown=f"$FORWARDED_ALLOW_IPS, else {TRUSTED_PROXIES}",
     )
-    # uvicorn's.  It should be longer than what a proxy in front keeps its own connections, or requests meet the close.
+    # nginx's towards clients.  The side that asks must close first, or its next request meets the close: nginx and the
+    # load balancers of clouds keep their connections for 60 s.
     keep_alive: float = option(
-        5.0, parse_duration, _HTTP, "TIME", "close a connection this long after its last request, if no other has come"
+        75.0, parse_duration, _HTTP, "TIME", "close a connection this long after its last request, if no other has come"
     )
     # h2o's.  A head fits into a packet or two; Apache waits 20 s, nginx and Node 60.
     header_timeout: float = option(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from attrs import frozen
 
-from ...protocol.launch import INTERFACES, KILL_MODES, PRELOADS, RUNTIMES, is_program
+from ...protocol.launch import INTERFACES, KILL_MODES, PARK_AFTER_S, PRELOADS, RUNTIMES, is_program
 from ...protocol.line import MAX_WINDOW
 from ..addresses import parse_binds
 from ..names import (
@@ -228,18 +228,18 @@ class ServingOptions:
         _CHOICE,
         "N|auto",
         "open connections of one worker; when every worker has this number, new ones wait in the backlog; auto: the "
-        "number of --threads for WSGI with --park-after, otherwise 10000",
+        "number of --threads for WSGI with --park-after TIME, otherwise 10000",
         shown="auto",
     )
-    # Off while it is new.  A second lets connections that are hot stay where they are.
-    park_after: float | None = option(
-        None,
+    # Why WSGI has to ask for it: docs/decisions/connections-or-requests.md.
+    park_after: float | Literal["auto"] | None = option(
+        "auto",
         parse_pause,
         _CHOICE,
-        "TIME|off",
+        "TIME|auto|off",
         "give a kept connection of HTTP/1.1 back when it has been idle for this time, or at once where requests hold "
-        "the worker's loop, and choose a worker anew when its client speaks; off: it stays with its worker",
-        shown="off",
+        "the worker's loop, and choose a worker anew when its client speaks; off: it stays with its worker; auto: "
+        f"{PARK_AFTER_S:g}s for ASGI without TLS, otherwise off",
     )
     # A resting connection costs a kilobyte of the idle pool and a descriptor; the kernel's own part is larger.
     max_parked: int = option(

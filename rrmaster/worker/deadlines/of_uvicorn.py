@@ -29,6 +29,11 @@ def is_fresh(client: Any) -> bool:
     return h11 is None or not h11.trailing_data[0]
 
 
+def is_idle(client: Any) -> bool:
+    """Whether a client of HTTP has read its last answer, as far as is known here, and has begun no other request."""
+    return client.waits_for() is _AT_REST
+
+
 def is_unread(client: Any) -> bool:
     """Whether something waits here until the client reads."""
     return isinstance(client, Watched) and bool(client.transport.get_write_buffer_size())

@@ -24,12 +24,13 @@ def lot_of(
     threaded: bool = False,
 ) -> Lot | None:
     """Where a server on asyncio or uvloop parks connections; None: nowhere.  `threaded`: each place has a thread."""
-    if launch.park_after is None:
+    after = launch.asked_to_park_after if threaded else launch.parks_after
+    if after is None:
         return None
     from .law import ParkingLaw
     from .on_asyncio import AsyncioLot
 
-    law = ParkingLaw(launch.park_after, launch.places, threaded)
+    law = ParkingLaw(after, launch.places, threaded)
     lot = AsyncioLot(duty, law, guests, launch.keep_alive, on_away, loop=loop)
     duty.park_with(lot.take_lane, launch.places)
     return lot
@@ -37,12 +38,12 @@ def lot_of(
 
 def trio_lot_of(duty: Duty, launch: Launch, guests: Collection[Any]) -> TrioLot | None:
     """Where anycorn's connections of HTTP/1.1 are parked; None: nowhere."""
-    if launch.park_after is None:
+    if (after := launch.parks_after) is None:
         return None
     from .law import ParkingLaw
     from .on_trio import TrioLot
 
-    lot = TrioLot(duty, ParkingLaw(launch.park_after, launch.places), guests, launch.keep_alive)
+    lot = TrioLot(duty, ParkingLaw(after, launch.places), guests, launch.keep_alive)
     duty.park_with(lot.take_lane, launch.places)
     return lot
 
@@ -68,7 +69,7 @@ def parks_of(lot: Lot | None) -> tuple[type[Any], ...]:
 
 def stream_lot_of(duty: Duty, launch: Launch) -> StreamLot | None:
     """Where handlers on trio park their connections; None: nowhere."""
-    if launch.park_after is None:
+    if launch.asked_to_park_after is None:
         return None
     from .streams import StreamLot
 
@@ -79,7 +80,7 @@ def stream_lot_of(duty: Duty, launch: Launch) -> StreamLot | None:
 
 def writer_lot_of(duty: Duty, launch: Launch) -> WriterLot | None:
     """Where handlers on asyncio park their connections; None: nowhere."""
-    if launch.park_after is None:
+    if launch.asked_to_park_after is None:
         return None
     from .streams import WriterLot
 

@@ -10,14 +10,15 @@ its place, and this drain:
 connection what it is                                       in the drain
 ========== ================================================ ===========================================================
 fresh      no byte has come                                 has `FIRST_BYTE_S` seconds for its first request
-idle       between two requests                             its next answer says ``Connection: close``
+idle       between two requests                             its next answer says ``Connection: close``; it is closed
+                                                            after `NEXT_REQUEST_S` seconds
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
 HTTP/2     idle, or busy with its last answer               GOAWAY, behind the answer; at `IDLE_SHARE` in any case
 websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout
 ========== ================================================ ===========================================================
 
-With `--park-after` connections of HTTP/1.1 are parked instead, busy ones after their answer, unless the whole fleet
-stops.  At `IDLE_SHARE` idle and fresh connections are closed too.
+Where connections of HTTP/1.1 are parked, that happens instead, for busy ones after their answer, unless the whole fleet
+stops.  At `IDLE_SHARE` all that are idle or fresh are closed.
 
 A busy connection of HTTP/2 does not get GOAWAY at once, because Python's clients (h2, httpx) then give up the requests
 in progress.  In one write with the end of the last answer it costs no request.  Sent to an idle connection it may
@@ -56,7 +57,7 @@ from ..deadlines.law import Deadlines
 from ..deadlines.of_anycorn import keep_deadlines, timed_on_trio
 from ..deadlines.requests import CANCEL_S, RequestTimeout
 from ..duty import Duty, Taken
-from ..intake import FIRST_BYTE_S, Intake
+from ..intake import FIRST_BYTE_S, NEXT_REQUEST_S, Intake
 from ..loading import Application, CannotLoad
 from ..parking.opening import guest_of, trio_lot_of
 from .anycorn_calls import Tasks
@@ -269,19 +270,27 @@ class AnycornServer:
         await self.service.draining.wait()
         if self.lot is not None:
             self.lot.drain()
-        latest = trio.current_time() + IDLE_SHARE * self.launch.graceful_timeout
-        fresh_until = min(trio.current_time() + FIRST_BYTE_S, latest)
+        began = trio.current_time()
+        latest = began + IDLE_SHARE * self.launch.graceful_timeout
         async with trio.open_nursery() as nursery:  # in tasks: a client that does not read must delay no other
             while (now := trio.current_time()) < latest:
                 for client in self.clients:
-                    over = now >= fresh_until if client.is_fresh else client.has_settled(now)
-                    if over:
+                    if _is_over(client, now, now - began):
                         nursery.start_soon(client.leave)
                 await trio.sleep(LOOK)
             for client in self.clients:
                 nursery.start_soon(client.last_call)
             for websocket in self.counted.websockets | self.uncounted.websockets:
                 nursery.start_soon(_leave, websocket)
+
+
+def _is_over(client: AnycornConnection, now: float, drained: float) -> bool:
+    """Whether a connection is closed, in a drain that has lasted so long."""
+    if client.is_fresh:
+        return drained >= FIRST_BYTE_S
+    if client.h2 is not None:
+        return client.has_settled(now)
+    return client.resting and drained >= NEXT_REQUEST_S
 
 
 def _framed(app: ASGI) -> ASGI:

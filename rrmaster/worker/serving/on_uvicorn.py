@@ -8,14 +8,15 @@ the letterbox, and drains:
 connection what it is                                       in the drain
 ========== ================================================ ===========================================================
 fresh      no byte has come                                 has `FIRST_BYTE_S` seconds for its first request
-idle       between two requests                             its next answer says ``Connection: close``
+idle       between two requests                             its next answer says ``Connection: close``; it is closed
+                                                            after `NEXT_REQUEST_S` seconds
 busy       a request is in progress                         finished; says ``Connection: close`` if not begun to answer
 websocket                                                   closed with 1012 at `IDLE_SHARE` of the graceful timeout,
                                                             and cut at `CUT_SHARE` if its client has not answered
 ========== ================================================ ===========================================================
 
-With `--park-after` connections are parked instead, busy ones after their answer, unless the whole fleet stops.  At
-`IDLE_SHARE` idle and fresh connections are closed too.  A streaming response has the whole graceful timeout, and then
+Where connections are parked, that happens instead, for busy ones after their answer, unless the whole fleet stops.  At
+`IDLE_SHARE` all that are idle or fresh are closed.  A streaming response has the whole graceful timeout, and then
 the master ends the worker.  Answers say ``Connection: close`` by a default header, which uvicorn obeys itself.
 
 rrmaster uses names that uvicorn's documentation does not promise, all of them here and in `http1`,
@@ -48,10 +49,10 @@ from ...protocol.launch import Launch
 from ..access.log import AccessLog
 from ..connection import Connection
 from ..deadlines.law import Deadlines
-from ..deadlines.of_uvicorn import UvicornDeadlines, cut, heard, is_fresh, timed_on_asyncio
+from ..deadlines.of_uvicorn import UvicornDeadlines, cut, heard, is_fresh, is_idle, timed_on_asyncio
 from ..deadlines.requests import RequestTimeout
 from ..duty import Duty, Taken
-from ..intake import FIRST_BYTE_S, Intake
+from ..intake import FIRST_BYTE_S, NEXT_REQUEST_S, Intake
 from ..load.requests import Requests
 from ..loading import Application, CannotLoad
 from ..parking.opening import lot_of, parks_of
@@ -244,7 +245,8 @@ class UvicornServer:
             self._say_close()
         latest = IDLE_SHARE * self.launch.graceful_timeout
         self.service.loop.call_later(min(FIRST_BYTE_S, latest), self._close_fresh)
-        self.service.loop.call_later(latest, self._close_idle)
+        self.service.loop.call_later(min(NEXT_REQUEST_S, latest), self._close_idle)
+        self.service.loop.call_later(latest, self._close_rest)
         self.service.loop.call_later(CUT_SHARE * self.launch.graceful_timeout, self._cut_websockets)
 
     def _say_close(self) -> None:
@@ -261,6 +263,11 @@ class UvicornServer:
                 client.shutdown()
 
     def _close_idle(self) -> None:
+        for client in self._clients():
+            if is_idle(client):
+                client.shutdown()
+
+    def _close_rest(self) -> None:
         for client in self._clients():
             if not client.transport.is_closing():  # with h11 a second `shutdown` raises
                 client.shutdown()  # uvicorn closes one with a request in progress after its answer

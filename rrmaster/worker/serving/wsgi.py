@@ -44,7 +44,7 @@ def run(application: Application, duty: Duty, launch: Launch) -> None:
     # WSGI has no lifespan and no websockets.
     threads = _Threads(launch.threads)
     duty.limiters.watch(threads)
-    if launch.park_after is not None and launch.worker_connections is None:
+    if launch.asked_to_park_after is not None and launch.worker_connections is None:
         launch = evolve(launch, worker_connections=launch.threads)
     app = watched(application.target, threads, launch.header_map)
     serve(app, duty, evolve(launch, lifespan="off"), threaded=True, ws="none")

@@ -39,7 +39,7 @@ that means well."""
 
 UNANSWERED_S = 10.0
 """Seconds without a byte for the client after its end of stream.  Longer, and an application that waits for an event
-learns late that its client has left; shorter, and slow answers are lost.  It is twice `--keep-alive`'s default."""
+learns late that its client has left; shorter, and slow answers are lost."""
 
 LOOK_S = 0.1
 """Seconds between two looks at least: the kernel counts in ticks of up to 10 ms."""

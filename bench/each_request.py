@@ -56,6 +56,10 @@ CLOSED_WORKERS, CLIENTS = 2, 64
 GROWING, ENOUGH = 10.0, 1000
 """Seconds of load around the start of one more worker, and the requests in which its part is read."""
 
+WARM_S = 2.0
+"""Seconds of the same traffic before each window over kept connections: rrmaster learns from holds, and forgets them
+while it is not its turn."""
+
 APART_RATE = 2000.0
 """Requests a second; those of 64 connections are 32 ms apart."""
 
@@ -125,7 +129,7 @@ def measure(record: Record, quick: bool) -> None:
     record.plan = {
         "workers": WORKERS, "blocking": BLOCKING, "kept": latency.KEPT, "kept by nginx": proxies.KEPT,
         "closed loop": {"workers": CLOSED_WORKERS, "clients": CLIENTS}, "one at a time/s": APART_RATE,
-        "seconds": plan.seconds, "rounds": plan.rounds, "reloads": plan.reloads,
+        "seconds": plan.seconds, "seconds before": WARM_S, "rounds": plan.rounds, "reloads": plan.reloads,
     }  # fmt: skip
     record.notes += said_of_clients()
     if shutil.which("wrk") is None:
@@ -174,9 +178,14 @@ def _open_loops(record: Record, fleets: Sequence[Fleet], plan: Plan) -> None:
 
 def _run(fleet: Fleet, lane: str, traffic: Traffic) -> Run:
     if lane != BEHIND:
-        return send(traffic, fleet.port)
+        return _warm(traffic, fleet.port) if lane == "kept" else send(traffic, fleet.port)
     with proxies.in_front_of(fleet.port, port := free_port()):
-        return send(traffic, port)
+        return _warm(traffic, port)
+
+
+def _warm(traffic: Traffic, port: int) -> Run:
+    send(evolve(traffic, seconds=WARM_S, seed=traffic.seed + 1), port)
+    return send(traffic, port)
 
 
 def _tell(record: Record, name: str, lane: str, load: int, run: Run) -> float:

@@ -16,12 +16,12 @@ from attrs import Factory, define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn import Config
-from uvicorn.server import ServerState
 
 from rrmaster.worker.serving.asgi import Message, Receive, Send
 from rrmaster.worker.serving.http1 import httptools_client
 from rrmaster.worker.serving.http1.h11_client import H11Client
 from rrmaster.worker.serving.http1.httptools_client import HttptoolsClient
+from rrmaster.worker.serving.http1.reading import State
 
 CLIENTS = {"httptools": HttptoolsClient, "h11": H11Client}
 
@@ -35,8 +35,10 @@ class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written, self.reads, self.closed, self.ended = b"", True, False, False
+        self.pieces: list[bytes] = []
 
     def write(self, data: Any) -> None:
+        self.pieces.append(bytes(data))
         self.written += data
 
     def pause_reading(self) -> None:
@@ -88,7 +90,7 @@ async def answered(kind: str, pieces: list[bytes], count: int) -> bytes:
     config = Config(measures, http=kind, log_config=None, lifespan="off")  # type: ignore[arg-type]
     config.load()
     transport, waiting = FakeTransport(), list(pieces)
-    client: Any = CLIENTS[kind](config=config, server_state=ServerState(), app_state={})
+    client: Any = CLIENTS[kind](config=config, server_state=State(), app_state={})
     client.connection_made(transport)
     for _ in range(TURNS):
         if waiting and transport.reads:
@@ -131,6 +133,9 @@ class FakeLoop:
         self.timers[timer] = (self.now + seconds, partial(call, *arguments))
         return timer
 
+    def call_soon(self, call: Callable[..., None], *arguments: Any) -> Any:
+        return asyncio.get_running_loop().call_soon(call, *arguments)
+
     def create_task(self, coroutine: Any) -> Any:
         return asyncio.get_running_loop().create_task(coroutine)
 
@@ -150,7 +155,7 @@ async def a_client(kind: str, loop: FakeLoop, app: Any = measures) -> tuple[Any,
     config = Config(app, http=kind, log_config=None, lifespan="off", timeout_keep_alive=5)  # type: ignore[arg-type]
     config.load()
     transport = FakeTransport()
-    client: Any = CLIENTS[kind](config=config, server_state=ServerState(), app_state={}, _loop=loop)  # type: ignore[arg-type]
+    client: Any = CLIENTS[kind](config=config, server_state=State(), app_state={}, _loop=loop)  # type: ignore[arg-type]
     client.connection_made(transport)
     return client, transport
 

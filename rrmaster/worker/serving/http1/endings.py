@@ -52,6 +52,8 @@ class Lingers:
     """A mix-in for uvicorn's protocols of HTTP: an answer reaches a client that still sends its body."""
 
     transport: asyncio.Transport
+    out: Any
+    """What uvicorn's cycles write to: the transport, or what stands in for it."""
     loop: asyncio.AbstractEventLoop
     flow: Any
     cycle: Any
@@ -65,7 +67,7 @@ class Lingers:
 
     def expect_body(self) -> None:
         """A part of the last request's body has not come yet.  Others pay nothing for what `linger` does."""
-        if self.cycle.transport is self.transport:
+        if self.cycle.transport is self.out:
             self.cycle.transport = _ClosedLater(self)
 
     def send_400_response(self, msg: str) -> None:

@@ -44,6 +44,7 @@ class H11Client(Lingers, H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.out = self.transport
         self.flow = Flow(self.transport, self._holds_back, self.server_state)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -18,17 +18,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .endings import Lingers, abort_when_silent
 from .handshake import is_handshake
-from .reading import LONGEST_HEAD, Flow
+from .reading import LONGEST_HEAD, Corked, Flow
 
 if TYPE_CHECKING:
     from ...parking.lot import Lot
+    from .reading import State
 
 PIECE = 16384
 """Bytes that are parsed at once.  A read has up to 256 KiB, which can hold 14,000 requests, of 2.5 KB each once they
@@ -62,6 +63,7 @@ class HttptoolsClient(Lingers, HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.out = Corked(self.transport, cast("State", self.server_state), self.loop)
         self.flow = Flow(self.transport, self._holds_back, self.server_state)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,6 +139,9 @@ class HttptoolsClient(Lingers, HttpToolsProtocol):
         if not self.pipeline:
             self._running = self.cycle
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.transport is self.transport:  # not so if it asks for an upgrade
+            self.cycle.transport = self.out
+            self.out.await_head()
         self.headers, self._grown = [], 0  # trailers go there, and not to the application
 
     def on_body(self, body: bytes) -> None:
@@ -200,6 +205,8 @@ class HttptoolsClient(Lingers, HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The application has answered `_running`.  In the place of uvicorn's, which makes a timer for each request."""
+        if self.out.held:
+            self.out.uncork()  # the answer to HEAD has no body
         if self.lingers or self.transport.is_closing():
             return
         if self.pipeline:

@@ -17,7 +17,10 @@ from websockets.sync.client import connect
 
 from tests.whole.harness import PATIENCE
 
-DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s", "--defer-accept", "off")
+STAYS = ("--park-after", "off")
+"""Connections stay with their worker, as those of TLS and of WSGI do."""
+
+DRAINS = ("--graceful-timeout", "8s", "--keep-alive", "60s", "--defer-accept", "off", *STAYS)
 """A graceful timeout so long that a connection is closed at half of it and none at its end.  A silent client is in its
 worker's hands, and not held back by the kernel."""
 

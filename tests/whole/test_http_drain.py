@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 import trio
 
-from tests.whole.browser import DRAINS, FRAMEWORKS, Ends, browsing, customer, last_answer
+from tests.whole.browser import DRAINS, FRAMEWORKS, STAYS, Ends, browsing, customer, last_answer
 from tests.whole.harness import BRIEF, PATIENCE, Running, running
 
 
@@ -126,9 +125,21 @@ async def test_a_reload_under_load_fails_no_request(application: str):
         assert await master.stop() == 0
 
 
-async def test_a_reload_of_new_code_is_seen_by_kept_connections(tmp_path: Path):
-    """The next answer over a kept connection says close, and the one after it comes from the new worker."""
+async def test_a_reload_of_new_code_serves_kept_connections():
+    """The next answer over a kept connection comes from the new worker."""
     async with running("with_starlette:make", "--factory", *BRIEF, workers=1) as master:
+        (old,) = master.workers
+        async with browsing(master.port) as browser:
+            assert (await browser.get("/")).json["pid"] == old
+            master.signal(signal.SIGHUP)
+            await master.said("draining -> gone")
+            answer = await browser.get("/")
+            assert (answer.json["pid"] != old, answer.last) == (True, False)
+
+
+async def test_a_reload_of_new_code_is_seen_by_connections_that_stay():
+    """The next answer over a kept connection says close, and the one after it comes from the new worker."""
+    async with running("with_starlette:make", "--factory", *BRIEF, *STAYS, workers=1) as master:
         (old,) = master.workers
         async with browsing(master.port) as browser:
             assert (await browser.get("/")).json["pid"] == old

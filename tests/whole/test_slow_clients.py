@@ -8,7 +8,7 @@ import httpx
 import pytest
 import trio
 
-from tests.whole.browser import Browser, browsing
+from tests.whole.browser import STAYS, Browser, browsing
 from tests.whole.harness import PATIENCE, Running, running
 
 RUNTIMES = {
@@ -157,7 +157,7 @@ HELD: Sequence[str] = ("uvloop", "trio")
 
 @pytest.mark.parametrize("runtime", HELD)
 async def test_a_full_worker_says_what_holds_it_and_those_that_have_said_least_go(runtime: str) -> None:
-    patient = ("--header-timeout", "60s", "--keep-alive", "60s", "--worker-connections", "5", "--defer-accept", "off")
+    patient = ("--header-timeout", "60s", "--worker-connections", "5", "--defer-accept", "off", *STAYS)
     async with running(*RUNTIMES[runtime], *patient, workers=1) as master:
         silent = [await trio.open_tcp_stream("127.0.0.1", master.port) for _ in range(3)]
         half = await trio.open_tcp_stream("127.0.0.1", master.port)

@@ -131,6 +131,7 @@ def _of_the_fleet(s: Snapshot) -> Iterator[Metric]:
         ("generation", "The generation of the code; each reload starts the next one.", s.generation),
         ("crash_loop", "Whether the fleet is in a crash loop.", s.crash_loop),
         ("code_refused", "Whether the last reload refused the code on the disk.", bool(s.refused)),
+        ("code_gone_back", "Whether a rollback has brought back code that is older than the disk's.", s.gone_back),
     )
     for name, text, value in plain:
         yield GaugeMetricFamily(f"rrmaster_{name}", text, value=float(value))
@@ -175,6 +176,7 @@ _OF_A_WORKER: tuple[tuple[str, str, Callable[[WorkerStatus], float | None]], ...
     ("oldest_request_seconds", "Age of the oldest request in progress.", lambda w: _scaled(w.oldest_ms, 1e3)),
     ("event_loop_lag_seconds", "The longest delay of the worker's loop, recently.", lambda w: _scaled(w.lag_us, 1e6)),
     ("resident_memory_bytes", "Resident memory of the worker.", lambda w: w.rss),
+    ("paused", "Whether the worker asks for no more connections.", lambda w: not w.taking),
     ("suspended", "Whether the worker is given nothing until its next report.", lambda w: w.suspended),
     ("full", "Whether all of the worker's threads are taken, so that others come first.", lambda w: w.full),
 )

@@ -99,7 +99,10 @@ def _serve(settings: Settings, explicit_bind: bool, reread: Callable[[], Setting
     from ..service.run import BindError, CannotStart, NoWorkerReady, run_with_signals
 
     raise_descriptor_limit()
-    end_log = start_logging(settings)
+    try:
+        end_log = start_logging(settings)
+    except OSError as error:  # each log has a thread, and none can be started
+        return _complain(f"the log cannot be written: {error.strerror}", ERROR)
     try:
         open_access_log(settings)
     except SettingsError:

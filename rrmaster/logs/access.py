@@ -102,8 +102,12 @@ def follow(settings: Settings) -> None:
     except OSError as error:
         logger.error("reload: the access log %s cannot be written: %s", path, error.strerror)
         return
-    if before is not None:  # in a thread, which may have to wait for a slow disk
+    if before is None:
+        return
+    try:  # in a thread, which may have to wait for a slow disk
         threading.Thread(target=_end, args=(before,), name="rrmaster access log", daemon=True).start()
+    except RuntimeError:
+        _end(before)  # no thread can be started
 
 
 def close_access_log() -> None:

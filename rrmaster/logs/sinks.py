@@ -19,6 +19,7 @@ This module knows bytes.  It does not know what a record, a level or an event is
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -93,7 +94,10 @@ class Sink:
     def __attrs_post_init__(self) -> None:
         # A daemon: a write that is stuck must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="rrmaster log", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # threads count as processes, and the limit of those is reached
+            raise OSError(errno.EAGAIN, f"{error}; allow more processes (ulimit -u, TasksMax=)") from None
 
     @property
     def dropped(self) -> int:

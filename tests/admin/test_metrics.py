@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from attrs import evolve
 from hypothesis import HealthCheck, given, settings
@@ -31,11 +34,13 @@ def values(snapshot: Snapshot | None, accept: str = "") -> dict[tuple[str, tuple
 
 
 def test_each_number_of_a_worker_is_there_with_its_slot_and_generation() -> None:
-    found = values(a_snapshot(a_worker(0, open=7, lag_us=1500, rss=1000), a_worker(1, busy=None)))
+    found = values(a_snapshot(a_worker(0, open=7, lag_us=1500, rss=1000), a_worker(1, busy=None, taking=False)))
     of_the_first = (("generation", "2"), ("slot", "0"))
     assert found["rrmaster_worker_open_connections", of_the_first] == 7
     assert found["rrmaster_worker_event_loop_lag_seconds", of_the_first] == 0.0015
     assert found["rrmaster_worker_resident_memory_bytes", of_the_first] == 1000
+    assert found["rrmaster_worker_paused", of_the_first] == 0
+    assert found["rrmaster_worker_paused", (("generation", "2"), ("slot", "1"))] == 1
     assert ("rrmaster_worker_busy_requests", (("generation", "2"), ("slot", "1"))) not in found, "it is not known"
     assert found["rrmaster_workers", (("state", "serving"),)] == 2
     assert found["rrmaster_connections_accepted_total", ()] == 1380
@@ -157,3 +162,11 @@ def test_scrapes_of_one_snapshot_share_its_text_and_the_next_snapshot_has_its_ow
         assert latest.of(first, accept)[0] is latest.of(first, accept)[0]
     assert latest.of(second, "") == exposition(second, "")
     assert latest.of(None, "") == exposition(None, "")
+
+
+def test_each_metric_that_the_security_page_names_is_there() -> None:
+    page = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    named = set(re.findall(r"`(rrmaster_\w+)`", page))
+    there = {name for name, _ in values(a_snapshot(a_worker(0, oldest_ms=5)))}
+    assert named, "the page names its metrics"
+    assert named <= there, named - there

@@ -152,7 +152,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="of the soak")
     parser.add_argument("--out", type=Path, help="where the samples of memory go, one a line")
     parser.add_argument("more", nargs="*", help="further options of rrmaster, after --")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()  # options may stand behind `soak`, and before --
     first, _, last = asked.seeds.partition("-")
     plan = Plan(asked.seconds, 0.7, 16, 20.0)
     if asked.what == "soak":

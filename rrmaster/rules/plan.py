@@ -41,8 +41,8 @@ class Goal:
     """While the goal is not committed: the generation that serves until then, if it can have more workers (a template
     holds its code, whatever the disk holds)."""
     at_once: int = 2
-    """The most members that may boot at once.  An import takes a whole processor, so more than one for each processor
-    only delays the first."""
+    """The most members that may boot at once, but for restored ones.  An import takes a whole processor, so more than
+    one for each processor only delays the first."""
     surge: int = field(kw_only=True)
     """The most members beyond `size` that may live at once."""
 
@@ -86,9 +86,10 @@ def plan(goal: Goal, members: Iterable[Member], held: Collection[int] = ()) -> O
     if goal.committed is not None:
         good = min(good, goal.committed)
 
-    room = max(min(goal.size + goal.surge - living, goal.at_once - booting), 0)
+    room = max(goal.size + goal.surge - living, 0)
+    # Not bound by `at_once`: they are forked and import nothing, while new ones may wait for a long import.
     restore = _to_restore(goal, stale, fresh, goal.size - good - len(stale), held)[:room]
-    missing = min(goal.size - len(fresh), room - len(restore))
+    missing = min(goal.size - len(fresh), room - len(restore), goal.at_once - booting - len(restore))
     # As many stale members stay as `size` still needs.  Those that do not serve go first.
     too_many = len(stale) - max(goal.size - good, 0)
     return Orders(

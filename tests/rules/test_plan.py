@@ -260,6 +260,20 @@ def test_an_old_member_that_ends_before_the_new_are_good_is_restored(size, surge
     world.assert_as_wanted()
 
 
+@LAW
+@given(st.integers(1, 8), st.integers(1, 8), st.data())
+def test_old_members_that_end_while_new_ones_wait_for_their_import_are_all_restored(size, at_once, data):
+    world = World.at_rest(size, at_once=at_once)
+    world.reload(fallback=True)
+    world.obey()
+    assert world.count(BOOTING) == min(size, at_once), "they wait"
+    old = [m.id for m in world.members.values() if m.generation == 1]
+    for id_ in data.draw(st.sets(st.sampled_from(old), min_size=1)):
+        world.happens(id_, Event.EXIT)
+    world.obey()
+    assert sorted(m.slot for m in world.members.values() if m.generation == 1) == list(range(size))
+
+
 def test_a_leaving_worker_is_not_also_replaced_by_the_old_code():
     goal = Goal(2, generation=2, surge=2, committed=0, fallback=1)
     leaving = [Member(1, 0, SERVING, 1, leaving=True), Member(2, 1, SERVING, 1)]
@@ -315,6 +329,7 @@ def test_in_any_world_orders_can_be_obeyed(goal, crowd):
     assert all(by_id[id_].state in STAYING for id_ in orders.retire)
     if new := len(orders.spawn) + len(orders.restore):
         assert living + new <= goal.size + goal.surge
+    if orders.spawn:
         assert booting + new <= goal.at_once
 
 

@@ -62,7 +62,8 @@ class World:
             if orders.spawn or orders.restore:
                 living = self.count(*LIVING)
                 assert living <= self.goal.size + self.goal.surge
-                assert self.count(BOOTING) <= self.goal.at_once
+                restored = sum(m.state is BOOTING and m.generation == self.goal.fallback for m in self.members.values())
+                assert self.count(BOOTING) - restored <= self.goal.at_once
             for id_ in orders.retire:
                 assert self.members[id_].state in STAYING, "no worker is retired twice"
                 self.happens(id_, Event.RETIRE)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
 from tests.whole.browser import STAYS, Browser, browsing
-from tests.whole.harness import PATIENCE, Running, running
+from tests.whole.harness import PATIENCE, Running, ask, closed, running
 
 RUNTIMES = {
     "uvloop": ("with_fastapi:app", "--runtime", "uvloop"),
@@ -184,3 +185,32 @@ async def test_half_a_body_on_a_stream_of_http_2_ends_its_connection_and_a_whole
             url = f"http://127.0.0.1:{master.port}/length"
             assert (await client.post(url, content=b"x" * 100_000)).json() == 100_000
             assert (await client.get(f"http://127.0.0.1:{master.port}/slow?ms=2500")).status_code == 200
+
+
+HANDLERS = """
+import asyncio
+import trio
+
+async def on_trio(stream):
+    with trio.move_on_after(1):
+        await stream.send_all(await stream.receive_some())
+
+async def on_asyncio(reader, writer):
+    async with asyncio.timeout(1):
+        writer.write(await reader.read(100))
+        await writer.drain()
+"""
+
+
+@pytest.mark.parametrize(("handler", "runtime"), [("on_trio", "trio"), ("on_asyncio", "asyncio")])
+async def test_a_handler_with_a_deadline_has_its_places_again(handler: str, runtime: str, tmp_path: Path) -> None:
+    """As docs/streams.md asks for: here is none."""
+    (tmp_path / "deadline.py").write_text(HANDLERS)
+    options = ("--runtime", runtime, "--worker-connections", "3", "--defer-accept", "off")
+    async with running(f"deadline:{handler}", *options, workers=1, app_dir=tmp_path) as master:
+        silent = await master.burst(9)  # three times the places
+        began = trio.current_time()
+        assert await ask(master.port, b"well") == b"well"
+        assert trio.current_time() - began > 2.0, "behind all of them"
+        for stream in silent:
+            assert await closed(stream) == b""

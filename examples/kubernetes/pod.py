@@ -170,8 +170,9 @@ class Pod:
                     process.send_signal(signal.SIGTERM)
                     await process.wait()
                 self.say("KILL" if in_time.cancelled_caught else f"ended with status {process.returncode}")
-                self.removed.set()
-                nursery.cancel_scope.cancel()
+                if process.returncode is None:
+                    process.kill()
+                # The clients go on until they hear of it: to a pod that has ended too early their requests fail.
         finally:
             if process.returncode is None:
                 process.kill()

@@ -24,7 +24,7 @@ REPOSITORY = HERE.parents[1]
 INSIDE = "INSIDE_THE_ROOT"
 CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
 LAB = Path("/mnt")
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds until a wait fails."""
 
 

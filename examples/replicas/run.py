@@ -21,7 +21,7 @@ WORKERS, CLIENTS = 2, 24
 IMPORT = 6
 """Seconds in which the application is imported: more than nginx's fail_timeout, as with large ones."""
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds until a wait of the trial fails."""
 
 SETTLED = 6.0

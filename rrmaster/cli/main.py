@@ -211,7 +211,7 @@ def _check(argv: Sequence[str]) -> int:
     from ..service.admin_token import token_of
     from ..service.cannot_start import CannotStart
     from .checks.forks import start_of_workers
-    from .checks.start import settings_table, start_application
+    from .checks.start import length_of_a_stop, settings_table, start_application
 
     argv, words = split_words(argv, CHECK_WORDS)
     if words == {"--json"}:
@@ -231,7 +231,7 @@ def _check(argv: Sequence[str]) -> int:
         how, trouble = start_of_workers(settings)
     if trouble:
         return _complain(f"{settings.application} would not be served:\n{trouble}", NEVER_READY)
-    sys.stdout.write(f"{how}\n{settings.application} would be served\n")
+    sys.stdout.write(f"{how}\n{length_of_a_stop(settings)}{settings.application} would be served\n")
     return OK
 
 

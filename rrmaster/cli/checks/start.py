@@ -59,6 +59,19 @@ _AUTOMATIC: dict[str, Callable[[], str]] = {
 """The value of a setting that is not set."""
 
 
+def length_of_a_stop(settings: Settings) -> str:
+    """How long a stop may take, which the platform has to know; empty without ``--shutdown-delay``.
+
+    rrmaster cannot see what the platform waits for.  In parentheses: what a platform does that is told nothing.
+    """
+    delay, graceful = settings.shutdown_delay, settings.graceful_timeout
+    if not delay:
+        return ""
+    parts = f"--shutdown-delay {delay:g} s, --graceful-timeout {graceful:g} s, and {TERM_S:g} s after SIGTERM"
+    killers = "TimeoutStopSec (90 s), terminationGracePeriodSeconds (30 s) or stop_grace_period (10 s)"
+    return f"a stop takes up to {delay + graceful + TERM_S:g} s ({parts}): {killers} must be longer\n"
+
+
 def start_application(settings: Settings) -> str:
     """Start one worker, and end it once it is ready.  Returns why it does not get ready; empty if it does.
 

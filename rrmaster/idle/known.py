@@ -13,7 +13,7 @@ class Rest:
 
     __slots__ = ("bucket", "identity", "lane", "listener", "memo", "sock")
 
-    def __init__(self, sock: socket.socket, identity: bytes, lane: Lane, about: tuple[int, bytes, int]) -> None:
+    def __init__(self, sock: socket.SocketType, identity: bytes, lane: Lane, about: tuple[int, bytes, int]) -> None:
         self.sock, self.identity, self.lane = sock, identity, lane
         self.listener, self.memo, self.bucket = about
 

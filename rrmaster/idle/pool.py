@@ -44,9 +44,6 @@ _WATCHED = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _FULL = (EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS)
 
-READS = 8
-"""Messages that are read of one lane in a turn, so that no worker keeps the others waiting."""
-
 ALL = 1024
 """Messages that are read of a lane at the end, when it is closed already: a lane holds a few hundred."""
 
@@ -119,7 +116,7 @@ class Pool:
 
     def heard(self, fd: int, rest: Rest, what: int) -> None:
         """The kernel has an event of a connection."""
-        if self.bytes_of(fd):
+        if what == select.EPOLLIN or self.bytes_of(fd):  # nothing but bytes makes this event alone
             self.wake(fd, rest)
         elif what & _ENDED:
             self.forget(fd, rest)
@@ -180,8 +177,11 @@ class Pool:
 
     # --- from the workers
 
-    def read_lane(self, fd: int, lane: Lane, most: int = READS) -> None:
-        """Take what a worker has sent."""
+    def read_lane(self, fd: int, lane: Lane, most: int = 1) -> None:
+        """Take what a worker has sent: one message in a turn, so that no worker keeps the others waiting.
+
+        The epoll tells again of what is left, which costs less than to be told by each lane that it is empty.
+        """
         for _ in range(most):
             try:
                 data, ancillary, flags, _ = lane.sock.recvmsg(wire.MAX_PARK, _CONTROL, _RECEIVE)
@@ -263,7 +263,7 @@ class Pool:
 
     def send(self, rest: Rest) -> bool:
         """Send the master one connection, and close it here.  False: not now."""
-        head = wire.RETURN.pack(rest.listener, int(rest.sock.family)) + rest.memo
+        head = wire.RETURN.pack(rest.listener, rest.sock.family) + rest.memo
         right = struct.pack("i", rest.sock.fileno())
         try:
             self.master.sendmsg((head,), ((_LEVEL, _RIGHTS, right),), _SEND)
@@ -332,7 +332,7 @@ class Pool:
         self.master.settimeout(BEAT_S)
         while self.spoken:
             rest = self.spoken.popleft()
-            head = wire.RETURN.pack(rest.listener, int(rest.sock.family)) + rest.memo
+            head = wire.RETURN.pack(rest.listener, rest.sock.family) + rest.memo
             try:
                 socket.send_fds(self.master, [head], [rest.sock.fileno()])
                 self.counts[RETURNED] += 1

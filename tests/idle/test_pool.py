@@ -95,7 +95,9 @@ def test_what_is_no_connection_is_refused_and_hurts_nothing(pool: Pool):
     ends = os.pipe()
     descriptors = [*ends, os.open(os.devnull, os.O_RDONLY), os.memfd_create("page"), os.dup(pool.page)]
     kinds = [(socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_SEQPACKET), (socket.AF_NETLINK, 3)]
-    sockets = [socket.socket(*kind) for kind in kinds] + [pool.listener.dup()]
+    sockets = [socket.socket(*kind) for kind in kinds] + [pool.listener.dup(), socket.socket(socket.AF_UNIX)]
+    sockets[-1].bind("")
+    sockets[-1].listen()
     for fd in [*descriptors, *(sock.fileno() for sock in sockets)]:
         socket.send_fds(lane, [PARK.pack(1) + record(time.monotonic() + LONG, 0, 3, b"")], [fd])
     pool.counted(refused=len(descriptors) + len(sockets), held=0)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from attrs import Factory, define, evolve
 
@@ -28,7 +29,7 @@ from ...protocol.channel import SEND
 from ...protocol.family.children import keep_from_children
 from ...protocol.pages.figures import clock_us
 from ...protocol.parking import lane
-from ...protocol.parking.admission import Left, Refused, admit
+from ...protocol.parking.admission import Left, Refused, admit, restore
 from ...waiting import close
 from ..link import Link
 
@@ -253,6 +254,8 @@ class Lanes:
             self.refused += 1
             return
         seen.add(identity)
+        with suppress(OSError):  # the next holder sees what is wrong with it
+            restore(sock, 1)
         self.taken_back += 1
-        family = int(sock.family)
+        family = sock.family
         self.redeliver(evolve(handoff, family=family, accepted_at=clock_us()), sock.detach())

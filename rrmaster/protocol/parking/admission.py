@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from errno import ENOTCONN
+from socket import SocketType
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
@@ -28,25 +29,27 @@ class Left(Exception):
     """Its client has gone already."""
 
 
-def admit(fd: int, wakes: int) -> tuple[socket.socket, bytes]:
+def admit(fd: int, wakes: int) -> tuple[SocketType, bytes]:
     """A connection that came as this descriptor, and its identity.  The socket owns the descriptor.
 
-    `wakes` is how many bytes make it readable.  Raises Refused, Left; then the descriptor is closed.
+    `wakes` is how many bytes make it readable; whatever else a worker has left on it stays until `restore` or `let_go`.
+    Raises Refused, Left; then the descriptor is closed.
     """
     try:
-        sock = socket.socket(fileno=fd)  # it asks the kernel for family and type: SO_DOMAIN, SO_TYPE
+        sock = SocketType(-1, -1, 0, fd)  # it asks the kernel for family and type, and not for the protocol
     except OSError:
         os.close(fd)
         raise Refused from None
     try:
         if sock.family not in FAMILIES or sock.type != socket.SOCK_STREAM:
             raise Refused
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise Refused
         sock.getpeername()
-        restore(sock, wakes)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wakes)
         return sock, sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
     except OSError as error:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # asked here: a socket that listens has no peer
+            _close(sock)  # and no more: others may have it, and a shutdown would end it for them
+            raise Refused from None
         let_go(sock)
         raise (Left if error.errno == ENOTCONN else Refused) from None
     except Refused:
@@ -54,14 +57,14 @@ def admit(fd: int, wakes: int) -> tuple[socket.socket, bytes]:
         raise
 
 
-def restore(sock: socket.socket, wakes: int) -> None:
+def restore(sock: SocketType, wakes: int) -> None:
     """Undo what a holder may have changed.  Raises OSError."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)  # or a close could last as long as a worker likes
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wakes)
     sock.setblocking(True)  # as accept(2) made it
 
 
-def let_go(sock: socket.socket) -> None:
+def let_go(sock: SocketType) -> None:
     """Close a connection for good, also if a worker has kept a copy of it."""
     try:
         sock.shutdown(socket.SHUT_RDWR)
@@ -70,7 +73,7 @@ def let_go(sock: socket.socket) -> None:
     _close(sock)
 
 
-def _close(sock: socket.socket) -> None:
+def _close(sock: SocketType) -> None:
     """Close it at once, whatever lingers."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)

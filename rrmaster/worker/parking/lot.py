@@ -161,7 +161,8 @@ class Lot:
         if self.lane is None or not self.duty.open:
             self._looking = False
             return 0.0
-        pause = min(LOOK_S, max(self._sweep_at - now, LEAST_S))
+        # Where connections are parked at once, a sweep finds those alone that could not leave then.
+        pause = LOOK_S if self.at_once else min(LOOK_S, max(self._sweep_at - now, LEAST_S))
         self._due = _CLOCK() + pause
         return pause
 

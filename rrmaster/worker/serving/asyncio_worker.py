@@ -202,10 +202,10 @@ class AsyncioWorker:
         if turns > 1:
             self.loop.call_soon(self._begun, began, count, turns - 1)
             return
-        quick = self.clock() - began < QUICK * count
+        quick, emptied = self.clock() - began < QUICK * count, count < self._batch
         self._batch = min(2 * self._batch, BATCH) if quick else 1
         self._beginning = False
-        if not self.draining.is_set():
+        if not (emptied or self.draining.is_set()):  # emptied: what has come since makes the letterbox readable
             self._take()
 
     def _look_again(self) -> None:

@@ -115,8 +115,6 @@ class RunningMaster:
             self.fault,
         )
 
-    # --- what it is
-
     @property
     def settings(self) -> Settings:
         """The settings in force; a reload may bring others."""
@@ -186,10 +184,11 @@ class RunningMaster:
         """Serve until `stop` has done its work.  Raises NoWorkerReady if no worker ever becomes ready."""
         with self.spawner:
             async with self.spawner.orphans.ended_at_last(), trio.open_nursery() as nursery:
-                guard, spawner = self.fault.guard, self.spawner
+                guard, spawner, news = self.fault.guard, self.spawner, self.supervisor.announcements.news
                 nursery.start_soon(self._end_at_a_fault)
                 await nursery.start(guard, spawner.generations.run)
-                for task in (spawner.orphans.run, spawner.memory.run, self.dispatcher.run, self.pool.run):
+                nursery.start_soon(guard, self.pool.run, news.publish)
+                for task in (spawner.orphans.run, spawner.memory.run, self.dispatcher.run):
                     nursery.start_soon(guard, task)
                 if self._watcher is not None:
                     nursery.start_soon(guard, self._watcher.run, self._code_changed)
@@ -197,7 +196,7 @@ class RunningMaster:
                 try:
                     await self.supervisor.run()
                 finally:
-                    self.supervisor.announcements.news.close()
+                    news.close()
                 nursery.cancel_scope.cancel()
         if self.fault.first is not None:
             raise self.fault.first

@@ -146,6 +146,48 @@ class FleetScaled:
 
 
 @frozen
+class PoolStarted:
+    """The idle pool stands: connections between two requests can rest in it from now on."""
+
+    pid: int
+    """The pid of its process."""
+
+
+@frozen
+class PoolEnded:
+    """The idle pool has ended, and another one is started; workers keep their connections until it stands.
+
+    At a stop of the fleet there is no such event.
+    """
+
+    pid: int | None
+    """The pid of its process; None if it could not be started."""
+    reason: str
+    """How it ended, or why it could not be started."""
+
+
+@frozen
+class PoolCut:
+    """Connections that rested were closed with an idle pool that was killed.
+
+    Comes about the time of its PoolEnded, if at all.
+    """
+
+    connections: int
+    """How many; a second PoolCut, for what a worker counted late, adds to the first."""
+
+
+@frozen
+class PoolFull:
+    """All places of the idle pool were taken, and those that had rested longest were closed.  Once a minute at most."""
+
+    limit: int
+    """The number of places: ``--max-parked``, or what the limit of descriptors leaves."""
+    closed: int
+    """The number of connections closed for that since the last PoolFull, or since the first pool began."""
+
+
+@frozen
 class EventsMissed:
     """This subscriber was too slow: events before the next one are lost to it.  Other subscribers received them.
 
@@ -155,6 +197,8 @@ class EventsMissed:
     count: int
     """The number of lost events."""
 
+
+PoolEvent = PoolStarted | PoolEnded | PoolCut | PoolFull
 
 FleetEvent = (
     WorkerForked
@@ -168,5 +212,6 @@ FleetEvent = (
     | ReloadCommitted
     | ReloadRolledBack
     | FleetScaled
+    | PoolEvent
     | EventsMissed
 )

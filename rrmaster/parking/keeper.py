@@ -33,6 +33,7 @@ from attrs import Factory, define
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.parked.lanes import Lanes
 from ..dispatch.parked.returns import Returns
+from ..events.events import PoolCut, PoolEnded, PoolEvent, PoolFull, PoolStarted
 from ..logs.capture import LineSplitter, capture_output, open_pipe
 from ..logs.log import tell
 from ..processes.process import Child, package_root, start
@@ -52,6 +53,9 @@ SILENT_S = 3.0
 
 LOOK_S = 0.5
 """Seconds between two looks at its page."""
+
+FULL_S = 60.0
+"""Seconds between two lines that say that all places are taken: under a flood it would be one each second."""
 
 READ_S = 2.0
 """Seconds that workers have to take what a pool has sent before it ended."""
@@ -94,6 +98,13 @@ class IdlePool:
     _line: socket.socket | None = None
     _gone: trio.Event = Factory(trio.Event)
     _limit: int = 0
+    _announce: Callable[[PoolEvent], None] = lambda event: None
+    _last: int | None = None
+    """The process that lives, or has ended last."""
+    _evicted: int = 0
+    """How many were closed for want of a place, as was told last, ..."""
+    _full_until: float = float("-inf")
+    """... and when it may be told again."""
 
     @classmethod
     def of(cls, dispatcher: Dispatcher, most: Callable[[], int]) -> IdlePool:
@@ -135,8 +146,9 @@ class IdlePool:
 
     # --- its life
 
-    async def run(self) -> None:
-        """Keep a pool from the moment that a worker parks until cancelled."""
+    async def run(self, announce: Callable[[PoolEvent], None]) -> None:
+        """Keep a pool from the moment that a worker parks until cancelled; `announce` is called with what happens."""
+        self._announce = announce
         await self._wanted.wait()
         pause = PAUSE_S
         while not self._ending:
@@ -148,6 +160,7 @@ class IdlePool:
             pause = PAUSE_S if trio.current_time() - began >= STABLE_S else pause
             text = f"the idle pool {how}; workers keep their connections, and it is started again in {pause:g} s"
             tell("pool.ended", text, level=WARNING, why=str(how))
+            self._announce(PoolEnded(self._last, str(how)))
             await trio.sleep(pause)
             self._count_cut()  # once more: a worker may have counted late what it had parked
             pause = min(pause * 2, MOST_S)
@@ -165,6 +178,7 @@ class IdlePool:
                 os.ftruncate(page, PAGE)
                 output, its_output = open_pipe()
                 ours.callback(os.close, its_output)
+                self._last = None
                 child = await self._start(its_end.fileno(), page, its_output, output)
                 its_end.close()
                 self.returns.open(line)
@@ -178,6 +192,7 @@ class IdlePool:
             tell(
                 "pool.started", f"connections between two requests rest in the idle pool (pid {child.pid})", level=INFO
             )
+            self._announce(PoolStarted(child.pid))
             try:
                 return await self._outlive(child, output)
             finally:
@@ -192,7 +207,7 @@ class IdlePool:
         except BaseException:
             os.close(output)  # else it is `capture_output` that closes it
             raise
-        self.pid = child.pid
+        self.pid = self._last = child.pid
         return child
 
     async def _outlive(self, child: Child, output: int) -> Exit:
@@ -228,10 +243,19 @@ class IdlePool:
         before = self._read_page()["beat"]
         while (now := self._read_page())["beat"] == before:
             await trio.sleep(LOOK_S)
+        self._tell_full(self.counts["evicted"] + now["evicted"])
         since, parked = self._seen
         if (passed := trio.current_time() - since) >= LOOK_S:
             self.rate = max(now["taken"] - parked, 0) / passed
             self._seen = trio.current_time(), now["taken"]
+
+    def _tell_full(self, evicted: int) -> None:
+        """Tell, once in `FULL_S`, that connections were closed because there were too many."""
+        if evicted > self._evicted and trio.current_time() >= self._full_until:
+            closed, self._evicted, self._full_until = evicted - self._evicted, evicted, trio.current_time() + FULL_S
+            text = f"all {self._limit} places of the idle pool were taken: {closed} that rested longest were closed"
+            tell("pool.full", f"{text} (--max-parked)", level=WARNING, limit=self._limit, closed=closed)
+            self._announce(PoolFull(self._limit, closed))
 
     async def _ended(self) -> None:
         """It has ended: what can still be had of it goes to workers, and the rest is counted."""
@@ -260,6 +284,7 @@ class IdlePool:
             self.cut += cut
             text = f"{cut} connections that rested were closed with the idle pool"
             tell("pool.cut", text, level=WARNING, connections=cut)
+            self._announce(PoolCut(cut))
 
     # --- the end of the fleet
 

@@ -323,6 +323,7 @@ WRITTEN_FROM_OUTSIDE = {
     "logs/setup", "protocol/tls", "processes/process", "demo", "worker/serving/anycorn_connection",
     "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
     "cli/completion", "worker/serving/http1/endings", "worker/serving/http1/anycorn_targets",
+    "worker/serving/http1/httptools_client",
     # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
     "worker/preload/taken/environment", "worker/preload/taken/numpys",
 }  # fmt: skip

@@ -123,7 +123,7 @@ def draw(found):
     plt.xscale("log")
     plt.xlabel("time of a request for the page, ms")
     plt.ylabel("% that took at most so long")
-    plt.legend()
+    plt.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)  # above: no curve is behind it
     plt.grid(alpha=0.3)
     plt.tight_layout()
     plt.savefig(HERE / "latency.svg", metadata={"Date": None})

@@ -128,6 +128,7 @@ def draw(rates):
         sizes = [workers for asked, workers in rates if asked == page]
         bars = axis.bar(list(map(str, sizes)), [rates[page, workers] for workers in sizes], color="#36c")
         axis.bar_label(bars, fmt="%.0f")
+        axis.margins(y=0.1)  # the number of the tallest bar is below the frame
         axis.set_title(f"/{page}")
         axis.set_xlabel("workers")
         axis.set_ylabel("requests a second")

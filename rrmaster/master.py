@@ -94,7 +94,7 @@ class RunningMaster:
             lambda link, request: self.dynamic_listeners.handle(link, request),
             self.fault,
         )
-        self.pool = IdlePool.of(self.dispatcher, lambda: self.settings.max_parked)
+        self.pool = IdlePool.of(self.dispatcher, lambda: self.settings.max_parked or 0)
         may_ask = bool(self.command) or is_program(settings.application)
         self.dynamic_listeners = DynamicListeners(self.dispatcher, settings.backlog, settings.unix_mode, may_ask)
         for listener in self.listeners:

@@ -8,11 +8,18 @@ import sys
 SPARE = 64
 """Descriptors that are not for connections."""
 
+MANY = 100_000
+"""Connections that may rest where nothing is said, if there may be so many descriptors.  One costs a kilobyte here, and
+more in the kernel."""
+
 
 def places(wanted: int) -> int:
-    """The number of connections that may rest where so many are wanted.  Where it is less, a line says so."""
+    """The number of connections that may rest where so many are wanted.  Where it is less, a line says so.
+
+    0: `MANY`, or as many as there may be.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(min(wanted, limit - SPARE), 1)
+    most = max(min(wanted or MANY, limit - SPARE), 1)
     if most < wanted:
         text = f"{most} connections may rest, and not {wanted} (--max-parked): the limit of descriptors is {limit}\n"
         sys.stderr.write(text)

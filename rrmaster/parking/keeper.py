@@ -77,7 +77,7 @@ class IdlePool:
     wake: Callable[[], None]
     """Makes the dispatcher look."""
     most: Callable[[], int]
-    """The number of connections that may rest: `--max-parked`."""
+    """The number of connections that may rest: `--max-parked`; 0: the pool decides."""
     counts: dict[str, int] = Factory(lambda: dict.fromkeys(COUNTS, 0))
     """What the pools before this one have counted."""
     cut: int = 0

@@ -106,12 +106,12 @@ class Launch:
 
     @property
     def asked_to_park_after(self) -> float | None:
-        """`--park-after`, where connections are parked only if the user asks for it; None: they stay."""
+        """`--park-after`, if the user has asked for a time; None: otherwise."""
         return None if self.park_after == "auto" else self.park_after
 
     @property
     def parks_after(self) -> float | None:
-        """`--park-after`, where connections are parked by default; None: they stay."""
+        """`--park-after`, where HTTP is served: connections are parked by default; None: they stay."""
         if self.park_after != "auto":
             return self.park_after
         return PARK_AFTER_S if self.certfile is None else None

@@ -77,7 +77,7 @@ def test_the_defaults_are_the_documented_ones():
         "recall_after": 0.003,
         "worker_connections": None,
         "park_after": "auto",
-        "max_parked": 100_000,
+        "max_parked": None,
         "ready_timeout": 30.0,
         "graceful_timeout": 30.0,
         "hang_timeout": 30.0,

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from rrmaster.idle.places import SPARE, places
+from rrmaster.idle.places import MANY, SPARE, places
 from rrmaster.protocol.parking.lane import LIMIT, ORDER
 from tests.idle.conftest import Pool
 
@@ -75,3 +75,11 @@ def test_a_limit_beyond_that_of_descriptors_is_told(monkeypatch, capsys):
     assert "960 connections may rest, and not 100000 (--max-parked): the limit of descriptors is 1024" in (
         capsys.readouterr().err
     )
+
+
+def test_where_no_limit_is_asked_for_that_of_descriptors_is_taken_without_a_word(monkeypatch, capsys):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    assert places(0) == 960
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
+    assert places(0) == MANY
+    assert capsys.readouterr().err == ""

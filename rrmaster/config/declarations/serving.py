@@ -231,7 +231,7 @@ class ServingOptions:
         "number of --threads for WSGI with --park-after TIME, otherwise 10000",
         shown="auto",
     )
-    # Why WSGI has to ask for it: docs/decisions/connections-or-requests.md.
+    # Why WSGI has no limit of requests by default: docs/decisions/connections-or-requests.md.
     park_after: float | Literal["auto"] | None = option(
         "auto",
         parse_pause,
@@ -239,13 +239,15 @@ class ServingOptions:
         "TIME|auto|off",
         "give a kept connection of HTTP/1.1 back when it has been idle for this time, or at once where requests hold "
         "the worker's loop, and choose a worker anew when its client speaks; off: it stays with its worker; auto: "
-        f"{PARK_AFTER_S:g}s for ASGI without TLS, otherwise off",
+        f"{PARK_AFTER_S:g}s for ASGI and WSGI without TLS, otherwise off",
     )
     # A resting connection costs a kilobyte of the idle pool and a descriptor; the kernel's own part is larger.
-    max_parked: int = option(
-        100_000,
-        from_to(1, 10_000_000),
+    max_parked: int | None = option(
+        None,
+        parse_places,
         _CHOICE,
-        "N",
-        "connections that rest in the idle pool at most; beyond that the one that has rested longest is closed",
+        "N|auto",
+        "connections that rest in the idle pool at most; beyond that the one that has rested longest is closed; auto: "
+        "100000, or as many as there may be descriptors",
+        shown="auto",
     )

@@ -15,7 +15,9 @@ same holds, cut in pieces, would cost nothing.
 - A turn of the loop that was late says how long something held it.  What it waited for a processor is no hold, because
   elsewhere a request would wait as long.  Nor is the ordinary work of a turn in which many requests ended: what they
   cost is what a request costs here on average, by the processor time of the last seconds.  The rest is one hold.
-- Where all threads are taken, requests that come to this worker wait: parked at once (WSGI, mostly).
+- Where all threads are taken, requests that come to this worker wait: parked at once.  Not so for WSGI unless the user
+  has asked for parking: where the processors are the limit, all threads of all workers are taken, and another worker
+  is no quicker.
 - Where `--worker-connections` gives a worker few places (`FEW`), a connection that rests would hold one of them:
   parked at once.  So the option limits requests, and the fleet is one queue.  Where each place has a thread, requests
   on connections that rest here wait for nothing: at once only while more than half of the places are taken.
@@ -57,6 +59,8 @@ class ParkingLaw:
     """`--worker-connections`."""
     threaded: bool = False
     """Whether there is a thread for each place."""
+    waits: bool = False
+    """Whether connections stay here though all threads are taken."""
     _sum: float = 0.0
     """Seconds squared: the sum of h * h / 2, as of `_at`."""
     _at: float = 0.0
@@ -100,7 +104,13 @@ class ParkingLaw:
 
     def at_once(self, now: float, full: bool, connections: int = 0) -> bool:
         """Whether a connection is parked as soon as it rests.  `full`: all threads are taken."""
-        if self.draining or full or self.after == 0 or now < self._spread_until or self.is_short(connections):
+        if (
+            self.draining
+            or (full and not self.waits)
+            or self.after == 0
+            or now < self._spread_until
+            or self.is_short(connections)
+        ):
             return True
         return self.expected_wait(now) > PRICE_S
 

@@ -24,13 +24,13 @@ def lot_of(
     threaded: bool = False,
 ) -> Lot | None:
     """Where a server on asyncio or uvloop parks connections; None: nowhere.  `threaded`: each place has a thread."""
-    after = launch.asked_to_park_after if threaded else launch.parks_after
-    if after is None:
+    if (after := launch.parks_after) is None:
         return None
     from .law import ParkingLaw
     from .on_asyncio import AsyncioLot
 
-    law = ParkingLaw(after, launch.places, threaded)
+    one_queue = launch.asked_to_park_after is not None
+    law = ParkingLaw(after, launch.places, threaded and one_queue, waits=threaded and not one_queue)
     lot = AsyncioLot(duty, law, guests, launch.keep_alive, on_away, loop=loop)
     duty.park_with(lot.take_lane, launch.places)
     return lot

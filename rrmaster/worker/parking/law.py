@@ -104,13 +104,9 @@ class ParkingLaw:
 
     def at_once(self, now: float, full: bool, connections: int = 0) -> bool:
         """Whether a connection is parked as soon as it rests.  `full`: all threads are taken."""
-        if (
-            self.draining
-            or (full and not self.waits)
-            or self.after == 0
-            or now < self._spread_until
-            or self.is_short(connections)
-        ):
+        if full and not self.waits:
+            return True
+        if self.draining or self.after == 0 or now < self._spread_until or self.is_short(connections):
             return True
         return self.expected_wait(now) > PRICE_S
 

@@ -61,6 +61,7 @@ def test_holds_are_forgotten():
 
 def test_a_full_worker_one_that_drains_and_one_beside_a_new_one_park_at_once():
     assert ParkingLaw(1.0).at_once(0.0, full=True)
+    assert not ParkingLaw(1.0, waits=True).at_once(0.0, full=True), "WSGI, where nothing was asked for"
     law = ParkingLaw(1.0)
     law.spread(0.0)
     assert law.at_once(SPREAD_S / 2, full=False)

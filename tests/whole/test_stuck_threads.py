@@ -14,6 +14,7 @@ from attrs import define
 
 from rrmaster.config.names import POLICIES
 from tests.fakes import eventually
+from tests.whole.browser import STAYS
 from tests.whole.harness import PATIENCE, Running, dial, running
 from tests.whole.test_stuck_requests import get, workers
 
@@ -74,7 +75,8 @@ async def fleet(options: tuple[str, ...], tmp_path: Path, slots: str = "0") -> A
     release, control = tmp_path / "release", str(tmp_path / "control")
     environ = {"RELEASE": str(release), "HANG": slots}
     # On a crowded machine a healthy worker may not run for 20 ms, and then counts as stuck, which is worse than full.
-    more = ("--control", control, "--recall-after", "1s")
+    # And idle connections are counted here: one that rests outside of its worker is not.
+    more = ("--control", control, "--recall-after", "1s", *STAYS)
     async with running(*options, *more, workers=2, environ=environ) as master:
         try:
             yield Fleet(master, control, release)

@@ -23,6 +23,7 @@ from ..config.settings import Settings
 from ..logs.access import reopen_all
 from ..logs.log import logger, tell
 from ..rules.rollout import BUSY
+from ..status.formatting import count
 from ..status.model import Snapshot, to_json
 from ..supervision.reload_progress import Busy, Reload
 from .recent_log import LogBuffer, RecentLog
@@ -137,7 +138,7 @@ class RequestHandler:
         size = new_size(str(request.get("to", "")), before, self.operator.automatic_size)
         self.operator.scale(size)
         if size == before:
-            return {"text": f"{size} workers, as before"}
+            return {"text": count(size, "worker") + ", as before"}
         later = "" if self.operator.status().size == size else ", once the reload that runs is decided"
         return {"text": f"scaling from {before} to {size} workers{later}"}
 
@@ -147,12 +148,12 @@ class RequestHandler:
         return {"text": f"worker {slot} is being replaced: the new one serves first, then the old one is drained"}
 
     async def _stop(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
-        count = len(self.operator.status().workers)
+        workers = count(len(self.operator.status().workers), "worker")
         if request.get("now") is True:
             self.operator.hurry(0.0)
         self.nursery.start_soon(self.operator.stop)
         logger.info("stopping, asked through the control socket")
-        return {"text": f"stopping: {count} workers finish what they have"}
+        return {"text": f"stopping after what is in the hands of {workers}"}
 
     async def _reload(self, session: ClientSession, request: dict[str, Any]) -> dict[str, Any]:
         begin = self.operator.begin_rollback if request["do"] == "rollback" else self.operator.begin_reload

@@ -282,8 +282,8 @@ class IdlePool:
         cut = lanes.parked() - back - closed - self.cut
         if cut > 0:
             self.cut += cut
-            text = f"{cut} connections that rested were closed with the idle pool"
-            tell("pool.cut", text, level=WARNING, connections=cut)
+            were = "1 connection that rested was" if cut == 1 else f"{cut} connections that rested were"
+            tell("pool.cut", f"{were} closed with the idle pool", level=WARNING, connections=cut)
             self._announce(PoolCut(cut))
 
     # --- the end of the fleet

@@ -78,7 +78,7 @@ class Launch:
     forwarded_allow_ips: str
     keep_alive: float
     park_after: float | Literal["auto"] | None
-    """None: idle connections are not parked."""
+    """None: idle connections are not parked.  auto: `parks_after` decides."""
     header_timeout: float
     body_timeout: float
     send_timeout: float

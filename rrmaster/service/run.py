@@ -32,6 +32,7 @@ from ..processes.two_users.starter import Starter
 from ..processes.worker_environment import NOT_FOR_WORKERS
 from ..protocol.family.children import note_handlers, remember_handlers
 from ..protocol.starting import check_may_start
+from ..status.formatting import count
 from ..supervision.crashes import NoWorkerReady
 from ..supervision.reconfigure import listen
 from .addresses import shown_address
@@ -103,7 +104,7 @@ async def run_with_signals(
         except BaseExceptionGroup as group:
             raise unwrapped(group) from None
         accepted = master.dispatcher.accepted
-        tell("master.stopped", f"stopped: {accepted} connections accepted", accepted=accepted)
+        tell("master.stopped", "stopped: " + count(accepted, "connection") + " accepted", accepted=accepted)
         return 1 if master.supervisor.killed_while_stopping else 0
 
 

@@ -9,12 +9,12 @@ SPARE = 64
 """Descriptors that are not for connections."""
 
 MANY = 100_000
-"""Connections that may rest where nothing is said, if there may be so many descriptors.  One costs a kilobyte here, and
-more in the kernel."""
+"""Connections that may rest where nothing is said, if the limit of descriptors is no lower.  One costs a kilobyte here,
+and more in the kernel."""
 
 
 def places(wanted: int) -> int:
-    """The number of connections that may rest where so many are wanted.  Where it is less, a line says so.
+    """The number of connections that may rest where this number is wanted.  Where it is less, a line says so.
 
     0: `MANY`, or as many as there may be.
     """

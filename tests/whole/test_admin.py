@@ -17,7 +17,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.whole.browser import browsing
+from tests.whole.browser import STAYS, browsing
 from tests.whole.harness import BRIEF, PATIENCE, ROOT, Running, ask, gone, rrmaster, running
 
 APP = "handlers:quick"
@@ -90,7 +90,8 @@ async def test_counters_agree_with_clients_and_never_fall_whatever_happens_to_wo
 
 
 async def test_the_histograms_count_each_answer_though_workers_are_killed_right_after_it() -> None:
-    async with running(HTTP, "--admin", "127.0.0.1:0", *BRIEF, workers=2) as master:
+    # A connection that rests is taken again, and waits again.
+    async with running(HTTP, "--admin", "127.0.0.1:0", *BRIEF, *STAYS, workers=2) as master:
         base, seen = await base_of(master), []
         for round_ in range(3):
             for _ in range(5):

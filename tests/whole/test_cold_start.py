@@ -6,6 +6,7 @@ from collections import Counter
 
 import trio
 
+from tests.whole.browser import STAYS
 from tests.whole.harness import connect, running
 from tests.whole.test_stuck_requests import get
 
@@ -13,7 +14,7 @@ CLIENTS = 120
 
 
 async def test_the_first_worker_that_serves_does_not_get_all_clients_that_wait():
-    async with running("slow_slots:app", "--preload", "on", workers=4, ready=False) as master:
+    async with running("slow_slots:app", "--preload", "on", *STAYS, workers=4, ready=False) as master:
         await master.said("serves slow_slots:app on")
         answered: Counter[str] = Counter()
 

@@ -18,7 +18,8 @@ CLIENTS = 8
 
 async def test_a_hostile_worker_costs_no_other_client_a_request_and_leaves_nothing_behind(tmp_path: Path):
     control = tmp_path / "control"
-    options = (*SOON, "--max-parked", "100", "--control", str(control))
+    # What the hostile worker has parked of its own rests for the keep-alive time.
+    options = (*SOON, "--keep-alive", "5s", "--max-parked", "100", "--control", str(control))
     async with running("hostile:app", *options, workers=3) as master:
         await master.said("rest in the idle pool")
         clients = [Client(master, seed) for seed in range(CLIENTS)]

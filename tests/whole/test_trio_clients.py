@@ -68,6 +68,7 @@ async def test_a_request_with_two_lengths_is_refused_and_ends_its_connection():
     async with serving("--access-log") as master:
         said = await rest(await asked(master, smuggled + GET.format("/")))
         assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"400"]
+        assert said.endswith(b"Transfer-Encoding\n"), "whole, though anycorn would close at what is behind the request"
         await master.said(r'"POST / HTTP/1.1" 400 ')
 
 

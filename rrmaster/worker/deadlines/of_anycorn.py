@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, MutableMapping
 from itertools import chain
 from typing import Any
 
+import h11
 import trio
 from anycorn.protocol.events import StreamClosed
 from anycorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
@@ -93,7 +94,22 @@ class Outgoing:
         return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream  # type: ignore[no-any-return]
 
 
-def awaits_a_body(protocol: H2Protocol) -> bool:
+def waited_for(one: Any) -> tuple[Waiting, object]:
+    """What a connection waits for, and an object that stands for the request."""
+    if one.outgoing.waiting_since is not None:
+        return Waiting.READING, None
+    protocol = one.protocol.protocol
+    if isinstance(protocol, H2Protocol):
+        return (Waiting.BODY if one.receiving and _awaits_a_body(protocol) else Waiting.NOTHING), None
+    if one.resting or not one.receiving:
+        return Waiting.NOTHING, None
+    state = protocol.connection.their_state  # None: a websocket
+    if state is h11.IDLE:
+        return (Waiting.FIRST_BYTE if one.silent else Waiting.HEAD), protocol.stream
+    return (Waiting.BODY if state is h11.SEND_BODY else Waiting.NOTHING), protocol.stream
+
+
+def _awaits_a_body(protocol: H2Protocol) -> bool:
     """Whether a request of this connection of HTTP/2 has an incomplete body and no end of its answer.
 
     Websockets are streams of another class: their client may be silent.

@@ -27,7 +27,7 @@ from hyperframe.frame import GoAwayFrame
 from wsproto.connection import ConnectionState
 
 from ..deadlines.law import Waiting, too_late
-from ..deadlines.of_anycorn import Outgoing, StalledStreams, awaits_a_body
+from ..deadlines.of_anycorn import Outgoing, StalledStreams, waited_for
 from ..intake import CLOSE_NOTIFY_S
 from .anycorn_calls import Calls
 from .http1.anycorn_targets import Protocol
@@ -67,7 +67,7 @@ class AnycornConnection:
     """Bytes so far."""
     resting: bool = False
     """Whether no byte has come since the last answer."""
-    _receiving: bool = False
+    receiving: bool = False
     """Whether it waits for bytes, and not for the application to take those that have come."""
     idle: bool = True
     """Whether no request is in progress, as anycorn reports it."""
@@ -75,6 +75,8 @@ class AnycornConnection:
     """Whether GOAWAY was sent; what the client sends after it is dropped."""
     calls: Calls = field(init=False)
     outgoing: Outgoing = field(init=False)
+    _ends: bool = False
+    """Whether it is closed behind the answer that is being sent, and what else comes is dropped."""
     half_closed: bool = False
     """Whether the client sends no more and waits for its last answer."""
     stalled: StalledStreams = Factory(StalledStreams)
@@ -119,6 +121,8 @@ class AnycornConnection:
                 # A head has begun, which has a deadline of its own; a blank line, which old clients send, is none.
                 if self.resting and self.h2 is None and data.strip(b"\r\n"):
                     self.resting, self._reading.deadline = False, math.inf
+                if self._ends:
+                    continue
                 if not self.left:
                     await self.protocol.handle(RawData(data))
                     await self._bound()
@@ -129,7 +133,7 @@ class AnycornConnection:
             await self._finish_answer()
 
     async def _receive(self) -> bytes:
-        self._receiving = True
+        self.receiving = True
         try:
             if self.guest is not None:
                 await self.guest.until_readable()
@@ -138,15 +142,15 @@ class AnycornConnection:
             self.calls.leave()
             return b""
         finally:
-            self._receiving = False
+            self.receiving = False
 
     async def _finish_answer(self) -> None:
         """If the client has sent a whole request and then half-closed the connection: wait until it has its answer."""
         protocol = self.protocol.protocol
         if self.calls.gone or self.left or not isinstance(protocol, H11Protocol):
             return
-        stream, whole = protocol.stream, protocol.connection.their_state in (h11.DONE, h11.MUST_CLOSE)
-        if whole and isinstance(stream, HTTPStream) and stream.app_put is not None:
+        whole = self._ends or protocol.connection.their_state in (h11.DONE, h11.MUST_CLOSE)
+        if whole and isinstance(stream := protocol.stream, HTTPStream) and stream.app_put is not None:
             self.half_closed, self._reading.deadline = True, math.inf
             await stream.app_put({"type": "http.disconnect"})
             await until_nothing_is_sent(self.stream)  # or until `close_soon`, at the end of the answer
@@ -231,7 +235,14 @@ class AnycornConnection:
                 if self.h2 is not None:
                     await self._reset_broken(self.h2)
             case Closed():
-                self.close_soon()
+                self._close_behind_answer()
+
+    def _close_behind_answer(self) -> None:
+        """Close it.  anycorn cuts the last answer of a connection when something was sent behind its request."""
+        protocol: Any = self.protocol.protocol
+        self._ends = self.h2 is None and protocol.stream is not None and protocol.connection.our_state is h11.SEND_BODY
+        if not self._ends:
+            self.close_soon()
 
     async def _reset_broken(self, h2: H2Protocol) -> None:
         """Reset the streams whose answer broke off: anycorn forgets them, and the client would wait for the rest."""
@@ -268,18 +279,7 @@ class AnycornConnection:
 
     def waits_for(self) -> tuple[Waiting, object]:
         """What it waits for, and an object that stands for the request."""
-        if self.outgoing.waiting_since is not None:
-            return Waiting.READING, None
-        protocol = self.protocol.protocol
-        if isinstance(protocol, H2Protocol):
-            is_body = self._receiving and awaits_a_body(protocol)
-            return (Waiting.BODY if is_body else Waiting.NOTHING), None
-        if self.resting or not self._receiving:
-            return Waiting.NOTHING, None
-        state = protocol.connection.their_state  # None: a websocket
-        if state is h11.IDLE:
-            return (Waiting.FIRST_BYTE if self.silent else Waiting.HEAD), protocol.stream
-        return (Waiting.BODY if state is h11.SEND_BODY else Waiting.NOTHING), protocol.stream
+        return waited_for(self)
 
     def has_read(self) -> int:
         """The bytes that the client has read."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 import nox
@@ -93,15 +95,21 @@ def advisories(session: nox.Session) -> None:
     """Whether a known advisory concerns what the extras install today, and the oldest versions that they allow."""
     session.install("--quiet", *requirements("release"))
     (site,) = Path(_installed(session, "all")).parent.parent.glob("lib/python3*/site-packages")
-    session.run("pip-audit", "--path", str(site), "--desc")
+    others = [each for each in metadata.distributions(path=[str(site)]) if each.name != "rrmaster"]
+    _audit(session, "installed", {each.name: each.version for each in others})
     needed = [*PROJECT["project"]["dependencies"]]
     for extra in requirements("all")[0].partition("[")[2].rstrip("]").split(","):
         needed += requirements(extra)
     needed.sort(reverse=True)  # where two extras need one package, the older version is the last
     pins = dict(re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?>=([\w.]+)", "\n".join(needed), re.MULTILINE))
-    oldest = Path(session.create_tmp()) / "oldest.txt"
-    oldest.write_text("".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
-    session.run("pip-audit", "--requirement", str(oldest), "--no-deps", "--disable-pip", "--desc")
+    _audit(session, "oldest", pins)
+
+
+def _audit(session: nox.Session, name: str, pins: Mapping[str, str]) -> None:
+    listed = Path(session.create_tmp()) / f"{name}.txt"
+    listed.write_text("".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
+    # Strict: what could not be looked up is otherwise a line, and a success.
+    session.run("pip-audit", "--strict", "--requirement", str(listed), "--no-deps", "--disable-pip", "--desc")
 
 
 def _installed(session: nox.Session, extra: str) -> str:

@@ -26,6 +26,7 @@ async def test_a_hostile_worker_costs_no_other_client_a_request_and_leaves_nothi
         await all_at_once(clients, 3)
         before = await resting(control, CLIENTS)
         assert before.pid is not None
+        await master.settled(control)  # its spare template has descriptors, too
         kept = descriptors(before.pid), sum(master.descriptors().values())
         weight = resident(before.pid), resident(master.pid)
         await begin(clients, master)

@@ -31,9 +31,10 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"x" * 40})
 PROGRAM
 cat > see.py <<'PROGRAM'
+import os
+import signal
 import socket
 import subprocess
-import sys
 import time
 
 SERVERS = {
@@ -76,11 +77,12 @@ def seen(command):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with open("log", "w") as log:
-        server = subprocess.Popen(f"v/bin/{command.format(port=port)}".split(), stdout=log, stderr=log)
+        words = f"v/bin/{command.format(port=port)}".split()
+        server = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
     try:
         return {kind: [answer(port, request) for _ in range(TIMES)] for kind, request in REQUESTS.items()}
     finally:
-        server.kill()
+        os.killpg(server.pid, signal.SIGKILL)  # its workers, too
         server.wait()
 
 

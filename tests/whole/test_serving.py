@@ -53,11 +53,12 @@ async def test_a_worker_has_no_more_connections_than_it_may_and_the_others_wait_
         held = await master.hold(6)
         assert set(Counter(held.values()).values()) == {3}
         waiting = await master.burst(2)
-        # With one connection too many, Node's primary and its workers hand it to one another for ever.
+        # With one connection too many, Node's primary and its workers hand it to one another for ever, which takes a
+        # processor.  What rests takes 0.02 to 0.07 s of one, by the machine: more on one that sleeps between two wakes.
         before = [processor_time(pid) for pid in (master.pid, *master.workers)]
         await trio.sleep(1)  # the time over which it is measured
         after = [processor_time(pid) for pid in (master.pid, *master.workers)]
-        assert max(late - early for early, late in zip(before, after, strict=True)) < 0.05
+        assert max(late - early for early, late in zip(before, after, strict=True)) < 0.3
         for stream, pid in list(held.items())[:2]:
             await stream.send_all(b"bye")
             # No other worker has room, so the one that has closed a connection gets the next.

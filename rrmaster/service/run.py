@@ -199,7 +199,7 @@ _SIGNALS = (
 
 
 def _log_start(master: RunningMaster) -> None:
-    workers = "1 worker" if master.size == 1 else f"{master.size} workers"
+    workers = count(master.size, "worker")
     chosen = master.settings
     addresses = ", ".join(shown_address(address, chosen) for address in master.addresses)
     where = f" on {addresses}" if addresses else ""  # a program opens its addresses later, and each is logged then

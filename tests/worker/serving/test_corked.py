@@ -7,13 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from uvicorn import Config
 
 from rrmaster.worker.serving.asgi import Message, Receive, Send
-from rrmaster.worker.serving.http1.httptools_client import HttptoolsClient
-from rrmaster.worker.serving.http1.reading import JOINED, State
+from rrmaster.worker.serving.http1.reading import JOINED
 
-from .test_http1 import TURNS, FakeTransport
+from .test_http1 import TURNS, FakeLoop, FakeTransport, a_client
 
 GET, HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -27,15 +25,6 @@ def part(body: bytes, more: bool = False) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-def a_client(app: Any) -> tuple[Any, FakeTransport]:
-    config = Config(app, http="httptools", log_config=None, lifespan="off")
-    config.load()
-    client: Any = HttptoolsClient(config=config, server_state=State(), app_state={})
-    transport = FakeTransport()
-    client.connection_made(transport)
-    return client, transport
-
-
 async def turn_until(done: Callable[[], bool]) -> None:
     for _ in range(TURNS):
         if done():
@@ -46,7 +35,7 @@ async def turn_until(done: Callable[[], bool]) -> None:
 
 async def pieces_of(app: Any, *requests: bytes, answers: int = 1) -> list[bytes]:
     """What is written piece by piece, when these are read in one turn after the other."""
-    client, transport = a_client(app)
+    client, transport = await a_client("httptools", FakeLoop(), app)
     for request in requests:
         client.data_received(request)
         await asyncio.sleep(0)
@@ -57,7 +46,6 @@ async def pieces_of(app: Any, *requests: bytes, answers: int = 1) -> list[bytes]
 
     await turn_until(is_over)
     client.connection_lost(None)
-    client._unset_keepalive_if_required()
     return transport.pieces
 
 
@@ -83,11 +71,10 @@ def test_an_answer_without_a_body_is_not_held_beyond_its_end() -> None:
         found.append(seen[0].written)  # in the same turn: work that follows keeps no client waiting
 
     async def act() -> None:
-        client, transport = a_client(app)
+        client, transport = await a_client("httptools", FakeLoop(), app)
         seen.append(transport)
         client.data_received(HEAD)
         await turn_until(lambda: bool(found))
-        client._unset_keepalive_if_required()
 
     asyncio.run(act())
     assert found[0].endswith(b"\r\n\r\n")
@@ -102,13 +89,12 @@ def test_a_head_does_not_wait_for_a_body_that_comes_later() -> None:
             await event.wait()
             await send(part(b"ok"))
 
-        client, transport = a_client(app)
+        client, transport = await a_client("httptools", FakeLoop(), app)
         client.data_received(GET)
         await turn_until(lambda: transport.written.endswith(b"\r\n\r\n"))
         event.set()
         await turn_until(lambda: client.cycle.response_complete)
         assert [piece[-2:] for piece in transport.pieces] == [b"\r\n", b"ok"]
-        client._unset_keepalive_if_required()
 
     asyncio.run(act())
 

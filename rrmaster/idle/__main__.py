@@ -16,13 +16,16 @@ import socket
 
 from ..protocol.parking.lane import PAGE
 from .places import places
-from .pool import Pool
+from .pool import BEAT_S, Pool
 
 
 def main(line: int, page: int, most: int) -> None:
     """Hold connections until the master ends this."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the master's, which ends this process last
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A close that waits for a client ends with any signal; SO_LINGER may stand on what a worker has kept a copy of.
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, BEAT_S, BEAT_S)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     counts = memoryview(mmap.mmap(page, PAGE)).cast("Q")

@@ -18,7 +18,6 @@ is bounded.
 from __future__ import annotations
 
 import fcntl
-import os
 import select
 import socket
 import struct
@@ -29,7 +28,7 @@ from contextlib import suppress
 from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 
 from ..protocol.parking import lane as wire
-from ..protocol.parking.admission import Left, Refused, admit, let_go, restore
+from ..protocol.parking.admission import Left, Refused, admit, discard, let_go, restore
 from .known import Lane, Rest, descriptors
 from .places import places
 
@@ -209,7 +208,7 @@ class Pool:
         except wire.Malformed:
             self.counts[REFUSED] += 1
         for fd in fds[promised:]:
-            os.close(fd)
+            discard(fd)
             self.counts[REFUSED] += 1
         missing = promised - len(fds)
         if missing > 0:

@@ -39,6 +39,7 @@ from .addresses import shown_address
 from .admin_process import AdminProcess, admin_listeners
 from .admin_token import token_of
 from .cannot_start import CannotStart
+from .close_guard import guarding
 from .pid_file import pid_file
 from .privileges import drop_privileges, give_up_root
 from .sd_notify import Notifier
@@ -78,6 +79,7 @@ async def run_with_signals(
     with contextlib.ExitStack() as cleanup:
         # Signals are handled first and released last: one that ended the process in between would leave files behind.
         signals = _receive_signals(cleanup)
+        cleanup.enter_context(guarding())
         notifier = Notifier.from_environment(os.environ, os.getpid())
         cleanup.callback(notifier.close)
         listeners = listen(settings, explicit_bind)

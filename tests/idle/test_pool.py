@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -121,6 +122,23 @@ def test_messages_that_are_none_are_refused(pool: Pool):
     assert pool.count("held") == 0
     lane.send(PARK.pack(2) + record(0.0, 0, 3, b"") * 2)  # without their descriptors
     pool.until(lambda: pool.count("refused") >= len(rubbish) + 2)
+
+
+def test_a_connection_that_nobody_describes_and_that_lingers_delays_nothing(pool: Pool):
+    lane = pool.lane()
+    _, server = pool.connection()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
+    server.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:  # its client reads nothing
+            server.send(bytes(1 << 16))
+    socket.send_fds(lane, [b"?"], [server.fileno()])
+    server.close()
+    client, another = pool.connection()
+    pool.park(lane, another)
+    client.sendall(b"well")
+    assert pool.returned()[2].recv(100) == b"well"
+    pool.counted(refused=1, returned=1)
 
 
 def test_the_same_connection_a_thousand_times_is_one(pool: Pool):

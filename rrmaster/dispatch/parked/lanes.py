@@ -29,8 +29,7 @@ from ...protocol.channel import SEND
 from ...protocol.family.children import keep_from_children
 from ...protocol.pages.figures import clock_us
 from ...protocol.parking import lane
-from ...protocol.parking.admission import Left, Refused, admit, restore
-from ...waiting import close
+from ...protocol.parking.admission import Left, Refused, admit, discard, restore
 from ..link import Link
 
 SPREAD = b"s"
@@ -234,7 +233,7 @@ class Lanes:
         except lane.Malformed:
             self.refused += 1  # a worker has written it; what it did not describe is closed
         for fd in fds[promised:]:
-            close(fd)
+            discard(fd)
             self.refused += 1
         if cut:
             self.lost += max(promised - len(fds), 0)

@@ -73,6 +73,16 @@ def let_go(sock: SocketType) -> None:
     _close(sock)
 
 
+def discard(fd: int) -> None:
+    """Close a descriptor that a worker has sent and not described, whatever it is."""
+    try:
+        sock = SocketType(-1, -1, 0, fd)
+    except OSError:
+        os.close(fd)
+    else:
+        _close(sock)
+
+
 def _close(sock: SocketType) -> None:
     """Close it at once, whatever lingers."""
     try:

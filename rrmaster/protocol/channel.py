@@ -55,7 +55,8 @@ def pair() -> tuple[socket.socket, socket.socket]:
     master_end.setblocking(False)
     worker_end.setblocking(False)
     # A second safeguard, which also stops a worker from parking descriptors in the master's queue.  An older kernel
-    # does not know the option; there the master is safe because it reads without a control buffer.
+    # does not know the option; there the master reads without a control buffer, and the kernel closes what came.
+    # That close may wait for a client: see `service.close_guard`.
     with contextlib.suppress(OSError):
         master_end.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
     return master_end, worker_end

@@ -63,19 +63,21 @@ class Host:
             words = ["ip", "netns", "exec", self.name, *command.split(" ")]
             return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | environ)
 
-    def kill(self) -> float:
-        """End everything on it at once, as a crash of the machine does; returns when that was."""
-        when = 0.0
+    def kill(self) -> tuple[float, float]:
+        """End everything on it at once, as a crash of the machine does; returns when that began, and when it was over.
+
+        The kernel takes bytes for a process that dies until its sockets are closed: a while, on a crowded machine.
+        """
+        began = time.time()
         while pids := run(f"ip netns pids {self.name}").split():
             for pid in pids:
                 try:
                     os.kill(int(pid), signal.SIGKILL)
                 except ProcessLookupError:
                     pass  # it has ended with its parent
-            when = when or time.time()
             reap()
-            time.sleep(0.01)
-        return when
+            time.sleep(0.001)
+        return began, time.time()
 
     def signal(self, module: str, number: int) -> None:
         """Send a signal to the processes that run this module of Python."""
@@ -83,9 +85,11 @@ class Host:
             if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
                 os.kill(int(pid), number)
 
-    def plug(self, state: str) -> None:
-        """Its cable: `down` or `up`."""
+    def plug(self, state: str) -> tuple[float, float]:
+        """Its cable: `down` or `up`; returns when that began, and when it was over."""
+        began = time.time()
         run(f"ip link set {self.name} {state}")
+        return began, time.time()
 
     def log(self) -> str:
         file = self.directory / f"{self.name}.log"

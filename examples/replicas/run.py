@@ -5,6 +5,7 @@ Without arguments: each case behind nginx and HAProxy, with rrmaster and with `u
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import lab
 
@@ -57,14 +59,6 @@ class Replica:
         self.process.wait(PATIENCE)
         self.start()
 
-    def in_hand(self) -> int:
-        """The requests that the application has in progress, or had when it was killed."""
-        return sum(file.read_bytes()[0] for file in self.host.directory.glob(f"{self.host.name}.*.in-hand"))
-
-    def forget(self) -> None:
-        for file in self.host.directory.glob(f"{self.host.name}.*.in-hand"):
-            file.unlink()
-
 
 def answers(url: str) -> bool:
     try:
@@ -84,55 +78,61 @@ def wait(true: Callable[[], bool], host: lab.Host) -> None:
         time.sleep(0.05)
 
 
-# --- what happens: each case returns when its event was over, and what the victim had in hand
+# --- what happens: each case returns when it happened, and to which replica
 
 
-def rolling(replicas: list[Replica]) -> tuple[float, int]:
+class Event(NamedTuple):
+    """When it began and was over, in seconds since the epoch, and the replica that has answered nothing since."""
+
+    began: float
+    over: float
+    victim: Replica | None = None
+
+
+def rolling(replicas: list[Replica]) -> Event:
     began = time.time()
     for replica in replicas:
         replica.replace()
         time.sleep(SETTLED)
-    return began, 0
+    return Event(began, time.time())
 
 
-def killed(replicas: list[Replica]) -> tuple[float, int]:
+def killed(replicas: list[Replica]) -> Event:
     victim = replicas[1]
-    when, in_hand = victim.host.kill(), victim.in_hand()
-    victim.forget()
+    event = Event(*victim.host.kill(), victim)
     time.sleep(8)
     victim.start()
     time.sleep(SETTLED)
-    return when, in_hand
+    return event
 
 
-def cut_off(replicas: list[Replica]) -> tuple[float, int]:
+def cut_off(replicas: list[Replica]) -> Event:
     victim = replicas[1]
-    victim.host.plug("down")
-    when, in_hand = time.time(), victim.in_hand()
+    event = Event(*victim.host.plug("down"), victim)
     time.sleep(20)
     victim.host.plug("up")
     time.sleep(SETTLED)
-    return when, in_hand
+    return event
 
 
-def slow(replicas: list[Replica]) -> tuple[float, int]:
+def slow(replicas: list[Replica]) -> Event:
     """Each answer of one replica takes half a second more."""
     mark = replicas[1].host.directory / f"{replicas[1].host.name}.slow"
     mark.touch()
-    when = time.time()
+    began = time.time()
     time.sleep(12)
     mark.unlink()
-    return when, 0
+    return Event(began, time.time())
 
 
-def unheard(replicas: list[Replica]) -> tuple[float, int]:
+def unheard(replicas: list[Replica]) -> Event:
     """No replica answers a health check in time, as on a crowded machine, and all of them serve."""
-    when = time.time()
+    began = time.time()
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for replica in replicas:
             replica.host.signal("rrmaster.admin", number)
         time.sleep(SETTLED)
-    return when, 0
+    return Event(began, time.time())
 
 
 CASES = {"rolling": rolling, "killed": killed, "cut off": cut_off, "slow": slow, "unheard": unheard}
@@ -142,15 +142,34 @@ CHECKED = ("haproxy", "rrmaster")
 
 # --- one trial
 
+LOGS = {
+    "nginx": (
+        "nginx.conf",
+        "access_log off;",
+        "log_format asked 'request $msec $request_time $upstream_addr'; access_log /dev/stdout asked;",
+    ),
+    "haproxy": (
+        "haproxy.cfg",
+        "mode http\n",
+        'mode http\n log stdout format raw daemon\n log-format "request %[date(0,ms)] %Ta %s/%rc"\n',
+    ),
+}
+"""Of each proxy: its file, and what in it becomes a log: when a request ended, how long it took, and who was asked."""
+
+SECOND = {"nginx": 1, "haproxy": 1000}
+"""In these logs."""
+
 
 def proxy_command(proxy: str, server: str, directory: Path) -> str:
-    if proxy == "nginx":
-        return f"nginx -c {HERE}/nginx.conf -g daemon\toff;pid\t{directory}/nginx.pid;error_log\tstderr;"
-    config = (HERE / "haproxy.cfg").read_text()
-    if server == "uvicorn":  # it knows no PROXY protocol, and its only port answers the health checks
+    """Its configuration is the file here, and a log of who was asked."""
+    file, place, log = LOGS[proxy]
+    config = (HERE / file).read_text().replace(place, log)
+    if proxy == "haproxy" and server == "uvicorn":  # no PROXY protocol, and its only port answers the health checks
         config = config.replace(" send-proxy-v2", "").replace(" port 9000", "")
-    (directory / "haproxy.cfg").write_text(config)
-    return f"haproxy -db -f {directory}/haproxy.cfg"
+    (directory / file).write_text(config)
+    if proxy == "nginx":
+        return f"nginx -c {directory}/{file} -g daemon\toff;pid\t{directory}/nginx.pid;error_log\tstderr;"
+    return f"haproxy -db -f {directory}/{file}"
 
 
 def trial(hosts: dict[str, lab.Host], proxy: str, server: str, case: str) -> str:
@@ -163,14 +182,34 @@ def trial(hosts: dict[str, lab.Host], proxy: str, server: str, case: str) -> str
     wait(lambda: answers(f"http://{address}/"), hosts["proxy"])
     load = hosts["load"].start(f"{sys.executable} load.py {address} {CLIENTS} {directory}/ledger.json")
     time.sleep(4)
-    when, in_hand = CASES[case](replicas)
+    event = CASES[case](replicas)
     load.send_signal(signal.SIGTERM)
     load.wait(PATIENCE)
     for host in hosts.values():
         host.kill()
-    for file in [*directory.glob("*.in-hand"), *directory.glob("*.pid")]:
+    ledger = json.loads((directory / "ledger.json").read_text())
+    asked = in_hand(proxy, hosts["proxy"].log(), ledger, event)
+    for file in [*directory.glob("*.log"), *directory.glob("*.pid")]:
         file.unlink()
-    return told(json.loads((directory / "ledger.json").read_text()), when, in_hand)
+    return told(ledger, event.began, asked)
+
+
+def in_hand(proxy: str, log: str, ledger: list, event: Event) -> int:
+    """The requests that the proxy had sent to the victim, and that had no answer when it died.
+
+    The application of a victim knows of fewer: those that it has begun.  Others are in buffers of the kernel, which
+    takes bytes for a process that dies until its sockets are closed, and nothing tells the proxy so.
+    """
+    if event.victim is None:
+        return 0
+    host, spans = event.victim.host, []
+    for ended, took, servers in re.findall(r"^request ([\d.]+) (-?[\d.]+) (.+)$", log, re.M):
+        # nginx names all servers that it asked, HAProxy the last one, and "/+1" if it was not the first.
+        if any(word in servers for word in (host.address, f"{host.name}/", "/+")):
+            spans.append(((float(ended) - float(took)) / SECOND[proxy], float(ended) / SECOND[proxy]))
+    if proxy == "haproxy":  # it logs none whose client it closes without an answer
+        spans += [(began, ended) for began, ended, _, _, how, _ in ledger if how == "cut off"]
+    return sum(began <= event.over and ended >= event.began for began, ended in spans)
 
 
 def told(ledger: list, event: float, in_hand: int) -> str:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import trio
 
 from rrmaster.config.settings import Settings
@@ -71,7 +76,51 @@ async def test_the_ledger_has_each_request_once(tmp_path: Path) -> None:
         assert {(how, replica) for *_, how, replica in entries} == {("200", "replica1")}
         await served(control, len(entries))
         assert await requests(control) == len(entries)
-        assert {file.read_bytes() for file in tmp_path.glob("*.in-hand")} == {b"\0"}
+
+
+@pytest.fixture
+def trial(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What examples/replicas/run.py has."""
+    monkeypatch.syspath_prepend(str(HERE))
+    return runpy.run_path(str(HERE / "run.py"))
+
+
+def test_each_proxy_has_a_place_for_the_log_of_whom_it_asked(trial: dict[str, Any]) -> None:
+    for file, place, _ in trial["LOGS"].values():
+        assert (HERE / file).read_text().count(place) == 1
+
+
+ASKED = {
+    "nginx": """
+        request 100.5 1.0 10.99.0.12:8000
+        request 100.5 1.0 10.99.0.12:8000, 10.99.0.11:8000
+        request 100.5 1.0 10.99.0.11:8000
+        request 99.9 1.0 10.99.0.12:8000
+        request 101.5 1.0 10.99.0.12:8000, 10.99.0.13:8000
+        [error] request 100.5 1.0 10.99.0.12:8000
+    """,
+    "haproxy": """
+        request 100500 1000 replica2/0
+        request 100500 1000 replica1/+1
+        request 100500 1000 replica1/0
+        request 99900 1000 replica2/0
+        request 101500 1000 replica3/+1
+        Server shop/replica2 is DOWN
+    """,
+}
+
+
+@pytest.mark.parametrize(("proxy", "silent"), [("nginx", 0), ("haproxy", 1)])
+def test_what_the_victim_had_in_hand_was_sent_before_it_was_dead_and_unanswered(
+    trial: dict[str, Any], proxy: str, silent: int
+) -> None:
+    """Of requests that ended before the death, began after it, or were sent to others alone, none counts."""
+    host = SimpleNamespace(name="replica2", address="10.99.0.12")
+    event = trial["Event"](100.0, 100.1, SimpleNamespace(host=host))
+    ledger = [[at, at + 0.2, "POST", "/", how, ""] for at in (99.0, 99.9, 100.2) for how in ("cut off", "502")]
+    found = trial["in_hand"](proxy, dedent(ASKED[proxy]), ledger, event)
+    assert found == 2 + silent, "HAProxy writes no line of a request whose client it closes without an answer"
+    assert trial["in_hand"](proxy, dedent(ASKED[proxy]), ledger, trial["Event"](100.0, 100.1)) == 0
 
 
 async def served(control: Path, count: int) -> None:

@@ -30,12 +30,17 @@ PATIENCE = 60.0
 
 @contextlib.contextmanager
 def started(*command, **environ):
-    process = subprocess.Popen(command, cwd=HERE, env=os.environ | environ, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
+    """A process, which is asked why if a wait fails."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, cwd=HERE, env=os.environ | environ, stderr=said)
+        try:
+            yield process
+        except TimeoutError:
+            said.seek(0)
+            sys.exit(f"{' '.join(command)} has said:\n{said.read().decode()}")
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
 
 
 @contextlib.contextmanager

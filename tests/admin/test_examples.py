@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rrmaster.admin.metrics import exposition
 from rrmaster.events.totals import FleetTotals, SlotTotals
 from rrmaster.protocol.pages.figures import DURATIONS, WAITS, Histogram
-from rrmaster.status.model import TemplateStatus
+from rrmaster.status.model import PoolStatus, TemplateStatus
 from tests.status.snapshots import a_snapshot, a_worker
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -29,6 +29,7 @@ def known() -> dict[str, set[str]]:
         a_snapshot(a_worker(0, oldest_ms=5, request_duration=durations, accept_wait=waits)),
         totals=FleetTotals((SlotTotals(0),), {"exit": 1}, {"committed": 1}),
         templates=(TemplateStatus(2, 1, "in use", 1.0),),
+        pool=PoolStatus(pid=7, held=1, parked=1, parked_per_s=1.0, resumed=1),
     )
     text = exposition(full, "")[0].decode()
     found: dict[str, set[str]] = {}

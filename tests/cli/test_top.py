@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from attrs import evolve
 
@@ -44,6 +46,13 @@ def test_80_columns_have_sparklines_of_connections_and_lag() -> None:
     head = next(line for line in lines(a_view(), 80) if line.startswith("SLOT"))
     assert "CONNECTIONS" in head
     assert "LAG HISTORY" in head
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_no_count_of_the_fleet_is_cut(width: int) -> None:
+    shown = "\n".join(lines(a_view(), width))
+    for what in ("requests/s", "open", "accepted", "recalled", "suspended", "lost"):
+        assert re.search(rf"\b{what} \d+|\d+ {what}", shown), what
 
 
 def test_a_wider_terminal_has_longer_sparklines() -> None:

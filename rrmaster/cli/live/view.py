@@ -164,7 +164,7 @@ class LiveView:
     def _overview(self, s: Snapshot, width: int) -> Lines:
         """What stands above the table, and does not scroll."""
         lines = [(shortened(f" {trouble}", width), "bright_red") for trouble in troubles(s)]
-        return lines + [(shortened(f" {line}", width), "normal") for line in self._numbers(s)]
+        return lines + [(shortened(f" {line}", width), "normal") for line in self._numbers(s, width - 1)]
 
     def _help(self, width: int) -> Lines:
         """The keys, and what each column means, whether it fits the table now or not."""
@@ -173,18 +173,33 @@ class LiveView:
         lines += ["", *legend(self._columns(), width - 1), "", *COLOUR_KEY]
         return [(shortened(f" {line}" if line else "", width), "normal") for line in lines]
 
-    def _numbers(self, s: Snapshot) -> list[str]:
+    def _numbers(self, s: Snapshot, width: int) -> list[str]:
         backlogs = ", ".join(f"{plain(listener.address)} backlog {number(listener.queued)}" for listener in s.listeners)
         known = s.latency_p50_s is not None
         latency = f" p50 {took(s.latency_p50_s)} p99 {took(s.latency_p99_s)}" if known else ""
-        parked = f"parked {s.pool.held} ({s.pool.parked_per_s:.0f}/s)   " if s.pool is not None else ""
-        counts = (
-            f"{self.history.requests.now:.0f} requests/s{latency}   open {s.open_by_worker()}   {parked}"
-            f"accepted {s.accepted} ({self.history.accepted.now:.0f}/s)   "
-            f"recalled {s.recalled_from_late + s.recalled_from_dead}   suspended {s.suspensions}   lost {s.lost}"
-        )
+        parked = [f"parked {s.pool.held} ({s.pool.parked_per_s:.0f}/s)"] if s.pool is not None else []
+        counts = [
+            f"{self.history.requests.now:.0f} requests/s{latency}",
+            f"open {s.open_by_worker()}",
+            *parked,
+            f"accepted {s.accepted} ({self.history.accepted.now:.0f}/s)",
+            f"recalled {s.recalled_from_late + s.recalled_from_dead}",
+            f"suspended {s.suspensions}",
+            f"lost {s.lost}",
+        ]
         reload = [f"reload {reload_line(s.reload)}"] if s.reload is not None else []
-        return [backlogs, counts, *reload]
+        return [backlogs, *_filled(counts, width), *reload]
+
+
+def _filled(parts: list[str], width: int) -> list[str]:
+    """Lines of at most `width` columns that have these parts in their order, three columns apart."""
+    lines = parts[:1]
+    for part in parts[1:]:
+        if len(lines[-1]) + 3 + len(part) <= width:
+            lines[-1] += f"   {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def _end_of(line: str, width: int) -> str:

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Mapping
 
 from attrs import Factory, define, frozen
@@ -193,10 +194,7 @@ def _listen_tcp(
         if family == socket.AF_INET6:
             # [::] stands for all addresses, IPv4 included, whatever the sysctl says; any other only for itself.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only or address[0] != "::")
-        # Inherited: without NODELAY a keep-alive answer in two writes waits 40 ms for the client's delayed ACK.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Inherited: a peer that vanished without closing would count as load for ever.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _set_for_connections(sock)
         sock.bind(address)
         # Also if held: only this shows that another program listens there.  A free port is found by the bind, and the
         # shutdown would give it back.
@@ -209,6 +207,16 @@ def _listen_tcp(
         sock.close()
         raise
     return Listener(sock, name_of(sock), held=backlog if held else None)
+
+
+def _set_for_connections(sock: socket.socket) -> None:
+    """Set what the connections of a listener of TCP inherit."""
+    # Without it a keep-alive answer in two writes waits 40 ms for the client's delayed ACK.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A peer that vanished without closing would count as load for ever.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # A listener that was passed on may have it: then a close waits for its client, and a worker's loop with it.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
 
 
 def _why(error: OSError | ValueError, port: int) -> str:
@@ -314,7 +322,7 @@ def adopt(fd: int) -> Listener:
     sock.set_inheritable(False)
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _set_for_connections(sock)
     return Listener(sock, name_of(sock), deferral=Deferral(sock, shared=True))
 
 

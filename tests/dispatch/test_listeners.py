@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import stat
 import sys
 from collections.abc import Iterator
@@ -338,9 +339,12 @@ def test_a_unix_socket_whose_file_is_gone_closes_without_error(tmp_path: Path) -
 def test_a_listening_descriptor_is_adopted() -> None:
     given = socket.create_server(("127.0.0.1", 0))
     given.set_inheritable(True)
+    given.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
     listener = adopt(given.detach())
     with listening_already(listener), connected(listener) as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert struct.unpack("ii", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0] == 0
         assert listener.name == f"127.0.0.1:{port_of(listener)}"
 
 

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -45,8 +45,8 @@ _PYTHONS = frozenset({"random", "secrets", "uuid"})
 """The modules that hand random numbers on."""
 
 _MAY_BE_SHARED = frozenset({
-    # The salt of a hash: werkzeug 3.1, Django 5.2, passlib 1.7.
-    "werkzeug.security", "django.contrib.auth.hashers", "passlib.utils",
+    # The salt of a hash: werkzeug 3.1, Django 5.2, passlib 1.7, argon2-cffi 25.1.
+    "werkzeug.security", "django.contrib.auth.hashers", "passlib.utils", "argon2._password_hasher",
     # The name of a pool of connections, for metrics: redis-py 8.1.
     "redis.connection", "redis.asyncio.connection",
     # The name of a computation that is over by the end of the import: joblib 1.6, which scikit-learn uses.

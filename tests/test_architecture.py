@@ -324,8 +324,9 @@ WRITTEN_FROM_OUTSIDE = {
     "worker/serving/on_anycorn", "worker/serving/on_trio", "worker/serving/on_uvicorn", "admin/server",
     "cli/completion", "worker/serving/http1/endings", "worker/serving/http1/anycorn_targets",
     "worker/serving/http1/httptools_client",
-    # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork.
-    "worker/preload/taken/environment", "worker/preload/taken/numpys",
+    # The interpreter's own copy of the environment, while an application is imported; numpy's generators after a fork;
+    # logging's listeners before one.
+    "worker/preload/taken/environment", "worker/preload/taken/numpys", "worker/preload/anew/listeners",
 }  # fmt: skip
 """Modules that assign attributes of an object from outside, and why they may.  Elsewhere an object alone writes its
 state: after its construction by one ``configure``, or by methods that say what happened."""

@@ -25,6 +25,7 @@ def remove_temporary(watch: ImportWatch) -> None:
     (they join a thread, send something) a process that never served has nothing for them to do.
     """
     if watch.temporary():
+        watch.listeners.start_again()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, template_wire.GOODBYE_S)  # the master may have died, and kills nothing
         atexit._run_exitfuncs()

@@ -10,11 +10,13 @@ from ...protocol import template_wire
 from ...protocol.forks.safety import Finding, Traces, Verdict, asked_for, only_read
 from ...protocol.launch import Launch
 from ...protocol.template_wire import Explanation
-from . import title
-from .datagrams import Datagrams, all_as_new, make_again
+from .anew import title
+from .anew.datagrams import Datagrams, all_as_new, make_again
+from .anew.listeners import Listeners
+from .anew.read_ahead import ReadAhead
+from .anew.value_files import ValueFiles
 from .notes import Notes, taking_notes
 from .origins import Origins
-from .read_ahead import ReadAhead
 from .sharing import SharedFile, cannot_be_opened_again, open_again, shared_files
 from .taken import databases
 from .taken.callers import Callers
@@ -22,7 +24,6 @@ from .taken.environment import OwnEnvironment
 from .taken.generators import Generators
 from .taken.identity import Taken
 from .taken.own_processes import OwnProcesses
-from .value_files import ValueFiles
 
 HARMLESS = Verdict.HARMLESS
 
@@ -42,6 +43,7 @@ class ImportWatch:
         self._notes = Notes()
         self._files: tuple[SharedFile, ...] = ()
         self.value_files = ValueFiles()
+        self.listeners = Listeners()
         self._shown = title.shown()
         self._origins = Origins(self._noted) if explained else None
 
@@ -52,6 +54,7 @@ class ImportWatch:
         origins = self._origins.watched() if self._origins is not None else nullcontext()
         with self._environment.watched(), self._taken.watched(), taking_notes(self._notes), origins:
             yield
+        self.listeners.stop()
         self._own_processes.find()
         self._read_ahead.find()
         self._datagrams = all_as_new()
@@ -80,6 +83,7 @@ class ImportWatch:
             *self._notes.findings(),
             *cannot_be_opened_again(self._files),
             *self.value_files.findings(),
+            *self.listeners.findings(),
             *(
                 Finding("opened a socket for datagrams", HARMLESS, new, f"descriptor {of.number}")
                 for of in self._datagrams
@@ -122,4 +126,5 @@ class ImportWatch:
         self._own_processes.renew()
         self._read_ahead.drop()
         databases.renew()
+        self.listeners.start_again()
         title.show(arguments, self._shown)

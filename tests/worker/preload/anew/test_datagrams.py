@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from rrmaster.protocol.forks.safety import Verdict, phrases
-from rrmaster.worker.preload.datagrams import all_as_new, as_new, make_again
+from rrmaster.worker.preload.anew.datagrams import all_as_new, as_new, make_again
 from rrmaster.worker.preload.traces import findings_of, traces_now
 from rrmaster.worker.preload.watch import ImportWatch
 from tests.launches import a_launch

@@ -11,7 +11,7 @@ import gc
 import io
 from typing import Any
 
-from .sharing import targets
+from ..sharing import targets
 
 _DEVICES = frozenset({"/dev/random", "/dev/urandom"})
 

@@ -22,8 +22,8 @@ import sys
 
 from attrs import Factory, define
 
-from ...protocol.forks.safety import Finding, Verdict
-from .sharing import targets
+from ....protocol.forks.safety import Finding, Verdict
+from ..sharing import targets
 
 _WHY = "each worker has such files of its own, whose gauges begin as the import has left them"
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from rrmaster.worker.preload.read_ahead import ReadAhead
+from rrmaster.worker.preload.anew.read_ahead import ReadAhead
 from tests import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from rrmaster.protocol.forks.safety import Verdict
-from rrmaster.worker.preload.value_files import ValueFiles
+from rrmaster.worker.preload.anew.value_files import ValueFiles
 
 CONTENT = b"\x28\0\0\0\0\0\0\0a value that the import has set"
 

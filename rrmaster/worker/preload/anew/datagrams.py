@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from .sharing import target, targets
+from ..sharing import target, targets
 
 _OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_BROADCAST),

@@ -18,8 +18,8 @@ CLIENTS = 8
 
 async def test_a_hostile_worker_costs_no_other_client_a_request_and_leaves_nothing_behind(tmp_path: Path):
     control = tmp_path / "control"
-    # What the hostile worker has parked of its own rests for the keep-alive time.  There are places for all of it: where
-    # they are short, a worker loses what it has parked, and that may be the connection of a client which asked it last.
+    # What the hostile worker has parked of its own rests for the keep-alive time.  There are places for all of
+    # it: where they are short, a worker loses what it has parked, and that may be a client's who has asked it last.
     options = (*SOON, "--keep-alive", "5s", "--max-parked", "1000", "--control", str(control))
     async with running("hostile:app", *options, workers=3) as master:
         await master.said("rest in the idle pool")

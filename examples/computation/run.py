@@ -3,8 +3,8 @@
 One worker, so that nothing hides: two clients ask for computations without a pause, and one asks for the page `/` every
 20 ms.  Then the pool of processes is looked for after a reload and after a worker that was killed.
 
-`--save FILE` keeps the times in place of a drawing, and `--beside FILE` draws the threads of such a run, too: that is
-how a build without the interpreter lock comes into the picture.
+`--save FILE` keeps what was measured in place of a drawing, and `--beside FILE` tells and draws the threads of such a run,
+too: that is how a build without the interpreter lock comes into the picture.
 """
 
 import argparse
@@ -181,21 +181,22 @@ def main():
         for title, way in (ways | ({"RQ, 2 workers": "queue"} if queue else {})).items():
             if way:
                 warm_up(fleet, way)
-            found[title], rate = measure(fleet, way)
-            row(title, found[title], rate)
+            found[title] = measure(fleet, way)
+            row(title, *found[title])
         if options.save:
             options.save.write_text(json.dumps(found))
         else:
-            other = json.loads(options.beside.read_text()) if options.beside else {}
-            beside = {f"{title}, no lock": times for title, times in other.items() if title == "2 threads"}
-            draw(found | beside)
-        print("\n| the worker | processes of the pool before | and after |\n|---|---|---|")
+            if options.beside:
+                found["2 threads, no lock"] = json.loads(options.beside.read_text())["2 threads"]
+                row("2 threads, no lock", *found["2 threads, no lock"])
+            draw({title: times for title, (times, _) in found.items()})
+        print("\n| the worker | processes of its pool before | others after |\n|---|---|---|")
         for title, how in (
             ("is reloaded", lambda: fleet.verb("reload")),
             ("is killed (SIGKILL)", lambda: os.kill(pid_of_worker(fleet), signal.SIGKILL)),
         ):
             before, after = pool_is_replaced(fleet, how)
-            print(f"| {title} | {before}, all ended | {after} others |", flush=True)
+            print(f"| {title} | {before}, all ended | {after} |", flush=True)
 
 
 def pid_of_worker(fleet):

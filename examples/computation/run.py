@@ -3,8 +3,8 @@
 One worker, so that nothing hides: two clients ask for computations without a pause, and one asks for the page `/` every
 20 ms.  Then the pool of processes is looked for after a reload and after a worker that was killed.
 
-`--save FILE` keeps what was measured in place of a drawing, and `--beside FILE` adds the threads of such a run to the table
-and the drawing: that is how a build without the interpreter lock comes into them.
+`--save FILE` keeps what was measured in place of a drawing, and `--beside FILE` adds the threads of such a run to the
+table and the drawing: that is how a build without the interpreter lock comes into them.
 """
 
 import argparse

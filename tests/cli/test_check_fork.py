@@ -93,7 +93,7 @@ PHRASES = [
         Traces(
             ("a-poller",),
             frozenset({OpenDescriptor(3, "socket:[1]", True)}),
-            children=1,
+            children=("node",),
             timer=True,
             looping=True,
             asked=("RRMASTER_WORKER_ID",),

@@ -20,7 +20,9 @@ from rrmaster.protocol.forks.safety import (
     only_read,
 )
 
-BEFORE = Traces(("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), 1)
+BEFORE = Traces(
+    ("one",), frozenset({OpenDescriptor(0, "/dev/null", False), OpenDescriptor(3, "socket:[1]", True)}), ("one",)
+)
 
 
 def after(**what: object) -> Traces:
@@ -74,7 +76,7 @@ def test_what_was_there_before_the_import_is_no_hindrance() -> None:
             {"held": [OpenDescriptor(7, "/srv/map", True)], "shared": ("/srv/map",)},
             "opened /srv/map for writing (descriptor 7)",
         ),
-        ({"children": 2}, "started a process"),
+        ({"children": ("one", "node")}, "started a process (node)"),
         ({"timer": True}, "started an interval timer"),
         ({"lost": ("locked memory (mlock)",)}, "locked memory (mlock)"),
         ({"looping": True}, "left an event loop running"),

@@ -90,7 +90,7 @@ async def test_a_forked_worker_is_as_new_as_one_that_was_started() -> None:
         ("socket", r"it opened a socket of a pair \(descriptor \d+\) and opened a socket of a pair"),
         ("database", r"it opened /\S+/shop.db for writing \(descriptor \d+\)"),
         ("loop", r"it made an event loop \(descriptor \d+\)"),
-        ("process", r"it started a process"),
+        ("process", r"it started a process \(sleep\)"),
         ("timer", r"it started an interval timer"),
         ("slot", r"it asked for RRMASTER_WORKER_SLOT, which each worker has for itself"),
         ("needs slot", r"it asked for RRMASTER_WORKER_SLOT, which each worker has for itself"),

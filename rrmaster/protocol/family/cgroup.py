@@ -32,7 +32,7 @@ def own() -> Path | None:
     try:
         with open("/proc/self/cgroup") as file:
             path = next(line.rstrip("\n")[3:] for line in file if line.startswith("0::"))
-        with open("/proc/self/mountinfo") as file:
+        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
             mounts = [line.split() for line in file]
     except (OSError, StopIteration):
         return None

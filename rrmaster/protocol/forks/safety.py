@@ -105,8 +105,8 @@ class Traces:
     """All threads but the main one."""
     held: frozenset[OpenDescriptor] = frozenset()
     """The open descriptors."""
-    children: int = 0
-    """The number of child processes."""
+    children: tuple[str, ...] = ()
+    """The names of the child processes."""
     timer: bool = False
     """Whether an interval timer runs."""
     looping: bool = False
@@ -153,8 +153,9 @@ def findings(before: Traces, after: Traces) -> tuple[Finding, ...]:
     unsafe = {each.target for each in held if _is_unsafe(each)}
     shared = _beyond(before.shared, after.shared)
     found += [Finding(_shared(name), trace=f"memory {name}") for name in shared if name not in unsafe]
-    if after.children > before.children:
-        found.append(Finding("started a process", trace="process"))
+    found += [
+        Finding(f"started a process ({name})", trace="process") for name in _beyond(before.children, after.children)
+    ]
     if after.timer:
         found.append(Finding("started an interval timer", trace="timer"))
     found += [Finding(what, trace=f"lost {what}") for what in _beyond(before.lost, after.lost)]

@@ -59,7 +59,7 @@ def target(number: int) -> str:
 def read(path: str) -> str:
     """What a file in /proc tells; empty if it has gone, or the kernel does not tell."""
     try:
-        with open(path) as file:
+        with open(path, errors="surrogateescape") as file:  # a file's name may be any bytes
             return file.read()
     except OSError:
         return ""

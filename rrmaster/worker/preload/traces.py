@@ -21,6 +21,13 @@ from .watch import ImportWatch
 _NAMELESS = "of compiled code, without a name"
 """A thread to which its library has given no name has that of the process."""
 
+_HELPERS = {
+    "multiprocessing.resource_tracker": "multiprocessing's resource tracker",
+    "multiprocessing.forkserver": "multiprocessing's fork server",
+    "joblib.externals.loky.backend.resource_tracker": "loky's resource tracker",
+}
+"""Processes that a library starts for itself, by the module in their command: all of them are called python."""
+
 
 def findings_of(before: Traces | None, after: Traces | None) -> tuple[Finding, ...]:
     """What the import did that matters to a fork.  None: it cannot be seen."""
@@ -40,7 +47,7 @@ def traces_now(watch: ImportWatch | None = None, renewed: tuple[str, ...] = ()) 
     return Traces(
         threads=_threads(sorted(tid for tid in tasks if tid != os.getpid())),
         held=frozenset(held for held in open_descriptors() if not (watch and watch.is_made_again(held.target))),
-        children=sum(len(read(f"/proc/self/task/{tid}/children").split()) for tid in tasks),
+        children=tuple(_process(pid) for tid in tasks for pid in read(f"/proc/self/task/{tid}/children").split()),
         timer=any(signal.getitimer(which)[0] for which in (0, 1, 2)),
         looping=_looping(),
         asked=watch.asked() if watch else (),
@@ -69,6 +76,13 @@ def _waits(thread: threading.Thread) -> bool:
     if frame is None or (frame.f_code.co_filename, frame.f_code.co_name) != (threading.__file__, "wait"):
         return False
     return frame.f_locals.get("timeout") is None
+
+
+def _process(pid: str) -> str:
+    """The name of a process; of Python's own helpers, what they are."""
+    command = read(f"/proc/{pid}/cmdline")
+    known = (what for module, what in _HELPERS.items() if f"from {module} import" in command)
+    return next(known, read(f"/proc/{pid}/comm").strip())
 
 
 def _looping() -> bool:

@@ -176,6 +176,14 @@ def test_memory_between_processes_is_told_and_private_memory_is_not() -> None:
 # --- notes of an import
 
 
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = bytes(tmp_path) + b"/map\xff"
+    with open(path, "wb") as made:
+        made.write(b"x")
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 1):
+        assert os.fsdecode(path) in shared_memory()
+
+
 def test_what_an_import_has_made_and_still_has_is_noted(tmp_path: Path) -> None:
     notes = Notes()
     with taking_notes(notes):

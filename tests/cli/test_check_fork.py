@@ -59,6 +59,22 @@ def test_what_is_found_is_said_once_and_with_what_a_reader_knows_it_by(
     assert "after its import" not in text
 
 
+def test_threads_of_one_name_are_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "polls.py").write_text(POLLS * 3)
+    (tmp_path / "shop.py").write_text("import polls\ndef app(environ, start_response): ...\n")
+    assert main(["check", "--fork", "--app-dir", str(tmp_path), "shop:app"]) == OK
+    text = capfd.readouterr().out
+    assert text.count("it started a thread (a-poller)") == 1
+    assert "it started a thread (a-poller), 3 times\n" in text
+
+
+def test_the_import_to_be_moved_is_the_applications_own() -> None:
+    _, todo = advice_on("started a thread (a-poller)", ["pdf.layout", "pdf", "shop.orders", "shop"])
+    assert "it is the import of pdf that does it" in todo
+    _, todo = advice_on("started a thread (a-poller)", ["shop.orders", "shop"])
+    assert "the import of" not in todo
+
+
 def test_programs_get_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shop.py").write_text("def app(environ, start_response): ...\n")
     assert main(["check", "--json", "--app-dir", str(tmp_path), "shop:app", "--fork"]) == OK
@@ -82,6 +98,7 @@ def test_a_programs_own_words_stay_its_own() -> None:
 
 
 PHRASES = [
+    "started a thread (of compiled code, without a name)",
     *(what for _, what in safety._KINDS),
     "opened /srv/shop.db for writing",
     "locked /srv/lock (descriptor 7)",

@@ -11,6 +11,12 @@ _HOOK = "in a function that @rrmaster.on_fork registers, or in the lifespan of A
 
 _ADVICE = (
     (
+        "started a thread (of compiled code",
+        "a forked process has only the thread that forked, and a library that counts on this one would wait for it",
+        "make the call that starts it {hook}; a library that computes may do with one thread "
+        "(OMP_NUM_THREADS=1, torch.set_num_threads(1))",
+    ),
+    (
         "started a thread",
         "a forked process has only the thread that forked: what this one does would not be done in a worker",
         f"start it {_HOOK}",
@@ -120,9 +126,16 @@ def advice_on(what: str, modules: Sequence[str]) -> tuple[str, str]:
         return known[0], known[1].replace("{hook}", _HOOK)
     for beginning, why, todo in _ADVICE:
         if what.startswith(beginning):
-            way = f"; it is the import of {modules[0]} that does it: import it there, too" if len(modules) > 1 else ""
+            library = _imported(modules)
+            way = f"; it is the import of {library} that does it: import it there, too" if library else ""
             return why, todo.replace("{hook}", _HOOK) + (way if beginning in _OF_LIBRARIES else "")
     return "it cannot be seen what a fork would share", "--preload on forks all the same"
+
+
+def _imported(modules: Sequence[str]) -> str:
+    """What the application imports and so gets the innermost module with it; empty if that is its own."""
+    own = modules[-1].partition(".")[0] if modules else ""
+    return next((each for each in reversed(modules) if each.partition(".")[0] != own), "")
 
 
 _OF_LIBRARIES = ("started a thread", "opened a socket", "opened a pipe", "made an event loop", "started a process")

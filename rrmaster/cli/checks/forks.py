@@ -90,14 +90,24 @@ def _report(settings: Settings, forked: bool, found: Iterable[Mapping[str, Any]]
     how = "forked" if forked else "not forked"
     by = f" (--preload {settings.preload})" if settings.preload != "auto" else ""
     yield f"workers of {settings.application} are {how}{by}"
-    for trace in sorted(found, key=lambda trace: trace["verdict"] != Verdict.HINDRANCE.value):
+    for trace, times in _alike(sorted(found, key=lambda trace: trace["verdict"] != Verdict.HINDRANCE.value)):
         yield ""
-        yield f"{trace['verdict']}: it {trace['trace']}"
+        yield f"{trace['verdict']}: it {trace['trace']}{f', {times} times' if times > 1 else ''}"
         yield f"  by      {_by(trace, settings.application)}"
         if trace["why"]:
             yield f"  why     {trace['why']}"
         if trace["change"]:
             yield f"  change  {trace['change']}"
+
+
+def _alike(found: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """Each trace once, and how many there are of it: a library's pool has many threads, all of one name."""
+    left = list(found)
+    while left:
+        first = left[0]
+        times = left.count(first)
+        left = [each for each in left if each != first]
+        yield first, times
 
 
 def _by(trace: Mapping[str, Any], application: str) -> str:

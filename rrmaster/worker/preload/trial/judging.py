@@ -25,6 +25,8 @@ from .forking import HANGS, fork_once
 from .run import LIMIT_S, OF_WHAT_IS_LEFT, Outcome, Trial, fork_trial
 from .twins import drawn_alike
 
+_UNTRIED = "; not tried, because something else prevents forking"
+
 
 def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: float) -> tuple[Finding, ...] | Trial:
     """What the import has done, none of it in doubt any longer.
@@ -42,8 +44,12 @@ def judge(before: Traces | None, watch: ImportWatch, prepared: Prepared, begun: 
     if all(each.verdict is not Verdict.HINDRANCE for each in found):
         found += drawn_alike()
     verdicts = {each.verdict for each in found}
-    if Verdict.DOUBT not in verdicts or Verdict.HINDRANCE in verdicts:
+    if Verdict.DOUBT not in verdicts:
         return tuple(found)
+    if Verdict.HINDRANCE in verdicts:
+        return tuple(
+            evolve(each, why=f"{each.why}{_UNTRIED}") if each.verdict is Verdict.DOUBT else each for each in found
+        )
     try:
         trial = fork_trial()
     except OSError as error:

@@ -112,8 +112,9 @@ def same(row: Row, python: str) -> bool:
             assert port is not None
             with ThreadPoolExecutor(8) as clients:
                 found.append(Counter(clients.map(partial(_answer, port[1]), range(16))))
-            forked = "has imported" in log.read_text()
-        if forked != (preload == "auto"):
+            text = log.read_text()
+        if ("has imported" in text) != (preload == "auto"):
+            print(text)
             return False
     alike = found[0] == found[1] and not any(answer.startswith(_FAILED) for answer in found[0])
     if not alike:

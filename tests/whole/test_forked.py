@@ -454,3 +454,32 @@ async def test_forks_leave_nothing_behind(tmp_path: Path) -> None:
         assert "Z" not in states
         assert not Path(f"/proc/{mother}/task/{mother}/children").read_text().split()
         assert await master.stop() == 0
+
+
+# --- what is shared
+
+
+@pytest.mark.parametrize(
+    ("handler", "options"),
+    [
+        ("asgi", ()),
+        ("asgi", ("--runtime", "asyncio", "--park-after", "off")),
+        ("asgi", ("--runtime", "trio")),
+        ("asgi", ("--runtime", "trio", "--no-proxy-headers", "--access-log", "-")),
+        ("wsgi", ("--access-log", "-")),
+        ("stream", ()),
+        ("stream", ("--park-after", "1s")),
+        ("streams", ()),
+        ("streams", ("--runtime", "asyncio", "--park-after", "1s")),
+    ],
+)
+async def test_a_forked_worker_imports_nothing_that_its_template_could_have(
+    handler: str, options: tuple[str, ...]
+) -> None:
+    async with running(f"imports_late:{handler}", "--preload", "on", *options, workers=1) as master:
+        for _ in range(2):
+            async with await trio.open_tcp_stream("127.0.0.1", master.port) as client:
+                await client.send_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                with trio.fail_after(PATIENCE):
+                    answer = b"".join([part async for part in client])
+            assert b"[]" in answer, answer

@@ -18,8 +18,8 @@ from .anew.value_files import ValueFiles
 from .notes import Notes, taking_notes
 from .origins import Origins
 from .sharing import SharedFile, cannot_be_opened_again, open_again, shared_files
-from .taken import databases
 from .taken.callers import Callers
+from .taken.databases import Databases
 from .taken.environment import OwnEnvironment
 from .taken.generators import Generators
 from .taken.identity import Taken
@@ -39,6 +39,7 @@ class ImportWatch:
         self._taken = Taken(callers, self._generators)
         self._own_processes = OwnProcesses()
         self._read_ahead = ReadAhead()
+        self._databases = Databases()
         self._datagrams: tuple[Datagrams, ...] = ()
         self._notes = Notes()
         self._files: tuple[SharedFile, ...] = ()
@@ -57,6 +58,7 @@ class ImportWatch:
         self.listeners.stop()
         self._own_processes.find()
         self._read_ahead.find()
+        self._databases.find()
         self._datagrams = all_as_new()
         self.value_files.find()
 
@@ -125,6 +127,6 @@ class ImportWatch:
         self._generators.renew()
         self._own_processes.renew()
         self._read_ahead.drop()
-        databases.renew()
+        self._databases.renew()
         self.listeners.start_again()
         title.show(arguments, self._shown)

@@ -46,6 +46,19 @@ EXTRAS = {"on_anycorn": "trio-http"}
 """The extra that installs them; for all others it is ``http``."""
 
 
+_ON_A_LOOP = ("..load.executor",)
+_PARKS = ("..parking.law", "..parking.memo")
+
+LATER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "on_trio": ((), ("..parking.memo", "..parking.streams")),
+    "on_asyncio": (_ON_A_LOOP, ("..parking.memo", "..parking.streams")),
+    "on_uvicorn": (_ON_A_LOOP, (*_PARKS, "..parking.on_asyncio", ".http1.parked")),
+    "wsgi": ((*_ON_A_LOOP, "uvicorn.lifespan.off"), (*_PARKS, "..parking.on_asyncio", ".http1.parked")),
+    "on_anycorn": (("anyio._backends._trio",), (*_PARKS, "..parking.on_trio")),
+}
+"""The modules that a server imports when it begins to serve, and beyond these when it parks connections."""
+
+
 def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
     """The function that serves the application, and the launch with its runtime decided.  Raises CannotLoad."""
     runtime = launch.runtime if launch.runtime != "auto" else _best(application)
@@ -62,12 +75,25 @@ def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
 
 
 def warm_up(application: Application, launch: Launch) -> None:
-    """In a template: import what the server imports when it starts, without making a loop."""
-    for module in (*(("uvloop",) if launch.runtime == "uvloop" else ()), *(("ssl",) if launch.certfile else ())):
-        importlib.import_module(module)
-    server = importlib.import_module(f".{SERVERS[application.kind, launch.runtime]}", __package__)
-    warm = getattr(server, "warm_up", None)
-    if warm is not None:
+    """In a template: import what the server imports until it serves, without making a loop.
+
+    What a worker imports after the fork is its own, in time and in memory, and not shared with the others.
+    """
+    name = SERVERS[application.kind, launch.runtime]
+    begins, parks = LATER[name]
+    of_streams = application.kind in (Kind.STREAM, Kind.STREAMS)
+    parked = (launch.asked_to_park_after if of_streams else launch.parks_after) is not None
+    headers = name == "on_anycorn" and launch.proxy_headers  # it takes uvicorn's law of them
+    tools = {
+        "uvloop": launch.runtime == "uvloop",
+        "ssl": launch.certfile is not None,
+        "uvicorn.middleware.proxy_headers": headers,
+    }
+    wanted = (*(tool for tool, used in tools.items() if used), f".{name}", *begins, *(parks if parked else ()))
+    for module in wanted:
+        importlib.import_module(module, __package__)
+    server = sys.modules[f"{__package__}.{name}"]
+    if (warm := getattr(server, "warm_up", None)) is not None:
         warm(application, launch)
 
 

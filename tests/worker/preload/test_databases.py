@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from rrmaster.worker.preload.taken import databases
+from rrmaster.worker.preload.taken.databases import Databases
 from tests import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -15,6 +15,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 def in_two_workers(database: sqlite3.Connection, renewed: bool) -> tuple[bytes, bytes]:
     """What each of two forked workers is given by the database."""
+    databases = Databases()
+    databases.find()
 
     def answer() -> bytes:
         if renewed:

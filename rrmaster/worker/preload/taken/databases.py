@@ -10,14 +10,27 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from attrs import define
 
-def renew() -> None:
-    """In a forked worker: have the libraries that are loaded seed theirs anew.  Raises what the library raises."""
-    for name, module in list(sys.modules.items()):
-        if name.rpartition(".")[2] == "_sqlite3":  # Python's own, and the same with another SQLite (pysqlite3)
+
+@define(eq=False)
+class Databases:
+    """The libraries that the import has loaded."""
+
+    _found: tuple[Any, ...] = ()
+    """Each compiled module of SQLite: Python's own, and the same with another SQLite (pysqlite3)."""
+
+    def find(self) -> None:
+        """In the template: to look at the names of all modules would copy their pages in each worker."""
+        modules = list(sys.modules.items())
+        self._found = tuple(module for name, module in modules if name.rpartition(".")[2] == "_sqlite3")
+
+    def renew(self) -> None:
+        """In a forked worker: have the libraries seed theirs anew.  Raises what the library raises."""
+        for module in self._found:
             _open_a_file(module)
-    if (apsw := sys.modules.get("apsw")) is not None:
-        apsw.randomness(0)
+        if (apsw := sys.modules.get("apsw")) is not None:
+            apsw.randomness(0)
 
 
 def _open_a_file(module: Any) -> None:

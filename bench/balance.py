@@ -11,6 +11,9 @@ added      as churn, beginning when one more worker serves
 replaced   as churn, beginning when a worker was killed and all serve again; the connections that it had are first
            opened again
 =========  =============================================================================
+
+rrmaster runs with ``--park-after off``: where connections are parked, as is the default, one that has rested for a second
+is in no worker's hands, and the next request on it chooses anew.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from functools import partial
 
 from attrs import define, field, frozen
 
-from .contenders import OVER_HTTP
+from .contenders import OVER_HTTP, STAYING
 from .fleets import Contender, Fleet, present, running
 from .progress import step
 from .rounds import Record, Target
@@ -164,7 +167,7 @@ def measure(record: Record, quick: bool) -> None:
     pace = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "held": HELD, "seconds between": pace.every, "churned": pace.steps}
     for number in range(pace.rounds):
-        contenders = present(record.notes, OVER_HTTP)
+        contenders = present(record.notes, (STAYING, *OVER_HTTP[1:]))
         tasks = [partial(_one, contender, pace, record, number) for contender in contenders]
         with at_once(pace.at_once, tasks) as results:
             for contender, result in zip(contenders, results, strict=True):

@@ -94,6 +94,9 @@ OVER_HTTP = (
     Contender("granian", _granian, ("granian", "uvloop"), grow=None, recycles=False),
 )
 
+STAYING = Contender("rrmaster", lambda want: _rrmaster(want, "--park-after", "off"), UVLOOP)
+"""rrmaster without parking: connections stay with the worker that took them, as everywhere else."""
+
 ON_TRIO = Contender("rrmaster trio", lambda want: _rrmaster(want, "--runtime", "trio"), ("anycorn", "uvicorn"))
 """rrmaster with the other runtime: not a peer, but the figures show what that runtime costs."""
 

@@ -12,8 +12,8 @@ replaced   as churn, beginning when a worker was killed and all serve again; the
            opened again
 =========  =============================================================================
 
-rrmaster runs with ``--park-after off``: where connections are parked, as is the default, one that has rested for a second
-is in no worker's hands, and the next request on it chooses anew.
+rrmaster runs with ``--park-after off``: where connections are parked, as is the default, one that has rested for a
+second is in no worker's hands, and the next request on it chooses anew.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from functools import partial
 
 from attrs import define, field, frozen
 
-from .contenders import OVER_HTTP, STAYING
+from .contenders import OVER_HTTP, STAYING, UVLOOP, rrmaster_over_http
 from .fleets import Contender, Fleet, present, running
 from .progress import step
 from .rounds import Record, Target
@@ -53,6 +53,11 @@ REQUEST = b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n"
 COLUMNS = ("ramp", "burst", "churn", "added", "replaced")
 
 GROUP = "max / mean"
+
+SERVERS = (
+    Contender("rrmaster", lambda want: rrmaster_over_http(want, *STAYING), UVLOOP),
+    *(peer for peer in OVER_HTTP if peer.name != "rrmaster"),
+)
 
 TARGETS = tuple(Target(GROUP, column, 1.02, "itself") for column in COLUMNS)
 
@@ -167,7 +172,7 @@ def measure(record: Record, quick: bool) -> None:
     pace = QUICK if quick else FULL
     record.plan = {"workers": WORKERS, "held": HELD, "seconds between": pace.every, "churned": pace.steps}
     for number in range(pace.rounds):
-        contenders = present(record.notes, (STAYING, *OVER_HTTP[1:]))
+        contenders = present(record.notes, SERVERS)
         tasks = [partial(_one, contender, pace, record, number) for contender in contenders]
         with at_once(pace.at_once, tasks) as results:
             for contender, result in zip(contenders, results, strict=True):

@@ -41,7 +41,8 @@ def rrmaster(want: Wanted, *options: str, app: str = ASGI) -> list[str]:
 # --- over HTTP
 
 
-def _rrmaster(want: Wanted, *options: str) -> list[str]:
+def rrmaster_over_http(want: Wanted, *options: str) -> list[str]:
+    """The same with the options of all servers over HTTP."""
     options = ("--keep-alive", f"{KEEP}s", "--log-level", "warning", *want.recycle("--max-requests"), *options)
     return rrmaster(want, *options)
 
@@ -84,7 +85,7 @@ def _node(policy: str, want: Wanted) -> list[str]:
 
 
 OVER_HTTP = (
-    Contender("rrmaster", _rrmaster, UVLOOP),
+    Contender("rrmaster", rrmaster_over_http, UVLOOP),
     Contender("node rr", partial(_node, "rr"), ("node",), python=False, asgi=False),
     Contender("node none", partial(_node, "none"), ("node",), python=False, asgi=False),
     Contender("uvicorn", _uvicorn, UVLOOP),
@@ -94,10 +95,10 @@ OVER_HTTP = (
     Contender("granian", _granian, ("granian", "uvloop"), grow=None, recycles=False),
 )
 
-STAYING = Contender("rrmaster", lambda want: _rrmaster(want, "--park-after", "off"), UVLOOP)
-"""rrmaster without parking: connections stay with the worker that took them, as everywhere else."""
+STAYING = ("--park-after", "off")
+"""rrmaster's connections stay with the worker that took them, as everywhere else."""
 
-ON_TRIO = Contender("rrmaster trio", lambda want: _rrmaster(want, "--runtime", "trio"), ("anycorn", "uvicorn"))
+ON_TRIO = Contender("rrmaster trio", lambda want: rrmaster_over_http(want, "--runtime", "trio"), ("anycorn", "uvicorn"))
 """rrmaster with the other runtime: not a peer, but the figures show what that runtime costs."""
 
 

@@ -32,7 +32,7 @@ from functools import partial
 from attrs import evolve, frozen
 
 from . import latency, proxies
-from .contenders import ASGI, KEEP, OVER_HTTP, PORT, UVLOOP, rrmaster
+from .contenders import ASGI, KEEP, OVER_HTTP, PORT, STAYING, UVLOOP, rrmaster_over_http
 from .fleets import Contender, Fleet, Wanted, all_running, descendants, free_port, present, running
 from .latency import BLOCKING, CAPACITY, LANES, group, ideal
 from .machine import HOME, cpu_ns, quantile
@@ -63,8 +63,6 @@ while it is not its turn."""
 APART_RATE = 2000.0
 """Requests a second; those of 64 connections are 32 ms apart."""
 
-OPTIONS = ("--keep-alive", f"{KEEP}s", "--log-level", "warning")
-STAYING = ("--park-after", "off")
 BRIEF = ("--probation", "100ms", "--soak", "100ms")
 """Reloads of good code: it is not the watch over new workers that is measured."""
 
@@ -80,16 +78,12 @@ def _gunicorn_asgi(want: Wanted) -> list[str]:
     return [sys.executable, "-m", "gunicorn", *options, want.app or ASGI]
 
 
-def _ours(want: Wanted, *options: str) -> list[str]:
-    return rrmaster(want, *OPTIONS, *options)
-
-
 STAYS = f"{OURS} stays"
 """rrmaster without parking: not a peer."""
 
 SERVERS = (
-    Contender(OURS, _ours, UVLOOP),
-    Contender(STAYS, lambda want: _ours(want, *STAYING), UVLOOP),
+    Contender(OURS, rrmaster_over_http, UVLOOP),
+    Contender(STAYS, lambda want: rrmaster_over_http(want, *STAYING), UVLOOP),
     *(peer for peer in OVER_HTTP if peer.name in ("uvicorn", "granian", "node rr")),
     Contender("gunicorn asgi", _gunicorn_asgi, ("gunicorn", "gunicorn_h1c", "uvloop")),
     Contender("nginx least_conn", partial(_proxied, "nginx"), ("uvicorn", "uvloop"), says=PORT, grow=None),
@@ -256,7 +250,7 @@ def _stubborn(port: int, seconds: float, path: str) -> Iterator[subprocess.Popen
 
 
 def _reloads(record: Record, plan: Plan, name: str, options: Sequence[str]) -> None:
-    ours = Contender(name, lambda want: _ours(want, *BRIEF, *options), UVLOOP)
+    ours = Contender(name, lambda want: rrmaster_over_http(want, *BRIEF, *options), UVLOOP)
     with step(f"each request: {plan.reloads} reloads, {name}") as done, running(ours, CLOSED_WORKERS) as fleet:
         fleet.wait_for_workers()
         answered = failed = 0
@@ -276,7 +270,7 @@ def _verb(fleet: Fleet, *words: str) -> None:
 
 
 def _added(record: Record, plan: Plan, name: str, options: Sequence[str]) -> None:
-    ours = Contender(name, lambda want: _ours(want, *BRIEF, *options), UVLOOP)
+    ours = Contender(name, lambda want: rrmaster_over_http(want, *BRIEF, *options), UVLOOP)
     for _ in range(plan.rounds):
         with step(f"each request: a worker is added, {name}") as done, running(ours, CLOSED_WORKERS) as fleet:
             before = {str(pid) for pid in fleet.wait_for_workers()}

@@ -12,7 +12,6 @@ import errno
 import os
 import socket
 import stat
-import struct
 from collections.abc import Mapping
 
 from attrs import Factory, define, frozen
@@ -21,6 +20,7 @@ from ..config.addresses import Bind, Inherited, Tcp, Unix
 from ..logs.log import logger
 from ..logs.trusted_path import MAX_SOCKET_PATH, Place, trusted_place, unlink_if_same
 from ..protocol.family.children import keep_from_children
+from ..protocol.parking.admission import NO_LINGER
 from ..waiting import close
 from .listening.deferral import Deferral
 from .listening.no_more_clients import drop_syns
@@ -216,7 +216,7 @@ def _set_for_connections(sock: socket.socket) -> None:
     # A peer that vanished without closing would count as load for ever.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # A listener that was passed on may have it: then a close waits for its client, and a worker's loop with it.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
 
 
 def _why(error: OSError | ValueError, port: int) -> str:

@@ -16,7 +16,9 @@ from socket import SocketType
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
-_NO_LINGER = struct.pack("ii", 0, 0)
+NO_LINGER = struct.pack("ii", 0, 0)
+"""A value for SO_LINGER: a close waits for nothing."""
+
 _SO_COOKIE = 57
 """asm-generic/socket.h: a number that no other socket of this boot has, and all descriptors of one socket share."""
 
@@ -59,7 +61,7 @@ def admit(fd: int, wakes: int) -> tuple[SocketType, bytes]:
 
 def restore(sock: SocketType, wakes: int) -> None:
     """Undo what a holder may have changed.  Raises OSError."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)  # or a close could last as long as a worker likes
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)  # or a close could last as long as a worker likes
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wakes)
     sock.setblocking(True)  # as accept(2) made it
 
@@ -86,7 +88,7 @@ def discard(fd: int) -> None:
 def _close(sock: SocketType) -> None:
     """Close it at once, whatever lingers."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
     except OSError:
         pass  # a kind of socket that knows no such thing
     sock.close()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 
 from attrs import evolve
@@ -45,7 +46,6 @@ NEEDS = {"on_uvicorn": ("uvicorn",), "wsgi": ("uvicorn", "a2wsgi"), "on_anycorn"
 EXTRAS = {"on_anycorn": "trio-http"}
 """The extra that installs them; for all others it is ``http``."""
 
-
 _ON_A_LOOP = ("..load.executor",)
 _PARKS = ("..parking.law", "..parking.memo")
 
@@ -53,10 +53,13 @@ LATER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "on_trio": ((), ("..parking.memo", "..parking.streams")),
     "on_asyncio": (_ON_A_LOOP, ("..parking.memo", "..parking.streams")),
     "on_uvicorn": (_ON_A_LOOP, (*_PARKS, "..parking.on_asyncio", ".http1.parked")),
-    "wsgi": ((*_ON_A_LOOP, "uvicorn.lifespan.off"), (*_PARKS, "..parking.on_asyncio", ".http1.parked")),
-    "on_anycorn": (("anyio._backends._trio",), (*_PARKS, "..parking.on_trio")),
+    "wsgi": (_ON_A_LOOP, (*_PARKS, "..parking.on_asyncio", ".http1.parked")),
+    "on_anycorn": ((), (*_PARKS, "..parking.on_trio")),
 }
-"""The modules that a server imports when it begins to serve, and beyond these when it parks connections."""
+"""Our modules that a server imports when it begins to serve, and beyond these when it parks connections."""
+
+OF_OTHERS = {"wsgi": ("uvicorn.lifespan.off",), "on_anycorn": ("anyio._backends._trio",)}
+"""Modules of libraries that are imported then.  They are no promise of these libraries, so they may be missing."""
 
 
 def server_for(application: Application, launch: Launch) -> tuple[Run, Launch]:
@@ -92,6 +95,9 @@ def warm_up(application: Application, launch: Launch) -> None:
     wanted = (*(tool for tool, used in tools.items() if used), f".{name}", *begins, *(parks if parked else ()))
     for module in wanted:
         importlib.import_module(module, __package__)
+    for module in OF_OTHERS.get(name, ()):
+        with suppress(ImportError):
+            importlib.import_module(module)
     server = sys.modules[f"{__package__}.{name}"]
     if (warm := getattr(server, "warm_up", None)) is not None:
         warm(application, launch)
